@@ -1,0 +1,50 @@
+"""Errors that a user can act on: each says what is wrong and what to do next."""
+
+from __future__ import annotations
+
+
+class NirvanaError(Exception):
+    """Base of every expected failure.
+
+    `str(error)` is the whole message; `error.hint` is the part that says what to do next, so that a page can
+    show it apart from the cause.
+    """
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        self.message = message
+        self.hint = hint
+        super().__init__(f"{message} {hint}".strip())
+
+    def __reduce__(self) -> tuple[type[NirvanaError], tuple[str, str]]:
+        return type(self), (self.message, self.hint)
+
+
+class ModelError(NirvanaError):
+    """A model cannot be found, read, or fitted in memory, or its architecture is not supported."""
+
+
+class CorpusError(NirvanaError):
+    """A text source cannot be found, is empty, or is too short for what was asked of it."""
+
+
+class SaliencyError(NirvanaError):
+    """Scores cannot be computed: unknown criterion, or values that are not finite."""
+
+
+class PlanError(NirvanaError, ValueError):
+    """A sparsity, ratio or constraint is invalid or out of reach, or a plan does not fit the model."""
+
+
+class CheckpointError(NirvanaError):
+    """A checkpoint cannot be written, or what was read is incomplete or inconsistent."""
+
+
+class RunError(NirvanaError):
+    """A run or job is unknown, cannot be changed, or its worker stopped."""
+
+
+class Cancelled(NirvanaError):
+    """The caller asked a long operation to stop; nothing was written."""
+
+    def __init__(self, message: str = "Cancelled.", hint: str = "") -> None:
+        super().__init__(message, hint)

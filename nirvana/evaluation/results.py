@@ -1,0 +1,93 @@
+"""What a measurement is: a number that carries its protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Perplexity:
+    """exp of the mean negative log-likelihood per token over non-overlapping windows (paper, evaluation).
+
+    `standard_error` is that of `value`, from the spread over windows (delta method: value times the standard
+    error of the mean negative log-likelihood). `tokens` counts predicted tokens: window - 1 for each window.
+    """
+
+    value: float
+    standard_error: float
+    bits_per_byte: float
+    tokens: int
+    windows: int
+    window: int
+    corpus: str
+    corpus_hash: str
+    per_window: np.ndarray = field(repr=False)  # (windows,) mean nats per token
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """KL( dense || pruned ) over the full vocabulary, in nats, at each position of each probe sample.
+
+    `per_token` is (samples, length) float32.
+    """
+
+    per_token: np.ndarray = field(repr=False)
+
+    @property
+    def per_sample(self) -> np.ndarray:
+        """(samples,) mean over each sample's tokens."""
+        return self.per_token.mean(axis=1, dtype=np.float64)
+
+    @property
+    def mean(self) -> float:
+        """Mean over tokens and samples."""
+        return float(self.per_sample.mean())
+
+    @property
+    def standard_error(self) -> float:
+        """Of the mean, from the spread over samples; NaN for a single one."""
+        values = self.per_sample
+        return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else float("nan")
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One number of a report.
+
+    `metric` is "perplexity", "bits per byte", "KL divergence", "parameters", "bytes" ...; `subject` is "dense" or
+    "pruned"; `protocol` says how it was measured, e.g. `{"corpus": "python-docs", "window": 512, "tokens": 32256}`.
+    `n` is the number of independent parts that `standard_error` comes from (windows, probe samples).
+    """
+
+    metric: str
+    subject: str
+    value: float
+    standard_error: float | None = None
+    n: int | None = None
+    protocol: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Report:
+    """All measurements of one run."""
+
+    measurements: tuple[Measurement, ...]
+
+    def find(self, metric: str, subject: str, **protocol: Any) -> Measurement | None:
+        """The first measurement of `metric` for `subject` whose protocol contains `protocol`."""
+        for measurement in self.measurements:
+            if measurement.metric == metric and measurement.subject == subject:
+                if all(measurement.protocol.get(name) == value for name, value in protocol.items()):
+                    return measurement
+        return None
+
+    def to_json(self) -> dict[str, Any]:
+        return {"version": 1, "measurements": [asdict(measurement) for measurement in self.measurements]}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Report:
+        return cls(tuple(Measurement(**measurement) for measurement in data["measurements"]))

@@ -1,0 +1,93 @@
+"""Files that are whole or absent: everything is written beside its place and moved there at the end."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import platformdirs
+
+from nirvana.errors import NirvanaError
+
+APPLICATION = "nirvana-studio"
+
+
+def data_folder() -> Path:
+    """Where runs are kept: `$NIRVANA_HOME`, or the user's data folder."""
+    home = os.environ.get("NIRVANA_HOME")
+    return Path(home).expanduser() if home else Path(platformdirs.user_data_dir(APPLICATION))
+
+
+def cache_folder() -> Path:
+    """What can be made again (converted weights, corpora, step results): `$NIRVANA_HOME/cache`, or the user's."""
+    home = os.environ.get("NIRVANA_HOME")
+    return Path(home).expanduser() / "cache" if home else Path(platformdirs.user_cache_dir(APPLICATION))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write `content` to `path` atomically, making its folder.
+
+    Raises:
+        NirvanaError: the disk is full or the folder cannot be written; an earlier file at `path` is left as it was.
+    """
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+            temporary = file.name
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+        raise NirvanaError(
+            f"Could not write {path.name}: {error.strerror or error}.",
+            f"Free some space or check the permissions of {path.parent}.",
+        ) from error
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_bytes(path, json.dumps(value, indent=1, ensure_ascii=False).encode())
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def pack(meta: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> bytes:
+    """A compressed .npz of `arrays` with `meta` as JSON beside them, under the name `meta`."""
+    buffer = io.BytesIO()
+    contents: dict[str, Any] = {"meta": np.array(json.dumps(meta)), **arrays}
+    np.savez_compressed(buffer, **contents)
+    return buffer.getvalue()
+
+
+def unpack(content: bytes) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """The reverse of `pack`. Never unpickles."""
+    with np.load(io.BytesIO(content), allow_pickle=False) as file:
+        meta = json.loads(str(file["meta"]))
+        return meta, {name: file[name] for name in file.files if name != "meta"}
+
+
+def content_hash(*parts: bytes | str) -> str:
+    """SHA-256 over `parts`, 64 hex digits; a separator keeps ("ab", "c") and ("a", "bc") apart."""
+    digest = hashlib.sha256()
+    for part in parts:
+        raw = part.encode() if isinstance(part, str) else part
+        digest.update(len(raw).to_bytes(8, "little"))
+        digest.update(raw)
+    return digest.hexdigest()
+
+
+def json_hash(value: Any) -> str:
+    """Hash of a JSON value that does not depend on the order of keys."""
+    return content_hash(json.dumps(value, sort_keys=True, ensure_ascii=False))

@@ -1,0 +1,110 @@
+"""What can be pruned in a model: sites, their units, and what each unit costs.
+
+A `Site` is one prunable module of one layer, a unit is the smallest thing that can be removed from it: a KV group
+of an attention module (its key and value head with all query heads that share them) or a neuron of an MLP.
+Everything here is plain data, so allocation, figures and pages need no model and no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+ATTENTION, MLP = "attention", "mlp"
+KV_GROUP, NEURON = "KV group", "neuron"
+
+
+class Site(NamedTuple):
+    """A prunable module, e.g. `Site("decoder", 5, "mlp")`; JSON key `decoder.5.mlp`.
+
+    `layer` is the index in the original, dense model, also after layers have been removed.
+    """
+
+    stack: str
+    layer: int
+    module: str
+
+    @property
+    def key(self) -> str:
+        return f"{self.stack}.{self.layer}.{self.module}"
+
+    @classmethod
+    def from_key(cls, key: str) -> Site:
+        stack, layer, module = key.split(".", 2)
+        return cls(stack, int(layer), module)
+
+
+class SiteLayout(NamedTuple):
+    """The units of one site, e.g. `SiteLayout(units=1536, cost=1728, kind="neuron")`.
+
+    `cost` is the number of weights removed with one unit (biases are not counted); `kind` is the field's name
+    of the unit and decides the pool it is ranked in.
+    """
+
+    units: int
+    cost: int
+    kind: str
+
+    @property
+    def parameters(self) -> int:
+        return self.units * self.cost
+
+
+@dataclass(frozen=True)
+class Layout(Mapping[Site, SiteLayout]):
+    """Site -> SiteLayout, in model order, with what else the model holds.
+
+    `other` counts the parameters that are never pruned by part, e.g. `{"embeddings": 28311552, "norms": 35136}`, so
+    that `parameters` is the whole model's count. `architecture` is the transformers class name.
+    """
+
+    sites: dict[Site, SiteLayout]
+    other: dict[str, int] = field(default_factory=dict)
+    architecture: str = ""
+
+    def __getitem__(self, site: Site) -> SiteLayout:
+        return self.sites[site]
+
+    def __iter__(self) -> Iterator[Site]:
+        return iter(self.sites)
+
+    def __len__(self) -> int:
+        return len(self.sites)
+
+    @property
+    def prunable(self) -> int:
+        """Parameters in attention and MLP blocks: the base of every sparsity in this project."""
+        return sum(site.parameters for site in self.sites.values())
+
+    @property
+    def parameters(self) -> int:
+        """All parameters of the model, tied weights counted once."""
+        return self.prunable + sum(self.other.values())
+
+    def pool(self, kind: str) -> list[Site]:
+        """The sites whose units are of `kind`, in model order."""
+        return [site for site, layout in self.sites.items() if layout.kind == kind]
+
+    def pool_parameters(self, kind: str) -> int:
+        return sum(self.sites[site].parameters for site in self.pool(kind))
+
+    def layers(self, stack: str = "decoder") -> list[int]:
+        """Original indices of the layers present in `stack`, in order."""
+        return sorted({site.layer for site in self.sites if site.stack == stack})
+
+    @property
+    def stacks(self) -> list[str]:
+        return list(dict.fromkeys(site.stack for site in self.sites))
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "architecture": self.architecture,
+            "sites": {site.key: list(layout) for site, layout in self.sites.items()},
+            "other": dict(self.other),
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Layout:
+        sites = {Site.from_key(key): SiteLayout(*value) for key, value in data["sites"].items()}
+        return cls(sites, dict(data.get("other", {})), data.get("architecture", ""))

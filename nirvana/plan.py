@@ -1,0 +1,119 @@
+"""PruningPlan: which units stay, as plain data that can be saved, read and composed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from nirvana.errors import PlanError
+from nirvana.layout import Layout, Site
+
+
+@dataclass(frozen=True, eq=False)
+class PruningPlan(Mapping[Site, np.ndarray]):
+    """Site -> kept unit indices (ascending int64), relative to the model that the plan applies to.
+
+    `plan[Site("decoder", 5, "mlp")]` of shape (kept units,). Sites of `removed_layers` are absent from the mapping.
+    `requested` and `sparsity` are fractions of the prunable parameters: what was asked for and what is achieved.
+    `notes` tell, in words, where a constraint moved the budget.
+
+    Raises:
+        PlanError: indices are out of range, repeated, unsorted or empty, or the sites do not match the layout.
+    """
+
+    kept: dict[Site, np.ndarray]
+    layout: Layout
+    requested: float
+    gamma: float
+    multiple_of: int = 1
+    protected: tuple[Site, ...] = ()
+    removed_layers: tuple[tuple[str, int], ...] = ()  # (stack, original index)
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        expected = [site for site in self.layout if (site.stack, site.layer) not in self.removed_layers]
+        if list(self.kept) != expected:
+            raise PlanError("The plan covers other sites than the model's layout.", "Allocate again for this model.")
+        for site, kept in self.kept.items():
+            units = self.layout[site].units
+            if kept.ndim != 1 or kept.size == 0 or not np.issubdtype(kept.dtype, np.integer):
+                raise PlanError(f"{site.key}: a plan keeps at least one unit, as integer indices.", "Correct it.")
+            if kept[0] < 0 or kept[-1] >= units or (np.diff(kept) <= 0).any():
+                raise PlanError(
+                    f"{site.key}: kept indices must ascend within 0..{units - 1}.", "Correct the plan's indices."
+                )
+
+    def __getitem__(self, site: Site) -> np.ndarray:
+        return self.kept[site]
+
+    def __iter__(self) -> Iterator[Site]:
+        return iter(self.kept)
+
+    def __len__(self) -> int:
+        return len(self.kept)
+
+    @property
+    def removed(self) -> int:
+        """Prunable parameters that go."""
+        return self.layout.prunable - sum(
+            len(kept) * self.layout[site].cost for site, kept in self.kept.items()
+        )
+
+    @property
+    def sparsity(self) -> float:
+        """Achieved: removed over prunable parameters."""
+        return self.removed / self.layout.prunable
+
+    def rate(self, kind: str) -> float:
+        """Share of the parameters of one kind of unit that goes, e.g. `plan.rate("KV group")`."""
+        sites = self.layout.pool(kind)
+        total = sum(self.layout[site].parameters for site in sites)
+        kept = sum(len(self.kept.get(site, ())) * self.layout[site].cost for site in sites)
+        return 1 - kept / total if total else 0.0
+
+    @property
+    def pruned_layout(self) -> Layout:
+        """The layout of the model that pruning with this plan gives; parameters outside the sites are unchanged."""
+        sites = {site: self.layout[site]._replace(units=len(kept)) for site, kept in self.kept.items()}
+        return Layout(sites, dict(self.layout.other), self.layout.architecture)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "version": 1,
+            "layout": self.layout.to_json(),
+            "requested": self.requested,
+            "sparsity": self.sparsity,
+            "gamma": "inf" if math.isinf(self.gamma) else self.gamma,
+            "multiple_of": self.multiple_of,
+            "protected": [site.key for site in self.protected],
+            "removed_layers": [list(layer) for layer in self.removed_layers],
+            "notes": list(self.notes),
+            "kept": {site.key: kept.tolist() for site, kept in self.kept.items()},
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> PruningPlan:
+        """Read what `to_json` wrote.
+
+        Raises:
+            PlanError: a field is missing, or the indices do not fit the layout.
+        """
+        try:
+            return cls(
+                kept={Site.from_key(key): np.array(kept, np.int64) for key, kept in data["kept"].items()},
+                layout=Layout.from_json(data["layout"]),
+                requested=float(data["requested"]),
+                gamma=float(data["gamma"]),
+                multiple_of=int(data["multiple_of"]),
+                protected=tuple(Site.from_key(key) for key in data["protected"]),
+                removed_layers=tuple((stack, int(layer)) for stack, layer in data["removed_layers"]),
+                notes=tuple(data["notes"]),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            if isinstance(error, PlanError):
+                raise
+            raise PlanError(f"This is not a pruning plan: {error}.", "Save one with plan.to_json().") from error

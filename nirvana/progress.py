@@ -1,0 +1,66 @@
+"""Progress reports and cooperative cancellation for long calls.
+
+Every long function takes `progress: ProgressCallback | None`. It calls it between units of work; the callback
+may raise `nirvana.errors.Cancelled` to stop the work there. That one hook is both the report and the brake.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple, TypeVar
+
+T = TypeVar("T")
+
+
+class Progress(NamedTuple):
+    """One report: `done` of `total` units of `stage`, e.g. `Progress("Scoring", 3, 8)`.
+
+    A total of 0 means that the length is not known.
+    """
+
+    stage: str
+    done: int
+    total: int
+
+    @property
+    def fraction(self) -> float:
+        """Share of the stage that is done, in [0, 1]; 0 where the length is not known."""
+        return min(self.done / self.total, 1.0) if self.total else 0.0
+
+
+ProgressCallback = Callable[[Progress], None]
+
+
+def report(progress: ProgressCallback | None, stage: str, done: int, total: int) -> None:
+    """Pass one report on, if anyone listens. Raises what the callback raises (`Cancelled`)."""
+    if progress is not None:
+        progress(Progress(stage, done, total))
+
+
+def track(items: Iterable[T], progress: ProgressCallback | None, stage: str, total: int) -> Iterator[T]:
+    """Yield `items`, reporting before the first and after each one."""
+    report(progress, stage, 0, total)
+    for done, item in enumerate(items, start=1):
+        yield item
+        report(progress, stage, done, total)
+
+
+def within(
+    progress: ProgressCallback | None, prefix: str, part: int, parts: int
+) -> ProgressCallback | None:
+    """A callback that maps a nested call's reports onto part `part` of `parts` of one outer bar.
+
+    >>> seen = []
+    >>> within(seen.append, "Candidate 2 of 4", 1, 4)(Progress("Scoring", 1, 2))
+    >>> seen
+    [Progress(stage='Candidate 2 of 4: Scoring', done=375, total=1000)]
+    """
+    if progress is None:
+        return None
+    resolution = 1000
+
+    def nested(inner: Progress) -> None:
+        done = round((part + inner.fraction) / parts * resolution)
+        report(progress, f"{prefix}: {inner.stage}", done, resolution)
+
+    return nested

@@ -1,0 +1,142 @@
+"""A recipe: everything that determines a run, and the fingerprints that say which results still hold."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, get_type_hints
+
+from nirvana.errors import RunError
+from nirvana.files import json_hash
+
+STEPS = ("model", "calibration", "saliency", "allocation", "prune", "compare")
+
+
+@dataclass(frozen=True)
+class ModelChoice:
+    """`name`: a built-in name, hub id, folder or .gguf file."""
+
+    name: str = "smollm2-135m"
+    device: str = "auto"
+    dtype: str = "auto"
+
+
+@dataclass(frozen=True)
+class CalibrationChoice:
+    """How calibration text is drawn and, with more than one candidate, chosen by KL.
+
+    The sparsity, gamma and criterion of the trial prunings are fixed here, so that moving the allocation sliders
+    afterwards does not ask for a new choice.
+    """
+
+    corpus: str = "python-docs"
+    candidates: int = 4
+    samples: int = 32
+    length: int = 128
+    seed: int = 0
+    probe_samples: int = 128
+    probe_length: int = 64
+    probe_seed: int = 42
+    trial_criterion: str = "nirvana"
+    trial_sparsity: float = 0.2
+    trial_gamma: float = 3.36
+
+
+@dataclass(frozen=True)
+class SaliencyChoice:
+    criterion: str = "nirvana"
+
+
+@dataclass(frozen=True)
+class AllocationChoice:
+    """`protected`: original indices of layers that keep all their units."""
+
+    sparsity: float = 0.2
+    gamma: float = 3.36
+    multiple_of: int = 8
+    protected: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class EvaluationChoice:
+    """Perplexity protocol, over the evaluation split of each corpus."""
+
+    corpora: tuple[str, ...] = ("python-docs", "library-docs")
+    window: int = 512
+    max_tokens: int = 16_384
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One section a step, e.g. `Recipe(allocation=AllocationChoice(sparsity=0.3))`."""
+
+    model: ModelChoice = field(default_factory=ModelChoice)
+    calibration: CalibrationChoice = field(default_factory=CalibrationChoice)
+    saliency: SaliencyChoice = field(default_factory=SaliencyChoice)
+    allocation: AllocationChoice = field(default_factory=AllocationChoice)
+    evaluation: EvaluationChoice = field(default_factory=EvaluationChoice)
+
+    def fingerprint(self, step: str) -> str:
+        """Hash of every choice that the result of `step` depends on; equal fingerprints, equal results."""
+        sections = {
+            "model": ("model",),
+            "calibration": ("model", "calibration"),
+            "saliency": ("model", "calibration", "saliency"),
+            "allocation": ("model", "calibration", "saliency", "allocation"),
+            "prune": ("model", "calibration", "saliency", "allocation"),
+            "compare": ("model", "calibration", "saliency", "allocation", "evaluation"),
+        }[step]
+        data = self.to_json()
+        return json_hash({section: data[section] for section in sections})
+
+    def change(self, section: str, **values: Any) -> Recipe:
+        """A copy with some values of one section changed, e.g. `recipe.change("allocation", gamma=3.0)`."""
+        return replace(self, **{section: replace(getattr(self, section), **values)})
+
+    def to_json(self) -> dict[str, Any]:
+        data = asdict(self)
+        for section, name in (("calibration", "trial_gamma"), ("allocation", "gamma")):
+            if math.isinf(data[section][name]):
+                data[section][name] = "inf"
+        return data
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Recipe:
+        """Read a recipe; sections and values that are left out take their defaults.
+
+        Raises:
+            RunError: a section or value is unknown or has the wrong type.
+        """
+        types = get_type_hints(cls)
+        unknown = set(data) - set(types)
+        if unknown:
+            raise RunError(
+                f"Unknown recipe section: {', '.join(sorted(unknown))}.", f"Sections are {', '.join(types)}."
+            )
+        return cls(**{name: _section(types[name], name, values) for name, values in data.items()})
+
+
+def _section(kind: type, name: str, values: Any) -> Any:
+    if not isinstance(values, Mapping):
+        raise RunError(f"Recipe section {name} must be an object.", "See the recipe format in the README.")
+    types = get_type_hints(kind)
+    names = [item.name for item in dataclasses.fields(kind)]
+    unknown = set(values) - set(names)
+    if unknown:
+        raise RunError(f"Unknown value in {name}: {', '.join(sorted(unknown))}.", f"Values are {', '.join(names)}.")
+    return kind(**{key: _convert(types[key], f"{name}.{key}", value) for key, value in values.items()})
+
+
+def _convert(kind: Any, name: str, value: Any) -> Any:
+    wrong = RunError(f"{name} must be {getattr(kind, '__name__', kind)}, not {value!r}.", "Correct the recipe.")
+    if kind is float and (value == "inf" or (isinstance(value, int | float) and not isinstance(value, bool))):
+        return float(value)
+    if kind in (int, str) and isinstance(value, kind) and not isinstance(value, bool):
+        return value
+    if str(kind).startswith("tuple") and isinstance(value, list | tuple):
+        item = kind.__args__[0]
+        if all(isinstance(entry, item) and not isinstance(entry, bool) for entry in value):
+            return tuple(value)
+    raise wrong

@@ -1,0 +1,70 @@
+"""What the model and prune steps leave behind, as plain data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from nirvana.layout import Layout
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """A loaded model as a page needs it: no weights."""
+
+    name: str  # as asked for
+    origin: str  # where it was found, in words
+    note: str  # what every number of it must say, e.g. "4-bit origin"; may be empty
+    family: str
+    layout: Layout
+    geometry: dict[str, int]  # layers, hidden size, head_dim, query heads per KV head, vocabulary ...
+    hash: str  # of the weights
+    device: str
+    dtype: str
+    weight_bytes: int
+    has_chat_template: bool = False
+    seconds: float = 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self) | {"layout": self.layout.to_json()}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> ModelCard:
+        return cls(**{**data, "layout": Layout.from_json(data["layout"])})
+
+
+@dataclass(frozen=True)
+class PruneSummary:
+    """What pruning did: sizes before and after. The plan itself is the allocation step's result."""
+
+    parameters: dict[str, int]  # "dense", "pruned"
+    weight_bytes: dict[str, int]
+    seconds: float
+    device: str
+    notes: list[str] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> PruneSummary:
+        return cls(**data)
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """Greedy continuations of one prompt by both models."""
+
+    prompt: str
+    chat: bool
+    max_new_tokens: int
+    dense: str
+    pruned: str
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Continuation:
+        return cls(**data)
