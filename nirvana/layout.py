@@ -38,13 +38,14 @@ class Site(NamedTuple):
 class SiteLayout(NamedTuple):
     """The units of one site, e.g. `SiteLayout(units=1536, cost=1728, kind="neuron")`.
 
-    `cost` is the number of weights removed with one unit (biases are not counted); `kind` is the field's name
-    of the unit and decides the pool it is ranked in.
+    `cost` is the number of weights removed with one unit; `kind` is the field's name of the unit and decides the
+    pool it is ranked in. `biases` go with a unit too, but count in no sparsity.
     """
 
     units: int
     cost: int
     kind: str
+    biases: int = 0
 
     @property
     def parameters(self) -> int:
@@ -80,7 +81,8 @@ class Layout(Mapping[Site, SiteLayout]):
     @property
     def parameters(self) -> int:
         """All parameters of the model, tied weights counted once."""
-        return self.prunable + sum(self.other.values())
+        biases = sum(site.units * site.biases for site in self.sites.values())
+        return self.prunable + biases + sum(self.other.values())
 
     def pool(self, kind: str) -> list[Site]:
         """The sites whose units are of `kind`, in model order."""

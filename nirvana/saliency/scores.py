@@ -80,6 +80,16 @@ class Saliency(Mapping[Site, np.ndarray]):
                 start += units
         return ranks
 
+    @cached_property
+    def sorted_ranks(self) -> dict[Site, np.ndarray]:
+        """Site -> its units' ranks in ascending order: how many of them lie below a cut is one binary search."""
+        return {site: np.sort(ranks) for site, ranks in self.ranks.items()}
+
+    @cached_property
+    def sorted_scores(self) -> dict[Site, np.ndarray]:
+        """Site -> its scores in ascending order."""
+        return {site: np.sort(values) for site, values in self.scores.items()}
+
     def to_bytes(self) -> bytes:
         meta = {
             "version": 1,
