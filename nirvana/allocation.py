@@ -142,9 +142,7 @@ def protected_sites(layout: Layout, protected: Protected) -> tuple[Site, ...]:
     layers = {site.layer for site in layout}
     for item in wanted:
         if (item not in layout.sites) if isinstance(item, tuple) else (item not in layers):
-            raise PlanError(
-                f"There is no layer {item} to protect.", f"Layers are {min(layers)} to {max(layers)}."
-            )
+            raise PlanError(f"There is no layer {item} to protect.", f"Layers are {min(layers)} to {max(layers)}.")
     return tuple(site for site in layout if site in wanted or site.layer in wanted)
 
 
@@ -166,14 +164,10 @@ def _groups_wanted(layout: Layout, rates: Rates) -> int:
 def _removable(layout: Layout, guarded: tuple[Site, ...], multiple_of: int) -> dict[Site, int]:
     """Units that may go at each site, the floors left standing."""
     floors = {KV_GROUP: 1, NEURON: multiple_of}
-    return {
-        site: 0 if site in guarded else max(0, place.units - floors[place.kind]) for site, place in layout.items()
-    }
+    return {site: 0 if site in guarded else max(0, place.units - floors[place.kind]) for site, place in layout.items()}
 
 
-def _cut_ranking(
-    saliency: Saliency, sites: list[Site], removable: Mapping[Site, int], count: int
-) -> dict[Site, int]:
+def _cut_ranking(saliency: Saliency, sites: list[Site], removable: Mapping[Site, int], count: int) -> dict[Site, int]:
     """How many units each site loses when the `count` lowest-ranked removable ones go (all of them, if fewer)."""
     ranks = {site: saliency.sorted_ranks[site][: removable[site]] for site in sites}
 

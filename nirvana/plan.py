@@ -59,9 +59,7 @@ class PruningPlan(Mapping[Site, np.ndarray]):
     @property
     def removed(self) -> int:
         """Prunable parameters that go."""
-        return self.layout.prunable - sum(
-            len(kept) * self.layout[site].cost for site, kept in self.kept.items()
-        )
+        return self.layout.prunable - sum(len(kept) * self.layout[site].cost for site, kept in self.kept.items())
 
     @property
     def sparsity(self) -> float:

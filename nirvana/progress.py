@@ -45,9 +45,7 @@ def track(items: Iterable[T], progress: ProgressCallback | None, stage: str, tot
         report(progress, stage, done, total)
 
 
-def within(
-    progress: ProgressCallback | None, prefix: str, part: int, parts: int
-) -> ProgressCallback | None:
+def within(progress: ProgressCallback | None, prefix: str, part: int, parts: int) -> ProgressCallback | None:
     """A callback that maps a nested call's reports onto part `part` of `parts` of one outer bar.
 
     >>> seen = []

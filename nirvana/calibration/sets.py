@@ -168,10 +168,7 @@ class CalibrationSelection:
 
     def margin(self, other: int) -> tuple[float, float]:
         """How much higher candidate `other` is than the winner on the same probes: (mean, standard error), in nats."""
-        difference = (
-            self.candidates[other].divergence.per_sample
-            - self.candidates[self.winner].divergence.per_sample
-        )
+        difference = self.candidates[other].divergence.per_sample - self.candidates[self.winner].divergence.per_sample
         count = len(difference)
         error = float(difference.std(ddof=1) / np.sqrt(count)) if count > 1 else float("nan")
         return float(difference.mean()), error

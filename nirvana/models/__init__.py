@@ -1,0 +1,1 @@
+"""Models: where they come from, whether they fit, and what each family looks like."""

@@ -1,0 +1,1 @@
+"""The dashboard's state, figures and panels. Imports no torch."""

@@ -1,0 +1,79 @@
+"""NIRVANA: structured pruning of language models, one function per arrow.
+
+    model -> calibration set -> saliency -> plan -> pruned model -> report
+
+Importing this package imports no torch: each name below is loaded when it is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "load_model": "nirvana.models.loading",
+    "load_corpus": "nirvana.calibration.corpora",
+    "generate_corpus": "nirvana.calibration.generation",
+    "sample_calibration": "nirvana.calibration.sampling",
+    "sample_probe": "nirvana.calibration.sampling",
+    "select_calibration": "nirvana.calibration.selection",
+    "CalibrationSet": "nirvana.calibration.sets",
+    "CalibrationSelection": "nirvana.calibration.sets",
+    "score": "nirvana.saliency",
+    "Saliency": "nirvana.saliency.scores",
+    "allocate": "nirvana.allocation",
+    "reachable_sparsity": "nirvana.allocation",
+    "PruningPlan": "nirvana.plan",
+    "prune": "nirvana.surgery",
+    "perplexity": "nirvana.evaluation.perplexity",
+    "Perplexity": "nirvana.evaluation.results",
+    "divergence": "nirvana.evaluation.divergence",
+    "Divergence": "nirvana.evaluation.results",
+    "save": "nirvana.checkpoints.saving",
+    "LM": "nirvana.models.lm",
+    "Layout": "nirvana.layout",
+    "Site": "nirvana.layout",
+    "Recipe": "nirvana.runs.recipe",
+    "Cancelled": "nirvana.errors",
+    "NirvanaError": "nirvana.errors",
+    "Progress": "nirvana.progress",
+}
+
+__all__ = [*_HOMES, "__version__"]  # noqa: PLE0604 - names are loaded by __getattr__
+
+if TYPE_CHECKING:
+    from nirvana.allocation import allocate, reachable_sparsity
+    from nirvana.calibration.corpora import load_corpus
+    from nirvana.calibration.generation import generate_corpus
+    from nirvana.calibration.sampling import sample_calibration, sample_probe
+    from nirvana.calibration.selection import select_calibration
+    from nirvana.calibration.sets import CalibrationSelection, CalibrationSet
+    from nirvana.checkpoints.saving import save
+    from nirvana.errors import Cancelled, NirvanaError
+    from nirvana.evaluation.divergence import divergence
+    from nirvana.evaluation.perplexity import perplexity
+    from nirvana.evaluation.results import Divergence, Perplexity
+    from nirvana.layout import Layout, Site
+    from nirvana.models.lm import LM
+    from nirvana.models.loading import load_model
+    from nirvana.plan import PruningPlan
+    from nirvana.progress import Progress
+    from nirvana.runs.recipe import Recipe
+    from nirvana.saliency import score
+    from nirvana.saliency.scores import Saliency
+    from nirvana.surgery import prune
+
+
+def __getattr__(name: str) -> object:
+    """Load a public name from its module on first use (PEP 562)."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,83 @@
+"""pruning.json: what a pruned checkpoint says of itself, beside the weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nirvana.errors import CheckpointError
+from nirvana.layout import Layout, Site
+from nirvana.models.families import Config, Family
+
+FILE = "pruning.json"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class PruningRecord:
+    """Which units of the dense model a checkpoint still holds.
+
+    `kept` has original unit indices; a layer without sites was removed. `base` and `base_hash` name the dense model,
+    `note` is its source's, e.g. "4-bit origin".
+    """
+
+    base: str
+    base_hash: str
+    note: str
+    kept: dict[Site, np.ndarray]
+
+    @property
+    def layers(self) -> list[int]:
+        return sorted({site.layer for site in self.kept})
+
+    def layout(self, family: Family, config: Config) -> Layout:
+        """The layout of the checkpoint; `config` is that of the dense model.
+
+        Raises:
+            CheckpointError: the record does not fit the config.
+        """
+        dense = family.layout(config)
+        for site, kept in self.kept.items():
+            if site not in dense or len(kept) == 0 or kept[-1] >= dense[site].units or (np.diff(kept) <= 0).any():
+                raise CheckpointError(
+                    f"{FILE} and config.json disagree about {site.key}.", "Save the pruned model again."
+                )
+        layout = family.layout(config, self.layers)
+        if list(layout) != list(self.kept):
+            raise CheckpointError(f"{FILE} does not list the sites of every layer.", "Save the pruned model again.")
+        sites = {site: place._replace(units=len(self.kept[site])) for site, place in layout.items()}
+        return Layout(sites, layout.other, layout.architecture)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "version": VERSION,
+            "base": self.base,
+            "base_hash": self.base_hash,
+            "note": self.note,
+            "kept": {site.key: kept.tolist() for site, kept in self.kept.items()},
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> PruningRecord:
+        kept = {Site.from_key(key): np.array(units, np.int64) for key, units in data["kept"].items()}
+        return cls(str(data["base"]), str(data["base_hash"]), str(data["note"]), kept)
+
+
+def read_record(folder: Path) -> PruningRecord | None:
+    """The record of a pruned checkpoint, or None for a dense model.
+
+    Raises:
+        CheckpointError: the file is there but cannot be read.
+    """
+    path = folder / FILE
+    if not path.is_file():
+        return None
+    try:
+        return PruningRecord.from_json(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path.name} cannot be read: {error}.", "Save the pruned model again.") from error

@@ -1,0 +1,103 @@
+"""What a model family tells the engine. Saliency, surgery, parameter counts and checkpoints follow from it alone."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from nirvana.errors import ModelError
+from nirvana.layout import Layout, Site
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+    from transformers import PreTrainedModel
+
+Config = Mapping[str, Any]
+
+
+class WeightSlice(NamedTuple):
+    """The part of one linear layer that belongs to the units of a site.
+
+    `WeightSlice("self_attn.q_proj", 0, 192)`: unit i owns rows 192 i .. 192 (i + 1) of the weight, and of the bias.
+    `dim` 1 means columns of the weight; the bias, if any, stays. `module` is relative to the layer.
+    """
+
+    module: str
+    dim: int
+    size: int
+
+
+class Family(ABC):
+    """Adapter of one model family, for causal language models.
+
+    Everything but the last three methods is answered from a plain `config.json` dictionary, without weights and
+    without torch.
+    """
+
+    name: str
+    model_types: frozenset[str]
+
+    @abstractmethod
+    def geometry(self, config: Config) -> dict[str, int]:
+        """Sizes for display and estimates: layers, hidden, heads, kv_heads, head_dim, intermediate, vocabulary."""
+
+    @abstractmethod
+    def layout(self, config: Config, layers: Iterable[int] | None = None) -> Layout:
+        """Sites of the dense model that `config` describes; with `layers`, of those original layers only."""
+
+    @abstractmethod
+    def slices(self, config: Config, site: Site) -> list[WeightSlice]:
+        """Which weights belong to the units of `site`."""
+
+    @abstractmethod
+    def layer_config(self, config: Config, units: Mapping[Site, int], layer: int) -> dict[str, int]:
+        """How `layer` differs from `config` once its sites have `units`, in transformers' per_layer_config terms."""
+
+    @abstractmethod
+    def blocks(self, model: PreTrainedModel) -> dict[str, nn.ModuleList]:
+        """Stack -> its layers, in order."""
+
+    @abstractmethod
+    def hidden_states(
+        self, model: PreTrainedModel, input_ids: torch.Tensor, attention_mask: torch.Tensor | None
+    ) -> torch.Tensor:
+        """(B, T) ids -> (B, T, H), what the output head reads: after the final norm, scaled if the family scales."""
+
+    def head(self, model: PreTrainedModel) -> nn.Linear:
+        """The layer from hidden states to logits."""
+        head: Any = model.get_output_embeddings()
+        return head
+
+    def check(self, config: Config) -> None:
+        """Refuse configurations with missing or absurd sizes before anything is allocated for them.
+
+        Raises:
+            ModelError: naming the value.
+        """
+        limits = {
+            "layers": 1_000,
+            "hidden": 1 << 17,
+            "intermediate": 1 << 20,
+            "vocabulary": 1 << 23,
+            "heads": 4_096,
+            "kv_heads": 4_096,
+            "head_dim": 4_096,
+        }
+        try:
+            geometry = self.geometry(config)
+        except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+            raise ModelError(
+                f"config.json lacks or garbles a size that the {self.name} family needs: {error}.",
+                "Download the model again, or correct its config.json.",
+            ) from error
+        for name, limit in limits.items():
+            value = geometry.get(name, 1)
+            if not 1 <= value <= limit:
+                raise ModelError(f"config.json says {name} = {value}.", f"It should lie between 1 and {limit}.")
+        if geometry["heads"] % geometry["kv_heads"]:
+            raise ModelError(
+                f"{geometry['heads']} query heads cannot share {geometry['kv_heads']} KV heads evenly.",
+                "Correct num_attention_heads or num_key_value_heads in config.json.",
+            )

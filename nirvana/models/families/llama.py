@@ -1,0 +1,97 @@
+"""Llama and models with the same blocks: grouped-query attention with rotary positions and a gated MLP."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+from nirvana.layout import ATTENTION, KV_GROUP, MLP, NEURON, Layout, Site, SiteLayout
+from nirvana.models.families.base import Config, Family, WeightSlice
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+    from transformers import PreTrainedModel
+
+STACK = "decoder"
+
+
+class LlamaFamily(Family):
+    """q, k, v, o and gate, up, down projections; a unit of attention is a KV group, of the MLP a neuron."""
+
+    name = "Llama"
+    model_types = frozenset({"llama"})
+
+    def geometry(self, config: Config) -> dict[str, int]:
+        heads, hidden = int(config["num_attention_heads"]), int(config["hidden_size"])
+        return {
+            "layers": int(config["num_hidden_layers"]),
+            "hidden": hidden,
+            "heads": heads,
+            "kv_heads": int(config.get("num_key_value_heads") or heads),
+            "head_dim": int(config.get("head_dim") or hidden // heads),
+            "intermediate": int(config["intermediate_size"]),
+            "vocabulary": int(config["vocab_size"]),
+            "positions": int(config.get("max_position_embeddings") or 2048),
+        }
+
+    def layout(self, config: Config, layers: Iterable[int] | None = None) -> Layout:
+        g = self.geometry(config)
+        hidden, per_group = g["hidden"], g["heads"] // g["kv_heads"]
+        present = list(range(g["layers"])) if layers is None else list(layers)
+        attention_bias, mlp_bias = bool(config.get("attention_bias")), bool(config.get("mlp_bias"))
+        attention = SiteLayout(
+            units=g["kv_heads"],
+            cost=2 * g["head_dim"] * (per_group + 1) * hidden,
+            kind=KV_GROUP,
+            biases=(per_group + 2) * g["head_dim"] if attention_bias else 0,
+        )
+        mlp = SiteLayout(units=g["intermediate"], cost=3 * hidden, kind=NEURON, biases=2 if mlp_bias else 0)
+        sites = {}
+        for layer in present:
+            sites[Site(STACK, layer, ATTENTION)] = attention
+            sites[Site(STACK, layer, MLP)] = mlp
+        other = {"embeddings": g["vocabulary"] * hidden, "norms": (2 * len(present) + 1) * hidden}
+        if not config.get("tie_word_embeddings", False):
+            other["output head"] = g["vocabulary"] * hidden
+        if attention_bias or mlp_bias:
+            other["output biases"] = (int(attention_bias) + int(mlp_bias)) * hidden * len(present)
+        return Layout(sites, other, "LlamaForCausalLM")
+
+    def slices(self, config: Config, site: Site) -> list[WeightSlice]:
+        if site.module == MLP:
+            return [
+                WeightSlice("mlp.gate_proj", 0, 1),
+                WeightSlice("mlp.up_proj", 0, 1),
+                WeightSlice("mlp.down_proj", 1, 1),
+            ]
+        g = self.geometry(config)
+        queries = g["heads"] // g["kv_heads"] * g["head_dim"]
+        return [
+            WeightSlice("self_attn.q_proj", 0, queries),
+            WeightSlice("self_attn.k_proj", 0, g["head_dim"]),
+            WeightSlice("self_attn.v_proj", 0, g["head_dim"]),
+            WeightSlice("self_attn.o_proj", 1, queries),
+        ]
+
+    def layer_config(self, config: Config, units: Mapping[Site, int], layer: int) -> dict[str, int]:
+        g = self.geometry(config)
+        groups = units[Site(STACK, layer, ATTENTION)]
+        width = units[Site(STACK, layer, MLP)]
+        record = {}
+        if groups != g["kv_heads"]:
+            record["num_attention_heads"] = groups * (g["heads"] // g["kv_heads"])
+            record["num_key_value_heads"] = groups
+        if width != g["intermediate"]:
+            record["intermediate_size"] = width
+        return record
+
+    def blocks(self, model: PreTrainedModel) -> dict[str, nn.ModuleList]:
+        return {STACK: model.model.layers}
+
+    def hidden_states(
+        self, model: PreTrainedModel, input_ids: torch.Tensor, attention_mask: torch.Tensor | None
+    ) -> torch.Tensor:
+        output = model.model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+        hidden: torch.Tensor = output.last_hidden_state
+        return hidden

@@ -1,0 +1,102 @@
+"""GGUF files: their header as a config, and their weights dequantised to a folder of safetensors, once."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from nirvana.errors import CheckpointError, ModelError
+from nirvana.files import cache_folder, content_hash
+from nirvana.progress import ProgressCallback, report
+
+
+def read_gguf_config(path: Path) -> tuple[dict[str, Any], int]:
+    """The header as a config.json dictionary, and the bits per weight of its most common tensor type.
+
+    Raises:
+        ModelError: it is not a GGUF file, or it lacks what describes the architecture.
+    """
+    from gguf import GGUFReader
+
+    try:
+        reader = GGUFReader(str(path))
+    except (OSError, ValueError, IndexError, KeyError) as error:
+        raise ModelError(
+            f"{path.name} is not a readable GGUF file: {error}.", "Download it again; it may be truncated."
+        ) from error
+
+    def value(key: str, default: Any = None) -> Any:
+        field = reader.get_field(key)
+        return default if field is None else field.contents()
+
+    architecture = value("general.architecture")
+    prefix = f"{architecture}."
+    heads = value(prefix + "attention.head_count")
+    hidden = value(prefix + "embedding_length")
+    if architecture is None or heads is None or hidden is None:
+        raise ModelError(f"{path.name} does not describe a language model.", "Choose another GGUF file.")
+    names = {tensor.name for tensor in reader.tensors}
+    embedding = next((tensor for tensor in reader.tensors if tensor.name == "token_embd.weight"), None)
+    config = {
+        "model_type": architecture,
+        "num_hidden_layers": value(prefix + "block_count"),
+        "hidden_size": hidden,
+        "num_attention_heads": heads,
+        "num_key_value_heads": value(prefix + "attention.head_count_kv", heads),
+        "head_dim": value(prefix + "attention.key_length") or value(prefix + "rope.dimension_count"),
+        "intermediate_size": value(prefix + "feed_forward_length"),
+        "vocab_size": value(prefix + "vocab_size") or (int(embedding.shape[1]) if embedding is not None else None),
+        "max_position_embeddings": value(prefix + "context_length"),
+        "tie_word_embeddings": "output.weight" not in names,
+        "attention_bias": "blk.0.attn_q.bias" in names,
+    }
+    weights: dict[Any, int] = {}
+    for tensor in reader.tensors:
+        weights[tensor.tensor_type] = weights.get(tensor.tensor_type, 0) + int(tensor.n_elements)
+    common = max(weights, key=lambda kind: weights[kind])
+    quantised = re.match(r"I?T?Q(\d)", common.name)  # Q4_1, IQ3_S ...; F32, F16 and BF16 are not quantised
+    return config, int(quantised.group(1)) if quantised else 16
+
+
+def converted_folder(path: Path, *, progress: ProgressCallback | None = None) -> Path:
+    """A folder of float32 safetensors with the tokenizer, made from the GGUF file on first use and kept.
+
+    Raises:
+        ModelError: transformers cannot read this GGUF.
+        CheckpointError: the cache folder cannot be written.
+    """
+    stat = path.stat()
+    identity = content_hash(str(path.resolve()), str(stat.st_size), str(stat.st_mtime_ns))[:16]
+    folder = cache_folder() / "models" / f"{path.stem}-{identity}"
+    if (folder / "config.json").is_file():
+        return folder
+    report(progress, "Dequantising once (kept for next time)", 0, 0)
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+        model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype="float32")
+    except (ValueError, KeyError, OSError, RuntimeError, NotImplementedError) as error:
+        raise ModelError(f"{path.name} cannot be converted: {error}", "Use another GGUF file or a folder.") from error
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config  # the weights are plain now, and would not be saved with it
+    model.config.name_or_path = ""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
+            staged = Path(temporary) / "model"
+            model.save_pretrained(staged)
+            tokenizer.save_pretrained(staged)
+            if not folder.exists():
+                os.replace(staged, folder)
+    except OSError as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise CheckpointError(
+            f"The converted model could not be kept: {error.strerror or error}.",
+            f"Free some space in {folder.parent}, or set NIRVANA_HOME to a folder on another disk.",
+        ) from error
+    return folder

@@ -1,0 +1,53 @@
+"""What a model is, read from its config alone: no weights, no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from nirvana.layout import Layout
+from nirvana.models.families import family_of
+from nirvana.models.sources import locate
+
+STORED_BITS = {"float32": 32, "float16": 16, "bfloat16": 16}
+
+
+@dataclass(frozen=True)
+class ModelPreview:
+    """A model before it is loaded."""
+
+    name: str
+    origin: str
+    note: str
+    family: str
+    layout: Layout
+    geometry: dict[str, int]
+    stored_dtype: str
+
+    def weight_bytes(self, dtype: str) -> int:
+        """Bytes of the weights once loaded, for "float32", "bfloat16", "float16" or "auto" on a CPU (float32)."""
+        return self.layout.parameters * STORED_BITS.get(dtype, 32) // 8
+
+
+def inspect_model(name: str) -> ModelPreview:
+    """Describe a model by built-in name, hub id, folder or .gguf file without reading its weights.
+
+    A pruned checkpoint is described with the widths that it has.
+
+    Raises:
+        ModelError: it cannot be found, or its architecture is not supported.
+    """
+    from nirvana.checkpoints.records import read_record
+
+    located = locate(name)
+    family = family_of(located.config)
+    record = read_record(located.path) if located.kind == "folder" else None
+    layout = family.layout(located.config) if record is None else record.layout(family, located.config)
+    return ModelPreview(
+        name=located.name,
+        origin=located.origin,
+        note=located.note if record is None else record.note,
+        family=family.name,
+        layout=layout,
+        geometry=family.geometry(located.config),
+        stored_dtype=str(located.config.get("dtype") or located.config.get("torch_dtype") or "float32"),
+    )

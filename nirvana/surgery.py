@@ -1,0 +1,151 @@
+"""Surgery: slice the removed units out of the weights. The library's own forward runs unchanged on what is left."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import nn
+
+from nirvana.errors import PlanError
+from nirvana.files import content_hash, json_hash
+from nirvana.layout import Layout
+from nirvana.models.families import Family, WeightSlice
+from nirvana.models.lm import LM
+from nirvana.plan import PruningPlan
+from nirvana.progress import ProgressCallback, track
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def prune(lm: LM, plan: PruningPlan, *, progress: ProgressCallback | None = None) -> LM:
+    """A new LM without the units that `plan` removes, on the same device; `lm` is untouched and shares no weights.
+
+    A pruned model can be pruned again: `plan` is relative to the model it was made for.
+
+    Raises:
+        PlanError: the plan was made for a model of another shape.
+        ModelError: the weights are not in memory.
+    """
+    if plan.layout.sites != lm.layout.sites:
+        raise PlanError(
+            "The plan was made for a model of another shape.", "Score this model and allocate with its own scores."
+        )
+    dense = lm.weights()
+    places = layer_places(lm.layout)
+    sliced: dict[int, nn.Parameter] = {}  # id of a dense parameter -> what takes its place in the copy
+    with torch.no_grad():
+        for site, kept in track(plan.items(), progress, "Slicing weights", len(plan)):
+            if len(kept) == lm.layout[site].units:
+                continue
+            layer = lm.family.blocks(dense)[site.stack][places[site.stack, site.layer]]
+            units = torch.from_numpy(kept)
+            for part in lm.family.slices(lm.settings, site):
+                _slice_linear(layer.get_submodule(part.module), part, units, sliced)
+    # deepcopy asks the memo first, so each sliced weight is copied once and the dense one not at all.
+    model = copy.deepcopy(dense, memo={**sliced})
+    _drop_layers(model, lm, plan, places)
+    for site in plan:
+        layer = lm.family.blocks(model)[site.stack][layer_places(plan.pruned_layout)[site.stack, site.layer]]
+        for part in lm.family.slices(lm.settings, site):
+            _refresh_sizes(layer.get_submodule(part.module))
+    kept_units = {site: lm.kept[site][kept] for site, kept in plan.items()}
+    base_hash = lm.compute_hash
+    return replace(
+        lm,
+        model=model,
+        config=model.config,
+        layout=pruned_layout(lm.family, lm, plan),
+        kept=kept_units,
+        compute_hash=lambda: content_hash(base_hash(), json_hash(plan.to_json())),
+    )
+
+
+def layer_places(layout: Layout) -> dict[tuple[str, int], int]:
+    """(stack, original layer) -> position in the model's layer list."""
+    return {(stack, layer): place for stack in layout.stacks for place, layer in enumerate(layout.layers(stack))}
+
+
+def pruned_layout(family: Family, lm: LM, plan: PruningPlan) -> Layout:
+    """The layout of the pruned model, with what its removed layers held besides their sites gone too."""
+    if not plan.removed_layers:
+        return plan.pruned_layout
+    other = family.layout(lm.settings, plan.pruned_layout.layers()).other
+    return Layout(plan.pruned_layout.sites, other, lm.layout.architecture)
+
+
+def resize(model: PreTrainedModel, family: Family, settings: Mapping[str, object], layout: Layout) -> None:
+    """Give the linear layers of a freshly built dense `model` the sizes of `layout`, with uninitialised weights.
+
+    Used before weights of a pruned checkpoint are read into it.
+    """
+    places = layer_places(layout)
+    for site, place in layout.items():
+        layer = family.blocks(model)[site.stack][places[site.stack, site.layer]]
+        for part in family.slices(settings, site):
+            linear = layer.get_submodule(part.module)
+            shape = list(linear.weight.shape)
+            shape[part.dim] = place.units * part.size
+            linear.weight = nn.Parameter(linear.weight.new_empty(shape))
+            if linear.bias is not None and part.dim == 0:
+                linear.bias = nn.Parameter(linear.bias.new_empty(shape[0]))
+            _refresh_sizes(linear)
+
+
+def unit_rows(units: torch.Tensor, size: int) -> torch.Tensor:
+    """Rows (or columns) of `units`: [1, 3] with size 2 gives [2, 3, 6, 7]."""
+    return (units[:, None] * size + torch.arange(size)).flatten()
+
+
+def masked_(lm: LM, plan: PruningPlan) -> None:
+    """Zero, in place, the output columns of the units that `plan` removes: the same function as pruning them.
+
+    Raises:
+        ModelError: the weights are not in memory.
+    """
+    places = layer_places(lm.layout)
+    with torch.no_grad():
+        for site, kept in plan.items():
+            removed = np.setdiff1d(np.arange(lm.layout[site].units), kept)
+            layer = lm.family.blocks(lm.weights())[site.stack][places[site.stack, site.layer]]
+            for part in lm.family.slices(lm.settings, site):
+                if part.dim == 1:
+                    columns = unit_rows(torch.from_numpy(removed), part.size)
+                    layer.get_submodule(part.module).weight[:, columns] = 0
+
+
+def _slice_linear(linear: nn.Module, part: WeightSlice, units: torch.Tensor, sliced: dict[int, nn.Parameter]) -> None:
+    for name, parameter in linear.named_parameters(recurse=False):
+        if name == "weight" or part.dim == 0:  # the bias of an output projection belongs to no unit
+            index = unit_rows(units, part.size).to(parameter.device)
+            dim = part.dim if name == "weight" else 0
+            values = parameter.index_select(dim, index)
+            sliced[id(parameter)] = nn.Parameter(values, requires_grad=parameter.requires_grad)
+
+
+def _refresh_sizes(linear: nn.Module) -> None:
+    weight = linear.weight
+    if isinstance(linear, nn.Linear) and isinstance(weight, torch.Tensor):
+        linear.out_features, linear.in_features = weight.shape
+
+
+def _drop_layers(model: PreTrainedModel, lm: LM, plan: PruningPlan, places: Mapping[tuple[str, int], int]) -> None:
+    """Delete removed layers from the copy and renumber the rest, which the cache counts on."""
+    for stack, layer in sorted(plan.removed_layers, reverse=True):
+        del lm.family.blocks(model)[stack][places[stack, layer]]
+    if plan.removed_layers:
+        for stack, blocks in lm.family.blocks(model).items():
+            removed = [places[name, layer] for name, layer in plan.removed_layers if name == stack]
+            for index, block in enumerate(blocks):
+                for module in block.modules():
+                    if hasattr(module, "layer_idx"):
+                        module.layer_idx = index
+            types = getattr(model.config, "layer_types", None)
+            if types:
+                model.config.layer_types = [kind for i, kind in enumerate(types) if i not in removed]
+            model.config.num_hidden_layers = len(blocks)

@@ -1,0 +1,287 @@
+"""Figures of the Allocation page: what a plan keeps, where its cuts lie, and what gamma does to the two rates."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from nirvana.allocation import pruning_rates
+from nirvana.errors import PlanError
+from nirvana.layout import KV_GROUP, NEURON, Layout
+from nirvana.plan import PruningPlan
+from nirvana.saliency.scores import Saliency
+from nirvana.ui.figures import theme
+from nirvana.ui.figures.chart import Chart, count, layer_axis, log_ticks, positive_floor, short
+
+BINS = 72
+MARGIN = {"l": 8, "r": 8, "t": 8, "b": 8}
+LEGEND = {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0}
+
+
+def gamma_label(gamma: float) -> str:
+    """E.g. "3.36", "∞"."""
+    return "∞" if math.isinf(gamma) else f"{gamma:g}"
+
+
+def kept_shares(plan: PruningPlan, stack: str) -> Chart:
+    """Share of each layer's attention and MLP units that stay."""
+    table = site_table(plan)
+    table = table[table["stack"] == stack]
+    figure = go.Figure()
+    for kind, colour in ((KV_GROUP, theme.ATTENTION), (NEURON, theme.MLP)):
+        for module, rows in table[table["kind"] == kind].groupby("module", sort=False):
+            figure.add_trace(
+                go.Bar(
+                    x=rows["layer"].to_numpy(np.int32),
+                    y=rows["kept share"].to_numpy(np.float32),
+                    name=theme.module_name(str(module)),
+                    marker={"color": colour},
+                    customdata=rows[["after", "before"]].to_numpy(np.int32),
+                    hovertemplate=f"layer %{{x}}<br>%{{customdata[0]:,}} of %{{customdata[1]:,}} {kind}s stay "
+                    "(%{y:.1%})<extra>%{fullData.name}</extra>",
+                )
+            )
+    layers = sorted(table["layer"].unique())
+    figure.update_layout(
+        height=320,
+        margin=MARGIN,
+        legend=LEGEND,
+        barmode="group",
+        bargap=0.25,
+        bargroupgap=0,
+        hovermode="x unified",
+    )
+    figure.update_xaxes(**layer_axis(layers))
+    figure.update_yaxes(title="Kept", range=[0, 1.02], tickformat=".0%", zeroline=False)
+    lowest = table.loc[table["kept share"].idxmin()]
+    whole = int((table.groupby("layer")["kept share"].min() == 1).sum())
+    return Chart(
+        title="How much of each layer stays?",
+        figure=figure,
+        takeaway=f"Layer {lowest['layer']} loses most: {1 - lowest['kept share']:.0%} of its "
+        f"{theme.module_name(lowest['module'])}. {count(whole, 'layer')} of {len(layers)} "
+        f"{'keeps' if whole == 1 else 'keep'} everything.",
+        table=table.reset_index(drop=True),
+        reading="Each layer's share follows from the scores; only the two totals are set.",
+    )
+
+
+def score_histogram(saliency: Saliency, plan: PruningPlan, kind: str) -> Chart:
+    """How one pool's scores are distributed, split into what `plan` keeps and removes, with the cut.
+
+    Counts come from each layer's sorted scores, so that a slider move costs one search per layer.
+    """
+    sites = saliency.layout.pool(kind)
+    low = min(float(saliency.sorted_scores[site][0]) for site in sites)
+    high = max(float(saliency.sorted_scores[site][-1]) for site in sites)
+    floors = [floor for site in sites if (floor := positive_floor(saliency[site])) is not None]
+    log = bool(floors) and low >= 0
+    bins = int(np.clip(sum(saliency.layout[site].units for site in sites) // 4, 8, BINS))
+    if log:
+        edges = np.logspace(np.log10(min(floors)), np.log10(high), bins + 1)
+    else:
+        edges = np.linspace(low, high if high > low else low + 1, bins + 1)
+    everything = np.zeros(bins, np.int64)
+    gone = np.zeros(bins, np.int64)
+    cut, lost, mass = -math.inf, 0, 0.0
+    for site in sites:
+        values = saliency.sorted_scores[site]
+        below = np.searchsorted(values, edges[1:-1].astype(np.float32), side="right")
+        below = np.concatenate([[0], below, [len(values)]])
+        removed = len(values) - len(plan.get(site, ()))
+        everything += np.diff(below)
+        gone += np.diff(np.minimum(below, removed))
+        lost += removed
+        if removed:
+            cut = max(cut, float(values[removed - 1]))
+            mass += float(values[:removed].sum(dtype=np.float64))
+    centres = (np.sqrt(edges[:-1] * edges[1:]) if log else (edges[:-1] + edges[1:]) / 2).astype(np.float32)
+    widths = np.diff(np.log10(edges) if log else edges).astype(np.float32)
+    x = np.log10(centres).astype(np.float32) if log else centres
+    colour = theme.ATTENTION if kind == KV_GROUP else theme.MLP
+    figure = go.Figure()
+    for name, counts, fill in (("removed", gone, theme.REMOVED), ("kept", everything - gone, colour)):
+        figure.add_trace(
+            go.Bar(
+                x=x,
+                y=counts.astype(np.int32),
+                width=widths,
+                customdata=centres,
+                name=name,
+                marker={"color": fill, "line": {"width": 0}},
+                hovertemplate=f"score about %{{customdata:.3~g}}<br>%{{y:,}} {kind}s {name}<extra></extra>",
+            )
+        )
+    if lost:
+        figure.add_vline(x=math.log10(max(cut, edges[0])) if log else cut, line={"color": theme.CUT, "dash": "dash"})
+    figure.update_layout(height=300, margin=MARGIN, legend=LEGEND, barmode="stack", bargap=0)
+    figure.update_xaxes(title="Score" + (" (log)" if log else ""), zeroline=False, showgrid=False)
+    if log:
+        ticks, labels = log_ticks(math.log10(edges[0]), math.log10(edges[-1]))
+        figure.update_xaxes(tickvals=ticks, ticktext=labels)
+    figure.update_yaxes(title=f"{kind[0].upper() + kind[1:]}s", zeroline=False)
+    units = int(everything.sum())
+    total = sum(float(saliency.sorted_scores[site].sum(dtype=np.float64)) for site in sites)
+    takeaway = f"No {kind} goes."
+    if lost:
+        takeaway = f"{lost:,} of {count(units, kind)} go ({lost / units:.1%})"
+        takeaway += f", with {mass / total:.1%} of the saliency." if low >= 0 and total else "."
+    table = pd.DataFrame({"score from": edges[:-1], "score to": edges[1:], "removed": gone, "kept": everything - gone})
+    return Chart(
+        title=f"Where does the cut fall among the {kind}s?",
+        figure=figure,
+        takeaway=takeaway,
+        table=table,
+        reading=(
+            f"The dashed line is the highest score that goes, {short(cut)}. Kept units left of it are spared by a floor, "
+            "a protected layer or the width multiple."
+            if lost
+            else ""
+        ),
+    )
+
+
+def parameters_by_part(plan: PruningPlan) -> Chart:
+    """Every parameter of the model, split into never pruned, kept and removed; the parts sum to the whole."""
+    table = part_table(plan)
+    colours = {"attention, kept": theme.ATTENTION, "MLP, kept": theme.MLP, "never pruned": theme.NEUTRAL}
+    figure = go.Figure()
+    for part, parameters, share, fate in table.itertuples(index=False):
+        gone = fate == "removed"
+        key = part if part in colours else part.replace("removed", "kept") if gone else "never pruned"
+        figure.add_trace(
+            go.Bar(
+                y=["parameters"],
+                x=[parameters],
+                name=part,
+                orientation="h",
+                marker={
+                    "color": theme.translucent(colours.get(key, theme.NEUTRAL), 0.25 if gone else 1.0),
+                    "pattern": {
+                        "shape": "/" if gone else "",
+                        "fgcolor": colours.get(key, theme.NEUTRAL),
+                        "size": 6,
+                    },
+                },
+                hovertemplate=f"{part}<br>{parameters:,} parameters ({share:.1%})<extra></extra>",
+            )
+        )
+    figure.update_layout(
+        height=170, margin=MARGIN, barmode="stack", legend=LEGEND | {"traceorder": "normal"}, bargap=0.1
+    )
+    figure.update_yaxes(visible=False)
+    figure.update_xaxes(title="Parameters", showgrid=False, range=[0, plan.layout.parameters])
+    prunable = plan.layout.prunable
+    return Chart(
+        title="Where do the removed parameters come from?",
+        figure=figure,
+        takeaway=f"{plan.removed:,} of {prunable:,} prunable parameters go ({plan.sparsity:.3%}), which is "
+        f"{plan.removed / plan.layout.parameters:.1%} of the whole model.",
+        table=table,
+        reading=f"The parts sum to {int(table['parameters'].sum()):,}, the whole model.",
+    )
+
+
+def rates_by_gamma(layout: Layout, sparsity: float, gamma: float, reachable: float) -> Chart:
+    """The two pruning rates over gamma at one sparsity; x = gamma / (1 + gamma), so that infinity is on the axis."""
+    places = np.linspace(0, 1, 201)
+    gammas = np.array([place / (1 - place) if place < 1 else math.inf for place in places])
+    points = [_rates(layout, sparsity, float(value)) for value in gammas]
+    rates = np.array(points, np.float32)
+    figure = go.Figure()
+    here = gamma / (1 + gamma) if math.isfinite(gamma) else 1.0
+    now = _rates(layout, sparsity, gamma)
+    for index, (name, colour) in enumerate((("attention", theme.ATTENTION), ("MLP", theme.MLP))):
+        labels = np.array([gamma_label(round(float(value), 2)) for value in gammas])
+        figure.add_trace(
+            go.Scatter(
+                x=places.astype(np.float32),
+                y=rates[:, index],
+                text=labels,
+                mode="lines",
+                name=name,
+                line={"color": colour, "width": 2},
+                hovertemplate="gamma %{text}<br>%{y:.1%} of " + name + " goes<extra></extra>",
+            )
+        )
+        figure.add_trace(
+            go.Scatter(
+                x=[here],
+                y=[now[index]],
+                mode="markers",
+                marker={"color": colour, "size": 11, "line": {"color": "white", "width": 1.5}},
+                showlegend=False,
+                hovertemplate=f"gamma {gamma_label(gamma)}<br>%{{y:.1%}} of {name} goes<extra></extra>",
+            )
+        )
+    ticks = [0, 0.25, 0.5, 1, 2, 4, 10, math.inf]
+    figure.add_vline(x=here, line={"color": theme.CUT, "width": 1, "dash": "dot"})
+    figure.add_hline(y=1, line={"color": theme.CUT, "width": 1})
+    figure.update_layout(height=300, margin=MARGIN, legend=LEGEND)
+    figure.update_xaxes(
+        title="gamma",
+        tickvals=[value / (1 + value) if math.isfinite(value) else 1 for value in ticks],
+        ticktext=[gamma_label(value) for value in ticks],
+        zeroline=False,
+        showgrid=False,
+    )
+    figure.update_yaxes(title="Removed", tickformat=".0%", range=[0, 1.25], zeroline=False)
+    table = pd.DataFrame({"gamma": gammas, "attention removed": rates[:, 0], "MLP removed": rates[:, 1]})
+    return Chart(
+        title=f"How does gamma share out {sparsity:.1%}?",
+        figure=figure,
+        takeaway=f"With gamma {gamma_label(gamma)}, {now[0]:.1%} of attention and {now[1]:.1%} of the MLP go; at most "
+        f"{reachable:.1%} can be removed in all.",
+        table=table,
+        reading="Above 100 % gamma asks for more than there is. The axis is gamma / (1 + gamma).",
+    )
+
+
+def site_table(plan: PruningPlan) -> pd.DataFrame:
+    """One row a site: units and parameters before and after."""
+    rows = []
+    for site, place in plan.layout.items():
+        after = len(plan.get(site, ()))
+        rows.append(
+            {
+                "stack": site.stack,
+                "layer": site.layer,
+                "module": site.module,
+                "kind": place.kind,
+                "before": place.units,
+                "after": after,
+                "kept share": after / place.units,
+                "parameters before": place.parameters,
+                "parameters after": after * place.cost,
+                "protected": site in plan.protected,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def part_table(plan: PruningPlan) -> pd.DataFrame:
+    """Part, parameters, share of the model, and fate; the parameters sum to `plan.layout.parameters`."""
+    layout = plan.layout
+    parts: list[tuple[str, int, str]] = [(part, size, "never pruned") for part, size in layout.other.items()]
+    for kind, name in ((KV_GROUP, "attention"), (NEURON, "MLP")):
+        sites = layout.pool(kind)
+        kept = sum(len(plan.get(site, ())) * layout[site].cost for site in sites)
+        parts.append((f"{name}, kept", kept, "kept"))
+        parts.append((f"{name}, removed", layout.pool_parameters(kind) - kept, "removed"))
+    before = sum(place.units * place.biases for place in layout.values())
+    after = sum(len(plan.get(site, ())) * place.biases for site, place in layout.items())
+    if before:
+        parts += [("biases, kept", after, "kept"), ("biases, removed", before - after, "removed")]
+    rows = [(part, size, size / layout.parameters, fate) for part, size, fate in parts if size]
+    return pd.DataFrame(rows, columns=["part", "parameters", "share", "fate"])
+
+
+def _rates(layout: Layout, sparsity: float, gamma: float) -> tuple[float, float]:
+    """Pruning rates, NaN where gamma names a pool that the model does not have."""
+    try:
+        return pruning_rates(layout, sparsity=sparsity, gamma=gamma)
+    except PlanError:
+        return math.nan, math.nan

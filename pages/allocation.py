@@ -1,0 +1,106 @@
+"""Allocation: how much each layer's attention and MLP lose."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import streamlit as st
+
+from nirvana.layout import KV_GROUP, NEURON
+from nirvana.plan import PruningPlan
+from nirvana.saliency.scores import Saliency
+from nirvana.ui import state
+from nirvana.ui.figures import allocation as figures
+from nirvana.ui.panels import page
+from nirvana.ui.panels.allocation import allocation_controls, explain_gamma, offer_reachable
+from nirvana.ui.panels.charts import scores_protocol, show_chart
+from nirvana.ui.replan import draft_plan, load_saliency
+
+
+def outcome(plan: PruningPlan) -> None:
+    """The budget: asked for, achieved, and what it comes from."""
+    budget = math.floor(plan.requested * plan.layout.prunable + 1e-6)
+    total = plan.layout.parameters
+    with st.container(horizontal=True):
+        st.metric(
+            "Achieved sparsity",
+            f"{plan.sparsity:.5f}",
+            delta=f"{plan.sparsity - plan.requested:+.5f} of the request",
+            delta_color="off",
+            delta_arrow="off",
+            border=True,
+            height="stretch",
+            help="Removed over prunable weights. It misses the request by less than one block of neurons.",
+        )
+        st.metric("Attention removed", f"{plan.rate(KV_GROUP):.1%}", border=True, height="stretch")
+        st.metric("MLP removed", f"{plan.rate(NEURON):.1%}", border=True, height="stretch")
+        st.metric(
+            "Parameters",
+            f"{plan.pruned_layout.parameters / 1e6:,.1f} M",
+            delta=f"{plan.pruned_layout.parameters / total - 1:.1%}",
+            delta_color="off",
+            border=True,
+            height="stretch",
+        )
+    st.caption(
+        f"Target {budget:,} weights, removed {plan.removed:,}: {budget - plan.removed:,} short of it. "
+        "The smallest step is one block of neurons."
+    )
+    for note in plan.notes:
+        st.info(note, icon=":material/info:")
+
+
+def charts(scores: Saliency, plan: PruningPlan, protocol: str) -> None:
+    for stack in plan.layout.stacks:
+        if len(plan.layout.stacks) > 1:
+            st.markdown(f"**{stack}**")
+        show_chart(f"allocation.kept.{stack}", figures.kept_shares(plan, stack), protocol)
+    pools = [kind for kind in (NEURON, KV_GROUP) if plan.layout.pool(kind)]
+    for kind, column in zip(pools, st.columns(len(pools)), strict=True):
+        with column:
+            key = "allocation.scores.mlp" if kind == NEURON else "allocation.scores.attention"
+            show_chart(key, figures.score_histogram(scores, plan, kind), protocol)
+    show_chart("allocation.parts", figures.parameters_by_part(plan), protocol)
+
+
+context = state.context("allocation")
+page.page_header("allocation")
+scores = load_saliency(context.run)
+if scores is None:
+    page.job_panel()
+    page.empty_state("allocation", missing="saliency")
+    st.stop()
+if state.step_state("saliency") == "stale":
+    st.warning(
+        "The scores belong to earlier choices: this plan previews them. Pruning will score the units again first."
+    )
+choice = allocation_controls(context.recipe.allocation, scores.layout)
+if choice != context.recipe.allocation:
+    state.set_recipe(context.recipe.change("allocation", **vars(choice)))
+draft = draft_plan(scores, choice)
+st.caption(f"With these constraints at most {draft.reachable:.2%} can be removed.")
+if draft.plan is None:
+    page.show_error(draft.error)
+    offer_reachable(draft)
+else:
+    outcome(draft.plan)
+    with st.container(horizontal=True):
+        if st.button("Continue to Prune", key="allocation.continue", type="primary"):
+            st.switch_page("pages/prune.py")
+        st.download_button(
+            "Download the plan (JSON)",
+            data=lambda: json.dumps(draft.plan.to_json()) if draft.plan else "",
+            file_name="plan.json",
+            mime="application/json",
+            key="allocation.download",
+            on_click="ignore",
+        )
+    protocol = scores_protocol(context.run, scores)
+    charts(scores, draft.plan, protocol)
+    rates = figures.rates_by_gamma(scores.layout, choice.sparsity, choice.gamma, draft.reachable)
+    show_chart("allocation.rates", rates, protocol)
+with st.expander("How is the budget shared out?", key="allocation.about"):
+    explain_gamma()
+page.job_panel()
+page.show_code("allocation")

@@ -1,0 +1,114 @@
+"""Prune: cut the units out, and look at the model before and after."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from nirvana.plan import PruningPlan
+from nirvana.runs.results import PruneSummary
+from nirvana.ui import state
+from nirvana.ui.figures import prune as figures
+from nirvana.ui.figures.chart import megabytes
+from nirvana.ui.panels import page
+from nirvana.ui.panels.charts import scores_protocol, show_chart
+from nirvana.ui.panels.prune import checkpoint, cost, preview
+from nirvana.ui.replan import draft_plan, load_saliency
+
+
+def actions(context: state.Context, possible: bool) -> None:
+    """One main button: prune first, then compare."""
+    states = {step: state.step_state(step) for step in ("model", "calibration", "saliency", "allocation", "prune")}
+    todo = [step for step, now in states.items() if now != "done"]
+    busy = context.job is not None
+    st.caption(cost(context.run, todo))
+    with st.container(horizontal=True):
+        if st.button(
+            "Prune" if todo else "Pruned",
+            key="prune.run",
+            type="primary" if todo else "secondary",
+            disabled=busy or not todo or not possible,
+            help="Cuts the units out of a copy; the dense model stays as it is.",
+        ):
+            state.submit("prune")
+        if st.button(
+            "Prune and compare" if todo else "Compare with the dense model",
+            key="prune.compare",
+            type="secondary" if todo else "primary",
+            disabled=busy or not possible,
+            help="Measures perplexity, KL and size of both models next.",
+        ):
+            if state.step_state("compare") == "done":
+                st.switch_page("pages/compare.py")
+            state.submit("compare")
+
+
+def result(plan: PruningPlan, summary: PruneSummary, protocol: str) -> None:
+    """Sizes before and after, by layer and as a list."""
+    before, after = summary.parameters["dense"], summary.parameters["pruned"]
+    memory = summary.weight_bytes
+    with st.container(horizontal=True):
+        st.metric(
+            "Parameters",
+            f"{after / 1e6:,.1f} M",
+            delta=f"{after / before - 1:.1%} of {before / 1e6:,.1f} M",
+            delta_color="off",
+            delta_arrow="off",
+            border=True,
+            height="stretch",
+        )
+        st.metric(
+            "Memory of the weights",
+            megabytes(memory["pruned"]),
+            delta=f"{memory['pruned'] / memory['dense'] - 1:.1%} of {megabytes(memory['dense'])}",
+            delta_color="off",
+            delta_arrow="off",
+            border=True,
+            height="stretch",
+        )
+        st.metric(
+            "Sparsity",
+            f"{plan.sparsity:.5f}",
+            help="Removed over prunable weights.",
+            border=True,
+            height="stretch",
+        )
+        st.metric(
+            "Time to prune",
+            f"{summary.seconds:.1f} s",
+            delta=summary.device,
+            delta_color="off",
+            border=True,
+            height="stretch",
+        )
+    for note in summary.notes:
+        st.info(note, icon=":material/info:")
+    for stack in plan.layout.stacks:
+        names = list(dict.fromkeys(site.module for site in plan.layout if site.stack == stack))
+        for name, column in zip(names, st.columns(len(names)), strict=True):
+            with column:
+                chart = figures.sizes_by_layer(plan, stack, name)
+                show_chart(f"prune.sizes.{stack}.{name}", chart, protocol)
+    st.markdown("#### Which modules changed?")
+    st.code(figures.module_diff(plan), language=None, height=320)
+
+
+context = state.context("prune")
+page.page_header("prune")
+scores = load_saliency(context.run)
+draft = draft_plan(scores, context.recipe.allocation) if scores is not None else None
+if draft is None:
+    page.empty_state("prune", missing="saliency")
+elif draft.plan is None:
+    page.show_error(draft.error)
+elif state.step_state("prune") != "done":
+    preview(draft.plan, context.run)
+actions(context, possible=draft is None or draft.plan is not None)
+page.job_panel()
+plan, summary = context.run.plan(), context.run.pruned()
+if plan is not None and summary is not None:
+    if state.step_state("prune") == "stale":
+        st.warning("What follows belongs to earlier choices. Prune to bring it up to date.")
+    protocol = scores_protocol(context.run, scores) if scores is not None else ""
+    result(plan, summary, protocol)
+    checkpoint(context, summary)
+page.show_code("prune")

@@ -1,0 +1,74 @@
+"""Saliency: which units the model's output depends on."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from nirvana.saliency import available
+from nirvana.ui import state
+from nirvana.ui.panels import page
+from nirvana.ui.panels.charts import scores_protocol
+from nirvana.ui.panels.criteria import explain_criterion
+from nirvana.ui.panels.saliency import LAYER, how_computed, one_layer, overview, take_click
+from nirvana.ui.replan import draft_plan, load_saliency
+
+
+def choose_criterion(context: state.Context) -> None:
+    """The criterion, what it measures, and the button that computes the scores."""
+    st.session_state.setdefault("saliency.criterion", context.recipe.saliency.criterion)
+    criterion = st.selectbox(
+        "Criterion",
+        available(),
+        key="saliency.criterion",
+        help="How a unit's importance is measured. Allocation and pruning work the same way with each.",
+    )
+    if criterion != context.recipe.saliency.criterion:
+        state.set_recipe(context.recipe.change("saliency", criterion=criterion))
+        st.rerun()
+    with st.expander("What does this criterion measure?", key="saliency.about"):
+        explain_criterion(criterion)
+    done = state.step_state("saliency") == "done"
+    if st.button(
+        "Scores are current" if done else "Score the units",
+        key="saliency.run",
+        type="secondary" if done else "primary",
+        disabled=done or context.job is not None,
+        help="Computes the steps before it too, where they are not current.",
+    ):
+        state.submit("saliency")
+
+
+context = state.context("saliency")
+page.page_header("saliency")
+choose_criterion(context)
+page.job_panel()
+scores = load_saliency(context.run)
+if scores is None:
+    page.empty_state("saliency", missing="calibration")
+    page.show_code("saliency")
+    st.stop()
+if state.step_state("saliency") == "stale":
+    st.warning("These scores belong to earlier choices. Score the units to bring them up to date.")
+protocol = scores_protocol(context.run, scores)
+stacks = scores.layout.stacks
+stack = stacks[0]
+if len(stacks) > 1:
+    stack = st.segmented_control("Stack", stacks, default=stacks[0], required=True, key="saliency.stack") or stack
+take_click(scores, stack)
+draft = draft_plan(scores, context.recipe.allocation)
+above = st.container()  # filled once the layer is known
+st.markdown("### One layer")
+layer = st.select_slider(
+    "Layer",
+    scores.layout.layers(stack),
+    key=LAYER,
+    bind="query-params",
+    help="A click on a row of a heatmap chooses its layer too.",
+)
+with above:
+    overview(scores, stack, layer, draft.plan, protocol)
+if draft.error is not None:
+    st.info(f"No cut is drawn. {draft.error}")
+one_layer(scores, stack, layer, draft.plan, protocol)
+how_computed(scores)
+page.show_code("saliency")
