@@ -38,8 +38,7 @@ def every_chart(scores: Saliency, stack: str = "decoder") -> list[Chart]:
     plan = allocate(scores, sparsity=0.3, gamma=2.0)
     charts = []
     for module in saliency.modules(scores, stack):
-        for colour in saliency.COLOURS:
-            charts.append(saliency.unit_heatmap(scores, stack, module, colour=colour))
+        charts += [saliency.unit_heatmap(scores, stack, module, colour=colour) for colour in saliency.COLOURS]
         charts.append(saliency.unit_heatmap(scores, stack, module, ordered=True, plan=plan, selected=2))
         charts.append(distributions.layer_distributions(scores, stack, module))
         charts.append(distributions.score_curve(scores, Site(stack, 1, module), plan))

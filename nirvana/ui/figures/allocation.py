@@ -136,8 +136,8 @@ def score_histogram(saliency: Saliency, plan: PruningPlan, kind: str) -> Chart:
         takeaway=takeaway,
         table=table,
         reading=(
-            f"The dashed line is the highest score that goes, {short(cut)}. Kept units left of it are spared by a floor, "
-            "a protected layer or the width multiple."
+            f"The dashed line is the highest score that goes, {short(cut)}. Kept units left of it are spared by a "
+            "floor, a protected layer or the width multiple."
             if lost
             else ""
         ),

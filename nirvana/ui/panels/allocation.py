@@ -123,15 +123,15 @@ def offer_reachable(draft: Draft) -> None:
 def explain_gamma() -> None:
     """Where the two rates come from."""
     st.markdown(
-        "**Sparsity** $s$ is the share of all prunable weights that goes. **gamma** ($\\gamma$) ties the rates at which "
-        "attention and MLP are pruned. With $A$ attention weights and $M$ MLP weights in the whole model:"
+        "**Sparsity** $s$ is the share of all prunable weights that goes. **gamma** ($\\gamma$) ties the rates at "
+        "which attention and MLP are pruned. With $A$ attention weights and $M$ MLP weights in the whole model:"
     )
     st.latex(r"v_\mathrm{attn} = s\,\frac{A + M}{A + \gamma M} \qquad v_\mathrm{mlp} = \gamma\, v_\mathrm{attn}")
     st.markdown(
-        "KV groups are then ranked against KV groups and neurons against neurons, each over all layers at once, and the "
-        "lowest go. Nothing sets a layer's own rate: it follows from its scores. Whole KV groups are taken first, rounded "
-        "down; the MLP takes what is left of the budget, so the total is met to within one block of neurons. Every layer "
-        "keeps at least its best KV group and one block of its best neurons."
+        "KV groups are then ranked against KV groups and neurons against neurons, each over all layers at once, and "
+        "the lowest go. Nothing sets a layer's own rate: it follows from its scores. Whole KV groups are taken first, "
+        "rounded down; the MLP takes what is left of the budget, so the total is met to within one block of neurons. "
+        "Every layer keeps at least its best KV group and one block of its best neurons."
     )
 
 
