@@ -1,0 +1,136 @@
+"""Tiny models, text and an own data folder for every test; nothing is downloaded."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import pytest
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from nirvana.models.lm import LM
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}</s>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+TINY: dict[str, Any] = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": 256,
+    "initializer_range": 0.15,  # wide enough that logits, and so scores and divergences, are not all alike
+    "tie_word_embeddings": True,
+}
+
+
+@pytest.fixture(autouse=True)
+def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A data and cache folder of this test alone."""
+    home = tmp_path / "home"
+    monkeypatch.setenv("NIRVANA_HOME", str(home))
+    return home
+
+
+@pytest.fixture(scope="session", autouse=True)
+def few_threads() -> Iterator[None]:
+    """Tiny matrices are slower on many threads, and tests may share the machine."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def byte_tokenizer() -> PreTrainedTokenizerBase:
+    """One token a byte, plus <s>, </s> and a chat template."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: index for index, token in enumerate(["<s>", "</s>", *alphabet])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="</s>")
+    fast.chat_template = CHAT_TEMPLATE
+    return fast
+
+
+def write_tiny_model(folder: Path, *, seed: int = 0, **changes: Any) -> Path:
+    """Save a random Llama with a byte tokenizer; `changes` go to its config."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    tokenizer = byte_tokenizer()
+    config = LlamaConfig(vocab_size=len(tokenizer), bos_token_id=0, eos_token_id=1, **{**TINY, **changes})
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = LlamaForCausalLM(config)
+        for name, parameter in model.named_parameters():
+            if name.endswith("bias"):
+                torch.nn.init.normal_(parameter, std=0.2)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A saved tiny Llama (3 layers, 2 KV groups, 48 neurons) with its tokenizer. Read only."""
+    return write_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def make_lm(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., LM]:
+    """`make_lm(kv_heads=1, seed=3, attention_bias=True, ...)`: a fresh tiny LM, in float32 on the CPU."""
+    from nirvana import load_model
+
+    def make(*, kv_heads: int = 2, seed: int = 0, dtype: str = "auto", **changes: Any) -> LM:
+        folder = tmp_path_factory.mktemp("models") / "tiny"
+        write_tiny_model(folder, seed=seed, num_key_value_heads=kv_heads, **changes)
+        return load_model(str(folder), device="cpu", dtype=dtype)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_lm(make_lm: Callable[..., LM]) -> LM:
+    """A tiny LM with grouped-query attention. Shared by all tests: do not change it."""
+    return make_lm()
+
+
+def english(documents: int, *, seed: int = 0) -> list[str]:
+    """English-like documents of some hundred words, each different from every other."""
+    draw = random.Random(seed)
+    nouns = "river engine teacher garden letter market window signal forest bridge number winter".split()
+    verbs = "finds carries follows answers opens measures remembers builds crosses explains".split()
+    adjectives = "old quiet bright narrow patient distant careful sudden wooden simple".split()
+
+    def sentence() -> str:
+        words = ["the", draw.choice(adjectives), draw.choice(nouns), draw.choice(verbs)]
+        words += ["the", draw.choice(nouns), "near", "the", draw.choice(adjectives), draw.choice(nouns)]
+        return " ".join(words).capitalize() + "."
+
+    return [
+        f"Chapter {index}. " + " ".join(sentence() for _ in range(draw.randint(12, 30))) for index in range(documents)
+    ]
+
+
+@pytest.fixture(scope="session")
+def sample_text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A .txt file of 60 English-like documents, separated by blank lines."""
+    path = tmp_path_factory.mktemp("text") / "sample.txt"
+    path.write_text("\n\n".join(english(60)), encoding="utf-8")
+    return path
