@@ -6,14 +6,14 @@ import streamlit as st
 
 UNITS = (
     "A **KV group** is one key and one value head with all the query heads that read them; a **neuron** is one row of "
-    "an MLP's gate and up projections with its column of the down projection. Each is one **unit**: it stays or goes as a "
-    "whole."
+    "an MLP's gate and up projections with its column of the down projection. Each is one **unit**: it stays or goes "
+    "as a whole."
 )
 
 NIRVANA = (
     "**NIRVANA** asks how much the *output* changes when a weight is set to zero. To first order that is the weight "
-    "times the gradient of the output, so a weight's saliency is the size of that product. The output is summed up in one "
-    "number, $f$: for each calibration sample $b$ and each entry $v$ of the vocabulary, the highest logit over all "
+    "times the gradient of the output, so a weight's saliency is the size of that product. The output is summed up in "
+    "one number, $f$: for each calibration sample $b$ and each entry $v$ of the vocabulary, the highest logit over all "
     "positions $t$, averaged. Gradients add up over the samples before the absolute value is taken. A unit's score is "
     "the sum over its weights."
 )
