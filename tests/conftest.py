@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny matrices are slower on many threads
 
 import pytest
 
@@ -40,17 +41,6 @@ def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     home = tmp_path / "home"
     monkeypatch.setenv("NIRVANA_HOME", str(home))
     return home
-
-
-@pytest.fixture(scope="session", autouse=True)
-def few_threads() -> Iterator[None]:
-    """Tiny matrices are slower on many threads, and tests may share the machine."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def byte_tokenizer() -> PreTrainedTokenizerBase:
@@ -114,9 +104,33 @@ def tiny_lm(make_lm: Callable[..., LM]) -> LM:
 def english(documents: int, *, seed: int = 0) -> list[str]:
     """English-like documents of some hundred words, each different from every other."""
     draw = random.Random(seed)
-    nouns = "river engine teacher garden letter market window signal forest bridge number winter".split()
-    verbs = "finds carries follows answers opens measures remembers builds crosses explains".split()
-    adjectives = "old quiet bright narrow patient distant careful sudden wooden simple".split()
+    nouns = [
+        "river",
+        "engine",
+        "teacher",
+        "garden",
+        "letter",
+        "market",
+        "window",
+        "signal",
+        "forest",
+        "bridge",
+        "number",
+        "winter",
+    ]
+    verbs = [
+        "finds",
+        "carries",
+        "follows",
+        "answers",
+        "opens",
+        "measures",
+        "remembers",
+        "builds",
+        "crosses",
+        "explains",
+    ]
+    adjectives = ["old", "quiet", "bright", "narrow", "patient", "distant", "careful", "sudden", "wooden", "simple"]
 
     def sentence() -> str:
         words = ["the", draw.choice(adjectives), draw.choice(nouns), draw.choice(verbs)]
