@@ -46,6 +46,8 @@ class CalibrationChoice:
 
 @dataclass(frozen=True)
 class SaliencyChoice:
+    """`criterion`: one of `nirvana.saliency.available()`."""
+
     criterion: str = "nirvana"
 
 

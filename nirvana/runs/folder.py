@@ -1,0 +1,198 @@
+"""A run's folder: one result and one record a step, each whole or absent."""
+
+from __future__ import annotations
+
+import base64
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from nirvana.calibration.sets import CalibrationSelection, CalibrationSet
+from nirvana.evaluation.results import Report
+from nirvana.files import content_hash, read_json, unpack, write_bytes, write_json
+from nirvana.plan import PruningPlan
+from nirvana.runs.results import Continuation, ModelCard, PruneSummary
+from nirvana.saliency.scores import Saliency
+
+CONTINUATIONS = "continuations.json"
+log = logging.getLogger(__name__)
+
+
+class Format(NamedTuple):
+    """How the result of one step becomes a file."""
+
+    name: str
+    suffix: str
+    write: Callable[[Any], bytes]
+    read: Callable[[bytes], Any]
+
+
+def _json_format(name: str, kind: Any) -> Format:
+    return Format(
+        name,
+        ".json",
+        lambda value: json.dumps(value.to_json(), ensure_ascii=False).encode(),
+        lambda content: kind.from_json(json.loads(content)),
+    )
+
+
+def _read_calibration(content: bytes) -> CalibrationSelection | CalibrationSet:
+    meta, _ = unpack(content)
+    return CalibrationSelection.from_bytes(content) if "candidates" in meta else CalibrationSet.from_bytes(content)
+
+
+def _write_plan(plan: PruningPlan) -> bytes:
+    """The plan's JSON with one bit a unit, base64, in place of the lists of kept indices."""
+    bits = {}
+    for site, kept in plan.kept.items():
+        mask = np.zeros(plan.layout[site].units, bool)
+        mask[kept] = True
+        bits[site.key] = base64.b64encode(np.packbits(mask).tobytes()).decode()
+    return json.dumps(plan.to_json() | {"kept": bits}).encode()
+
+
+def _read_plan(content: bytes) -> PruningPlan:
+    data = json.loads(content)
+    kept = {}
+    for key, text in data["kept"].items():
+        mask = np.unpackbits(np.frombuffer(base64.b64decode(text), np.uint8))
+        kept[key] = np.flatnonzero(mask[: data["layout"]["sites"][key][0]])
+    return PruningPlan.from_json(data | {"kept": kept})
+
+
+FORMATS = {
+    "model": _json_format("model", ModelCard),
+    "calibration": Format("calibration", ".npz", lambda value: value.to_bytes(), _read_calibration),
+    "saliency": Format("saliency", ".npz", Saliency.to_bytes, Saliency.from_bytes),
+    "allocation": Format("plan", ".json", _write_plan, _read_plan),
+    "prune": _json_format("pruned", PruneSummary),
+    "compare": _json_format("report", Report),
+}
+
+
+class StepFolder:
+    """Results by step.
+
+    A result's file carries the hash of its content in its name, e.g. `saliency-3f2a91c05d7e.npz`, and the record
+    `saliency.info.json` names the file. So a new result takes effect in one move, a reader never pairs it with the
+    record of another, and a damaged file is noticed.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def info(self, step: str) -> dict[str, Any] | None:
+        """The record of a step, or None where there is no whole result."""
+        try:
+            info = read_json(self._record(step))
+            return info if (self.path / str(info["file"])).is_file() else None
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            log.warning("%s is damaged and counts as missing: %s", self._record(step), error)
+            return None
+
+    def read(self, step: str) -> Any:
+        """The result of a step, or None. A damaged one is said in the log and counts as missing from then on."""
+        while info := self.info(step):
+            path = self.path / str(info["file"])
+            try:
+                content = path.read_bytes()
+                if content_hash(content)[:12] not in path.name:
+                    raise ValueError("its content is not what was written")
+                return FORMATS[step].read(content)
+            except FileNotFoundError:
+                continue  # a newer result took its place since the record was read
+            except Exception as error:  # whatever a parser makes of foreign bytes
+                log.warning("%s is damaged and counts as missing: %s", path, error)
+                if self.info(step) != info:
+                    continue
+                try:
+                    self._record(step).unlink(missing_ok=True)
+                except OSError:
+                    log.warning("%s cannot be removed", self._record(step))
+                return None
+        return None
+
+    def write(self, step: str, result: Any, info: dict[str, Any]) -> None:
+        """Store a result and its record; the earlier one stays until the new one is whole.
+
+        Raises:
+            NirvanaError: the disk is full or the folder cannot be written.
+        """
+        self._put(step, FORMATS[step].write(result), info)
+
+    def copy(self, step: str, source: StepFolder) -> None:
+        """Take a step over from another run's folder; nothing happens where it cannot be read."""
+        info = source.info(step)
+        try:
+            if info is not None:
+                self._put(step, (source.path / str(info["file"])).read_bytes(), info)
+        except OSError as error:
+            log.warning("The %s result of %s was not copied: %s", step, source.path.name, error)
+
+    def _put(self, step: str, content: bytes, info: dict[str, Any]) -> None:
+        form = FORMATS[step]
+        file = f"{form.name}-{content_hash(content)[:12]}{form.suffix}"
+        write_bytes(self.path / file, content)
+        write_json(self._record(step), {**info, "file": file})
+        for old in self.path.glob(f"{form.name}-*{form.suffix}"):
+            if old.name != file:
+                old.unlink(missing_ok=True)
+
+    def _record(self, step: str) -> Path:
+        return self.path / f"{FORMATS[step].name}.info.json"
+
+    def continuations(self, fingerprint: str) -> list[Continuation]:
+        """Continuations made with the pruned model of that fingerprint, oldest first."""
+        return [
+            Continuation.from_json({key: value for key, value in item.items() if key != "fingerprint"})
+            for item in self._continuations()
+            if item["fingerprint"] == fingerprint
+        ]
+
+    def add_continuation(self, continuation: Continuation, fingerprint: str) -> None:
+        """Append one, in place of an earlier one of the same prompt and settings.
+
+        Raises:
+            NirvanaError: the disk is full or the folder cannot be written.
+        """
+        record = {**continuation.to_json(), "fingerprint": fingerprint}
+        same = ("prompt", "chat", "max_new_tokens", "fingerprint")
+        kept = [item for item in self._continuations() if any(item[name] != record[name] for name in same)]
+        write_json(self.path / CONTINUATIONS, [*kept, record])
+
+    def _continuations(self) -> list[dict[str, Any]]:
+        try:
+            items = read_json(self.path / CONTINUATIONS)
+            required = {"prompt", "chat", "max_new_tokens", "dense", "pruned", "fingerprint"}
+            return [item for item in items if set(item) == required]
+        except FileNotFoundError:
+            return []
+        except (OSError, ValueError, TypeError) as error:
+            log.warning("%s cannot be read: %s", self.path / CONTINUATIONS, error)
+            return []
+
+    def sweep(self) -> None:
+        """Remove what a killed writer left half done; only while nobody writes here."""
+        import shutil
+
+        for leftover in self.path.glob(".*"):
+            if leftover.is_dir():
+                shutil.rmtree(leftover, ignore_errors=True)
+            else:
+                leftover.unlink(missing_ok=True)
+
+    def size(self) -> int:
+        """Bytes of all files."""
+        total = 0
+        for file in self.path.rglob("*"):
+            try:
+                total += file.stat().st_size if file.is_file() else 0
+            except OSError:
+                continue  # removed since it was listed
+        return total

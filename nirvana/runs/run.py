@@ -1,0 +1,178 @@
+"""A run: what a page or the pipeline reads of it and writes to it."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from nirvana.calibration.sets import CalibrationSelection, CalibrationSet
+from nirvana.errors import RunError
+from nirvana.evaluation.results import Report
+from nirvana.plan import PruningPlan
+from nirvana.runs.folder import StepFolder
+from nirvana.runs.index import LIVE, Index
+from nirvana.runs.recipe import STEPS, Recipe
+from nirvana.runs.results import Continuation, ModelCard, PruneSummary
+from nirvana.saliency.scores import Saliency
+
+PACKAGES = ("nirvana-studio", "torch", "transformers", "tokenizers", "numpy", "safetensors", "datasets", "gguf")
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One run as it was when it was opened: its recipe, and what its folder holds now.
+
+    Results are read on each call; None means that the step has none. `created` and `updated` are seconds since 1970.
+    """
+
+    id: str
+    name: str
+    recipe: Recipe
+    created: float
+    updated: float
+    pinned: bool
+    folder: Path
+    index: Index | None  # None for the example
+
+    @property
+    def is_example(self) -> bool:
+        return self.index is None
+
+    @property
+    def status(self) -> str:
+        """ "running" or "queued" while a job is live; "done" with every step current; "failed", "cancelled" or
+        "interrupted" as the last job ended; else "partial" or "empty" by what there is."""
+        last = self._jobs()[:1]
+        live = {job["status"] for job in self._jobs() if job["status"] in LIVE}
+        if live:
+            return "running" if "running" in live else "queued"
+        states = [self.step_state(step) for step in STEPS]
+        if all(state == "done" for state in states):
+            return "done"
+        if last and last[0]["status"] in ("failed", "cancelled", "interrupted") and last[0]["task"] == "run":
+            return str(last[0]["status"])
+        return "empty" if all(state == "missing" for state in states) else "partial"
+
+    def failure(self) -> dict[str, Any] | None:
+        """Why the last job did not end well: "step", "message", "hint", "finished" (and "task", "status")."""
+        for job in self._jobs()[:1]:
+            if job["status"] in ("failed", "cancelled", "interrupted"):
+                error = {"step": "", "message": "Cancelled.", "hint": "", **json.loads(job["error"] or "{}")}
+                return error | {"finished": job["finished"], "task": job["task"], "status": job["status"]}
+        return None
+
+    def info(self, step: str) -> dict[str, Any] | None:
+        """How the result of `step` came about, or None where there is none."""
+        return self.steps.info(step)
+
+    def step_state(self, step: str, recipe: Recipe | None = None) -> str:
+        """ "done" where the result is what `recipe` (default: the run's own) asks for, else "stale" or "missing"."""
+        info = self.info(step)
+        if info is None:
+            return "missing"
+        return "done" if info.get("fingerprint") == (recipe or self.recipe).fingerprint(step) else "stale"
+
+    @property
+    def steps(self) -> StepFolder:
+        return StepFolder(self.folder)
+
+    def model(self) -> ModelCard | None:
+        result: ModelCard | None = self.steps.read("model")
+        return result
+
+    def calibration(self) -> CalibrationSelection | CalibrationSet | None:
+        result: CalibrationSelection | CalibrationSet | None = self.steps.read("calibration")
+        return result
+
+    def saliency(self) -> Saliency | None:
+        result: Saliency | None = self.steps.read("saliency")
+        return result
+
+    def plan(self) -> PruningPlan | None:
+        result: PruningPlan | None = self.steps.read("allocation")
+        return result
+
+    def pruned(self) -> PruneSummary | None:
+        result: PruneSummary | None = self.steps.read("prune")
+        return result
+
+    def report(self) -> Report | None:
+        result: Report | None = self.steps.read("compare")
+        return result
+
+    def continuations(self) -> list[Continuation]:
+        """Those made with the plan that the run holds now, oldest first."""
+        info = self.info("prune")
+        return self.steps.continuations(str(info["fingerprint"])) if info else []
+
+    def put_model(self, card: ModelCard, **info: Any) -> None:
+        self._put("model", card, info)
+
+    def put_calibration(self, calibration: CalibrationSelection | CalibrationSet, **info: Any) -> None:
+        self._put("calibration", calibration, info)
+
+    def put_saliency(self, saliency: Saliency, **info: Any) -> None:
+        self._put("saliency", saliency, info)
+
+    def put_plan(self, plan: PruningPlan, **info: Any) -> None:
+        self._put("allocation", plan, info)
+
+    def put_pruned(self, summary: PruneSummary, **info: Any) -> None:
+        self._put("prune", summary, info)
+
+    def put_report(self, report: Report, **info: Any) -> None:
+        self._put("compare", report, info)
+
+    def add_continuation(self, continuation: Continuation) -> None:
+        """Keep a continuation with the pruned model that made it.
+
+        Raises:
+            RunError: the run is the example, or holds no pruned model.
+        """
+        info = self.info("prune")
+        if self.is_example or info is None:
+            raise RunError("There is no pruned model to continue with.", "Prune first.")
+        self.steps.add_continuation(continuation, str(info["fingerprint"]))
+
+    def _put(self, step: str, result: Any, info: dict[str, Any]) -> None:
+        """Store a result with its record; the fingerprint is that of the run's recipe unless `info` has one.
+
+        Raises:
+            RunError: the run is the example, or was deleted meanwhile.
+            NirvanaError: the disk is full.
+        """
+        if self.index is None:
+            raise RunError("The example run cannot be changed.", "Start a run of your own from it.")
+        if not self.index.update("runs", self.id, updated=time.time()):
+            raise RunError(f"Run {self.id} was deleted.", "Start a new run.")
+        record = {
+            "fingerprint": self.recipe.fingerprint(step),
+            "finished": time.time(),
+            "cached": False,
+            "versions": package_versions(),
+        }
+        self.steps.write(step, result, record | info)
+
+    def _jobs(self) -> list[dict[str, Any]]:
+        """Newest first: status, task, error and end of each job."""
+        if self.index is None:
+            return []
+        query = "SELECT task, status, error, finished FROM jobs WHERE run_id = ? ORDER BY number DESC"
+        return self.index.rows(query, self.id)
+
+
+@lru_cache(maxsize=1)
+def package_versions() -> dict[str, str]:
+    """Versions of the packages that results depend on, those that are installed."""
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions

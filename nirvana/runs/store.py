@@ -1,0 +1,210 @@
+"""Runs on disk: an index of all, and a folder of results each. No torch, and safe to use from several processes."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import secrets
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from nirvana.errors import RunError
+from nirvana.files import data_folder, read_json, write_json
+from nirvana.runs.folder import StepFolder
+from nirvana.runs.index import LIVE, Index, new_id
+from nirvana.runs.recipe import STEPS, Recipe
+from nirvana.runs.run import Run
+
+__all__ = ["Run", "Store", "default_name", "write_example"]
+
+EXAMPLE = "example"
+EXAMPLE_FOLDER = Path(__file__).parent / "example"
+ID = re.compile(r"[0-9a-z]{12}", re.ASCII)
+NAME_LENGTH = 120
+log = logging.getLogger(__name__)
+
+
+class Store:
+    """All runs under `root` (default: the user's data folder) and the packaged example, opened read-only."""
+
+    def __init__(self, root: Path | None = None) -> None:
+        self.root = data_folder() if root is None else Path(root)
+        self.index = Index(self.root / "runs.sqlite3")
+        self.index.interrupt()
+
+    def create(self, recipe: Recipe, *, name: str = "", parent: Run | None = None) -> Run:
+        """A new run; results of `parent` that hold for `recipe` too are copied.
+
+        Raises:
+            RunError: the name is unusable, or the index cannot be written.
+            NirvanaError: the disk is full.
+        """
+        now = time.time()
+        label = _clean_name(name or default_name(recipe))
+        while True:
+            run_id = new_id()
+            folder = self._folder(run_id)
+            try:
+                folder.mkdir(parents=True)
+                break
+            except FileExistsError:
+                continue
+            except OSError as error:
+                raise RunError(f"A run cannot be created: {error}.", f"Check {self.root}.") from error
+        run = Run(run_id, label, recipe, now, now, False, folder, self.index)
+        try:
+            for step in STEPS:
+                if parent is not None and parent.step_state(step, recipe) == "done":
+                    run.steps.copy(step, parent.steps)
+            if parent is not None and run.info("prune"):
+                for continuation in parent.continuations():
+                    run.add_continuation(continuation)
+            self.index.insert("runs", id=run_id, name=label, recipe=recipe.to_json(), created=now, updated=now)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        return run
+
+    def open(self, run_id: str) -> Run:
+        """A run by id; "example" is the packaged one.
+
+        Raises:
+            RunError: there is no such run, or its recipe cannot be read.
+        """
+        if run_id == EXAMPLE:
+            return _open_example()
+        rows = self.index.rows("SELECT * FROM runs WHERE id = ?", run_id) if ID.fullmatch(str(run_id)) else []
+        if not rows:
+            raise RunError("There is no such run.", "It may have been deleted; choose one on the Runs page.")
+        return self._run(rows[0])
+
+    def runs(self) -> list[Run]:
+        """All runs, pinned ones first, then the newest; not the example."""
+        runs = []
+        if self.index.path.exists():
+            for row in self.index.rows("SELECT * FROM runs ORDER BY pinned DESC, created DESC, id DESC"):
+                try:
+                    runs.append(self._run(row))
+                except RunError as error:
+                    log.warning("Run %s is left out: %s", row["id"], error)
+        return runs
+
+    def rename(self, run_id: str, name: str) -> None:
+        """Give a run another name.
+
+        Raises:
+            RunError: the run is unknown or the example, or the name is unusable.
+        """
+        self._change(run_id, name=_clean_name(name))
+
+    def pin(self, run_id: str, pinned: bool) -> None:
+        """Keep a run at the top of the list, or not.
+
+        Raises:
+            RunError: the run is unknown or the example.
+        """
+        self._change(run_id, pinned=int(pinned))
+
+    def set_recipe(self, run_id: str, recipe: Recipe) -> Run:
+        """Change what a run asks for. Results stay; those that no longer hold count as stale until computed again.
+
+        Raises:
+            RunError: the run is unknown or the example.
+        """
+        self._change(run_id, recipe=recipe.to_json(), updated=time.time())
+        return self.open(run_id)
+
+    def delete(self, run_id: str) -> None:
+        """Remove a run and its folder.
+
+        Raises:
+            RunError: the run is unknown or the example, or one of its jobs is live.
+        """
+        self._check_own(run_id)
+        self.index.interrupt()
+        with self.index.connect() as connection:
+            query = "SELECT COUNT(*) FROM jobs WHERE run_id = ? AND status IN (?, ?)"
+            if connection.execute(query, (run_id, *LIVE)).fetchone()[0]:
+                raise RunError("This run is being computed.", "Cancel its job first, then delete it.")
+            if not connection.execute("DELETE FROM runs WHERE id = ?", (run_id,)).rowcount:
+                raise RunError("There is no such run.", "It may have been deleted already.")
+        folder = self._folder(run_id)
+        doomed = folder.with_name(f".deleted-{run_id}-{secrets.token_hex(3)}")
+        try:
+            folder.rename(doomed)  # at once out of sight; removing many files takes a while
+        except FileNotFoundError:
+            return
+        except OSError:
+            doomed = folder
+        shutil.rmtree(doomed, ignore_errors=True)
+
+    def disk_use(self, run_id: str) -> int:
+        """Bytes of a run's folder."""
+        return self.open(run_id).steps.size()
+
+    def _run(self, row: dict[str, Any]) -> Run:
+        try:
+            recipe = Recipe.from_json(json.loads(row["recipe"]))
+        except (ValueError, TypeError, AttributeError, RunError) as error:
+            raise RunError(f"The recipe of this run cannot be read: {error}", "Delete the run.") from error
+        times = float(row["created"]), float(row["updated"])
+        return Run(row["id"], row["name"], recipe, *times, bool(row["pinned"]), self._folder(row["id"]), self.index)
+
+    def _folder(self, run_id: str) -> Path:
+        return self.root / "runs" / run_id
+
+    def _change(self, run_id: str, **values: Any) -> None:
+        self._check_own(run_id)
+        if not self.index.update("runs", run_id, **values):
+            raise RunError("There is no such run.", "It may have been deleted; choose one on the Runs page.")
+
+    def _check_own(self, run_id: str) -> None:
+        if run_id == EXAMPLE:
+            raise RunError("The example run cannot be changed.", "Start a run of your own from it.")
+        if not ID.fullmatch(str(run_id)):
+            raise RunError("There is no such run.", "Choose one on the Runs page.")
+
+
+def default_name(recipe: Recipe) -> str:
+    """E.g. "smollm2-135m, 20%, gamma 3.36"."""
+    model = Path(recipe.model.name).name or "model"
+    return f"{model}, {recipe.allocation.sparsity:.3g}, gamma {recipe.allocation.gamma:g}"[:NAME_LENGTH]
+
+
+def write_example(run: Run, folder: Path = EXAMPLE_FOLDER) -> None:
+    """Write the results of `run` to `folder` in the layout that `Store.open("example")` reads."""
+    shutil.rmtree(folder, ignore_errors=True)
+    target = StepFolder(folder)
+    for step in STEPS:
+        target.copy(step, run.steps)
+    info = run.info("prune")
+    for continuation in run.continuations():
+        target.add_continuation(continuation, str(info["fingerprint"]) if info else "")
+    write_json(folder / "run.json", {"name": run.name, "created": run.created, "recipe": run.recipe.to_json()})
+
+
+def _open_example() -> Run:
+    data: dict[str, Any] = {"name": "Example", "created": 0.0, "recipe": {}}
+    try:
+        data |= read_json(EXAMPLE_FOLDER / "run.json")
+        recipe = Recipe.from_json(data["recipe"])
+    except (OSError, ValueError, TypeError, RunError) as error:
+        log.warning("The example run is not there: %s", error)
+        recipe = Recipe()
+    created = float(data["created"])
+    return Run(EXAMPLE, str(data["name"]), recipe, created, created, False, EXAMPLE_FOLDER, None)
+
+
+def _clean_name(name: str) -> str:
+    """One line without control characters.
+
+    Raises:
+        RunError: nothing is left, or it is too long.
+    """
+    clean = " ".join("".join(letter if letter.isprintable() else " " for letter in name).split())
+    if not 0 < len(clean) <= NAME_LENGTH:
+        raise RunError(f"A run's name has 1 to {NAME_LENGTH} characters.", "Give it a short name.")
+    return clean
