@@ -48,7 +48,7 @@ def prune(lm: LM, plan: PruningPlan, *, progress: ProgressCallback | None = None
             for part in lm.family.slices(lm.settings, site):
                 _slice_linear(layer.get_submodule(part.module), part, units, sliced)
     # deepcopy asks the memo first, so each sliced weight is copied once and the dense one not at all.
-    model = copy.deepcopy(dense, memo={**sliced})
+    model = copy.deepcopy(dense, memo=dict[int, object](sliced))
     _drop_layers(model, lm, plan, places)
     for site in plan:
         layer = lm.family.blocks(model)[site.stack][layer_places(plan.pruned_layout)[site.stack, site.layer]]

@@ -23,33 +23,38 @@ class PruningRecord:
     """Which units of the dense model a checkpoint still holds.
 
     `kept` has original unit indices; a layer without sites was removed. `base` and `base_hash` name the dense model,
-    `note` is its source's, e.g. "4-bit origin".
+    which had `base_layers` layers; `note` is its source's, e.g. "4-bit origin".
     """
 
     base: str
     base_hash: str
     note: str
+    base_layers: int
     kept: dict[Site, np.ndarray]
 
     @property
     def layers(self) -> list[int]:
         return sorted({site.layer for site in self.kept})
 
+    def dense_layout(self, family: Family, config: Config) -> Layout:
+        """The layout of the dense model; `config` is the checkpoint's, with the dense model's sizes of a layer."""
+        return family.layout(config, range(self.base_layers))
+
     def layout(self, family: Family, config: Config) -> Layout:
-        """The layout of the checkpoint; `config` is that of the dense model.
+        """The layout of the checkpoint, in original layer indices.
 
         Raises:
             CheckpointError: the record does not fit the config.
         """
-        dense = family.layout(config)
+        dense = self.dense_layout(family, config)
         for site, kept in self.kept.items():
-            if site not in dense or len(kept) == 0 or kept[-1] >= dense[site].units or (np.diff(kept) <= 0).any():
-                raise CheckpointError(
-                    f"{FILE} and config.json disagree about {site.key}.", "Save the pruned model again."
-                )
+            if site not in dense or kept.ndim != 1 or len(kept) == 0:
+                raise CheckpointError(f"{FILE} and config.json disagree about {site.key}.", "Save the model again.")
+            if kept[0] < 0 or kept[-1] >= dense[site].units or (np.diff(kept) <= 0).any():
+                raise CheckpointError(f"{FILE} lists impossible units of {site.key}.", "Save the model again.")
         layout = family.layout(config, self.layers)
-        if list(layout) != list(self.kept):
-            raise CheckpointError(f"{FILE} does not list the sites of every layer.", "Save the pruned model again.")
+        if list(layout) != list(self.kept) or len(self.layers) != family.geometry(config)["layers"]:
+            raise CheckpointError(f"{FILE} and config.json disagree about the layers.", "Save the model again.")
         sites = {site: place._replace(units=len(self.kept[site])) for site, place in layout.items()}
         return Layout(sites, layout.other, layout.architecture)
 
@@ -59,13 +64,14 @@ class PruningRecord:
             "base": self.base,
             "base_hash": self.base_hash,
             "note": self.note,
+            "base_layers": self.base_layers,
             "kept": {site.key: kept.tolist() for site, kept in self.kept.items()},
         }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> PruningRecord:
         kept = {Site.from_key(key): np.array(units, np.int64) for key, units in data["kept"].items()}
-        return cls(str(data["base"]), str(data["base_hash"]), str(data["note"]), kept)
+        return cls(str(data["base"]), str(data["base_hash"]), str(data["note"]), int(data["base_layers"]), kept)
 
 
 def read_record(folder: Path) -> PruningRecord | None:

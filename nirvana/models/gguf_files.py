@@ -2,24 +2,44 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
 import re
 import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from nirvana.errors import CheckpointError, ModelError
-from nirvana.files import cache_folder, content_hash
+from nirvana.errors import CheckpointError, ModelError, NirvanaError
+from nirvana.files import cache_folder, content_hash, read_json, write_json
+from nirvana.models.quiet import quiet_library
 from nirvana.progress import ProgressCallback, report
 
 
 def read_gguf_config(path: Path) -> tuple[dict[str, Any], int]:
     """The header as a config.json dictionary, and the bits per weight of its most common tensor type.
 
+    Kept in the cache folder: a header holds the whole vocabulary, which takes seconds to parse.
+
     Raises:
         ModelError: it is not a GGUF file, or it lacks what describes the architecture.
     """
+    known = cache_folder() / "headers" / f"{_identity(path)}.json"
+    try:
+        stored = read_json(known)
+        return stored["config"], stored["bits"]
+    except (OSError, ValueError, KeyError, TypeError):
+        config, bits = _parse_header(path)
+    with contextlib.suppress(NirvanaError):  # without a writable cache it is parsed again next time
+        write_json(known, {"config": config, "bits": bits})
+    return config, bits
+
+
+def _identity(path: Path) -> str:
+    stat = path.stat()
+    return content_hash(str(path.resolve()), str(stat.st_size), str(stat.st_mtime_ns))[:16]
+
+
+def _parse_header(path: Path) -> tuple[dict[str, Any], int]:
     from gguf import GGUFReader
 
     try:
@@ -69,30 +89,32 @@ def converted_folder(path: Path, *, progress: ProgressCallback | None = None) ->
         ModelError: transformers cannot read this GGUF.
         CheckpointError: the cache folder cannot be written.
     """
-    stat = path.stat()
-    identity = content_hash(str(path.resolve()), str(stat.st_size), str(stat.st_mtime_ns))[:16]
-    folder = cache_folder() / "models" / f"{path.stem}-{identity}"
+    folder = cache_folder() / "models" / f"{path.stem}-{_identity(path)}"
     if (folder / "config.json").is_file():
         return folder
     report(progress, "Dequantising once (kept for next time)", 0, 0)
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-        model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype="float32")
+        with quiet_library():
+            tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+            model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype="float32")
     except (ValueError, KeyError, OSError, RuntimeError, NotImplementedError) as error:
         raise ModelError(f"{path.name} cannot be converted: {error}", "Use another GGUF file or a folder.") from error
-    if hasattr(model.config, "quantization_config"):
-        del model.config.quantization_config  # the weights are plain now, and would not be saved with it
+    # The weights are plain now; what still calls them quantised would refuse to save them.
+    for holder, name in ((model.config, "quantization_config"), (model, "hf_quantizer")):
+        if hasattr(holder, name):
+            delattr(holder, name)
     model.config.name_or_path = ""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
             staged = Path(temporary) / "model"
-            model.save_pretrained(staged)
+            with quiet_library():
+                model.save_pretrained(staged)
             tokenizer.save_pretrained(staged)
             if not folder.exists():
-                os.replace(staged, folder)
+                staged.replace(folder)
     except OSError as error:
         shutil.rmtree(folder, ignore_errors=True)
         raise CheckpointError(

