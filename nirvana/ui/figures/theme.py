@@ -1,0 +1,29 @@
+"""Colours of the figures, after Okabe and Ito, each with a contrast of at least 3 on white and on near-black."""
+
+from __future__ import annotations
+
+ATTENTION = "#2B83BA"  # blue
+MLP = "#009E73"  # bluish green
+REMOVED = "#D55E00"  # vermilion
+NEUTRAL = "#868D97"  # what is never pruned, or a size before
+
+DENSE = NEUTRAL
+PRUNED = "#C2629B"  # reddish purple
+
+CUT = "#868D97"  # lines over the page's own background
+CUT_ON_HEATMAP = "#FF6A3D"  # lines over SEQUENTIAL, which has no red
+
+CATEGORICAL = (ATTENTION, "#B77D00", MLP, PRUNED, REMOVED, "#7A6FC2", "#4E9AA8", NEUTRAL)
+SEQUENTIAL = "Cividis"
+DIVERGING = "PuOr"  # centre it at 0
+
+
+def translucent(colour: str, alpha: float) -> str:
+    """A hex colour with an opacity, e.g. "rgba(43, 131, 186, 0.35)"."""
+    red, green, blue = (int(colour[start : start + 2], 16) for start in (1, 3, 5))
+    return f"rgba({red}, {green}, {blue}, {alpha:g})"
+
+
+def module_name(module: str) -> str:
+    """A module as running text has it, e.g. "MLP", "attention", "cross attention"."""
+    return module.replace("_", " ").replace("mlp", "MLP")
