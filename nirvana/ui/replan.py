@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import streamlit as st
-from nirvana.runs.store import Run
 
 from nirvana.allocation import allocate, reachable_sparsity
 from nirvana.errors import PlanError
 from nirvana.plan import PruningPlan
 from nirvana.runs.recipe import AllocationChoice
+from nirvana.runs.store import Run
 from nirvana.saliency.scores import Saliency
 
 

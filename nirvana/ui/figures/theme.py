@@ -1,4 +1,4 @@
-"""Colours of the figures, after Okabe and Ito, each with a contrast of at least 3 on white and on near-black."""
+"""Colours of the figures, after Okabe and Ito; those drawn on the page have a contrast above 3 in light and dark."""
 
 from __future__ import annotations
 

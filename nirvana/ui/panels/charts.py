@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import streamlit as st
-from nirvana.runs.store import Run
-from nirvana.ui.panels.page import table_and_csv
 
 from nirvana.calibration.sets import CalibrationSelection
+from nirvana.runs.store import Run
 from nirvana.saliency.scores import Saliency
 from nirvana.ui.figures.chart import Chart
+from nirvana.ui.panels.page import table_and_csv
 
 CONFIG = {"displaylogo": False, "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d"]}
 

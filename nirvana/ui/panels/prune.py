@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import streamlit as st
-from nirvana.runs.store import Run
 
 from nirvana.layout import KV_GROUP, NEURON
 from nirvana.plan import PruningPlan
 from nirvana.runs.results import PruneSummary
+from nirvana.runs.store import Run
 from nirvana.ui import state
 from nirvana.ui.figures.chart import count, megabytes
 

@@ -1,0 +1,128 @@
+"""The recipe as code: what a page does, as a Python script and as a command line."""
+
+from __future__ import annotations
+
+import math
+import shlex
+
+from nirvana.runs.recipe import STEPS, Recipe
+
+WIDTH = 96
+GENERATED = "self-generated"
+FLAGS = (  # command-line option, recipe section, value
+    ("--model", "model", "name"),
+    ("--device", "model", "device"),
+    ("--dtype", "model", "dtype"),
+    ("--corpus", "calibration", "corpus"),
+    ("--candidates", "calibration", "candidates"),
+    ("--samples", "calibration", "samples"),
+    ("--length", "calibration", "length"),
+    ("--seed", "calibration", "seed"),
+    ("--criterion", "saliency", "criterion"),
+    ("--sparsity", "allocation", "sparsity"),
+    ("--gamma", "allocation", "gamma"),
+    ("--multiple-of", "allocation", "multiple_of"),
+)
+ALWAYS = ("--model", "--sparsity", "--gamma")
+
+
+def python_code(recipe: Recipe, step: str) -> str:
+    """A script that does every step up to `step`, with the choices of `recipe`."""
+    wanted = STEPS[: STEPS.index(step) + 1]
+    lines = ["import nirvana as nv", ""]
+    model = recipe.model
+    lines.append(_call("lm = nv.load_model", repr(model.name), device=model.device, dtype=model.dtype))
+    if "calibration" in wanted:
+        lines += _calibration(recipe)
+    if "saliency" in wanted:
+        lines.append(_call("scores = nv.score", "lm", "calibration", criterion=recipe.saliency.criterion))
+    if "allocation" in wanted:
+        choice = recipe.allocation
+        values = {"sparsity": choice.sparsity, "gamma": choice.gamma, "multiple_of": choice.multiple_of}
+        if choice.protected:
+            values["protected"] = choice.protected
+        lines.append(_call("plan = nv.allocate", "scores", **values))
+    if "prune" in wanted:
+        lines += ["small = nv.prune(lm, plan)", 'nv.save(small, "pruned")']
+    if "compare" in wanted:
+        lines += _evaluation(recipe)
+    last = {
+        "model": "print(lm.layout.parameters, lm.layout.prunable)",
+        "calibration": "print(calibration)",
+        "saliency": 'print(scores[nv.Site("decoder", 0, "mlp")])',
+        "allocation": "print(plan.sparsity)",
+        "prune": "print(small)",
+    }
+    return "\n".join([*lines, *([last[step]] if step in last else [])]) + "\n"
+
+
+def _calibration(recipe: Recipe) -> list[str]:
+    choice = recipe.calibration
+    drawn = {"samples": choice.samples, "length": choice.length, "seed": choice.seed}
+    lines = [f"text = {_corpus(choice.corpus)}"]
+    if choice.candidates == 1:
+        return [*lines, _call("calibration = nv.sample_calibration", "lm", "text", **drawn)]
+    return [
+        *lines,
+        _probe(recipe),
+        _call(
+            "calibration = nv.select_calibration",
+            "lm",
+            "text",
+            candidates=choice.candidates,
+            criterion=choice.trial_criterion,
+            sparsity=choice.trial_sparsity,
+            gamma=choice.trial_gamma,
+            **drawn,
+            probe=None,
+        ).replace("probe=None", "probe=probe"),
+    ]
+
+
+def _evaluation(recipe: Recipe) -> list[str]:
+    choice = recipe.evaluation
+    lines = [] if recipe.calibration.candidates > 1 else [_probe(recipe)]
+    if choice.corpora:
+        sizes = f"window={choice.window}, max_tokens={choice.max_tokens}"
+        corpora = ", ".join(_corpus(name) for name in choice.corpora)
+        lines += [
+            f"for evaluation in [{corpora}]:",
+            "    for model in (lm, small):",
+            f"        print(nv.perplexity(model, evaluation, {sizes}))",
+        ]
+    return [*lines, "print(nv.divergence(lm, small, probe).mean)"]
+
+
+def _probe(recipe: Recipe) -> str:
+    choice = recipe.calibration
+    sizes = {"samples": choice.probe_samples, "length": choice.probe_length, "seed": choice.probe_seed}
+    return _call("probe = nv.sample_probe", "lm", "text", **sizes)
+
+
+def _corpus(name: str) -> str:
+    return "nv.generate_corpus(lm)" if name == GENERATED else f"nv.load_corpus({name!r})"
+
+
+def _call(start: str, *positional: str, **named: object) -> str:
+    """A call on one line, or with one argument a line where that is too long."""
+    arguments = [*positional, *(f"{name}={_literal(value)}" for name, value in named.items())]
+    line = f"{start}({', '.join(arguments)})"
+    return line if len(line) <= WIDTH else "\n".join([f"{start}(", *(f"    {part}," for part in arguments), ")"])
+
+
+def _literal(value: object) -> str:
+    return 'float("inf")' if isinstance(value, float) and math.isinf(value) else repr(value)
+
+
+def command_line(recipe: Recipe, step: str) -> str:
+    """One shell command that does every step up to `step`; options at their default are left out."""
+    default = Recipe()
+    words = ["python", "-m", "nirvana", "run"]
+    for flag, section, name in FLAGS:
+        value = getattr(getattr(recipe, section), name)
+        if flag in ALWAYS or value != getattr(getattr(default, section), name):
+            words += [flag, f"{value:g}" if isinstance(value, float) else str(value)]
+    for layer in recipe.allocation.protected:
+        words += ["--protect", str(layer)]
+    words += ["--output", "pruned"] if step in ("prune", "compare") else ["--until", step]
+    return shlex.join(words)

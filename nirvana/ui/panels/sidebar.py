@@ -1,0 +1,68 @@
+"""The sidebar: the open run, the running job and memory, the same on every page."""
+
+from __future__ import annotations
+
+import psutil
+import streamlit as st
+
+from nirvana.runs.recipe import STEPS
+from nirvana.ui import state
+from nirvana.ui.figures.chart import megabytes
+from nirvana.ui.guide import PageGuide
+from nirvana.ui.panels.job import POLL, show_progress
+from nirvana.ui.text import plain
+
+STEP_ICONS = {
+    "done": ":material/check_circle:",
+    "stale": ":material/update:",
+    "running": ":material/hourglass_top:",
+    "failed": ":material/error:",
+    "missing": ":material/radio_button_unchecked:",
+}
+STATUS = {
+    "done": "complete",
+    "partial": "in part",
+    "empty": "not started",
+    "running": "running",
+    "queued": "waiting",
+    "failed": "failed",
+    "cancelled": "cancelled",
+    "interrupted": "interrupted",
+}
+
+
+def page_icon(now: state.Context, guide: PageGuide) -> str:
+    """For a step, whether the open run has its result; for the other pages their own."""
+    return STEP_ICONS[state.state_of(now, guide.key)] if guide.key in STEPS else guide.icon
+
+
+def sidebar(now: state.Context) -> None:
+    """The open run with its model, then what is being computed and how much memory there is."""
+    with st.sidebar:
+        st.markdown(f"**{plain(now.run.name)}**")
+        status = "example, read only" if now.run.is_example else STATUS.get(now.run.status, now.run.status)
+        card = now.run.model()
+        where = f"{plain(card.name)} on {plain(card.device)}, {plain(card.dtype)}" if card else "No model loaded yet"
+        note = f" · {plain(card.note)}" if card and card.note else ""
+        st.caption(f"Run: {status}  \n{where}{note}")
+        live = [job for job in now.jobs.jobs(limit=20) if job.live]
+        st.fragment(_activity, run_every=POLL if live else None)(bool(live))
+
+
+def _activity(was_live: bool) -> None:
+    """Jobs of any run, and memory. Reruns the page once when there is nothing left to watch."""
+    jobs = state.jobs()
+    live = [job for job in jobs.jobs(limit=20) if job.live]
+    if was_live and not live:
+        st.rerun()
+    for job in sorted(live, key=lambda job: job.position)[:1]:
+        show_progress(job)
+        if len(live) > 1:
+            st.caption(f"{len(live) - 1} more in the queue")
+    memory = psutil.virtual_memory()
+    lines = [f"{megabytes(memory.available)} of {megabytes(memory.total)} memory free"]
+    lines += [
+        f"{plain(model['model'])} holds {megabytes(model['bytes'])} on {plain(model['device'])}"
+        for model in jobs.resident()
+    ]
+    st.caption("  \n".join(lines))

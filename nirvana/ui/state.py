@@ -1,0 +1,169 @@
+"""What a browser session works on: the run that is open, and the draft of its recipe that the pages edit."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import streamlit as st
+
+from nirvana.errors import NirvanaError, RunError
+from nirvana.files import data_folder
+from nirvana.runs.jobs import Job, JobManager
+from nirvana.runs.recipe import STEPS, Recipe
+from nirvana.runs.store import EXAMPLE, Run, Store
+from nirvana.runs.validation import check_recipe
+
+RUN, DRAFT, PROBLEM, OWN = "nirvana.run", "nirvana.draft", "nirvana.problem", "nirvana.own"
+VIEWS = ("saliency.layer", "saliency.colour", "saliency.sort")  # how to look at a run, not what it is
+
+
+@dataclass(frozen=True, eq=False)
+class Context:
+    """The open run, the draft of its recipe, and its live job."""
+
+    run: Run
+    recipe: Recipe
+    job: Job | None
+    jobs: JobManager
+    store: Store
+
+
+def store() -> Store:
+    return _services(str(data_folder()))[0]
+
+
+def jobs() -> JobManager:
+    return _services(str(data_folder()))[1]
+
+
+@st.cache_resource(show_spinner=False, on_release=lambda services: services[1].close())
+def _services(root: str) -> tuple[Store, JobManager]:
+    """One store and one job manager for all sessions of this server; no process starts before the first job."""
+    runs = Store()
+    return runs, JobManager(runs)
+
+
+def context(step: str = "") -> Context:
+    """The run that the URL names, else the session's, else the example; the URL is written again.
+
+    An id that is not there opens the example, and `take_problem` says so.
+    """
+    wanted = st.query_params.get("run") or st.session_state.get(RUN) or EXAMPLE
+    try:
+        run = store().open(wanted)
+    except RunError as error:
+        st.session_state[PROBLEM] = error
+        run = store().open(EXAMPLE)
+    if st.session_state.get(RUN) != run.id:
+        _adopt(run, keep_choices=RUN not in st.session_state)
+    if st.query_params.get("run") != run.id:
+        st.query_params["run"] = run.id
+    return Context(run, st.session_state[DRAFT], jobs().live(run.id), jobs(), store())
+
+
+def open_run(run_id: str) -> None:
+    """Turn to another run; its own choices replace the draft.
+
+    Raises:
+        RunError: there is no such run.
+    """
+    _adopt(store().open(run_id), keep_choices=False)
+    st.query_params["run"] = run_id
+
+
+def set_recipe(recipe: Recipe) -> None:
+    """Change the draft. Nothing is computed or stored before `submit`."""
+    st.session_state[DRAFT] = recipe
+
+
+def step_state(step: str) -> str:
+    """ "running" or "failed", where the open run's job is or stopped there; else "done", "stale" or "missing"
+    by whether the run's result is what the draft asks for."""
+    now = context(step)
+    return state_of(now, step)
+
+
+def state_of(now: Context, step: str) -> str:
+    """As `step_state`, for a context that is at hand."""
+    if now.job is not None and now.job.status == "running" and now.job.task == "run" and now.job.step == step:
+        return "running"
+    result = now.run.step_state(step, now.recipe)
+    if result != "done":
+        failure = now.run.failure()
+        if failure is not None and failure["status"] == "failed" and failure["step"] == step:
+            return "failed"
+    return result
+
+
+def submit(step: str) -> None:
+    """Queue every step up to `step` that is not current, and rerun the page.
+
+    The open run goes on where the draft leaves its results valid. Otherwise, and from the example, a new run starts
+    with the results that still hold, and the old one keeps all of its own. A draft that cannot be run is not queued;
+    `take_problem` says why.
+    """
+    now = context(step)
+    try:
+        check_recipe(now.recipe, STEPS[: STEPS.index(step) + 1])
+        if public_demo():
+            check_public(now.recipe)
+        run = now.run
+        if run.is_example or _would_lose(now):
+            run = now.store.create(now.recipe, parent=run)
+            st.session_state[OWN] = [*own_runs(), run.id]
+        elif now.recipe != run.recipe:
+            run = now.store.set_recipe(run.id, now.recipe)
+        now.jobs.submit(run.id, until=step)
+        _adopt(run, keep_choices=True)
+        st.query_params["run"] = run.id
+    except NirvanaError as error:
+        st.session_state[PROBLEM] = error
+    st.rerun()
+
+
+def take_problem() -> NirvanaError | None:
+    """What went wrong since it was last asked, once."""
+    problem: NirvanaError | None = st.session_state.pop(PROBLEM, None)
+    return problem
+
+
+def own_runs() -> list[str]:
+    """Ids of the runs that this session started."""
+    return list(st.session_state.get(OWN, []))
+
+
+def public_demo() -> bool:
+    """Whether strangers use this server: then no paths are read or shown, and only built-in models and texts run."""
+    return os.environ.get("NIRVANA_PUBLIC_DEMO") == "1"
+
+
+def check_public(recipe: Recipe) -> None:
+    """Refuse what a public demo does not offer; pages hide it, but a browser can send anything.
+
+    Raises:
+        RunError: the model or a corpus is not built in.
+    """
+    from nirvana.calibration.corpora import AVAILABLE
+    from nirvana.models.sources import BUILT_IN
+
+    names = {recipe.calibration.corpus, *recipe.evaluation.corpora}
+    built_in = {name for name, corpus in AVAILABLE.items() if corpus.offline}
+    if recipe.model.name not in BUILT_IN or not names <= built_in:
+        raise RunError("This demo runs the built-in model on built-in texts.", "Install the program to use your own.")
+
+
+def _would_lose(now: Context) -> bool:
+    """Whether the draft makes a result stale that the run's own recipe holds, or changes what is being computed."""
+    held = [step for step in STEPS if now.run.step_state(step) == "done"]
+    lost = any(now.run.step_state(step, now.recipe) != "done" for step in held)
+    return lost or (now.job is not None and now.recipe != now.run.recipe)
+
+
+def _adopt(run: Run, *, keep_choices: bool) -> None:
+    st.session_state[RUN] = run.id
+    st.session_state[DRAFT] = run.recipe
+    if not keep_choices:
+        for key in [str(key) for key in st.session_state]:
+            if key.partition(".")[0] in STEPS and key not in VIEWS:
+                del st.session_state[key]
