@@ -118,24 +118,12 @@ class StepFolder:
                 return None
         return None
 
-    def write(self, step: str, result: Any, info: dict[str, Any]) -> None:
-        """Store a result and its record; the earlier one stays until the new one is whole.
+    def put(self, step: str, content: bytes, info: dict[str, Any]) -> None:
+        """Store a result's bytes and its record; the earlier one stays until the new one is whole.
 
         Raises:
             NirvanaError: the disk is full or the folder cannot be written.
         """
-        self._put(step, FORMATS[step].write(result), info)
-
-    def copy(self, step: str, source: StepFolder) -> None:
-        """Take a step over from another run's folder; nothing happens where it cannot be read."""
-        info = source.info(step)
-        try:
-            if info is not None:
-                self._put(step, (source.path / str(info["file"])).read_bytes(), info)
-        except OSError as error:
-            log.warning("The %s result of %s was not copied: %s", step, source.path.name, error)
-
-    def _put(self, step: str, content: bytes, info: dict[str, Any]) -> None:
         form = FORMATS[step]
         file = f"{form.name}-{content_hash(content)[:12]}{form.suffix}"
         write_bytes(self.path / file, content)
@@ -143,6 +131,15 @@ class StepFolder:
         for old in self.path.glob(f"{form.name}-*{form.suffix}"):
             if old.name != file:
                 old.unlink(missing_ok=True)
+
+    def copy(self, step: str, source: StepFolder) -> None:
+        """Take a step over from another run's folder; nothing happens where it cannot be read."""
+        info = source.info(step)
+        try:
+            if info is not None:
+                self.put(step, (source.path / str(info["file"])).read_bytes(), info)
+        except OSError as error:
+            log.warning("The %s result of %s was not copied: %s", step, source.path.name, error)
 
     def _record(self, step: str) -> Path:
         return self.path / f"{FORMATS[step].name}.info.json"

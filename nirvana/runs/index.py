@@ -6,6 +6,7 @@ import json
 import os
 import secrets
 import sqlite3
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -20,6 +21,8 @@ from nirvana.errors import RunError
 LIVE = ("queued", "running")
 VERSION = 1
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # base 32 without letters that are taken for digits
+_last_stamp = 0
+_stamp_lock = threading.Lock()
 _INTERRUPTED = {
     "message": "The program that computed this stopped before it was done.",
     "hint": "Start it again; the steps that were finished are kept.",
@@ -57,8 +60,10 @@ PRAGMA user_version = {VERSION};
 
 
 def new_id() -> str:
-    """12 characters, safe in URLs and file names; later ids sort after earlier ones, to the millisecond."""
-    stamp = int(time.time() * 1000)
+    """12 characters, safe in URLs and file names; later ids sort after earlier ones."""
+    global _last_stamp
+    with _stamp_lock:
+        stamp = _last_stamp = max(int(time.time() * 1000), _last_stamp + 1)
     digits = [_ALPHABET[stamp >> shift & 31] for shift in range(40, -1, -5)]
     return "".join(digits) + "".join(secrets.choice(_ALPHABET) for _ in range(3))
 

@@ -14,7 +14,7 @@ from nirvana.calibration.sets import CalibrationSelection, CalibrationSet
 from nirvana.errors import RunError
 from nirvana.evaluation.results import Report
 from nirvana.plan import PruningPlan
-from nirvana.runs.folder import StepFolder
+from nirvana.runs.folder import FORMATS, StepFolder
 from nirvana.runs.index import LIVE, Index
 from nirvana.runs.recipe import STEPS, Recipe
 from nirvana.runs.results import Continuation, ModelCard, PruneSummary
@@ -47,15 +47,16 @@ class Run:
     def status(self) -> str:
         """ "running" or "queued" while a job is live; "done" with every step current; "failed", "cancelled" or
         "interrupted" as the last job ended; else "partial" or "empty" by what there is."""
-        last = self._jobs()[:1]
-        live = {job["status"] for job in self._jobs() if job["status"] in LIVE}
+        jobs = self._jobs()
+        live = {job["status"] for job in jobs if job["status"] in LIVE}
         if live:
             return "running" if "running" in live else "queued"
         states = [self.step_state(step) for step in STEPS]
         if all(state == "done" for state in states):
             return "done"
-        if last and last[0]["status"] in ("failed", "cancelled", "interrupted") and last[0]["task"] == "run":
-            return str(last[0]["status"])
+        last = next((job["status"] for job in jobs if job["task"] == "run"), "done")
+        if last != "done":
+            return str(last)
         return "empty" if all(state == "missing" for state in states) else "partial"
 
     def failure(self) -> dict[str, Any] | None:
@@ -111,22 +112,22 @@ class Run:
         return self.steps.continuations(str(info["fingerprint"])) if info else []
 
     def put_model(self, card: ModelCard, **info: Any) -> None:
-        self._put("model", card, info)
+        self.put("model", card, **info)
 
     def put_calibration(self, calibration: CalibrationSelection | CalibrationSet, **info: Any) -> None:
-        self._put("calibration", calibration, info)
+        self.put("calibration", calibration, **info)
 
     def put_saliency(self, saliency: Saliency, **info: Any) -> None:
-        self._put("saliency", saliency, info)
+        self.put("saliency", saliency, **info)
 
     def put_plan(self, plan: PruningPlan, **info: Any) -> None:
-        self._put("allocation", plan, info)
+        self.put("allocation", plan, **info)
 
     def put_pruned(self, summary: PruneSummary, **info: Any) -> None:
-        self._put("prune", summary, info)
+        self.put("prune", summary, **info)
 
     def put_report(self, report: Report, **info: Any) -> None:
-        self._put("compare", report, info)
+        self.put("compare", report, **info)
 
     def add_continuation(self, continuation: Continuation) -> None:
         """Keep a continuation with the pruned model that made it.
@@ -139,7 +140,7 @@ class Run:
             raise RunError("There is no pruned model to continue with.", "Prune first.")
         self.steps.add_continuation(continuation, str(info["fingerprint"]))
 
-    def _put(self, step: str, result: Any, info: dict[str, Any]) -> None:
+    def put(self, step: str, result: Any, **info: Any) -> None:
         """Store a result with its record; the fingerprint is that of the run's recipe unless `info` has one.
 
         Raises:
@@ -148,15 +149,21 @@ class Run:
         """
         if self.index is None:
             raise RunError("The example run cannot be changed.", "Start a run of your own from it.")
-        if not self.index.update("runs", self.id, updated=time.time()):
-            raise RunError(f"Run {self.id} was deleted.", "Start a new run.")
+        content = FORMATS[step].write(result)
         record = {
             "fingerprint": self.recipe.fingerprint(step),
             "finished": time.time(),
             "cached": False,
             "versions": package_versions(),
         }
-        self.steps.write(step, result, record | info)
+        with self.index.connect() as connection:  # its lock lets one process at a time write results
+            found = connection.execute("UPDATE runs SET updated = ? WHERE id = ?", (time.time(), self.id))
+            if not found.rowcount:
+                raise RunError(f"Run {self.id} was deleted.", "Start a new run.")
+            self.steps.put(step, content, record | info)
+        if step == "prune":
+            for archive in self.folder.glob("*.zip"):  # of the model that was pruned before
+                archive.unlink(missing_ok=True)
 
     def _jobs(self) -> list[dict[str, Any]]:
         """Newest first: status, task, error and end of each job."""

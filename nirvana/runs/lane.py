@@ -1,0 +1,285 @@
+"""One device: its queue of jobs and the worker process that does them. This is the parent's side."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import queue
+import subprocess
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import nirvana
+
+GRACE = 0.7  # seconds between asking a job to stop and killing its worker
+LOG_LINES = 500
+log = logging.getLogger(__name__)
+
+
+@dataclass(eq=False)
+class Entry:
+    """A job that this process owns, with what is known of it while it is live."""
+
+    id: str
+    command: dict[str, Any]
+    cancelled: bool = False
+    stage: str = ""
+    done: int = 0
+    total: int = 0
+    step: str = ""
+    step_number: int = 0
+    steps: int = 0
+    first: tuple[float, float] | None = None  # (time, fraction) of the step's first report with a known length
+    lines: deque[str] = field(default_factory=lambda: deque(maxlen=LOG_LINES))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a job ended."""
+
+    status: str
+    error: dict[str, Any] | None = None
+    result: dict[str, Any] | None = None
+
+
+class WorkerProcess:
+    """The child with its pipes. `events` yields what it sends, then None once it has ended."""
+
+    def __init__(self, command: Sequence[str], on_line: Callable[[str], None]) -> None:
+        package = str(Path(nirvana.__file__).parents[1])
+        path = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))
+        self.events: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+        self._on_line = on_line
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"},
+        )
+        self.pid = self._process.pid
+        self._lines = threading.Thread(target=self._read_lines, name="worker log", daemon=True)
+        self._lines.start()
+        threading.Thread(target=self._read_events, name="worker events", daemon=True).start()
+
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
+    def send(self, command: dict[str, Any]) -> None:
+        """Pass a command on; a worker that is gone shows in `events`."""
+        stdin = self._process.stdin
+        assert stdin is not None
+        try:
+            stdin.write(json.dumps(command).encode() + b"\n")
+            stdin.flush()
+        except (OSError, ValueError):
+            log.info("Worker %d takes no commands any more", self.pid)
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    def wait(self, timeout: float | None = None) -> int | None:
+        """Its exit code; None if it has not ended within `timeout` seconds."""
+        try:
+            return self._process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def drain(self) -> None:
+        """Let the last lines of its log arrive, once it has ended."""
+        self._lines.join(timeout=1)
+
+    def _read_events(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            try:
+                self.events.put(json.loads(line))
+            except ValueError:
+                self._on_line(line.decode(errors="replace").rstrip())
+        self._process.wait()
+        self.events.put(None)
+
+    def _read_lines(self) -> None:
+        assert self._process.stderr is not None
+        for line in self._process.stderr:
+            text = line.decode(errors="replace").rstrip().rsplit("\r", 1)[-1]  # of a progress bar, its last state
+            if text:
+                self._on_line(text)
+
+
+class Lane:
+    """Jobs of one device, one at a time, in the order they came.
+
+    `on_start(entry)` and `on_end(entry, outcome)` are called from the lane's own thread.
+    """
+
+    def __init__(
+        self,
+        device: str,
+        command: Sequence[str],
+        on_start: Callable[[Entry], None],
+        on_end: Callable[[Entry, Outcome], None],
+    ) -> None:
+        self.device = device
+        self.resident: list[dict[str, Any]] = []
+        self._command = command
+        self._on_start = on_start
+        self._on_end = on_end
+        self._changed = threading.Condition()
+        self._waiting: deque[Entry] = deque()
+        self._current: Entry | None = None
+        self._worker: WorkerProcess | None = None
+        self._closed = False
+        threading.Thread(target=self._serve, name=f"jobs on {device}", daemon=True).start()
+
+    @property
+    def busy(self) -> bool:
+        with self._changed:
+            return self._current is not None or bool(self._waiting)
+
+    def add(self, entry: Entry) -> None:
+        with self._changed:
+            self._waiting.append(entry)
+            self._changed.notify_all()
+
+    def cancel(self, entry: Entry) -> bool:
+        """Ask a running job to stop and see to it that it does; True if it was still waiting and is gone at once."""
+        with self._changed:
+            entry.cancelled = True
+            if entry in self._waiting:
+                self._waiting.remove(entry)
+                return True
+            if self._current is entry and self._worker is not None:
+                self._worker.send({"cancel": entry.id})
+        threading.Thread(target=self._insist, args=(entry,), daemon=True).start()
+        return False
+
+    def _insist(self, entry: Entry) -> None:
+        deadline = time.monotonic() + GRACE
+        with self._changed:
+            while self._current is entry and not self._closed:
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    if self._worker is not None:
+                        self._worker.kill()
+                    return
+                self._changed.wait(left)
+
+    def unload(self) -> bool:
+        """Drop an idle worker and with it all memory; False while jobs need it."""
+        with self._changed:
+            if self._current is not None or self._waiting:
+                return False
+            self._drop()
+            return True
+
+    def close(self) -> list[Entry]:
+        """Kill the worker and stop; the jobs that are left undone."""
+        with self._changed:
+            self._closed = True
+            undone = [*([self._current] if self._current else []), *self._waiting]
+            self._waiting.clear()
+            self._drop()
+            self._changed.notify_all()
+        return undone
+
+    def _drop(self) -> None:
+        if self._worker is not None:
+            self._worker.kill()
+            self._worker.wait(timeout=1)
+        self._worker = None
+        self.resident = []
+
+    def _serve(self) -> None:
+        while True:
+            with self._changed:
+                while not self._waiting and not self._closed:
+                    self._changed.wait()
+                if self._closed:
+                    return
+                entry = self._current = self._waiting.popleft()
+            try:
+                self._on_start(entry)
+                outcome = self._perform(entry)
+            except Exception as error:
+                log.exception("Job %s could not be done", entry.id)
+                outcome = Outcome("failed", {"message": f"The job could not be started: {error}.", "hint": ""})
+            with self._changed:
+                if self._closed:
+                    return  # whoever closed the lane has said what became of the job
+            try:
+                self._on_end(entry, outcome)
+            except Exception:
+                log.exception("The end of job %s could not be recorded", entry.id)
+            with self._changed:
+                self._current = None
+                self._changed.notify_all()
+
+    def _perform(self, entry: Entry) -> Outcome:
+        with self._changed:
+            if self._closed:
+                return Outcome("interrupted")
+            if self._worker is None or not self._worker.alive:
+                entry.stage = "Starting the worker"
+                self.resident = []
+                self._worker = WorkerProcess(self._command, self._log)
+            worker = self._worker
+            worker.send(entry.command)
+            if entry.cancelled:
+                worker.send({"cancel": entry.id})
+        while (event := worker.events.get()) is not None:
+            kind = event.pop("event")
+            if kind == "resident":
+                self.resident = [{"device": self.device, **model} for model in event["models"]]
+            elif event.get("job") != entry.id:
+                continue
+            elif kind == "step":
+                entry.step, entry.step_number, entry.steps = event["step"], event["number"], event["steps"]
+                entry.stage, entry.done, entry.total, entry.first = "", 0, 0, None
+            elif kind == "progress":
+                entry.stage, entry.done, entry.total = event["stage"], event["done"], event["total"]
+                if entry.first is None and entry.total:
+                    entry.first = time.time(), entry.done / entry.total
+            elif kind == "end":
+                return self._ended(entry, event)
+        return self._died(entry, worker)
+
+    def _ended(self, entry: Entry, event: dict[str, Any]) -> Outcome:
+        if event["status"] == "failed":
+            return Outcome("failed", {"step": entry.step, "message": event["message"], "hint": event["hint"]})
+        if event["status"] == "cancelled":
+            return _cancelled(entry)
+        return Outcome("done", result=event["result"])
+
+    def _died(self, entry: Entry, worker: WorkerProcess) -> Outcome:
+        """The worker ended without saying how the job ended."""
+        code = worker.wait()
+        worker.drain()
+        self.resident = []
+        if entry.cancelled:
+            return _cancelled(entry)
+        if code in (-9, 137):
+            message = "The worker was killed, most likely by the system because memory ran out."
+            hint = "Use fewer or shorter samples, a smaller model or dtype, or close other programs."
+        else:
+            message = f"The worker stopped with exit code {code}."
+            hint = "The log has the details."
+        kept = "The steps that were finished are kept."
+        return Outcome("failed", {"step": entry.step, "message": message, "hint": f"{hint} {kept}"})
+
+    def _log(self, line: str) -> None:
+        entry = self._current
+        if entry is not None:
+            entry.lines.append(line)
+
+
+def _cancelled(entry: Entry) -> Outcome:
+    error = {"step": entry.step, "message": "Cancelled.", "hint": "The steps that were finished are kept."}
+    return Outcome("cancelled", error)

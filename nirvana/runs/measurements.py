@@ -1,0 +1,166 @@
+"""What the compare step measures. Each measurement is kept by its inputs, so the dense model is measured once."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from typing import Any
+
+from nirvana.calibration.corpora import Corpus
+from nirvana.calibration.generation import generate_corpus
+from nirvana.calibration.sampling import sample_probe
+from nirvana.calibration.sets import CalibrationSet
+from nirvana.evaluation.continuation import continue_prompt
+from nirvana.evaluation.divergence import divergence
+from nirvana.evaluation.perplexity import perplexity
+from nirvana.evaluation.results import Measurement, Report
+from nirvana.models.lm import LM
+from nirvana.progress import ProgressCallback, within
+from nirvana.runs.models import numerics, placement
+from nirvana.runs.recipe import Recipe
+from nirvana.runs.results import Continuation
+from nirvana.runs.run import Run
+from nirvana.runs.step_cache import cache_key, read_cached, write_cached
+
+PROMPT, NEW_TOKENS = "A function in Python is defined with", 48
+
+
+def compare(
+    run: Run,
+    recipe: Recipe,
+    dense: LM,
+    pruned: LM,
+    corpora: Mapping[str, Corpus],
+    probe_corpus: Corpus,
+    probe: CalibrationSet | None,
+    progress: ProgressCallback | None,
+) -> Report:
+    """Perplexity and bits per byte on each corpus, KL on the probe, parameters and bytes; then one continuation.
+
+    Args:
+        probe: that of the calibration choice; None draws it from `probe_corpus` as the recipe says.
+    """
+    subjects = {"dense": dense, "pruned": pruned}
+    measurements = sizes(subjects)
+    parts = len(subjects) * len(corpora) + 2
+    part = 0
+    for name, corpus in corpora.items():
+        for subject, lm in subjects.items():
+            nested = within(progress, f"{name}, {subject}", part, parts)
+            measurements += _perplexity(lm, subject, corpus, recipe, nested)
+            part += 1
+    if probe is None:
+        choice = recipe.calibration
+        probe = sample_probe(
+            dense, probe_corpus, samples=choice.probe_samples, length=choice.probe_length, seed=choice.probe_seed
+        )
+    measurements += _divergence(dense, pruned, probe, within(progress, "Divergence", part, parts))
+    _continue(run, subjects, within(progress, "Continuation", part + 1, parts))
+    return Report(tuple(measurements))
+
+
+def sizes(subjects: Mapping[str, LM]) -> list[Measurement]:
+    """Parameters and bytes of the weights, counted from the layouts."""
+    found = []
+    for subject, lm in subjects.items():
+        protocol = {"note": lm.source.note, "tied weights": "counted once"}
+        found.append(Measurement("parameters", subject, lm.layout.parameters, protocol=protocol))
+        found.append(Measurement("bytes", subject, lm.weight_bytes, protocol=protocol | placement(lm)))
+    return found
+
+
+def generated_corpus(lm: LM, progress: ProgressCallback | None) -> Corpus:
+    """Text that the dense model writes, made once for each model."""
+    key = cache_key("generated", **numerics(lm))
+    found = read_cached(key)
+    if found is not None:
+        data = json.loads(found[1])
+        return Corpus(**data | {"splits": {name: tuple(texts) for name, texts in data["splits"].items()}})
+    corpus = generate_corpus(lm, progress=progress)
+    write_cached(key, json.dumps(asdict(corpus)).encode())
+    return corpus
+
+
+def _perplexity(
+    lm: LM, subject: str, corpus: Corpus, recipe: Recipe, progress: ProgressCallback | None
+) -> list[Measurement]:
+    choice = recipe.evaluation
+    split = corpus.split("evaluation")
+    inputs = {"corpus": split.hash, "window": choice.window, "max_tokens": choice.max_tokens}
+
+    def measure() -> list[Measurement]:
+        found = perplexity(lm, corpus, window=choice.window, max_tokens=choice.max_tokens, progress=progress)
+        protocol = {
+            "corpus": corpus.name,
+            "corpus_hash": found.corpus_hash,
+            "split": "evaluation",
+            "window": found.window,
+            "tokens": found.tokens,
+            "note": lm.source.note,
+            **placement(lm),
+        }
+        loss = math.log(found.value) if found.value > 0 else math.nan
+        # Bits per byte are proportional to the mean loss, whose standard error is the perplexity's over its value.
+        share = found.standard_error / found.value / loss if loss else math.nan
+        errors = {"perplexity": found.standard_error, "bits per byte": found.bits_per_byte * share}
+        values = {"perplexity": found.value, "bits per byte": found.bits_per_byte}
+        return [
+            Measurement(metric, subject, value, _finite(errors[metric]), found.windows, protocol)
+            for metric, value in values.items()
+        ]
+
+    return _through_cache("perplexity", inputs, lm, subject, measure)
+
+
+def _divergence(dense: LM, pruned: LM, probe: CalibrationSet, progress: ProgressCallback | None) -> list[Measurement]:
+    def measure() -> list[Measurement]:
+        found = divergence(dense, pruned, probe, progress=progress)
+        protocol = {
+            "corpus": probe.source,
+            "corpus_hash": probe.source_hash,
+            "split": "probe",
+            "samples": probe.samples,
+            "length": probe.length,
+            "tokens": probe.samples * probe.length,
+            "seed": probe.seed,
+            "probe_hash": probe.hash,
+            "note": dense.source.note,
+            **placement(dense),
+        }
+        return [
+            Measurement("KL divergence", "pruned", found.mean, _finite(found.standard_error), probe.samples, protocol)
+        ]
+
+    inputs = {"dense": dense.hash, "probe": probe.hash, "source": probe.source, "seed": probe.seed}
+    return _through_cache("divergence", inputs, pruned, "pruned", measure)
+
+
+def _continue(run: Run, subjects: Mapping[str, LM], progress: ProgressCallback | None) -> None:
+    """A first greedy continuation by both models, so that the page has one to show."""
+    if any(item.prompt == PROMPT and not item.chat for item in run.continuations()):
+        return
+    texts = {
+        subject: continue_prompt(
+            lm, PROMPT, max_new_tokens=NEW_TOKENS, progress=within(progress, subject, part, len(subjects))
+        )
+        for part, (subject, lm) in enumerate(subjects.items())
+    }
+    run.add_continuation(Continuation(PROMPT, False, NEW_TOKENS, **texts))
+
+
+def _through_cache(
+    kind: str, inputs: dict[str, Any], lm: LM, subject: str, measure: Callable[[], list[Measurement]]
+) -> list[Measurement]:
+    key = cache_key(kind, subject=subject, note=lm.source.note, **inputs, **numerics(lm))
+    found = read_cached(key)
+    if found is not None:
+        return list(Report.from_json(json.loads(found[1])).measurements)
+    measurements = measure()
+    write_cached(key, json.dumps(Report(tuple(measurements)).to_json()).encode())
+    return measurements
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -1,0 +1,89 @@
+"""Models that stay in memory between steps and jobs: one dense, and the last that was pruned from it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nirvana.files import json_hash
+from nirvana.plan import PruningPlan
+from nirvana.progress import ProgressCallback
+from nirvana.runs.recipe import ModelChoice
+
+if TYPE_CHECKING:
+    from nirvana.models.lm import LM
+
+
+class Models:
+    """A holder: asking for what it has costs nothing, asking for another model drops the first."""
+
+    def __init__(self) -> None:
+        self._dense: LM | None = None
+        self._choice: tuple[Any, ...] = ()
+        self._pruned: LM | None = None
+        self._plan = ""
+
+    def dense(self, choice: ModelChoice, progress: ProgressCallback | None = None) -> LM:
+        """The model that `choice` names, loaded where needed; a file or folder that changed is loaded again.
+
+        Raises:
+            ModelError: it cannot be found, read or fitted in memory.
+        """
+        from nirvana.models.loading import load_model
+
+        wanted = (choice, _stamp(choice.name))
+        if self._dense is None or self._choice != wanted:
+            self.clear()
+            self._dense = load_model(choice.name, device=choice.device, dtype=choice.dtype, progress=progress)
+            self._choice = wanted
+        return self._dense
+
+    def pruned(self, lm: LM, plan: PruningPlan, progress: ProgressCallback | None = None) -> LM:
+        """`lm` without what `plan` removes: a run keeps its pruned model as base and plan, and this makes it.
+
+        Raises:
+            PlanError: the plan was made for a model of another shape.
+        """
+        from nirvana.surgery import prune
+
+        wanted = json_hash([lm.hash, str(lm.device), str(lm.dtype), plan.to_json()])
+        if self._pruned is None or self._plan != wanted:
+            self._drop_pruned()
+            self._pruned = prune(lm, plan, progress=progress)
+            self._plan = wanted
+        return self._pruned
+
+    def clear(self) -> None:
+        """Drop both and give their memory back."""
+        self._drop_pruned()
+        if self._dense is not None:
+            self._dense.unload()
+        self._dense = None
+
+    def resident(self) -> list[dict[str, Any]]:
+        """What is in memory: "model" and "bytes" of its weights."""
+        held = [(self._dense, ""), (self._pruned, ", pruned")]
+        return [{"model": lm.source.name + suffix, "bytes": lm.weight_bytes} for lm, suffix in held if lm is not None]
+
+    def _drop_pruned(self) -> None:
+        if self._pruned is not None:
+            self._pruned.unload()
+        self._pruned = None
+
+
+def placement(lm: LM) -> dict[str, str]:
+    """Device and dtype that numbers were computed with, as plain text."""
+    return {"device": str(lm.device), "dtype": str(lm.dtype).removeprefix("torch.")}
+
+
+def numerics(lm: LM) -> dict[str, str]:
+    """What of an LM decides the numbers that it gives: weights, dtype, and the kind of device."""
+    return {"weights": lm.hash, "dtype": str(lm.dtype), "device": lm.device.type}
+
+
+def _stamp(name: str) -> tuple[tuple[str, int, int], ...]:
+    """Names, times and sizes of a local model's files; empty for built-in names and hub ids."""
+    path = Path(name).expanduser()
+    files = [path] if path.is_file() else sorted(path.glob("*")) if path.is_dir() else []
+    found = [(file.name, file.stat()) for file in files]
+    return tuple((file, status.st_mtime_ns, status.st_size) for file, status in found)

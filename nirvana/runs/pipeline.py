@@ -1,0 +1,251 @@
+"""The steps of a run in order: model, calibration, saliency, allocation, prune, compare."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from nirvana.allocation import allocate
+from nirvana.calibration.corpora import SELF_GENERATED, load_corpus
+from nirvana.calibration.sampling import sample_calibration, sample_probe
+from nirvana.calibration.selection import select_calibration
+from nirvana.calibration.sets import CalibrationSelection, CalibrationSet
+from nirvana.errors import RunError
+from nirvana.models.lm import LM
+from nirvana.plan import PruningPlan
+from nirvana.progress import ProgressCallback
+from nirvana.runs.folder import FORMATS
+from nirvana.runs.measurements import compare, generated_corpus
+from nirvana.runs.models import Models, numerics, placement
+from nirvana.runs.recipe import STEPS, Recipe
+from nirvana.runs.results import ModelCard, PruneSummary
+from nirvana.runs.run import Run
+from nirvana.runs.step_cache import cache_key, read_cached, write_cached
+from nirvana.runs.validation import check_reachable, check_recipe
+from nirvana.saliency import score
+from nirvana.saliency.scores import Saliency
+
+
+class StepCallback(Protocol):
+    """Told when a step begins: its name, and which of how many it is, from 1."""
+
+    def __call__(self, step: str, number: int, steps: int) -> None: ...
+
+
+@dataclass
+class Work:
+    """What the steps of one execution share."""
+
+    run: Run
+    recipe: Recipe
+    models: Models
+    progress: ProgressCallback | None
+    corpora: dict[str, Any] = field(default_factory=dict)
+
+    def lm(self) -> LM:
+        return self.models.dense(self.recipe.model, self.progress)
+
+    def corpus(self, name: str) -> Any:
+        if name not in self.corpora:
+            self.corpora[name] = (
+                generated_corpus(self.lm(), self.progress) if name == SELF_GENERATED.name else load_corpus(name)
+            )
+        return self.corpora[name]
+
+    def need(self, step: str) -> Any:
+        """The result of an earlier step.
+
+        Raises:
+            RunError: it went missing since.
+        """
+        result = self.run.steps.read(step)
+        if result is None:
+            raise RunError(f"The {step} result of this run is damaged.", "Run it again: that step is made anew.")
+        return result
+
+
+def execute(
+    run: Run,
+    *,
+    until: str = STEPS[-1],
+    progress: ProgressCallback | None = None,
+    models: Models | None = None,
+    on_step: StepCallback | None = None,
+) -> None:
+    """Compute every step up to `until` whose result is not what the run's recipe asks for.
+
+    Each result is stored as soon as it is there, so what was finished survives a failure or a cancellation. Results
+    are also kept by the hash of their inputs: another run with the same inputs computes nothing again.
+
+    Args:
+        run: where the recipe comes from and results go.
+        until: the last step to compute.
+        progress: called with the progress within each step; may raise `Cancelled`.
+        models: holds models between calls; a new holder by default.
+        on_step: called when a step begins.
+
+    Raises:
+        RunError: `until` is no step, or a value of the recipe is out of range.
+        NirvanaError: a model, corpus or plan is not to be had; see the engine's functions.
+    """
+    if until not in STEPS:
+        raise RunError(f"There is no step {until!r}.", f"Steps are {', '.join(STEPS)}.")
+    steps = STEPS[: STEPS.index(until) + 1]
+    check_recipe(run.recipe, steps)
+    work = Work(run, run.recipe, models or Models(), progress)
+    todo = [step for step in steps if run.step_state(step, run.recipe) != "done"]
+    if not todo:
+        return
+    if on_step is not None:
+        on_step(todo[0], 1, len(todo))
+    card = None if "model" in todo else run.model()
+    if card is None or (set(todo) - {"allocation"} and card.hash != work.lm().hash):
+        todo = list(steps)  # the model is new, or its files are not those that the results were made from
+    for number, step in enumerate(todo, start=1):
+        if on_step is not None:
+            on_step(step, number, len(todo))
+        start = time.perf_counter()
+        result, info = _STEPS[step](work)
+        if step == "model" and "allocation" in steps:
+            check_reachable(work.recipe, result.layout)
+        info.setdefault("seconds", time.perf_counter() - start)
+        run.put(step, result, fingerprint=work.recipe.fingerprint(step), **info)
+
+
+def _model(work: Work) -> tuple[ModelCard, dict[str, Any]]:
+    start = time.perf_counter()
+    lm = work.lm()
+    card = ModelCard(
+        name=work.recipe.model.name,
+        origin=lm.source.origin,
+        note=lm.source.note,
+        family=lm.family.name,
+        layout=lm.layout,
+        geometry=lm.family.geometry(lm.settings),
+        hash=lm.hash,
+        weight_bytes=lm.weight_bytes,
+        has_chat_template=bool(getattr(lm.tokenizer, "chat_template", None)),
+        seconds=time.perf_counter() - start,
+        **placement(lm),
+    )
+    return card, {"weight_hash": lm.hash, **placement(lm)}
+
+
+def _calibration(work: Work) -> tuple[CalibrationSelection | CalibrationSet, dict[str, Any]]:
+    lm, choice = work.lm(), work.recipe.calibration
+    corpus = work.corpus(choice.corpus)
+    info = {"weight_hash": lm.hash, "corpus_hash": corpus.hash, **placement(lm)}
+    drawn = {"samples": choice.samples, "length": choice.length, "seed": choice.seed}
+    if choice.candidates == 1:
+        return sample_calibration(lm, corpus, **drawn), info
+
+    def select() -> CalibrationSelection:
+        probe = sample_probe(
+            lm, corpus, samples=choice.probe_samples, length=choice.probe_length, seed=choice.probe_seed
+        )
+        selection = select_calibration(
+            lm,
+            corpus,
+            candidates=choice.candidates,
+            sparsity=choice.trial_sparsity,
+            gamma=choice.trial_gamma,
+            criterion=choice.trial_criterion,
+            probe=probe,
+            progress=work.progress,
+            **drawn,
+        )
+        for candidate in selection.candidates:  # the winner is scored already, and any other may be looked at
+            if candidate.saliency is not None:
+                key = _saliency_key(lm, candidate.calibration, choice.trial_criterion)
+                seconds = candidate.saliency.details.get("seconds")
+                write_cached(key, candidate.saliency.to_bytes(), seconds=seconds)
+        return selection
+
+    key = cache_key("calibration", corpus=corpus.hash, choice=work.recipe.to_json()["calibration"], **numerics(lm))
+    selection, cached = _through_cache("calibration", key, select)
+    return selection, info | cached
+
+
+def _saliency(work: Work) -> tuple[Saliency, dict[str, Any]]:
+    lm, criterion = work.lm(), work.recipe.saliency.criterion
+    chosen = work.need("calibration")
+    calibration = chosen.calibration if isinstance(chosen, CalibrationSelection) else chosen
+    saliency, cached = _through_cache(
+        "saliency",
+        _saliency_key(lm, calibration, criterion),
+        lambda: score(lm, calibration, criterion=criterion, progress=work.progress),
+    )
+    info = {"weight_hash": lm.hash, "corpus_hash": calibration.source_hash, "calibration_hash": calibration.hash}
+    return saliency, {**info, **placement(lm), **cached}
+
+
+def _allocation(work: Work) -> tuple[PruningPlan, dict[str, Any]]:
+    saliency: Saliency = work.need("saliency")
+    choice = work.recipe.allocation
+    plan = allocate(
+        saliency,
+        sparsity=choice.sparsity,
+        gamma=choice.gamma,
+        multiple_of=choice.multiple_of,
+        protected=choice.protected,
+    )
+    return plan, {"saliency_hash": saliency.hash, "device": "cpu", "dtype": "float32"}
+
+
+def _prune(work: Work) -> tuple[PruneSummary, dict[str, Any]]:
+    lm = work.lm()
+    plan: PruningPlan = work.need("allocation")
+    start = time.perf_counter()
+    small = work.models.pruned(lm, plan, work.progress)
+    summary = PruneSummary(
+        parameters={"dense": lm.layout.parameters, "pruned": small.layout.parameters},
+        weight_bytes={"dense": lm.weight_bytes, "pruned": small.weight_bytes},
+        seconds=time.perf_counter() - start,
+        device=str(small.device),
+        notes=list(plan.notes),
+    )
+    return summary, {"weight_hash": small.hash, "base_hash": lm.hash, **placement(lm)}
+
+
+def _compare(work: Work) -> tuple[Any, dict[str, Any]]:
+    lm = work.lm()
+    small = work.models.pruned(lm, work.need("allocation"), work.progress)
+    chosen = work.need("calibration")
+    corpora = {name: work.corpus(name) for name in dict.fromkeys(work.recipe.evaluation.corpora)}
+    probe_corpus = work.corpus(work.recipe.calibration.corpus)
+    probe = chosen.probe if isinstance(chosen, CalibrationSelection) else None
+    report = compare(work.run, work.recipe, lm, small, corpora, probe_corpus, probe, work.progress)
+    hashes = {name: corpus.hash for name, corpus in corpora.items()}
+    return report, {"weight_hash": small.hash, "base_hash": lm.hash, "corpus_hashes": hashes, **placement(lm)}
+
+
+_STEPS: dict[str, Callable[[Work], tuple[Any, dict[str, Any]]]] = {
+    "model": _model,
+    "calibration": _calibration,
+    "saliency": _saliency,
+    "allocation": _allocation,
+    "prune": _prune,
+    "compare": _compare,
+}
+
+
+def _saliency_key(lm: LM, calibration: CalibrationSet, criterion: str) -> str:
+    return cache_key("saliency", calibration=calibration.hash, criterion=criterion, seed=0, **numerics(lm))
+
+
+def _through_cache(step: str, key: str, compute: Callable[[], Any]) -> tuple[Any, dict[str, Any]]:
+    """The result under `key`, computed and kept where it is not there, and what to record: "cached", "seconds"."""
+    found = read_cached(key)
+    if found is not None:
+        meta, content = found
+        try:
+            return FORMATS[step].read(content), {"cached": True, "seconds": meta.get("seconds")}
+        except (ValueError, KeyError, TypeError):
+            pass  # written by other code than this: compute it again
+    start = time.perf_counter()
+    result = compute()
+    seconds = time.perf_counter() - start
+    write_cached(key, FORMATS[step].write(result), seconds=seconds)
+    return result, {"cached": False, "seconds": seconds}

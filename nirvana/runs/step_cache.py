@@ -1,0 +1,73 @@
+"""Results of expensive steps by the hash of what they were computed from, shared by all runs."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import nirvana
+from nirvana.errors import NirvanaError
+from nirvana.files import cache_folder, json_hash, write_bytes
+
+LIMIT = 1 << 30  # bytes; beyond it the results that were not used for longest go
+ABANDONED = 3600  # seconds after which a half-written file has lost its writer
+log = logging.getLogger(__name__)
+
+
+def cache_key(kind: str, **inputs: Any) -> str:
+    """Name of a result: its kind and the hash of its inputs and of the version of the code that made it."""
+    return f"{kind}-{json_hash({**inputs, 'version': nirvana.__version__})[:40]}"
+
+
+def read_cached(key: str) -> tuple[dict[str, Any], bytes] | None:
+    """What is kept about a result and the result, or None where it is not there or damaged."""
+    path = _path(key)
+    try:
+        head, _, content = path.read_bytes().partition(b"\n")
+        meta = json.loads(head)
+        if meta["bytes"] != len(content):
+            raise ValueError("it is truncated")
+        path.touch()  # used now
+        return meta, content
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        log.warning("%s cannot be used: %s", path, error)
+        return None
+
+
+def write_cached(key: str, content: bytes, **meta: Any) -> None:
+    """Keep a result. A full disk is no failure: it is computed again next time."""
+    head = json.dumps({**meta, "bytes": len(content)}).encode()
+    try:
+        write_bytes(_path(key), head + b"\n" + content)
+        _trim(_path(key).parent)
+    except (NirvanaError, OSError) as error:
+        log.warning("A result is not cached: %s", error)
+
+
+def _path(key: str) -> Path:
+    return cache_folder() / "steps" / key
+
+
+def _trim(folder: Path) -> None:
+    files = []
+    for path in folder.iterdir():
+        try:
+            found = path.stat()
+        except FileNotFoundError:
+            continue  # another process trims too
+        if path.name.startswith("."):
+            if found.st_mtime < time.time() - ABANDONED:
+                path.unlink(missing_ok=True)
+        else:
+            files.append((found.st_mtime, found.st_size, path))
+    total = sum(size for _, size, _ in files)
+    for _, size, path in sorted(files):
+        if total <= LIMIT:
+            break
+        path.unlink(missing_ok=True)
+        total -= size

@@ -1,0 +1,111 @@
+"""What a recipe may ask for, checked before anything is loaded or queued. No torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from nirvana.allocation import reachable_sparsity
+from nirvana.errors import CorpusError, ModelError, PlanError, RunError, SaliencyError
+from nirvana.layout import Layout
+from nirvana.runs.recipe import STEPS, Recipe
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+SEEDS = 2**63
+
+_WHOLE_NUMBERS = {  # section, name: lowest, highest
+    ("calibration", "candidates"): (1, 64),
+    ("calibration", "samples"): (1, 4096),
+    ("calibration", "length"): (2, 32_768),
+    ("calibration", "probe_samples"): (1, 4096),
+    ("calibration", "probe_length"): (2, 32_768),
+    ("calibration", "seed"): (0, SEEDS - 1),
+    ("calibration", "probe_seed"): (0, SEEDS - 1),
+    ("allocation", "multiple_of"): (1, 65_536),
+    ("evaluation", "window"): (2, 131_072),
+    ("evaluation", "max_tokens"): (2, 1 << 30),
+}
+
+
+def check_recipe(recipe: Recipe, steps: Iterable[str] = STEPS) -> None:
+    """Refuse values that no step could use, of the sections that `steps` read.
+
+    Raises:
+        RunError: a count, length or seed is out of range.
+        PlanError: a sparsity, gamma or protected layer is out of range.
+        SaliencyError: a criterion is unknown.
+        CorpusError: a corpus is not named.
+        ModelError: the model is not named, or the dtype is unknown.
+    """
+    wanted = set(steps)
+    sections = {"evaluation": "compare" in wanted, "allocation": bool(wanted & {"allocation", "prune", "compare"})}
+    for (section, name), (low, high) in _WHOLE_NUMBERS.items():
+        value = getattr(getattr(recipe, section), name)
+        if sections.get(section, True) and not (
+            isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+        ):
+            raise RunError(
+                f"{section}.{name} must be a whole number from {low:,} to {high:,}, not {value}.", "Change it."
+            )
+    _check_model(recipe)
+    calibration, allocation, evaluation = recipe.calibration, recipe.allocation, recipe.evaluation
+    _check_corpus(calibration.corpus)
+    if "saliency" in wanted:
+        _check_criterion(recipe.saliency.criterion)
+    if calibration.candidates > 1:
+        _check_criterion(calibration.trial_criterion)
+        _check_rates(calibration.trial_sparsity, calibration.trial_gamma)
+    if sections["allocation"]:
+        _check_rates(allocation.sparsity, allocation.gamma)
+        if any(isinstance(layer, bool) or not isinstance(layer, int) or layer < 0 for layer in allocation.protected):
+            raise PlanError(f"Protected layers are counted from 0, not {allocation.protected}.", "Correct them.")
+    if sections["evaluation"]:
+        for corpus in evaluation.corpora:
+            _check_corpus(corpus)
+        if evaluation.max_tokens < evaluation.window:
+            raise RunError(
+                f"evaluation.max_tokens ({evaluation.max_tokens:,}) is below one window ({evaluation.window:,}).",
+                "Raise it, or use a shorter window.",
+            )
+
+
+def check_reachable(recipe: Recipe, layout: Layout) -> None:
+    """Refuse an allocation that this model cannot meet, before its units are scored.
+
+    Raises:
+        PlanError: naming the reachable maximum.
+    """
+    choice = recipe.allocation
+    limit = reachable_sparsity(layout, gamma=choice.gamma, multiple_of=choice.multiple_of, protected=choice.protected)
+    if choice.sparsity > limit:
+        raise PlanError(
+            f"A sparsity of {choice.sparsity:.4g} is out of reach with gamma {choice.gamma:g}: at most {limit:.4f} "
+            "can be removed.",
+            "Lower the sparsity, change gamma, or protect fewer layers.",
+        )
+
+
+def _check_model(recipe: Recipe) -> None:
+    if not recipe.model.name.strip():
+        raise ModelError("No model is named.", "Use smollm2-135m, a hub id, a folder or a .gguf file.")
+    if recipe.model.dtype not in DTYPES:
+        raise ModelError(f"There is no dtype {recipe.model.dtype!r}.", f"Use {', '.join(DTYPES)}.")
+
+
+def _check_corpus(name: str) -> None:
+    if not name.strip():
+        raise CorpusError("A corpus without a name was asked for.", "Choose one, e.g. python-docs.")
+
+
+def _check_criterion(name: str) -> None:
+    from nirvana.saliency import available
+
+    if name not in available():
+        raise SaliencyError(f"There is no criterion {name!r}.", f"Use {', '.join(available())}.")
+
+
+def _check_rates(sparsity: float, gamma: float) -> None:
+    if not 0 < sparsity < 1:
+        raise PlanError(f"Sparsity must lie between 0 and 1, not {sparsity}.", "Use 0.2 to remove 20 %.")
+    if math.isnan(gamma) or gamma < 0:
+        raise PlanError(f"gamma must be 0 or more, not {gamma}.", "Use 1 for equal rates, inf for the MLP only.")

@@ -1,0 +1,327 @@
+"""Jobs on real worker processes, with small tasks that end well, end badly, or do not want to end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from nirvana.errors import NirvanaError, PlanError, RunError
+from nirvana.models.devices import devices
+from nirvana.runs import tasks
+from nirvana.runs.jobs import Job, JobManager
+from nirvana.runs.recipe import ModelChoice, Recipe
+from nirvana.runs.store import Run, Store
+from tests.unit import job_worker
+
+WORKER = (sys.executable, str(Path(job_worker.__file__)))
+ROOT = Path(job_worker.__file__).parents[2]
+LONG = 60.0  # seconds that no test should come near; a hang fails instead of stopping the suite
+
+
+def wait_until(condition: Callable[[], Any]) -> Any:
+    end = time.monotonic() + LONG
+    while time.monotonic() < end:
+        if value := condition():
+            return value
+        time.sleep(0.02)
+    raise AssertionError("It did not happen.")
+
+
+def finished(manager: JobManager, job: Job) -> Job:
+    wait_until(lambda: not manager.job(job.id).live)
+    return manager.job(job.id)
+
+
+def running(manager: JobManager, job: Job) -> Job:
+    wait_until(lambda: manager.job(job.id).step or not manager.job(job.id).live)
+    return manager.job(job.id)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "data")
+
+
+@pytest.fixture
+def run(store: Store) -> Run:
+    return store.create(Recipe(model=ModelChoice(device="cpu")))
+
+
+@pytest.fixture
+def manager(store: Store, monkeypatch: pytest.MonkeyPatch) -> Iterator[JobManager]:
+    monkeypatch.setattr(tasks, "TASKS", {**tasks.TASKS, **job_worker.TASKS})
+    manager = JobManager(store, worker=WORKER)
+    yield manager
+    manager.close()
+
+
+def test_no_process_before_the_first_job_and_one_for_all_that_follow(manager: JobManager, run: Run) -> None:
+    assert psutil.Process().children() == []
+    first, second = manager.submit(run.id, task="work"), manager.submit(run.id, task="work")
+    results = [finished(manager, job).result for job in (first, second)]
+    assert results[0] is not None and results[1] is not None
+    assert results[0]["pid"] == results[1]["pid"] != os.getpid()
+    assert results[0]["run"] == run.id
+    job = manager.job(second.id)
+    assert job.status == "done" and job.fraction == 1 and job.eta is None and job.finished is not None
+    assert [entry.id for entry in manager.jobs(run.id)] == [second.id, first.id]
+
+
+def test_progress_of_a_running_job(manager: JobManager, store: Store, run: Run) -> None:
+    job = running(manager, manager.submit(run.id, task="work", seconds=600))
+    wait_until(lambda: manager.job(job.id).total)
+    job = manager.job(job.id)
+    assert (job.status, job.position, job.step, job.step_number, job.steps) == ("running", 0, "calibration", 2, 2)
+    assert (job.stage, job.done, job.total, job.fraction) == ("Working", 1, 4, 0.25)
+    assert job.overall == pytest.approx(0.625) and job.elapsed > 0
+    live = manager.live(run.id)
+    assert live is not None and live.id == job.id
+    assert run.status == "running" and store.runs()[0].status == "running"
+
+
+def test_eta_is_said_only_once_there_is_something_to_go_by() -> None:
+    known: dict[str, Any] = dict.fromkeys(("finished", "error", "result"))
+    known |= {"id": "1", "run_id": "2", "task": "run", "until": "prune", "arguments": {}, "device": "cpu"}
+    values = {**known, "status": "running", "position": 0, "created": 0.0, "started": 0.0, "total": 100}
+    now = time.time()
+    assert Job(**values, done=50).eta is None
+    assert Job(**values, done=50, first=(now - 10, 0.5)).eta is None
+    assert Job(**values, done=50, first=(now - 10, 0.25)).eta == pytest.approx(20, rel=0.1)
+
+
+def test_queue_positions_are_visible_and_close_up(manager: JobManager, store: Store, run: Run) -> None:
+    first = manager.submit(run.id, task="work", seconds=600)
+    running(manager, first)
+    others = [manager.submit(store.create(run.recipe).id, task="work") for _ in range(3)]
+    assert [manager.job(job.id).position for job in others] == [1, 2, 3]
+    assert manager.job(others[1].id).status == "queued"
+    manager.cancel(others[0].id)
+    assert manager.job(others[0].id).status == "cancelled"
+    assert [manager.job(job.id).position for job in others[1:]] == [1, 2]
+    manager.cancel(first.id)
+    assert [finished(manager, job).status for job in others[1:]] == ["done", "done"]
+    assert manager.job(first.id).status == "cancelled"
+
+
+def test_cancel_asks_first_and_keeps_the_worker(manager: JobManager, run: Run) -> None:
+    before = finished(manager, manager.submit(run.id, task="work")).result
+    job = running(manager, manager.submit(run.id, task="work", seconds=600))
+    manager.cancel(job.id)
+    job = finished(manager, job)
+    assert job.status == "cancelled" and job.error is not None and "kept" in job.error["hint"]
+    after = finished(manager, manager.submit(run.id, task="work")).result
+    assert before is not None and after is not None and before["pid"] == after["pid"]
+    failure = run.failure()
+    assert failure is None, "a later success clears it"
+
+
+def test_cancel_kills_a_task_that_does_not_listen(manager: JobManager, run: Run) -> None:
+    before = finished(manager, manager.submit(run.id, task="work")).result
+    job = manager.submit(run.id, task="deaf")
+    wait_until((run.folder / "begun").exists)
+    start = time.monotonic()
+    manager.cancel(job.id)
+    job = finished(manager, job)
+    assert job.status == "cancelled" and time.monotonic() - start < 20
+    assert not list(run.folder.glob(".*")), "what was half written is gone"
+    after = finished(manager, manager.submit(run.id, task="work")).result
+    assert before is not None and after is not None and before["pid"] != after["pid"]
+
+
+def test_cancelling_what_has_ended_changes_nothing(manager: JobManager, run: Run) -> None:
+    job = finished(manager, manager.submit(run.id, task="work"))
+    manager.cancel(job.id)
+    assert manager.job(job.id) == job
+    with pytest.raises(RunError, match="no such job"):
+        manager.cancel("nonsense")
+
+
+@pytest.mark.parametrize(
+    ("task", "step", "message", "hint"),
+    [
+        ("die", "saliency", "memory ran out", "fewer or shorter samples"),
+        ("leave", "", "exit code 3", "log"),
+        ("starve", "saliency", "Memory ran out", "fewer or shorter samples"),
+        ("refuse", "calibration", "The text is too short.", "Give more."),
+        ("break", "", "ZeroDivisionError", "log"),
+    ],
+)
+def test_a_failure_is_explained_and_the_next_job_runs(
+    manager: JobManager, run: Run, task: str, step: str, message: str, hint: str
+) -> None:
+    job = finished(manager, manager.submit(run.id, task=task))
+    assert job.status == "failed" and job.error is not None
+    assert job.error["step"] == step and message in job.error["message"] and hint in job.error["hint"]
+    failure = run.failure()
+    assert failure is not None and failure["message"] == job.error["message"]
+    assert finished(manager, manager.submit(run.id, task="work")).status == "done"
+    assert run.failure() is None
+
+
+def test_the_log_survives_the_job(manager: JobManager, store: Store, run: Run) -> None:
+    job = finished(manager, manager.submit(run.id, task="leave"))
+    assert manager.log(job.id)[-1] == "a library gave up"
+    assert JobManager(store, worker=WORKER).log(job.id)[-1] == "a library gave up"
+    failed = finished(manager, manager.submit(run.id, task="break"))
+    assert any("ZeroDivisionError" in line for line in manager.log(failed.id, lines=3))
+
+
+def test_prints_of_libraries_do_not_garble_the_protocol(manager: JobManager, run: Run) -> None:
+    job = finished(manager, manager.submit(run.id, task="chatter"))
+    assert job.status == "done" and job.result == {"read": ""}
+    assert {"printed", "said on stderr"} <= set(manager.log(job.id))
+
+
+def test_bad_requests_are_refused_before_they_are_queued(manager: JobManager, store: Store, run: Run) -> None:
+    bad: list[tuple[type[NirvanaError], Callable[[], Job]]] = [
+        (RunError, lambda: manager.submit("example")),
+        (RunError, lambda: manager.submit("../../etc")),
+        (RunError, lambda: manager.submit(run.id, task="nothing")),
+        (RunError, lambda: manager.submit(run.id, until="nothing")),
+        (PlanError, lambda: manager.submit(store.create(run.recipe.change("allocation", sparsity=1.0)).id)),
+    ]
+    for kind, submit in bad:
+        with pytest.raises(kind):
+            submit()
+    assert manager.jobs() == []
+
+
+def test_export_and_continue_need_a_pruned_model(store: Store, run: Run) -> None:
+    manager = JobManager(store, worker=WORKER)
+    with pytest.raises(RunError, match="no pruned model"):
+        manager.submit(run.id, task="export")
+    with pytest.raises(RunError, match="no pruned model"):
+        manager.submit(run.id, task="continue", prompt="Hello")
+    with pytest.raises(RunError, match="does not take"):
+        manager.submit(run.id, task="export", path="/tmp/elsewhere")
+    manager.close()
+
+
+def test_a_live_run_cannot_be_deleted(manager: JobManager, store: Store, run: Run) -> None:
+    job = running(manager, manager.submit(run.id, task="work", seconds=600))
+    with pytest.raises(RunError, match="Cancel"):
+        store.delete(run.id)
+    assert run.folder.is_dir()
+    manager.cancel(job.id)
+    finished(manager, job)
+    store.delete(run.id)
+    assert not run.folder.exists() and manager.jobs(run.id) == []
+
+
+def test_unload_ends_an_idle_worker_only(manager: JobManager, run: Run) -> None:
+    pid = (finished(manager, manager.submit(run.id, task="work")).result or {})["pid"]
+    job = running(manager, manager.submit(run.id, task="work", seconds=600))
+    with pytest.raises(RunError, match="in use"):
+        manager.unload()
+    manager.cancel(job.id)
+    finished(manager, job)
+    wait_until(lambda: not any(lane.busy for lane in manager._lanes.values()))
+    manager.unload()
+    wait_until(lambda: not psutil.pid_exists(pid))
+    assert manager.resident() == []
+    assert finished(manager, manager.submit(run.id, task="work")).status == "done"
+
+
+def test_closing_interrupts_what_is_live_and_keeps_what_is_done(store: Store, run: Run, monkeypatch: Any) -> None:
+    monkeypatch.setattr(tasks, "TASKS", {**tasks.TASKS, **job_worker.TASKS})
+    manager = JobManager(store, worker=WORKER)
+    done = finished(manager, manager.submit(run.id, task="work"))
+    live = manager.submit(store.create(run.recipe).id, task="deaf")
+    waiting = manager.submit(store.create(run.recipe).id, task="work")
+    wait_until(lambda: manager.job(live.id).step)
+    manager.close()
+    assert [manager.job(job.id).status for job in (done, live, waiting)] == ["done", "interrupted", "interrupted"]
+    wait_until(lambda: not psutil.Process().children())
+    with pytest.raises(RunError, match="stopping"):
+        manager.submit(run.id)
+
+
+SERVER = """
+import sys, time
+sys.path[:0] = [{root!r}]
+from tests.unit import job_worker
+from nirvana.runs import tasks
+from nirvana.runs.jobs import JobManager
+from nirvana.runs.store import Store
+from pathlib import Path
+tasks.TASKS = {{**tasks.TASKS, **job_worker.TASKS}}
+store = Store(Path({data!r}))
+manager = JobManager(store, worker={worker!r})
+manager.submit({run!r}, task={task!r})
+manager.submit({run!r})
+while True:
+    time.sleep(0.1)
+"""
+
+
+def start_server(store: Store, run: Run, pid_file: Path, task: str) -> tuple[subprocess.Popen[bytes], int]:
+    """A server process in the middle of a job, and the process id of its worker."""
+    code = SERVER.format(root=str(ROOT), data=str(store.root), worker=WORKER, run=run.id, task=task)
+    environment = {**os.environ, "TEST_WORKER_PID": str(pid_file)}
+    server = subprocess.Popen([sys.executable, "-c", code], env=environment, start_new_session=True)
+    wait_until(lambda: (run.folder / "begun").exists() or server.poll() is not None)
+    return server, int(pid_file.read_text())
+
+
+@pytest.mark.parametrize("task", ["deaf", "hold"])
+def test_a_worker_ends_with_its_parent_and_the_next_server_says_so(
+    store: Store, run: Run, tmp_path: Path, task: str
+) -> None:
+    server, worker = start_server(store, run, tmp_path / "pid", task)
+    assert {job.status for job in JobManager(store).jobs(run.id)} == {"running", "queued"}, "its owner is alive"
+    server.kill()
+    wait_until(lambda: not psutil.pid_exists(worker))
+    manager = JobManager(store)  # the server is a zombie still: that counts as gone
+    assert {job.status for job in manager.jobs(run.id)} == {"interrupted"}
+    assert run.status == "interrupted"
+    failure = run.failure()
+    assert failure is not None and "stopped" in failure["message"] and failure["hint"]
+    server.wait()
+
+
+def test_ctrl_c_ends_server_and_worker(store: Store, run: Run, tmp_path: Path) -> None:
+    server, worker = start_server(store, run, tmp_path / "pid", "deaf")
+    os.killpg(server.pid, signal.SIGINT)  # as a terminal does: to the whole group
+    start = time.monotonic()
+    server.wait(timeout=LONG)
+    wait_until(lambda: not psutil.pid_exists(worker))
+    assert time.monotonic() - start < 20
+    assert {job.status for job in JobManager(store).jobs(run.id)} == {"interrupted"}
+
+
+def test_another_owners_job_cannot_be_cancelled_here(store: Store, run: Run, tmp_path: Path) -> None:
+    server, _ = start_server(store, run, tmp_path / "pid", "deaf")
+    manager = JobManager(store)
+    job = manager.live(run.id)
+    assert job is not None
+    with pytest.raises(RunError, match="another program"):
+        manager.cancel(job.id)
+    server.kill()
+    server.wait()
+
+
+def test_a_fork_leaves_its_parents_workers_alone(manager: JobManager, run: Run) -> None:
+    pid = (finished(manager, manager.submit(run.id, task="work")).result or {})["pid"]
+    child = os.fork()
+    if child == 0:
+        manager.close()
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert psutil.pid_exists(pid)
+    assert (finished(manager, manager.submit(run.id, task="work")).result or {})["pid"] == pid
+
+
+def test_auto_means_the_first_device(manager: JobManager, store: Store) -> None:
+    names = [device.name for device in devices()]
+    job = manager.submit(store.create(Recipe()).id, task="work")
+    assert job.device == names[0]
+    finished(manager, job)

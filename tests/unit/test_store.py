@@ -1,0 +1,401 @@
+"""The store: whole or absent, shared by processes, and not to be escaped from."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nirvana.allocation import allocate
+from nirvana.calibration.sets import CalibrationSelection, CalibrationSet, Candidate
+from nirvana.errors import NirvanaError, RunError
+from nirvana.evaluation.results import Divergence, Measurement, Report
+from nirvana.files import read_json
+from nirvana.layout import KV_GROUP, NEURON, Layout, Site, SiteLayout
+from nirvana.runs import store as store_module
+from nirvana.runs.index import new_id
+from nirvana.runs.recipe import STEPS, Recipe
+from nirvana.runs.results import Continuation, ModelCard, PruneSummary
+from nirvana.runs.store import NAME_LENGTH, Run, Store, write_example
+from nirvana.saliency.scores import Saliency
+
+
+def make_results(seed: int = 0) -> dict[str, Any]:
+    """One result a step, of a model with two layers."""
+    draw = np.random.default_rng(seed)
+    sites: dict[Site, SiteLayout] = {}
+    for layer in range(2):
+        sites[Site("decoder", layer, "attention")] = SiteLayout(4, 64, KV_GROUP)
+        sites[Site("decoder", layer, "mlp")] = SiteLayout(50, 24, NEURON)
+    layout = Layout(sites, {"embeddings": 100}, "LlamaForCausalLM")
+    scores = {site: draw.random(place.units, dtype=np.float32) for site, place in layout.items()}
+    saliency = Saliency(scores, layout, "nirvana", "c" * 64, {"strategy": "micro-batches", "seconds": 1.5})
+    plan = allocate(saliency, sparsity=0.3, multiple_of=1)
+    sets = [CalibrationSet(draw.integers(0, 99, (2, 5)), source="text", seed=index) for index in range(2)]
+    kl = [Divergence(draw.random((3, 4), dtype=np.float32)) for _ in sets]
+    candidates = tuple(Candidate(one, two, 0.3) for one, two in zip(sets, kl, strict=True))
+    probe = CalibrationSet(draw.integers(0, 99, (3, 4)))
+    return {
+        "model": ModelCard("tiny", "folder", "", "Llama", layout, {"layers": 2}, "a" * 64, "cpu", "float32", 1000),
+        "calibration": CalibrationSelection(candidates, 1, probe, "nirvana", 0.3, float("inf")),
+        "saliency": saliency,
+        "allocation": plan,
+        "prune": PruneSummary({"dense": 10, "pruned": 7}, {"dense": 40, "pruned": 28}, 0.1, "cpu", ["a note"]),
+        "compare": Report((Measurement("perplexity", "dense", float("inf"), None, 3, {"corpus": "text"}),)),
+    }
+
+
+def fill(run: Run, *, until: str = STEPS[-1], seed: int = 0) -> None:
+    results = make_results(seed)
+    for step in STEPS[: STEPS.index(until) + 1]:
+        run.put(step, results[step], seconds=0.5, device="cpu", dtype="float32")
+
+
+def result_file(run: Run, step: str) -> Path:
+    info = run.info(step)
+    assert info is not None
+    return run.folder / str(info["file"])
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "data")
+
+
+def test_an_empty_home_has_no_runs_and_stays_empty(tmp_path: Path) -> None:
+    store = Store(tmp_path / "data")
+    assert store.runs() == [] and store.open("example").is_example
+    assert not (tmp_path / "data").exists()
+
+
+def test_results_come_back_as_they_were(store: Store) -> None:
+    run = store.create(Recipe())
+    assert run.status == "empty" and run.model() is None and run.report() is None and run.continuations() == []
+    fill(run)
+    run = Store(store.root).open(run.id)
+    expected = make_results()
+    assert run.model() == expected["model"] and run.pruned() == expected["prune"]
+    assert run.report() == expected["compare"]
+    calibration, saliency, plan = run.calibration(), run.saliency(), run.plan()
+    assert isinstance(calibration, CalibrationSelection) and saliency is not None and plan is not None
+    assert calibration.hash == expected["calibration"].hash and calibration.gamma == float("inf")
+    assert saliency.hash == expected["saliency"].hash and saliency.layout == expected["saliency"].layout
+    assert plan.to_json() == expected["allocation"].to_json()
+    assert run.status == "done" and run.failure() is None
+    info = run.info("saliency")
+    assert info is not None and info["seconds"] == 0.5 and info["device"] == "cpu" and info["finished"] > 0
+    assert info["versions"]["numpy"] == np.__version__ and info["cached"] is False
+
+
+def test_a_single_calibration_set_comes_back_as_one(store: Store) -> None:
+    run = store.create(Recipe())
+    drawn = CalibrationSet([[1, 2], [3, 4]], source="text", seed=5, texts=["a", "b"])
+    run.put_calibration(drawn)
+    found = run.calibration()
+    assert isinstance(found, CalibrationSet) and found.hash == drawn.hash and found.texts == ("a", "b")
+
+
+def test_a_stored_plan_is_much_smaller_than_its_json(store: Store) -> None:
+    run = store.create(Recipe())
+    site = Site("decoder", 0, "mlp")
+    layout = Layout({site: SiteLayout(20_000, 3, NEURON)})
+    saliency = Saliency({site: np.arange(20_000, dtype=np.float32)}, layout, "random")
+    plan = allocate(saliency, sparsity=0.5, gamma=float("inf"))
+    run.put_plan(plan)
+    found = run.plan()
+    assert found is not None and found.to_json() == plan.to_json()
+    assert result_file(run, "allocation").stat().st_size < len(json.dumps(plan.to_json())) / 10
+
+
+def test_states_follow_the_recipe(store: Store) -> None:
+    recipe = Recipe()
+    run = store.create(recipe)
+    fill(run, until="allocation")
+    assert [run.step_state(step) for step in STEPS] == ["done"] * 4 + ["missing"] * 2
+    assert run.status == "partial"
+    other = recipe.change("allocation", gamma=1.0)
+    assert run.step_state("saliency", other) == "done" and run.step_state("allocation", other) == "stale"
+    run = store.set_recipe(run.id, other)
+    assert run.recipe == other and run.step_state("allocation") == "stale" and run.plan() is not None
+    fill(run, until="allocation")
+    assert run.step_state("allocation") == "done"
+
+
+def test_a_copy_takes_what_still_holds(store: Store) -> None:
+    parent = store.create(Recipe())
+    fill(parent)
+    parent.add_continuation(Continuation("Hello", False, 8, "world", "word"))
+    changed = store.create(Recipe().change("allocation", sparsity=0.3), parent=parent)
+    assert [changed.step_state(step) for step in STEPS] == ["done"] * 3 + ["missing"] * 3
+    assert changed.continuations() == []
+    same = store.create(Recipe(), parent=parent)
+    assert same.status == "done" and [item.dense for item in same.continuations()] == ["world"]
+    before = result_file(parent, "saliency").read_bytes()
+    fill(same, seed=1)
+    assert result_file(parent, "saliency").read_bytes() == before, "the parent keeps everything"
+
+
+def test_a_continuation_belongs_to_its_pruned_model(store: Store) -> None:
+    run = store.create(Recipe())
+    with pytest.raises(RunError, match="no pruned model"):
+        run.add_continuation(Continuation("Hello", False, 8, "a", "b"))
+    fill(run)
+    for text in ("first", "second"):
+        run.add_continuation(Continuation("Hello", False, 8, text, text))
+    run.add_continuation(Continuation("Hello", True, 8, "chat", "chat"))
+    assert [item.dense for item in run.continuations()] == ["second", "chat"]
+    run = store.set_recipe(run.id, Recipe().change("allocation", sparsity=0.4))
+    fill(run)
+    assert run.continuations() == []
+
+
+def test_a_new_pruned_model_drops_the_archive_of_the_last(store: Store) -> None:
+    run = store.create(Recipe())
+    fill(run)
+    (run.folder / "model.zip").write_bytes(b"old")
+    fill(run, until="allocation")
+    assert (run.folder / "model.zip").exists()
+    fill(run, until="prune")
+    assert not (run.folder / "model.zip").exists()
+
+
+def test_list_rename_pin_delete(store: Store) -> None:
+    runs = [store.create(Recipe(), name=name) for name in ("one", "two", "three")]
+    assert [run.name for run in store.runs()] == ["three", "two", "one"]
+    assert [run.id for run in runs] == sorted(run.id for run in runs), "ids sort by age"
+    store.pin(runs[0].id, True)
+    store.rename(runs[1].id, "  Zwei\n\x07 2 ")
+    assert [(run.name, run.pinned) for run in store.runs()] == [("one", True), ("three", False), ("Zwei 2", False)]
+    fill(runs[2])
+    size = sum(file.stat().st_size for file in runs[2].folder.iterdir())
+    assert store.disk_use(runs[2].id) == size > 0
+    store.delete(runs[2].id)
+    assert not runs[2].folder.exists() and [run.name for run in store.runs()] == ["one", "Zwei 2"]
+    assert {path.name for path in (store.root / "runs").iterdir()} == {run.id for run in runs[:2]}
+    for name in ("", " \n", "x" * (NAME_LENGTH + 1)):
+        with pytest.raises(RunError, match="name"):
+            store.rename(runs[0].id, name)
+
+
+@pytest.mark.parametrize(
+    "run_id",
+    [
+        "",
+        ".",
+        "..",
+        "../x",
+        "a/../../etc",
+        "/etc",
+        "%2e%2e",
+        "example/",
+        "x" * 12 + "\n",
+        "x" * 12,
+        "' OR 1 --",
+        "１" * 12,
+    ],
+)
+def test_ids_are_checked_before_they_name_a_folder(store: Store, run_id: str) -> None:
+    kept = store.create(Recipe())
+    outside = store.root / "precious"
+    outside.mkdir()
+    for call in (
+        store.open,
+        store.delete,
+        store.disk_use,
+        lambda run_id: store.rename(run_id, "name"),
+        lambda run_id: store.pin(run_id, True),
+        lambda run_id: store.set_recipe(run_id, Recipe()),
+    ):
+        with pytest.raises(RunError, match="no such run"):
+            call(run_id)
+    assert outside.is_dir() and [run.id for run in store.runs()] == [kept.id]
+
+
+def test_new_ids_differ_and_sort() -> None:
+    ids = [new_id() for _ in range(300)]
+    assert len(set(ids)) == 300 and all(store_module.ID.fullmatch(one) for one in ids)
+    assert ids == sorted(ids)
+
+
+@pytest.mark.parametrize("damage", [b"", b"garbage", None])
+@pytest.mark.parametrize("step", STEPS)
+def test_a_damaged_result_counts_as_missing(store: Store, step: str, damage: bytes | None) -> None:
+    run = store.create(Recipe())
+    fill(run)
+    path = result_file(run, step)
+    path.write_bytes(path.read_bytes()[:-1] if damage is None else damage)
+    assert run.steps.read(step) is None
+    assert run.step_state(step) == "missing" and run.status == "partial"
+    assert store.runs()[0].id == run.id
+    fill(run)
+    assert run.status == "done"
+
+
+def test_a_damaged_record_counts_as_missing(store: Store) -> None:
+    run = store.create(Recipe())
+    fill(run)
+    (run.folder / "saliency.info.json").write_bytes(b"{")
+    (run.folder / "plan.info.json").write_bytes(b"[]")
+    (run.folder / "continuations.json").write_bytes(b"\xff")
+    assert run.info("saliency") is None and run.saliency() is None and run.plan() is None
+    assert run.continuations() == [] and run.status == "partial"
+
+
+def test_a_vanished_folder_or_unreadable_recipe_leaves_the_list_alone(store: Store) -> None:
+    runs = [store.create(Recipe(), name=name) for name in ("one", "two", "three")]
+    fill(runs[0])
+    for file in runs[0].folder.iterdir():
+        file.unlink()
+    runs[0].folder.rmdir()
+    store.index.update("runs", runs[1].id, recipe='{"model": {"colour": "blue"}}')
+    assert [run.name for run in store.runs()] == ["three", "one"]
+    assert store.runs()[1].status == "empty" and store.disk_use(runs[0].id) == 0
+    with pytest.raises(RunError, match="recipe"):
+        store.open(runs[1].id)
+    for run in runs[:2]:
+        store.delete(run.id)
+    assert [run.name for run in store.runs()] == ["three"]
+
+
+def test_a_damaged_index_is_an_error_that_says_what_to_do(store: Store) -> None:
+    store.create(Recipe())
+    for file in store.root.glob("runs.sqlite3*"):
+        file.unlink()
+    store.index.path.write_bytes(b"this is not a database, whatever its name says" * 100)
+    with pytest.raises(RunError, match="move it away") as caught:
+        store.runs()
+    assert "runs.sqlite3" in caught.value.message
+
+
+def test_an_index_of_a_newer_version_is_left_alone(store: Store) -> None:
+    store.create(Recipe())
+    with store.index.connect() as connection:
+        connection.execute("PRAGMA user_version = 99")
+    with pytest.raises(RunError, match="newer version"):
+        store.runs()
+
+
+def test_a_full_disk_keeps_the_result_that_was_there(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = store.create(Recipe())
+    fill(run)
+    before = run.saliency()
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        with pytest.raises(NirvanaError, match="No space left") as caught:
+            fill(run, seed=1)
+        assert "space" in caught.value.hint
+    after = run.saliency()
+    assert before is not None and after is not None and after.hash == before.hash
+    assert run.status == "done" and not list(run.folder.glob(".*"))
+
+
+def test_a_crash_between_result_and_record_changes_nothing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = store.create(Recipe())
+    fill(run)
+    before = run.saliency()
+    with monkeypatch.context() as patched:
+        patched.setattr("nirvana.runs.folder.write_json", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            run.put_saliency(make_results(1)["saliency"])
+    after = run.saliency()
+    assert before is not None and after is not None and after.hash == before.hash
+    run.put_saliency(make_results(1)["saliency"])
+    assert len(list(run.folder.glob("saliency-*"))) == 1, "earlier files are cleared away"
+
+
+def test_a_failed_creation_leaves_nothing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    parent = store.create(Recipe())
+    fill(parent)
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(NirvanaError, match="No space left"):
+        store.create(Recipe(), parent=parent)
+    assert [run.id for run in store.runs()] == [parent.id] == [path.name for path in (store.root / "runs").iterdir()]
+
+
+def test_a_deleted_run_takes_no_results(store: Store) -> None:
+    run = store.create(Recipe())
+    store.delete(run.id)
+    with pytest.raises(RunError, match="deleted"):
+        fill(run)
+    assert not run.folder.exists()
+
+
+def test_the_example_is_read_only_and_can_be_a_parent(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = store.create(Recipe(), name="Demo")
+    fill(made)
+    made.add_continuation(Continuation("Hello", False, 8, "world", "word"))
+    folder = tmp_path / "packaged"
+    write_example(made, folder)
+    monkeypatch.setattr(store_module, "EXAMPLE_FOLDER", folder)
+    example = store.open("example")
+    assert example.name == "Demo" and example.status == "done" and example.failure() is None
+    assert [item.pruned for item in example.continuations()] == ["word"]
+    assert "example" not in {run.id for run in store.runs()}
+    for change in (
+        lambda: store.delete("example"),
+        lambda: store.rename("example", "mine"),
+        lambda: store.pin("example", True),
+        lambda: store.set_recipe("example", Recipe()),
+        lambda: fill(example),
+    ):
+        with pytest.raises(RunError, match="example"):
+            change()
+    assert store.create(example.recipe, parent=example).status == "done"
+
+
+def test_a_missing_example_is_empty(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_module, "EXAMPLE_FOLDER", tmp_path / "nowhere")
+    example = store.open("example")
+    assert example.is_example and example.status == "empty" and example.model() is None
+
+
+def write_often(root: str, run_id: str, worker: int) -> None:
+    """One of several processes that write runs and results at once."""
+    store = Store(Path(root))
+    run = store.open(run_id)
+    for turn in range(8):
+        run.put_saliency(make_results(worker * 100 + turn)["saliency"])
+        store.rename(run_id, f"{worker} {turn}")
+        store.create(Recipe(), name=f"from {worker}")
+
+
+def test_processes_share_a_store(store: Store) -> None:
+    run = store.create(Recipe())
+    run.put_saliency(make_results(0)["saliency"])
+    context = multiprocessing.get_context("fork")
+    writers = [context.Process(target=write_often, args=(str(store.root), run.id, index)) for index in range(3)]
+    for writer in writers:
+        writer.start()
+    seen = 0
+    while any(writer.is_alive() for writer in writers) or not seen:
+        saliency = run.saliency()
+        assert saliency is not None, "a reader finds the earlier result or the new one, always whole"
+        store.runs()
+        seen += 1
+    for writer in writers:
+        writer.join()
+        assert writer.exitcode == 0
+    assert len(store.runs()) == 1 + 3 * 8
+    assert len(list(run.folder.glob("saliency-*"))) == 1
+
+
+def test_the_record_names_the_run_in_strict_json(store: Store) -> None:
+    run = store.create(Recipe().change("allocation", gamma=float("inf")))
+    fill(run)
+    assert store.open(run.id).recipe.allocation.gamma == float("inf")
+    assert read_json(run.folder / "report.info.json")["fingerprint"] == run.recipe.fingerprint("compare")
