@@ -1,1 +1,1 @@
-"""Calibration data: where its text comes from, how windows are drawn, and which set is chosen (paper: KL-based choice)."""
+"""Calibration data: where its text is from, how windows are drawn, and which set is chosen (paper: choice by KL)."""

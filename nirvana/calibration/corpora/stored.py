@@ -1,0 +1,30 @@
+"""Corpora that take a while to collect, kept in the cache folder."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+from nirvana.calibration.corpora.corpus import SPLITS
+from nirvana.errors import NirvanaError
+from nirvana.files import cache_folder, json_hash, read_json, write_json
+
+Splits = dict[str, tuple[str, ...]]
+
+
+def stored(key: dict[str, Any], build: Callable[[], Splits]) -> Splits:
+    """What `build` gives, read from the cache where it was built for the same `key` before.
+
+    `key` names everything the text depends on, such as library versions and limits.
+    """
+    path = cache_folder() / "corpora" / f"{json_hash(key)[:32]}.json"
+    try:
+        content = read_json(path)
+        return {name: tuple(content["splits"][name]) for name in SPLITS}
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # not there, or damaged: build it
+    splits = build()
+    with contextlib.suppress(NirvanaError):  # a full or read-only disk costs the next call time, not this one its text
+        write_json(path, {"key": key, "splits": splits})
+    return splits

@@ -1,0 +1,103 @@
+"""Draw calibration and probe windows from a corpus (paper: 32 windows of 128 tokens, 128 probes of 64)."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from nirvana.calibration.corpora.corpus import SEPARATOR, CorpusSplit, Text, as_split
+from nirvana.calibration.sets import CalibrationSet
+from nirvana.errors import CorpusError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from nirvana.models.lm import LM
+
+SPREAD = 8  # documents are read until there are this many times the tokens that are drawn
+
+
+def sample_calibration(lm: LM, text: Text, *, samples: int = 32, length: int = 128, seed: int = 0) -> CalibrationSet:
+    """Draw `samples` windows of `length` tokens from the calibration split of a corpus.
+
+    Documents are taken in a random order and joined with blank lines; the windows are cut from them at random and do
+    not overlap each other while there is text enough. The same seed, tokenizer and text give the same windows.
+
+    Args:
+        text: a corpus; or a split, a string or documents, which are used whole.
+
+    Raises:
+        CorpusError: the text is too short for the windows, or a number makes no sense.
+    """
+    return _sample(lm, as_split(text, "calibration"), samples, length, seed)
+
+
+def sample_probe(lm: LM, text: Text, *, samples: int = 128, length: int = 64, seed: int = 42) -> CalibrationSet:
+    """Draw the windows that divergence is measured on, from the probe split; otherwise as `sample_calibration`.
+
+    Raises:
+        CorpusError: the text is too short for the windows, or a number makes no sense.
+    """
+    return _sample(lm, as_split(text, "probe"), samples, length, seed)
+
+
+def tokenize(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
+    """Token ids of each text, without the special tokens that begin or end a sequence."""
+    if not texts:
+        return []
+    encoded: list[list[int]] = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+    return encoded
+
+
+def _sample(lm: LM, split: CorpusSplit, samples: int, length: int, seed: int) -> CalibrationSet:
+    positions = lm.family.geometry(lm.settings).get("positions", length)
+    if samples < 1 or length < 2:
+        raise CorpusError(f"{samples} windows of {length} tokens cannot be drawn.", "Ask for 1 or more, of 2 or more.")
+    if length > positions:
+        raise CorpusError(
+            f"Windows of {length} tokens are longer than the {positions} positions of {lm.source.name}.",
+            f"Use windows of {positions} tokens or fewer.",
+        )
+    if seed < 0:
+        raise CorpusError(f"A seed cannot be negative, such as {seed}.", "Use 0 or more.")
+    generator = np.random.default_rng(seed)
+    tokens = _stream(lm.tokenizer, split, generator, samples * length * SPREAD)
+    starts = _starts(len(tokens), samples, length, generator)
+    if starts is None:
+        raise CorpusError(
+            f"The {split.name} text of {split.corpus} has {len(tokens):,} tokens, too few for {samples} different "
+            f"windows of {length}.",
+            "Give more text, or ask for fewer or shorter windows.",
+        )
+    windows = tokens[starts[:, None] + np.arange(length)]  # (samples, length)
+    texts = lm.tokenizer.batch_decode(windows.tolist())
+    return CalibrationSet(windows, source=split.corpus, source_hash=split.source_hash, seed=seed, texts=texts)
+
+
+def _stream(
+    tokenizer: PreTrainedTokenizerBase, split: CorpusSplit, generator: np.random.Generator, enough: int
+) -> np.ndarray:
+    """int64 (T,): tokens of documents in random order, with separators between, until there are `enough`."""
+    separator = tokenize(tokenizer, [SEPARATOR])[0]
+    order = [split.documents[index] for index in generator.permutation(len(split.documents))]
+    stream: list[int] = []
+    batch = os.cpu_count() or 1  # fast tokenizers work on several texts at once
+    batch *= 8
+    for first in range(0, len(order), batch):
+        for tokens in tokenize(tokenizer, order[first : first + batch]):
+            stream += [*separator, *tokens] if stream else tokens
+        if len(stream) >= enough:
+            break
+    return np.array(stream, dtype=np.int64)
+
+
+def _starts(tokens: int, samples: int, length: int, generator: np.random.Generator) -> np.ndarray | None:
+    """int64 (samples,) first positions of the windows, in the order drawn; None where there are not as many."""
+    slots = tokens // length
+    if slots >= samples:  # side by side, from a random offset
+        offset = generator.integers(tokens - slots * length + 1)
+        return np.asarray(offset + length * generator.choice(slots, samples, replace=False))
+    places = tokens - length + 1
+    return np.asarray(generator.choice(places, samples, replace=False)) if places >= samples else None

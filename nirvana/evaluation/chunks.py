@@ -1,0 +1,31 @@
+"""Run a model over many windows in pieces that fit: hidden states by batch, logits by chunk of positions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+from nirvana.models.lm import LM
+
+# One unit of work should take well under a second, so that it can be cancelled: on a CPU some hundred tokens.
+BATCH_TOKENS = {"cpu": 512}
+BATCH_TOKENS_ACCELERATOR = 16_384
+CHUNK_LOGITS = 1 << 24  # 64 MiB in float32
+
+
+def hidden_batches(lm: LM, tokens: np.ndarray) -> Iterator[tuple[int, torch.Tensor]]:
+    """Windows (N, T) -> pairs of the first window's index and (B, T, H) hidden states, batch after batch."""
+    budget = BATCH_TOKENS.get(lm.device.type, BATCH_TOKENS_ACCELERATOR)
+    size = max(1, budget // tokens.shape[1])
+    for first in range(0, len(tokens), size):
+        batch = torch.from_numpy(tokens[first : first + size]).to(lm.device)
+        with torch.inference_mode():
+            hidden = lm.family.hidden_states(lm.weights(), batch, None)
+        yield first, hidden
+
+
+def chunk_positions(vocabulary: int) -> int:
+    """How many positions of logits are held at once."""
+    return max(1, CHUNK_LOGITS // vocabulary)

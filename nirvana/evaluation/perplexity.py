@@ -1,0 +1,148 @@
+"""Perplexity over non-overlapping windows (paper, evaluation protocol)."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from nirvana.calibration.corpora.corpus import CorpusSplit, Text, as_split
+from nirvana.errors import CorpusError, ModelError
+from nirvana.evaluation.chunks import chunk_positions, hidden_batches
+from nirvana.evaluation.results import Perplexity
+from nirvana.models.lm import LM
+from nirvana.progress import ProgressCallback, report
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+CHARACTERS_PER_TOKEN = 8  # read at first for each token wanted: English has about 4.5
+STAGE = "Perplexity"
+
+
+def perplexity(
+    lm: LM,
+    text: Text,
+    *,
+    window: int = 512,
+    max_tokens: int = 32_768,
+    progress: ProgressCallback | None = None,
+) -> Perplexity:
+    """exp of the mean negative log-likelihood, in nats per token, of text in windows that do not overlap.
+
+    Documents are joined with blank lines and tokenised once. Each window predicts window - 1 tokens from those before
+    them in the window alone, so the result depends on the window: compare like with like. Logits are computed in
+    float32 for a few hundred positions at a time.
+
+    Args:
+        text: a corpus, of which the evaluation split is read; or a split, a string or documents, used whole.
+        window: tokens in a window, 2 or more.
+        max_tokens: read at most this many tokens; what does not fill a window is left out.
+        progress: called after every few hundred tokens; may raise `Cancelled`.
+
+    Raises:
+        CorpusError: the text does not fill one window, or a number makes no sense.
+        ModelError: the window is longer than the model's positions, or the model's output is not a number.
+    """
+    _check(lm, window, max_tokens)
+    split = as_split(text, "evaluation")
+    report(progress, STAGE, 0, 0)
+    windows, scored_bytes = _windows(lm.tokenizer, split, window, max_tokens)
+    losses = _losses(lm, windows, progress)  # (windows, window - 1)
+    per_window = losses.mean(axis=1, dtype=np.float64)
+    mean = float(per_window.mean())
+    if not math.isfinite(mean):
+        raise ModelError(
+            f"{lm.source.name} gives outputs that are not numbers.", "Load it with dtype float32, or check its weights."
+        )
+    value = float(np.exp(np.float64(mean)))
+    count = len(per_window)
+    error = value * float(per_window.std(ddof=1)) / math.sqrt(count) if count > 1 else math.nan
+    return Perplexity(
+        value=value,
+        standard_error=error,
+        bits_per_byte=float(losses.sum(dtype=np.float64)) / math.log(2) / scored_bytes,
+        tokens=losses.size,
+        windows=count,
+        window=window,
+        corpus=split.corpus,
+        corpus_hash=split.source_hash,
+        per_window=per_window,
+    )
+
+
+def _check(lm: LM, window: int, max_tokens: int) -> None:
+    positions = lm.family.geometry(lm.settings).get("positions", window)
+    if window > positions:
+        raise ModelError(
+            f"A window of {window} tokens is longer than the {positions} positions of {lm.source.name}.",
+            f"Use a window of {positions} or fewer.",
+        )
+    if window < 2 or max_tokens < window:
+        raise CorpusError(
+            f"A window of {window} with at most {max_tokens} tokens predicts nothing.",
+            "Use a window of 2 or more, and at least as many tokens.",
+        )
+
+
+def _losses(lm: LM, windows: np.ndarray, progress: ProgressCallback | None) -> np.ndarray:
+    """Windows (N, T) -> float32 (N, T - 1): nats of each token but the first of its window."""
+    head = lm.family.head(lm.weights())
+    chunk = chunk_positions(head.weight.shape[0])
+    losses = np.empty((windows.shape[0], windows.shape[1] - 1), np.float32)
+    done, flat = 0, losses.reshape(-1)
+    report(progress, STAGE, done, flat.size)
+    for first, hidden in hidden_batches(lm, windows):
+        targets = torch.from_numpy(windows[first : first + len(hidden), 1:].reshape(-1)).to(lm.device)
+        states = hidden[:, :-1].reshape(-1, hidden.shape[-1])
+        for start in range(0, len(states), chunk):
+            report(progress, STAGE, done, flat.size)
+            with torch.inference_mode():
+                logits = head(states[start : start + chunk]).float()  # (chunk, V)
+                loss = F.cross_entropy(logits, targets[start : start + chunk], reduction="none")
+            flat[done : done + len(loss)] = loss.cpu().numpy()
+            done += len(loss)
+    report(progress, STAGE, done, flat.size)
+    return losses
+
+
+def _windows(
+    tokenizer: PreTrainedTokenizerBase, split: CorpusSplit, window: int, max_tokens: int
+) -> tuple[np.ndarray, int]:
+    """int64 (N, window) of the first tokens, and how many UTF-8 bytes of text their predicted tokens stand for."""
+    text = split.text
+    ids, ends = _first_tokens(tokenizer, text, max_tokens)
+    count = len(ids) // window
+    if not count:
+        raise CorpusError(
+            f"The {split.name} text of {split.corpus} has {len(ids):,} tokens, less than one window of {window}.",
+            "Use a shorter window or more text.",
+        )
+    windows = np.array(ids[: count * window], dtype=np.int64).reshape(count, window)
+    last = np.array(ends[: count * window]).reshape(count, window)[:, [0, -1]]
+    return windows, sum(len(text[start:end].encode()) for start, end in last)
+
+
+def _first_tokens(tokenizer: PreTrainedTokenizerBase, text: str, count: int) -> tuple[list[int], list[int]]:
+    """The first `count` tokens of the text and, for each, the character where it ends.
+
+    Only the beginning of a long text is tokenised: a cut can change the last few tokens before it, no earlier ones.
+    """
+    margin = 64
+    length = (count + margin) * CHARACTERS_PER_TOKEN
+    while True:
+        encoded = tokenizer(text[:length], return_offsets_mapping=tokenizer.is_fast, verbose=False)
+        ids: list[int] = encoded["input_ids"]
+        if length >= len(text) or len(ids) >= count + margin:
+            break
+        length *= 2
+    ids = ids[:count]
+    if tokenizer.is_fast:
+        spans = [end for _, end in encoded["offset_mapping"][:count]]
+        return ids, list(itertools.accumulate(spans, max))  # special tokens end at 0
+    pieces = [len(tokenizer.decode([token])) for token in ids]
+    return ids, [min(end, len(text)) for end in itertools.accumulate(pieces)]
