@@ -43,7 +43,7 @@ def save(lm: LM, folder: str | os.PathLike[str], *, progress: ProgressCallback |
 
     target = Path(folder).expanduser().absolute()
     model = lm.weights()
-    _refuse_foreign(target)
+    refuse_foreign(target)
     record = record_of(lm)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -103,8 +103,12 @@ def checkpoint_config(lm: LM) -> dict[str, Any]:
     return settings
 
 
-def _refuse_foreign(target: Path) -> None:
-    """Saving replaces the whole folder, so nothing but a checkpoint's own files may be in it."""
+def refuse_foreign(target: Path) -> None:
+    """Saving replaces the whole folder, so nothing but a checkpoint's own files may be in it.
+
+    Raises:
+        CheckpointError: there is something else at `target`.
+    """
     if not target.exists():
         return
     contents = list(target.iterdir()) if target.is_dir() else []

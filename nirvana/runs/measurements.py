@@ -5,12 +5,9 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from typing import Any
 
 from nirvana.calibration.corpora import Corpus
-from nirvana.calibration.generation import generate_corpus
-from nirvana.calibration.sampling import sample_probe
 from nirvana.calibration.sets import CalibrationSet
 from nirvana.evaluation.continuation import continue_prompt
 from nirvana.evaluation.divergence import divergence
@@ -19,7 +16,7 @@ from nirvana.evaluation.results import Measurement, Report
 from nirvana.models.lm import LM
 from nirvana.progress import ProgressCallback, within
 from nirvana.runs.models import numerics, placement
-from nirvana.runs.recipe import Recipe
+from nirvana.runs.recipe import EvaluationChoice
 from nirvana.runs.results import Continuation
 from nirvana.runs.run import Run
 from nirvana.runs.step_cache import cache_key, read_cached, write_cached
@@ -29,36 +26,46 @@ PROMPT, NEW_TOKENS = "A function in Python is defined with", 48
 
 def compare(
     run: Run,
-    recipe: Recipe,
-    dense: LM,
-    pruned: LM,
+    subjects: Mapping[str, LM],
     corpora: Mapping[str, Corpus],
-    probe_corpus: Corpus,
-    probe: CalibrationSet | None,
+    probe: CalibrationSet,
     progress: ProgressCallback | None,
 ) -> Report:
-    """Perplexity and bits per byte on each corpus, KL on the probe, parameters and bytes; then one continuation.
+    """All measurements of the dense and the pruned model, and a first continuation of one prompt by both."""
+    parts = len(subjects) * len(corpora) + 2
+    measured = measure(subjects, corpora, run.recipe.evaluation, probe, progress, parts=parts)
+    _continue(run, subjects, within(progress, "Continuation", parts - 1, parts))
+    return Report(tuple(measured))
+
+
+def measure(
+    subjects: Mapping[str, LM],
+    corpora: Mapping[str, Corpus],
+    choice: EvaluationChoice,
+    probe: CalibrationSet | None,
+    progress: ProgressCallback | None,
+    *,
+    parts: int | None = None,
+) -> list[Measurement]:
+    """Parameters and bytes, perplexity and bits per byte on each corpus, and KL on the probe where there is one.
 
     Args:
-        probe: that of the calibration choice; None draws it from `probe_corpus` as the recipe says.
+        subjects: "dense", "pruned" or both; KL needs both.
+        probe: windows of the dense model's tokens.
+        parts: into how many parts the progress is divided, where more follow.
     """
-    subjects = {"dense": dense, "pruned": pruned}
     measurements = sizes(subjects)
-    parts = len(subjects) * len(corpora) + 2
+    parts = parts or len(subjects) * len(corpora) + (probe is not None)
     part = 0
     for name, corpus in corpora.items():
         for subject, lm in subjects.items():
             nested = within(progress, f"{name}, {subject}", part, parts)
-            measurements += _perplexity(lm, subject, corpus, recipe, nested)
+            measurements += _perplexity(lm, subject, corpus, choice, nested)
             part += 1
-    if probe is None:
-        choice = recipe.calibration
-        probe = sample_probe(
-            dense, probe_corpus, samples=choice.probe_samples, length=choice.probe_length, seed=choice.probe_seed
-        )
-    measurements += _divergence(dense, pruned, probe, within(progress, "Divergence", part, parts))
-    _continue(run, subjects, within(progress, "Continuation", part + 1, parts))
-    return Report(tuple(measurements))
+    if probe is not None:
+        nested = within(progress, "Divergence", part, parts)
+        measurements += _divergence(subjects["dense"], subjects["pruned"], probe, nested)
+    return measurements
 
 
 def sizes(subjects: Mapping[str, LM]) -> list[Measurement]:
@@ -71,24 +78,11 @@ def sizes(subjects: Mapping[str, LM]) -> list[Measurement]:
     return found
 
 
-def generated_corpus(lm: LM, progress: ProgressCallback | None) -> Corpus:
-    """Text that the dense model writes, made once for each model."""
-    key = cache_key("generated", **numerics(lm))
-    found = read_cached(key)
-    if found is not None:
-        data = json.loads(found[1])
-        return Corpus(**data | {"splits": {name: tuple(texts) for name, texts in data["splits"].items()}})
-    corpus = generate_corpus(lm, progress=progress)
-    write_cached(key, json.dumps(asdict(corpus)).encode())
-    return corpus
-
-
 def _perplexity(
-    lm: LM, subject: str, corpus: Corpus, recipe: Recipe, progress: ProgressCallback | None
+    lm: LM, subject: str, corpus: Corpus, choice: EvaluationChoice, progress: ProgressCallback | None
 ) -> list[Measurement]:
-    choice = recipe.evaluation
     split = corpus.split("evaluation")
-    inputs = {"corpus": split.hash, "window": choice.window, "max_tokens": choice.max_tokens}
+    inputs = {"corpus": [corpus.name, split.hash], "window": choice.window, "max_tokens": choice.max_tokens}
 
     def measure() -> list[Measurement]:
         found = perplexity(lm, corpus, window=choice.window, max_tokens=choice.max_tokens, progress=progress)

@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from nirvana.allocation import allocate
-from nirvana.calibration.corpora import SELF_GENERATED, load_corpus
-from nirvana.calibration.sampling import sample_calibration, sample_probe
-from nirvana.calibration.selection import select_calibration
+from nirvana.calibration.corpora import SELF_GENERATED, Corpus
 from nirvana.calibration.sets import CalibrationSelection, CalibrationSet
 from nirvana.errors import RunError
+from nirvana.evaluation.results import Report
 from nirvana.models.lm import LM
 from nirvana.plan import PruningPlan
 from nirvana.progress import ProgressCallback
-from nirvana.runs.folder import FORMATS
-from nirvana.runs.measurements import compare, generated_corpus
-from nirvana.runs.models import Models, numerics, placement
+from nirvana.runs.cached import choose_calibration, draw_probe, open_corpus, score_units
+from nirvana.runs.measurements import compare
+from nirvana.runs.models import Models, placement
 from nirvana.runs.recipe import STEPS, Recipe
 from nirvana.runs.results import ModelCard, PruneSummary
 from nirvana.runs.run import Run
-from nirvana.runs.step_cache import cache_key, read_cached, write_cached
-from nirvana.runs.validation import check_reachable, check_recipe
-from nirvana.saliency import score
+from nirvana.runs.validation import check_against_model, check_recipe
 from nirvana.saliency.scores import Saliency
 
 
@@ -42,16 +39,14 @@ class Work:
     recipe: Recipe
     models: Models
     progress: ProgressCallback | None
-    corpora: dict[str, Any] = field(default_factory=dict)
+    corpora: dict[str, Corpus] = field(default_factory=dict)
 
     def lm(self) -> LM:
         return self.models.dense(self.recipe.model, self.progress)
 
-    def corpus(self, name: str) -> Any:
+    def corpus(self, name: str) -> Corpus:
         if name not in self.corpora:
-            self.corpora[name] = (
-                generated_corpus(self.lm(), self.progress) if name == SELF_GENERATED.name else load_corpus(name)
-            )
+            self.corpora[name] = open_corpus(name, self.lm(), self.progress)
         return self.corpora[name]
 
     def need(self, step: str) -> Any:
@@ -98,20 +93,36 @@ def execute(
     todo = [step for step in steps if run.step_state(step, run.recipe) != "done"]
     if not todo:
         return
-    if on_step is not None:
-        on_step(todo[0], 1, len(todo))
+    announced = _announce(on_step, todo, 1)
     card = None if "model" in todo else run.model()
     if card is None or (set(todo) - {"allocation"} and card.hash != work.lm().hash):
         todo = list(steps)  # the model is new, or its files are not those that the results were made from
     for number, step in enumerate(todo, start=1):
-        if on_step is not None:
-            on_step(step, number, len(todo))
+        if (step, len(todo)) != announced:
+            announced = _announce(on_step, todo, number)
         start = time.perf_counter()
         result, info = _STEPS[step](work)
-        if step == "model" and "allocation" in steps:
-            check_reachable(work.recipe, result.layout)
+        if step == "model":
+            _check_ahead(work, result, steps)
         info.setdefault("seconds", time.perf_counter() - start)
         run.put(step, result, fingerprint=work.recipe.fingerprint(step), **info)
+
+
+def _announce(on_step: StepCallback | None, todo: Sequence[str], number: int) -> tuple[str, int]:
+    step, steps = todo[number - 1], len(todo)
+    if on_step is not None:
+        on_step(step, number, steps)
+    return step, steps
+
+
+def _check_ahead(work: Work, card: ModelCard, steps: tuple[str, ...]) -> None:
+    """Find out before the expensive steps what would make a later one fail."""
+    check_against_model(work.recipe, card, steps)
+    wanted = [work.recipe.calibration.corpus] if "calibration" in steps else []
+    wanted += work.recipe.evaluation.corpora if "compare" in steps else []
+    for name in wanted:
+        if name != SELF_GENERATED.name:  # which the model has to write first
+            work.corpus(name)
 
 
 def _model(work: Work) -> tuple[ModelCard, dict[str, Any]]:
@@ -136,49 +147,16 @@ def _model(work: Work) -> tuple[ModelCard, dict[str, Any]]:
 def _calibration(work: Work) -> tuple[CalibrationSelection | CalibrationSet, dict[str, Any]]:
     lm, choice = work.lm(), work.recipe.calibration
     corpus = work.corpus(choice.corpus)
-    info = {"weight_hash": lm.hash, "corpus_hash": corpus.hash, **placement(lm)}
-    drawn = {"samples": choice.samples, "length": choice.length, "seed": choice.seed}
-    if choice.candidates == 1:
-        return sample_calibration(lm, corpus, **drawn), info
-
-    def select() -> CalibrationSelection:
-        probe = sample_probe(
-            lm, corpus, samples=choice.probe_samples, length=choice.probe_length, seed=choice.probe_seed
-        )
-        selection = select_calibration(
-            lm,
-            corpus,
-            candidates=choice.candidates,
-            sparsity=choice.trial_sparsity,
-            gamma=choice.trial_gamma,
-            criterion=choice.trial_criterion,
-            probe=probe,
-            progress=work.progress,
-            **drawn,
-        )
-        for candidate in selection.candidates:  # the winner is scored already, and any other may be looked at
-            if candidate.saliency is not None:
-                key = _saliency_key(lm, candidate.calibration, choice.trial_criterion)
-                seconds = candidate.saliency.details.get("seconds")
-                write_cached(key, candidate.saliency.to_bytes(), seconds=seconds)
-        return selection
-
-    key = cache_key("calibration", corpus=corpus.hash, choice=work.recipe.to_json()["calibration"], **numerics(lm))
-    selection, cached = _through_cache("calibration", key, select)
-    return selection, info | cached
+    chosen, origin = choose_calibration(choice, lm, corpus, work.progress)
+    return chosen, {"weight_hash": lm.hash, "corpus_hash": corpus.hash, **placement(lm), **origin}
 
 
 def _saliency(work: Work) -> tuple[Saliency, dict[str, Any]]:
-    lm, criterion = work.lm(), work.recipe.saliency.criterion
-    chosen = work.need("calibration")
+    lm, chosen = work.lm(), work.need("calibration")
     calibration = chosen.calibration if isinstance(chosen, CalibrationSelection) else chosen
-    saliency, cached = _through_cache(
-        "saliency",
-        _saliency_key(lm, calibration, criterion),
-        lambda: score(lm, calibration, criterion=criterion, progress=work.progress),
-    )
+    saliency, origin = score_units(work.recipe.saliency.criterion, lm, calibration, work.progress)
     info = {"weight_hash": lm.hash, "corpus_hash": calibration.source_hash, "calibration_hash": calibration.hash}
-    return saliency, {**info, **placement(lm), **cached}
+    return saliency, {**info, **placement(lm), **origin}
 
 
 def _allocation(work: Work) -> tuple[PruningPlan, dict[str, Any]]:
@@ -209,14 +187,15 @@ def _prune(work: Work) -> tuple[PruneSummary, dict[str, Any]]:
     return summary, {"weight_hash": small.hash, "base_hash": lm.hash, **placement(lm)}
 
 
-def _compare(work: Work) -> tuple[Any, dict[str, Any]]:
-    lm = work.lm()
+def _compare(work: Work) -> tuple[Report, dict[str, Any]]:
+    lm, chosen = work.lm(), work.need("calibration")
     small = work.models.pruned(lm, work.need("allocation"), work.progress)
-    chosen = work.need("calibration")
-    corpora = {name: work.corpus(name) for name in dict.fromkeys(work.recipe.evaluation.corpora)}
-    probe_corpus = work.corpus(work.recipe.calibration.corpus)
-    probe = chosen.probe if isinstance(chosen, CalibrationSelection) else None
-    report = compare(work.run, work.recipe, lm, small, corpora, probe_corpus, probe, work.progress)
+    corpora = {name: work.corpus(name) for name in work.recipe.evaluation.corpora}
+    if isinstance(chosen, CalibrationSelection):
+        probe = chosen.probe
+    else:
+        probe = draw_probe(work.recipe.calibration, lm, work.corpus(work.recipe.calibration.corpus))
+    report = compare(work.run, {"dense": lm, "pruned": small}, corpora, probe, work.progress)
     hashes = {name: corpus.hash for name, corpus in corpora.items()}
     return report, {"weight_hash": small.hash, "base_hash": lm.hash, "corpus_hashes": hashes, **placement(lm)}
 
@@ -229,23 +208,3 @@ _STEPS: dict[str, Callable[[Work], tuple[Any, dict[str, Any]]]] = {
     "prune": _prune,
     "compare": _compare,
 }
-
-
-def _saliency_key(lm: LM, calibration: CalibrationSet, criterion: str) -> str:
-    return cache_key("saliency", calibration=calibration.hash, criterion=criterion, seed=0, **numerics(lm))
-
-
-def _through_cache(step: str, key: str, compute: Callable[[], Any]) -> tuple[Any, dict[str, Any]]:
-    """The result under `key`, computed and kept where it is not there, and what to record: "cached", "seconds"."""
-    found = read_cached(key)
-    if found is not None:
-        meta, content = found
-        try:
-            return FORMATS[step].read(content), {"cached": True, "seconds": meta.get("seconds")}
-        except (ValueError, KeyError, TypeError):
-            pass  # written by other code than this: compute it again
-    start = time.perf_counter()
-    result = compute()
-    seconds = time.perf_counter() - start
-    write_cached(key, FORMATS[step].write(result), seconds=seconds)
-    return result, {"cached": False, "seconds": seconds}

@@ -111,6 +111,8 @@ class Recipe:
         Raises:
             RunError: a section or value is unknown or has the wrong type.
         """
+        if not isinstance(data, Mapping):
+            raise RunError("A recipe must be an object.", "See the recipe format in the README.")
         types = get_type_hints(cls)
         unknown = set(data) - set(types)
         if unknown:

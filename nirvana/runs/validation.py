@@ -8,7 +8,8 @@ from collections.abc import Iterable
 from nirvana.allocation import reachable_sparsity
 from nirvana.errors import CorpusError, ModelError, PlanError, RunError, SaliencyError
 from nirvana.layout import Layout
-from nirvana.runs.recipe import STEPS, Recipe
+from nirvana.runs.recipe import STEPS, AllocationChoice, Recipe
+from nirvana.runs.results import ModelCard
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 SEEDS = 2**63
@@ -69,13 +70,30 @@ def check_recipe(recipe: Recipe, steps: Iterable[str] = STEPS) -> None:
             )
 
 
-def check_reachable(recipe: Recipe, layout: Layout) -> None:
-    """Refuse an allocation that this model cannot meet, before its units are scored.
+def check_against_model(recipe: Recipe, card: ModelCard, steps: Iterable[str] = STEPS) -> None:
+    """Refuse what this model cannot meet, before its units are scored.
 
     Raises:
-        PlanError: naming the reachable maximum.
+        RunError: a window is longer than the model's positions.
+        PlanError: the sparsity is out of reach, naming the reachable maximum, or a protected layer does not exist.
     """
-    choice = recipe.allocation
+    wanted = set(steps)
+    lengths: dict[str, int] = {}
+    if "calibration" in wanted:
+        lengths |= {"calibration.length": recipe.calibration.length}
+    if "compare" in wanted or ("calibration" in wanted and recipe.calibration.candidates > 1):
+        lengths |= {"calibration.probe_length": recipe.calibration.probe_length}
+    if "compare" in wanted and recipe.evaluation.corpora:
+        lengths |= {"evaluation.window": recipe.evaluation.window}
+    for name, length in lengths.items():
+        positions = card.geometry.get("positions", length)
+        if length > positions:
+            raise RunError(f"{name} is {length:,}, and {card.name} has {positions:,} positions.", "Lower it.")
+    if "allocation" in wanted:
+        _check_reachable(recipe.allocation, card.layout)
+
+
+def _check_reachable(choice: AllocationChoice, layout: Layout) -> None:
     limit = reachable_sparsity(layout, gamma=choice.gamma, multiple_of=choice.multiple_of, protected=choice.protected)
     if choice.sparsity > limit:
         raise PlanError(

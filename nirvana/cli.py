@@ -1,0 +1,137 @@
+"""The command line: `python -m nirvana run`, and one subcommand for each step. Torch is imported by what needs it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import nirvana
+from nirvana.commands import run as run_command
+from nirvana.commands import runs as runs_commands
+from nirvana.commands import steps
+from nirvana.errors import Cancelled, NirvanaError
+from nirvana.runs.options import add_options
+from nirvana.runs.recipe import STEPS
+
+EXAMPLE = "python -m nirvana run --model smollm2-135m --sparsity 0.2 --gamma 3.36 --output pruned"
+FAILED, STOPPED = 2, 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code: 0, 2 for an expected error (said on stderr), 130 after Ctrl+C."""
+    parsed = build_parser().parse_args(arguments)
+    try:
+        parsed.command(parsed)
+        sys.stdout.flush()
+    except NirvanaError as error:
+        if isinstance(error, Cancelled):
+            return _stopped()
+        print(f"Error: {error.message}", file=sys.stderr)
+        if error.hint:
+            print(f"       {error.hint}", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        return _stopped()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # whoever read our output has left; say nothing at exit
+        return 128 + signal.SIGPIPE if hasattr(signal, "SIGPIPE") else 1
+    return 0
+
+
+def _stopped() -> int:
+    print("Stopped. The steps that were finished are kept.", file=sys.stderr)
+    return STOPPED
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    parser = argparse.ArgumentParser(
+        prog="nirvana", description="Structured pruning of language models.", epilog=f"Example: {EXAMPLE}"
+    )
+    parser.add_argument("--version", action="version", version=nirvana.__version__)
+    commands_of = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    _add_run(commands_of)
+    _add_steps(commands_of)
+    _add_runs(commands_of)
+    return parser
+
+
+def _command(parsers: Any, name: str, function: Any, help_text: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = parsers.add_parser(name, help=help_text, description=help_text)
+    parser.add_argument("--json", action="store_true", help="print the result as JSON, and nothing else, on stdout")
+    parser.set_defaults(command=function)
+    return parser
+
+
+def _add_run(parsers: Any) -> None:
+    run = _command(parsers, "run", run_command.run, "Do every step, from the model to the report, and keep the run.")
+    run.epilog = f"Example: {EXAMPLE}"
+    run.add_argument("recipe", nargs="?", help="a recipe.json; options override what it says")
+    add_options(run, "model", "calibration", "saliency", "allocation", "evaluation")
+    run.add_argument("--until", choices=STEPS, default=STEPS[-1], help="the last step to do (default: compare)")
+    run.add_argument(
+        "--output", metavar="DIR", help="write the checkpoint, plan.json, report.json and recipe.json here"
+    )
+    run.add_argument("--name", default="", help="name of the run in the list of runs")
+
+
+def _add_steps(parsers: Any) -> None:
+    inspect = _command(parsers, "inspect", steps.inspect, "Describe a model without reading its weights.")
+    inspect.add_argument("model", nargs="?", default="smollm2-135m")
+
+    corpora = _command(parsers, "corpora", steps.corpora, "List the corpora, or describe one.")
+    corpora.add_argument("name", nargs="?")
+
+    calibrate = _command(parsers, "calibrate", steps.calibrate, "Draw calibration sets and choose one by KL.")
+    add_options(calibrate, "model", "calibration")
+    calibrate.add_argument("--output", metavar="FILE", default="calibration.npz")
+
+    score = _command(parsers, "score", steps.score, "Score every prunable unit.")
+    add_options(score, "model", "saliency")
+    score.add_argument("--calibration", metavar="FILE", help="what `calibrate` wrote; magnitude and random need none")
+    score.add_argument("--seed", type=int, default=0, help="for the random criterion (default: 0)")
+    score.add_argument("--output", metavar="FILE", default="saliency.npz")
+
+    allocate = _command(parsers, "allocate", steps.allocate, "Choose the units to keep.")
+    add_options(allocate, "allocation")
+    allocate.add_argument("--saliency", metavar="FILE", default="saliency.npz", help="what `score` wrote")
+    allocate.add_argument("--output", metavar="FILE", default="plan.json")
+
+    prune = _command(parsers, "prune", steps.prune, "Cut the units out and write the pruned checkpoint.")
+    add_options(prune, "model")
+    prune.add_argument("--plan", metavar="FILE", default="plan.json", help="what `allocate` wrote")
+    prune.add_argument("--output", metavar="DIR", default="pruned")
+
+    evaluate = _command(parsers, "evaluate", steps.evaluate, "Measure perplexity, and KL from a dense model.")
+    add_options(evaluate, "model", "evaluation")
+    add_options(evaluate, "calibration", only=("--corpus", "--probe-samples", "--probe-length", "--probe-seed"))
+    evaluate.add_argument("--dense", metavar="MODEL", help="the model that --model was pruned from")
+
+    generate = _command(parsers, "generate", steps.generate, "Let a model write a corpus (.jsonl).")
+    add_options(generate, "model")
+    generate.add_argument("--tokens", type=int, help="about how many to write")
+    generate.add_argument("--seed", type=int, default=0)
+    generate.add_argument("--temperature", type=float, default=1.0)
+    generate.add_argument("--output", metavar="FILE", default="generated.jsonl")
+
+
+def _add_runs(parsers: Any) -> None:
+    runs = parsers.add_parser("runs", help="List, show, rename, pin or delete runs.", description="The kept runs.")
+    actions = runs.add_subparsers(required=True, metavar="ACTION")
+    _command(actions, "list", runs_commands.list_runs, "List all runs.")
+    for name, function, help_text in (
+        ("show", runs_commands.show, "Show one run with its report."),
+        ("delete", runs_commands.delete, "Delete a run and its folder."),
+        ("pin", runs_commands.pin, "Keep a run at the top of the list."),
+        ("unpin", runs_commands.pin, "No longer keep a run at the top."),
+        ("rename", runs_commands.rename, "Give a run another name."),
+    ):
+        parser = _command(actions, name, function, help_text)
+        parser.add_argument("id", help='as listed, or "example"')
+        parser.set_defaults(action=name)
+        if name == "rename":
+            parser.add_argument("name")

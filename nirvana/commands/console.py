@@ -1,0 +1,133 @@
+"""What the command line shows: progress on stderr; tables or JSON on stdout."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from nirvana.evaluation.results import Measurement, Report
+from nirvana.progress import Progress
+
+
+class Bar:
+    """One bar on stderr: the step and the stage that it is at, how far it is, elapsed and remaining time.
+
+    Without a terminal it prints one line a step.
+    """
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.progress import Progress as Display
+
+        self._console = Console(stderr=True)
+        self._display = Display(
+            TextColumn("{task.fields[step]}", markup=False, style="bold"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.description}", markup=False, style="dim"),
+            console=self._console,
+            transient=True,
+        )
+        self._task = self._display.add_task("", total=None, step="")
+
+    @contextmanager
+    def shown(self) -> Iterator[Bar]:
+        if not self._console.is_terminal:
+            yield self
+            return
+        with self._display:
+            yield self
+
+    def step(self, step: str, number: int = 1, steps: int = 1) -> None:
+        """A step begins."""
+        label = f"[{number}/{steps}] {step}" if steps > 1 else step
+        if self._console.is_terminal:
+            self._display.reset(self._task, total=None, step=label, description="")
+        else:
+            print(label, file=sys.stderr, flush=True)
+
+    def progress(self, progress: Progress) -> None:
+        """Callback for long calls."""
+        self._display.update(
+            self._task, description=progress.stage, completed=progress.done, total=progress.total or None
+        )
+
+
+def print_json(value: Any) -> None:
+    """Strict JSON on stdout: NaN becomes null, infinity "inf"."""
+    print(json.dumps(strict(value), indent=1, ensure_ascii=False, allow_nan=False))
+
+
+def strict(value: Any) -> Any:
+    """`value` without what JSON cannot say."""
+    if isinstance(value, dict):
+        return {str(key): strict(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [strict(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else ("inf" if value > 0 else "-inf")
+    return value
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A plain table on stdout; columns after the first are aligned right where they hold numbers."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=Text(title) if title else None, title_justify="left", box=box.SIMPLE_HEAD)
+    for index, column in enumerate(columns):
+        numbers = all(row[index][:1].isdigit() or row[index] in ("", "-") for row in rows)
+        table.add_column(column, justify="right" if numbers and index else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    console = Console()
+    console.print(table, width=None if console.is_terminal else 140)
+
+
+def print_report(report: Report, title: str) -> None:
+    """Dense beside pruned, each with its standard error, and how it was measured."""
+    keys: dict[tuple[str, str], dict[str, Measurement]] = {}
+    for item in report.measurements:
+        keys.setdefault((item.metric, str(item.protocol.get("corpus", ""))), {})[item.subject] = item
+    rows = []
+    for (metric, corpus), found in keys.items():
+        label = f"{metric}, {corpus}" if corpus else metric
+        values = [_value(found[subject]) if subject in found else "-" for subject in ("dense", "pruned")]
+        rows.append([label, *values, _protocol(next(iter(found.values())))])
+    print_table(title, ["", "dense", "pruned", "protocol"], rows)
+    notes = {str(item.protocol["note"]) for item in report.measurements if item.protocol.get("note")}
+    for note in sorted(notes):
+        print(f"Every number is of a model with {note}.")
+
+
+def _value(item: Measurement) -> str:
+    if item.metric == "parameters":
+        return f"{item.value:,.0f}"
+    if item.metric == "bytes":
+        return f"{item.value / 1e6:,.1f} MB"
+    text = f"{item.value:,.4f}" if item.value < 100 else f"{item.value:,.1f}"
+    error = item.standard_error
+    return text if error is None else f"{text} ± {error:,.4f}" if item.value < 100 else f"{text} ± {error:,.1f}"
+
+
+def _protocol(item: Measurement) -> str:
+    protocol = item.protocol
+    parts = []
+    if "window" in protocol:
+        parts.append(f"{protocol['tokens']:,} tokens in {item.n} windows of {protocol['window']}")
+    elif "samples" in protocol:
+        parts.append(f"{protocol['samples']} probes of {protocol['length']} tokens, nats per token")
+    if "split" in protocol:
+        parts.append(f"{protocol['split']} split {str(protocol['corpus_hash'])[:8]}")
+    if "dtype" in protocol:
+        parts.append(f"{protocol['dtype']} on {protocol['device']}")
+    return "; ".join(parts)

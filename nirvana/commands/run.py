@@ -1,0 +1,120 @@
+"""`nirvana run`, and what it shows of a run."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nirvana.commands.console import Bar, print_json, print_report, print_table, strict
+from nirvana.errors import RunError
+from nirvana.files import write_json
+from nirvana.runs.options import apply_options
+from nirvana.runs.recipe import STEPS, Recipe
+from nirvana.runs.validation import check_recipe
+
+if TYPE_CHECKING:
+    from nirvana.runs.models import Models
+    from nirvana.runs.run import Run
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Every step, kept as a run; with --output the checkpoint and its records too."""
+    from nirvana.runs.foreground import foreground_job
+    from nirvana.runs.store import Store
+
+    recipe = apply_options(_read_recipe(arguments.recipe), arguments)
+    until: str = arguments.until
+    output = Path(arguments.output).expanduser() if arguments.output else None
+    if output is not None:
+        if STEPS.index(until) < STEPS.index("prune"):
+            raise RunError(f"There is no checkpoint before the step prune, and --until says {until}.", "Drop one.")
+        check_output(output)
+    check_recipe(recipe, STEPS[: STEPS.index(until) + 1])
+    store = Store()
+    made = store.create(recipe, name=arguments.name)
+    with Bar().shown() as bar, foreground_job(store, made, until):
+        from nirvana.runs.models import Models
+        from nirvana.runs.pipeline import execute
+
+        models = Models()
+        execute(made, until=until, progress=bar.progress, models=models, on_step=bar.step)
+        if output is not None:
+            bar.step("checkpoint")
+            _write_output(made, models, output, bar)
+    show_run(made, arguments.json, output)
+
+
+def check_output(folder: Path) -> None:
+    """Find out before the work whether `save` will take the folder."""
+    from nirvana.checkpoints.saving import refuse_foreign
+
+    refuse_foreign(folder.absolute())
+
+
+def summary(item: Run) -> dict[str, Any]:
+    return {
+        "id": item.id,
+        "name": item.name,
+        "status": item.status,
+        "created": item.created,
+        "pinned": item.pinned,
+        "folder": str(item.folder),
+        "recipe": item.recipe.to_json(),
+    }
+
+
+def show_run(item: Run, as_json: bool, output: Path | None) -> None:
+    plan, report = item.plan(), item.report()
+    steps = {step: item.info(step) for step in STEPS}
+    if as_json:
+        result = summary(item) | {"steps": steps, "report": report.to_json() if report else None}
+        result["output"] = str(output) if output else None
+        if plan is not None:
+            result["plan"] = {"requested": plan.requested, "sparsity": plan.sparsity, "notes": list(plan.notes)}
+        print_json(result)
+        return
+    rows = []
+    for step in STEPS:
+        info = steps[step] or {}
+        seconds = info.get("seconds")
+        time_spent = "" if seconds is None else f"{seconds:.1f} s" + (" (cached)" if info.get("cached") else "")
+        rows.append([step, item.step_state(step), time_spent])
+    print_table(f"Run {item.id}: {item.name}", ["step", "state", "time"], rows)
+    if plan is not None:
+        print(f"Sparsity {plan.sparsity:.5f} of {plan.requested:g} requested, gamma {plan.gamma:g}.")
+        for note in plan.notes:
+            print(note)
+    if report is not None:
+        print_report(report, "Dense and pruned")
+    failure = item.failure()
+    if failure:
+        print(f"{failure['status']}: {failure['message']} {failure['hint']}")
+    if output is not None:
+        print(f"The checkpoint and its records are in {output}.")
+
+
+def _read_recipe(name: str | None) -> Recipe:
+    if name is None:
+        return Recipe()
+    try:
+        return Recipe.from_json(json.loads(Path(name).expanduser().read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise RunError(f"There is no file {name}.", "Give a recipe.json, or options only.") from None
+    except (OSError, ValueError) as error:
+        raise RunError(f"{name} is not a recipe: {error}.", "A run with --output writes one.") from error
+
+
+def _write_output(made: Run, models: Models, output: Path, bar: Bar) -> None:
+    from nirvana.checkpoints.saving import save
+
+    plan, report = made.plan(), made.report()
+    if plan is None:
+        raise RunError("The plan of this run is damaged.", "Run it again.")
+    lm = models.dense(made.recipe.model, bar.progress)
+    folder = save(models.pruned(lm, plan, bar.progress), output, progress=bar.progress)
+    write_json(folder / "plan.json", plan.to_json())
+    write_json(folder / "recipe.json", made.recipe.to_json())
+    if report is not None:
+        write_json(folder / "report.json", strict(report.to_json()))

@@ -1,0 +1,114 @@
+"""Engine calls whose results are kept by the hash of what goes in: weights, dtype, text or tokens, parameters."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+from nirvana.calibration.corpora import SELF_GENERATED, Corpus, load_corpus
+from nirvana.calibration.generation import generate_corpus
+from nirvana.calibration.sampling import sample_calibration, sample_probe
+from nirvana.calibration.selection import select_calibration
+from nirvana.calibration.sets import CalibrationSelection, CalibrationSet
+from nirvana.models.lm import LM
+from nirvana.progress import ProgressCallback
+from nirvana.runs.folder import FORMATS
+from nirvana.runs.models import numerics
+from nirvana.runs.recipe import CalibrationChoice
+from nirvana.runs.step_cache import cache_key, read_cached, write_cached
+from nirvana.saliency import score
+from nirvana.saliency.scores import Saliency
+
+Origin = dict[str, Any]  # "cached": whether it was there; "seconds": how long it took when it was computed
+
+
+def open_corpus(name: str, lm: LM, progress: ProgressCallback | None) -> Corpus:
+    """A corpus by name; self-generated text is written by `lm`, once for each model.
+
+    Raises:
+        CorpusError: nothing is found by that name, or it is empty, too short or malformed.
+    """
+    if name != SELF_GENERATED.name:
+        return load_corpus(name)
+    key = cache_key("generated", **numerics(lm))
+    found = read_cached(key)
+    if found is not None:
+        data = json.loads(found[1])
+        return Corpus(**data | {"splits": {split: tuple(texts) for split, texts in data["splits"].items()}})
+    corpus = generate_corpus(lm, progress=progress)
+    write_cached(key, json.dumps(asdict(corpus)).encode())
+    return corpus
+
+
+def draw_probe(choice: CalibrationChoice, lm: LM, corpus: Corpus) -> CalibrationSet:
+    """The probe that `choice` describes."""
+    return sample_probe(lm, corpus, samples=choice.probe_samples, length=choice.probe_length, seed=choice.probe_seed)
+
+
+def choose_calibration(
+    choice: CalibrationChoice, lm: LM, corpus: Corpus, progress: ProgressCallback | None
+) -> tuple[CalibrationSelection | CalibrationSet, Origin]:
+    """One calibration set, or several of which KL chooses, with what they were scored for that kept too.
+
+    Raises:
+        NirvanaError: see `sample_calibration` and `select_calibration`.
+    """
+    drawn = {"samples": choice.samples, "length": choice.length, "seed": choice.seed}
+    if choice.candidates == 1:
+        return sample_calibration(lm, corpus, **drawn), {}
+
+    def select() -> CalibrationSelection:
+        selection = select_calibration(
+            lm,
+            corpus,
+            candidates=choice.candidates,
+            sparsity=choice.trial_sparsity,
+            gamma=choice.trial_gamma,
+            criterion=choice.trial_criterion,
+            probe=draw_probe(choice, lm, corpus),
+            progress=progress,
+            **drawn,
+        )
+        for candidate in selection.candidates:  # the winner is scored next, and any other may be looked at
+            if candidate.saliency is not None:
+                seconds = candidate.saliency.details.get("seconds")
+                key = _saliency_key(lm, candidate.calibration, choice.trial_criterion)
+                write_cached(key, candidate.saliency.to_bytes(), seconds=seconds)
+        return selection
+
+    key = cache_key("calibration", corpus=[corpus.name, corpus.hash], choice=str(choice), **numerics(lm))
+    return _kept("calibration", key, select)
+
+
+def score_units(
+    criterion: str, lm: LM, calibration: CalibrationSet, progress: ProgressCallback | None
+) -> tuple[Saliency, Origin]:
+    """Scores of every unit.
+
+    Raises:
+        NirvanaError: see `score`.
+    """
+    key = _saliency_key(lm, calibration, criterion)
+    return _kept("saliency", key, lambda: score(lm, calibration, criterion=criterion, progress=progress))
+
+
+def _saliency_key(lm: LM, calibration: CalibrationSet, criterion: str) -> str:
+    return cache_key("saliency", calibration=calibration.hash, criterion=criterion, **numerics(lm))
+
+
+def _kept(step: str, key: str, compute: Callable[[], Any]) -> tuple[Any, Origin]:
+    found = read_cached(key)
+    if found is not None:
+        meta, content = found
+        try:
+            return FORMATS[step].read(content), {"cached": True, "seconds": meta.get("seconds")}
+        except (ValueError, KeyError, TypeError):
+            pass  # written by other code than this: compute it again
+    start = time.perf_counter()
+    result = compute()
+    seconds = time.perf_counter() - start
+    write_cached(key, FORMATS[step].write(result), seconds=seconds)
+    return result, {"cached": False, "seconds": seconds}

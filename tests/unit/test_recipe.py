@@ -1,0 +1,150 @@
+"""Recipes: read, compared by step, and refused when they ask for what cannot be."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import pytest
+
+from nirvana.errors import CorpusError, ModelError, NirvanaError, PlanError, RunError, SaliencyError
+from nirvana.layout import KV_GROUP, NEURON, Layout, Site, SiteLayout
+from nirvana.runs.options import OPTIONS, option_words
+from nirvana.runs.recipe import STEPS, Recipe
+from nirvana.runs.results import ModelCard
+from nirvana.runs.validation import check_against_model, check_recipe
+
+
+def test_a_recipe_survives_json_with_infinity() -> None:
+    recipe = Recipe().change("allocation", gamma=math.inf, protected=(0, 3)).change("evaluation", corpora=("a", "b"))
+    text = json.dumps(recipe.to_json(), allow_nan=False)
+    assert Recipe.from_json(json.loads(text)) == recipe
+
+
+def test_what_is_left_out_takes_its_default() -> None:
+    recipe = Recipe.from_json({"allocation": {"sparsity": 0.3}})
+    assert recipe == Recipe().change("allocation", sparsity=0.3)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        [],
+        "recipe",
+        {"colour": {}},
+        {"model": "smollm2-135m"},
+        {"model": {"size": 3}},
+        {"allocation": {"sparsity": "much"}},
+        {"allocation": {"sparsity": True}},
+        {"allocation": {"multiple_of": 8.5}},
+        {"allocation": {"protected": [1.5]}},
+        {"evaluation": {"corpora": "python-docs"}},
+        {"calibration": {"seed": None}},
+    ],
+)
+def test_a_malformed_recipe_is_refused(data: Any) -> None:
+    with pytest.raises(RunError) as caught:
+        Recipe.from_json(data)
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("section", "values", "first"),
+    [
+        ("model", {"dtype": "float16"}, "model"),
+        ("calibration", {"seed": 1}, "calibration"),
+        ("saliency", {"criterion": "random"}, "saliency"),
+        ("allocation", {"gamma": 1.0}, "allocation"),
+        ("evaluation", {"window": 256}, "compare"),
+    ],
+)
+def test_a_change_reaches_its_step_and_those_after_it(section: str, values: dict[str, Any], first: str) -> None:
+    before, after = Recipe(), Recipe().change(section, **values)
+    changed = [step for step in STEPS if before.fingerprint(step) != after.fingerprint(step)]
+    assert changed == list(STEPS[STEPS.index(first) :])
+
+
+@pytest.mark.parametrize(
+    ("section", "values", "error"),
+    [
+        ("model", {"name": "  "}, ModelError),
+        ("model", {"dtype": "int4"}, ModelError),
+        ("calibration", {"corpus": ""}, CorpusError),
+        ("calibration", {"samples": 0}, RunError),
+        ("calibration", {"samples": 10**9}, RunError),
+        ("calibration", {"samples": 2.5}, RunError),
+        ("calibration", {"length": 1}, RunError),
+        ("calibration", {"candidates": 0}, RunError),
+        ("calibration", {"candidates": True}, RunError),
+        ("calibration", {"seed": -1}, RunError),
+        ("calibration", {"probe_samples": 0}, RunError),
+        ("calibration", {"trial_criterion": "wanda"}, SaliencyError),
+        ("calibration", {"trial_sparsity": math.nan}, PlanError),
+        ("calibration", {"trial_gamma": -1.0}, PlanError),
+        ("saliency", {"criterion": "wanda"}, SaliencyError),
+        ("allocation", {"sparsity": 0.0}, PlanError),
+        ("allocation", {"sparsity": 1.0}, PlanError),
+        ("allocation", {"sparsity": -0.2}, PlanError),
+        ("allocation", {"sparsity": math.nan}, PlanError),
+        ("allocation", {"gamma": -0.1}, PlanError),
+        ("allocation", {"gamma": math.nan}, PlanError),
+        ("allocation", {"multiple_of": 0}, RunError),
+        ("allocation", {"protected": (-1,)}, PlanError),
+        ("evaluation", {"corpora": ("",)}, CorpusError),
+        ("evaluation", {"window": 1}, RunError),
+        ("evaluation", {"window": 512, "max_tokens": 511}, RunError),
+    ],
+)
+def test_values_that_no_step_could_use_are_refused(
+    section: str, values: dict[str, Any], error: type[NirvanaError]
+) -> None:
+    with pytest.raises(error) as caught:
+        check_recipe(Recipe().change(section, **values))
+    assert caught.value.hint
+
+
+def test_only_the_sections_that_are_read_are_checked() -> None:
+    recipe = Recipe().change("allocation", sparsity=math.nan).change("evaluation", window=0)
+    check_recipe(recipe, STEPS[:3])
+    single = Recipe().change("calibration", candidates=1, trial_sparsity=math.nan)
+    check_recipe(single)
+    check_recipe(Recipe().change("allocation", gamma=math.inf))
+
+
+def small_card() -> ModelCard:
+    sites = {Site("decoder", 0, "attention"): SiteLayout(2, 64, KV_GROUP)}
+    sites[Site("decoder", 0, "mlp")] = SiteLayout(16, 24, NEURON)
+    return ModelCard("small", "", "", "Llama", Layout(sites), {"positions": 100}, "", "cpu", "float32", 1)
+
+
+@pytest.mark.parametrize(
+    ("section", "values", "error", "message"),
+    [
+        ("calibration", {"length": 101}, RunError, "calibration.length"),
+        ("calibration", {"probe_length": 101}, RunError, "calibration.probe_length"),
+        ("evaluation", {"window": 101}, RunError, "evaluation.window"),
+        ("allocation", {"sparsity": 0.9}, PlanError, "at most"),
+        ("allocation", {"protected": (7,)}, PlanError, "no layer 7"),
+    ],
+)
+def test_what_a_model_cannot_meet_is_refused_before_scoring(
+    section: str, values: dict[str, Any], error: type[NirvanaError], message: str
+) -> None:
+    fits = Recipe().change("calibration", length=100, probe_length=100).change("evaluation", window=100)
+    check_against_model(fits, small_card())
+    with pytest.raises(error, match=message):
+        check_against_model(fits.change(section, **values), small_card())
+    check_against_model(fits.change(section, **values), small_card(), ("model",))
+
+
+def test_every_recipe_value_has_an_option() -> None:
+    values = {(section, name) for section, part in Recipe().to_json().items() for name in part}
+    assert {(option.section, option.name) for option in OPTIONS} == values
+    assert len({option.flag for option in OPTIONS}) == len(OPTIONS)
+
+
+def test_option_words_leave_defaults_out() -> None:
+    recipe = Recipe().change("allocation", gamma=math.inf, protected=(1, 2)).change("calibration", seed=3)
+    assert option_words(recipe) == ["--seed", "3", "--gamma", "inf", "--protect", "1", "--protect", "2"]
+    assert option_words(Recipe(), always=["--sparsity"]) == ["--sparsity", "0.2"]
