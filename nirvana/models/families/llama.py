@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from nirvana.layout import ATTENTION, KV_GROUP, MLP, NEURON, Layout, Site, SiteLayout
 from nirvana.models.families.base import Config, Family, WeightSlice
@@ -16,11 +16,30 @@ if TYPE_CHECKING:
 STACK = "decoder"
 
 
+class Biases(NamedTuple):
+    """Which linear layers of a block have biases; `inputs` are q, k and v, `output` is o."""
+
+    inputs: bool = False
+    output: bool = False
+    mlp: bool = False
+
+
 class LlamaFamily(Family):
-    """q, k, v, o and gate, up, down projections; a unit of attention is a KV group, of the MLP a neuron."""
+    """q, k, v, o and gate, up, down projections; a unit of attention is a KV group, of the MLP a neuron.
+
+    Kin say what differs: `biases`, `head_norms`, and the library's defaults for what a config.json may leave out.
+    """
 
     name = "Llama"
     model_types = frozenset({"llama"})
+    architecture = "LlamaForCausalLM"
+    head_norms = 0  # norms of head_dim weights in each attention module
+    default_kv_heads: int | None = None  # None: as many as query heads
+    default_head_dim: int | None = None  # None: hidden size / query heads
+
+    def biases(self, config: Config) -> Biases:
+        attention = bool(config.get("attention_bias"))
+        return Biases(inputs=attention, output=attention, mlp=bool(config.get("mlp_bias")))
 
     def geometry(self, config: Config) -> dict[str, int]:
         heads, hidden = int(config["num_attention_heads"]), int(config["hidden_size"])
@@ -28,35 +47,35 @@ class LlamaFamily(Family):
             "layers": int(config["num_hidden_layers"]),
             "hidden": hidden,
             "heads": heads,
-            "kv_heads": int(config.get("num_key_value_heads") or heads),
-            "head_dim": int(config.get("head_dim") or hidden // heads),
+            "kv_heads": int(config.get("num_key_value_heads", self.default_kv_heads) or heads),
+            "head_dim": int(config.get("head_dim") or self.default_head_dim or hidden // heads),
             "intermediate": int(config["intermediate_size"]),
             "vocabulary": int(config["vocab_size"]),
             "positions": int(config.get("max_position_embeddings") or 2048),
         }
 
     def layout(self, config: Config, layers: Iterable[int] | None = None) -> Layout:
-        g = self.geometry(config)
+        g, biases = self.geometry(config), self.biases(config)
         hidden, per_group = g["hidden"], g["heads"] // g["kv_heads"]
         present = list(range(g["layers"])) if layers is None else list(layers)
-        attention_bias, mlp_bias = bool(config.get("attention_bias")), bool(config.get("mlp_bias"))
         attention = SiteLayout(
             units=g["kv_heads"],
             cost=2 * g["head_dim"] * (per_group + 1) * hidden,
             kind=KV_GROUP,
-            biases=(per_group + 2) * g["head_dim"] if attention_bias else 0,
+            biases=(per_group + 2) * g["head_dim"] if biases.inputs else 0,
         )
-        mlp = SiteLayout(units=g["intermediate"], cost=3 * hidden, kind=NEURON, biases=2 if mlp_bias else 0)
+        mlp = SiteLayout(units=g["intermediate"], cost=3 * hidden, kind=NEURON, biases=2 if biases.mlp else 0)
         sites = {}
         for layer in present:
             sites[Site(STACK, layer, ATTENTION)] = attention
             sites[Site(STACK, layer, MLP)] = mlp
-        other = {"embeddings": g["vocabulary"] * hidden, "norms": (2 * len(present) + 1) * hidden}
+        norms = 2 * hidden + self.head_norms * g["head_dim"]
+        other = {"embeddings": g["vocabulary"] * hidden, "norms": norms * len(present) + hidden}
         if not config.get("tie_word_embeddings", False):
             other["output head"] = g["vocabulary"] * hidden
-        if attention_bias or mlp_bias:
-            other["output biases"] = (int(attention_bias) + int(mlp_bias)) * hidden * len(present)
-        return Layout(sites, other, "LlamaForCausalLM")
+        if biases.output or biases.mlp:
+            other["output biases"] = (int(biases.output) + int(biases.mlp)) * hidden * len(present)
+        return Layout(sites, other, self.architecture)
 
     def slices(self, config: Config, site: Site) -> list[WeightSlice]:
         if site.module == MLP:
@@ -95,3 +114,15 @@ class LlamaFamily(Family):
         output = model.model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
         hidden: torch.Tensor = output.last_hidden_state
         return hidden
+
+
+class MistralFamily(LlamaFamily):
+    """Llama's blocks without biases. The library masks what lies further back than `sliding_window`."""
+
+    name = "Mistral"
+    model_types = frozenset({"mistral"})
+    architecture = "MistralForCausalLM"
+    default_kv_heads = 8
+
+    def biases(self, config: Config) -> Biases:
+        return Biases()

@@ -1,0 +1,195 @@
+"""What holds for every model family: one test class, run over tiny random models on the CPU."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import pytest
+import torch
+
+from nirvana.calibration.sets import CalibrationSet
+from nirvana.checkpoints.saving import save
+from nirvana.layout import KV_GROUP, Site
+from nirvana.models.families import family_of
+from nirvana.models.inspection import inspect_model
+from nirvana.models.lm import LM
+from nirvana.models.loading import load_model
+from nirvana.plan import PruningPlan
+from nirvana.saliency import score
+from nirvana.surgery import masked_, prune
+from tests.conftest import byte_tokenizer
+from tests.oracle import all_logits, nirvana_scores
+
+Read = Callable[[Path, CalibrationSet], np.ndarray]
+Settings = dict[str, Any]
+Strategy = Literal["micro-batches", "recompute"]
+
+
+class FamilyTests:
+    """Subclasses name the library's classes and what their tiny config sets; tests are inherited."""
+
+    library: ClassVar[str]  # "Llama" for LlamaConfig and LlamaForCausalLM
+    settings: ClassVar[Settings] = {}
+    common: ClassVar[Settings] = {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 128,
+        "initializer_range": 0.15,  # wide enough that no score is lost in rounding
+        "tie_word_embeddings": False,
+    }
+
+    @classmethod
+    def write(cls, folder: Path) -> None:
+        """A random model as its makers would publish it: saved by the library."""
+        import transformers
+
+        tokenizer = byte_tokenizer()
+        config = getattr(transformers, f"{cls.library}Config")(
+            vocab_size=len(tokenizer), bos_token_id=0, eos_token_id=1, **{**cls.common, **cls.settings}
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(5)
+            model = getattr(transformers, f"{cls.library}ForCausalLM")(config)
+            for name, parameter in model.named_parameters():
+                if name.endswith("bias") or "norm" in name:  # which start as zeros and ones
+                    torch.nn.init.normal_(parameter, mean=float("norm" in name), std=0.2)
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+
+    @classmethod
+    def sample(cls, lm: LM) -> CalibrationSet:
+        """Five samples of 17 tokens, one of them padded."""
+        draw = np.random.default_rng(3)
+        mask = np.ones((5, 17), np.int64)
+        mask[2, 11:] = 0
+        return CalibrationSet(draw.integers(2, lm.family.geometry(lm.settings)["vocabulary"], mask.shape), mask)
+
+    def test_counts_are_those_of_the_module(self, folder: Path, lm: LM, pruned: LM) -> None:
+        without_middle = prune(lm, some_plan(lm, seed=2, removed_layers=((lm.layout.stacks[-1], 1),)))
+        for model in (lm, pruned, without_middle):
+            assert model.layout.parameters == sum(p.numel() for p in model.weights().parameters())
+        published = json.loads((folder / "config.json").read_text())
+        assert family_of(published).layout(published) == lm.layout  # what a preview says before loading
+        assert lm.layout.architecture == type(lm.weights()).__name__
+
+    def test_costs_are_what_a_unit_takes_with_it(self, lm: LM) -> None:
+        for site, place in lm.layout.items():
+            if place.units == 1:
+                continue
+            kept = {other: np.arange(there.units) for other, there in lm.layout.items()}
+            kept[site] = kept[site][1:]
+            smaller = prune(lm, PruningPlan(kept, lm.layout, requested=0.0, gamma=1.0))
+            gone = _weights(lm) - _weights(smaller)
+            assert gone == place.cost + place.biases, site.key
+
+    @pytest.mark.parametrize("strategy", ["micro-batches", "recompute"])
+    def test_saliency_is_the_oracles(self, lm: LM, calibration: CalibrationSet, strategy: Strategy) -> None:
+        _scores_agree(lm, calibration, strategy)
+
+    def test_saliency_of_a_pruned_model_is_the_oracles(self, pruned: LM, calibration: CalibrationSet) -> None:
+        _scores_agree(pruned, calibration, "micro-batches")
+
+    def test_pruned_computes_what_masked_computes(self, lm: LM, pruned: LM, calibration: CalibrationSet) -> None:
+        masked = prune(lm, some_plan(lm, share=1.0))  # a copy
+        masked_(masked, some_plan(lm, seed=1))
+        with torch.inference_mode():
+            expected, found = all_logits(masked, calibration), all_logits(pruned, calibration)
+            dense = all_logits(lm, calibration)
+        seen = expected.isfinite()
+        assert (found - expected)[seen].abs().max() < 1e-5
+        assert (found - dense)[seen].abs().max() > 1e-2  # it did remove something
+
+    def test_pruning_twice_is_pruning_once(self, lm: LM, pruned: LM) -> None:
+        twice = prune(pruned, some_plan(pruned, seed=4))
+        once = prune(lm, PruningPlan(twice.kept, lm.layout, requested=0.0, gamma=1.0))
+        assert twice.layout == once.layout
+        expected, found = once.weights().state_dict(), twice.weights().state_dict()
+        assert expected.keys() == found.keys()
+        assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+    def test_a_checkpoint_read_in_another_process_is_bit_equal(
+        self, pruned: LM, calibration: CalibrationSet, tmp_path: Path, read_elsewhere: Read
+    ) -> None:
+        folder = save(pruned, tmp_path / "pruned")
+        with torch.inference_mode():
+            expected = all_logits(pruned, calibration).numpy()
+        assert np.array_equal(read_elsewhere(folder, calibration), expected)
+        assert inspect_model(str(folder)).layout == pruned.layout
+
+    def test_a_reloaded_model_is_pruned_further_like_the_original(
+        self, pruned: LM, calibration: CalibrationSet, tmp_path: Path
+    ) -> None:
+        reloaded = load_model(save(pruned, tmp_path / "pruned"), device="cpu")
+        assert all(np.array_equal(reloaded.kept[site], kept) for site, kept in pruned.kept.items())
+        plan = some_plan(pruned, seed=6)
+        with torch.inference_mode():
+            expected = all_logits(prune(pruned, plan), calibration)
+            assert torch.equal(all_logits(prune(reloaded, plan), calibration), expected)
+
+    def test_generation_is_the_same_with_and_without_a_cache(self, pruned: LM) -> None:
+        prompt = torch.tensor([[5, 9, 40, 7, 61], [8, 8, 90, 33, 12]])
+        generate: Any = pruned.weights().generate
+        cached, uncached = (
+            generate(
+                prompt,
+                attention_mask=torch.ones_like(prompt),
+                use_cache=use_cache,
+                do_sample=False,
+                min_new_tokens=16,
+                max_new_tokens=16,
+                output_logits=True,
+                return_dict_in_generate=True,
+            )
+            for use_cache in (True, False)
+        )
+        assert torch.equal(cached.sequences, uncached.sequences)
+        assert (torch.stack(cached.logits) - torch.stack(uncached.logits)).abs().max() < 1e-4
+
+    def test_removed_layers_leave_a_model_that_reloads(
+        self, lm: LM, calibration: CalibrationSet, tmp_path: Path
+    ) -> None:
+        shorter = prune(lm, some_plan(lm, seed=7, removed_layers=((lm.layout.stacks[-1], 1),)))
+        reloaded = load_model(save(shorter, tmp_path / "shorter"), device="cpu")
+        assert reloaded.layout == shorter.layout
+        with torch.inference_mode():
+            assert torch.equal(all_logits(reloaded, calibration), all_logits(shorter, calibration))
+
+    def test_scoring_leaves_the_model_as_it_was(self, lm: LM, calibration: CalibrationSet) -> None:
+        before = copy.deepcopy(lm.weights().state_dict())
+        score(lm, calibration)
+        after = lm.weights().state_dict()
+        assert all(torch.equal(before[name], after[name]) for name in before)
+        assert all(p.grad is None and not p.requires_grad for p in lm.weights().parameters())
+
+
+def some_plan(
+    lm: LM, *, seed: int = 0, share: float = 0.6, removed_layers: tuple[tuple[str, int], ...] = ()
+) -> PruningPlan:
+    """Other units in every site: about `share` of them stay, at least one."""
+    draw = np.random.default_rng(seed)
+    kept: dict[Site, np.ndarray] = {}
+    for site, place in lm.layout.items():
+        if (site.stack, site.layer) not in removed_layers:
+            fewest = max(1, int(share * place.units))
+            count = fewest if place.kind == KV_GROUP or share == 1 else fewest + int(draw.integers(0, 5))
+            kept[site] = np.sort(draw.choice(place.units, min(count, place.units), replace=False))
+    return PruningPlan(kept, lm.layout, requested=1 - share, gamma=1.0, removed_layers=removed_layers)
+
+
+def _weights(lm: LM) -> int:
+    return sum(p.numel() for p in lm.weights().parameters())
+
+
+def _scores_agree(lm: LM, calibration: CalibrationSet, strategy: Strategy) -> None:
+    found, expected = score(lm, calibration, strategy=strategy), nirvana_scores(lm, calibration)
+    assert list(found) == list(expected)
+    for site, values in expected.items():
+        np.testing.assert_allclose(found[site], values, rtol=1e-4, err_msg=site.key)

@@ -1,0 +1,50 @@
+"""Scores computed the slow way, straight from the definition: all logits with autograd, all gradients, unit by unit."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from nirvana.calibration.sets import CalibrationSet
+from nirvana.layout import Site
+from nirvana.models.lm import LM
+from nirvana.surgery import layer_places
+
+
+def nirvana_scores(lm: LM, calibration: CalibrationSet) -> dict[Site, np.ndarray]:
+    """Site -> float64 (units,): sum of |W * df/dW|, f = mean over B and V of the maximum over T of the logits."""
+    model = lm.weights()
+    model.requires_grad_(True)
+    model.zero_grad()
+    logits = all_logits(lm, calibration)  # (B, T, V)
+    torch.autograd.backward(logits.max(dim=1).values.mean())
+    scores = unit_sums(lm)
+    model.zero_grad()
+    model.requires_grad_(False)
+    return scores
+
+
+def all_logits(lm: LM, calibration: CalibrationSet) -> torch.Tensor:
+    """(B, T, V), with -inf where a position is padding."""
+    inputs = {"input_ids": calibration.input_ids, "attention_mask": calibration.attention_mask}
+    logits: torch.Tensor = lm.weights()(**inputs).logits
+    if calibration.attention_mask is not None:
+        logits = logits.masked_fill(calibration.attention_mask[:, :, None] == 0, -torch.inf)
+    return logits
+
+
+def unit_sums(lm: LM) -> dict[Site, np.ndarray]:
+    """The sum of |W * its gradient| over the rows or columns of each unit, one unit at a time."""
+    places, blocks = layer_places(lm.layout), lm.family.blocks(lm.weights())
+    scores = {}
+    for site, place in lm.layout.items():
+        block = blocks[site.stack][places[site.stack, site.layer]]
+        values = np.zeros(place.units)
+        for part in lm.family.slices(lm.settings, site):
+            weight = block.get_submodule(part.module).weight
+            assert isinstance(weight, torch.nn.Parameter) and weight.grad is not None
+            products = (weight.detach().double() * weight.grad.double()).abs().movedim(part.dim, 0)
+            for unit in range(place.units):
+                values[unit] += float(products[unit * part.size : (unit + 1) * part.size].sum())
+        scores[site] = values
+    return scores
