@@ -1,0 +1,73 @@
+"""How first-order scores are computed in the memory there is: micro-batches or recomputation, by an estimate."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from nirvana.errors import SaliencyError
+from nirvana.layout import KV_GROUP, NEURON
+from nirvana.models.limits import available_memory
+from nirvana.models.lm import LM
+
+MICRO_BATCHES, RECOMPUTE = "micro-batches", "recompute"
+SHARE = 0.8  # of the free memory: an estimate is not a promise
+CPU_TOKENS = 256  # larger micro-batches run no faster on a CPU
+GPU_TOKENS = 8192
+SCRATCH = 64 << 20  # one weight's gradient pieces, logits of a vocabulary chunk, the allocator's slack
+
+
+class Choice(NamedTuple):
+    """`micro_batch` samples pass through the network at once; `estimate` is in bytes above the loaded model."""
+
+    strategy: str
+    micro_batch: int
+    estimate: int
+
+
+def choose(lm: LM, samples: int, length: int, *, strategy: str = "auto", memory: int | None = None) -> Choice:
+    """The fastest way that fits `memory` bytes (default: most of what is free on the device).
+
+    Micro-batches cost one forward and backward; recomputation costs one more forward of the blocks, and little
+    memory. A single micro-batch with all samples needs no accumulated gradients.
+
+    Raises:
+        SaliencyError: nothing fits.
+    """
+    budget = int(available_memory(str(lm.device)) * SHARE) if memory is None else memory
+    wanted = (CPU_TOKENS if lm.device.type == "cpu" else GPU_TOKENS) // length
+    full = min(max(1, wanted), samples)
+    sizes = sorted({samples, full, *(full >> shift for shift in range(1, full.bit_length()))}, reverse=True)
+    if lm.device.type == "cpu":
+        sizes = [size for size in sizes if size <= full] or [1]
+    smallest = 0
+    for name in (MICRO_BATCHES, RECOMPUTE) if strategy == "auto" else (strategy,):
+        for size in sizes:
+            smallest = estimate(lm, samples, length, name, size)
+            if smallest <= budget:
+                return Choice(name, size, smallest)
+    raise SaliencyError(
+        f"Scoring needs about {smallest / 2**30:.1f} GiB above the loaded model; {budget / 2**30:.1f} GiB may be used.",
+        "Use fewer or shorter calibration samples, a smaller dtype, or another device.",
+    )
+
+
+def estimate(lm: LM, samples: int, length: int, strategy: str, micro_batch: int) -> int:
+    """Bytes above the loaded model that scoring takes at its peak."""
+    hidden = lm.family.geometry(lm.settings)["hidden"]
+    layers, item = len(lm.layout.layers()), lm.dtype.itemsize
+    largest = max(lm.layout[site].parameters for site in lm.layout)
+    tokens = micro_batch * length
+    per_layer = tokens * item * _activations(lm, hidden)
+    if strategy == MICRO_BATCHES:
+        kept = 4 * lm.layout.prunable if micro_batch < samples else 0
+        return per_layer * layers + kept + 2 * largest * item + SCRATCH
+    boundaries = samples * length * hidden * item * (layers + 1)
+    return boundaries + 2 * per_layer + 3 * largest * 4 + SCRATCH
+
+
+def _activations(lm: LM, hidden: int) -> int:
+    """Values per token that one block keeps for its backward pass (measured on Llama blocks with fused attention)."""
+    neurons = max((place.units for place in lm.layout.values() if place.kind == NEURON), default=0)
+    attention = max((place.parameters for place in lm.layout.values() if place.kind == KV_GROUP), default=0)
+    projected = attention // hidden  # rows of q, k, v and columns of o
+    return 5 * neurons + 6 * hidden + 2 * projected

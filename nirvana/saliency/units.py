@@ -1,0 +1,48 @@
+"""From weights to units: sums over the rows or columns that each unit owns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+from nirvana.layout import Site
+from nirvana.models.families import WeightSlice
+from nirvana.models.lm import LM
+from nirvana.surgery import layer_places
+
+CHUNK = 1 << 22  # weights converted to float32 at a time
+
+
+def unit_weights(lm: LM) -> Iterator[tuple[Site, WeightSlice, nn.Parameter]]:
+    """Every weight matrix that belongs to units, with its site, in model order."""
+    places = layer_places(lm.layout)
+    blocks = lm.family.blocks(lm.weights())
+    for site in lm.layout:
+        block = blocks[site.stack][places[site.stack, site.layer]]
+        for part in lm.family.slices(lm.settings, site):
+            weight = block.get_submodule(part.module).weight
+            assert isinstance(weight, nn.Parameter)
+            yield site, part, weight
+
+
+def add_unit_sums(sums: torch.Tensor, part: WeightSlice, weight: torch.Tensor, factor: torch.Tensor | None) -> None:
+    """Add sum |weight * factor| over each unit's weights to `sums`, float32 (units,), in float32.
+
+    `weight` and `factor` have one shape: rows of `part.size` a unit along `part.dim`. Works through a few rows at a
+    time, so that it needs no copy of the matrix.
+    """
+    height, width = weight.shape
+    rows = max(1, CHUNK // width)
+    if part.dim == 0:
+        rows = max(1, rows // part.size) * part.size
+    for start in range(0, height, rows):
+        piece = weight[start : start + rows].detach().float()
+        piece = piece.abs() if factor is None else (piece * factor[start : start + rows].float()).abs_()
+        if part.dim == 0:
+            first = start // part.size
+            units = piece.view(-1, part.size * width).sum(dim=1)
+            sums[first : first + len(units)] += units
+        else:
+            sums += piece.sum(dim=0).view(-1, part.size).sum(dim=1)
