@@ -38,10 +38,9 @@ def python_code(recipe: Recipe, step: str) -> str:
         lines.append(_call("scores = nv.score", "lm", "calibration", criterion=recipe.saliency.criterion))
     if "allocation" in wanted:
         choice = recipe.allocation
-        values = {"sparsity": choice.sparsity, "gamma": choice.gamma, "multiple_of": choice.multiple_of}
-        if choice.protected:
-            values["protected"] = choice.protected
-        lines.append(_call("plan = nv.allocate", "scores", **values))
+        protected = {"protected": choice.protected} if choice.protected else {}
+        sizes = {"gamma": choice.gamma, "multiple_of": choice.multiple_of}
+        lines.append(_call("plan = nv.allocate", "scores", sparsity=choice.sparsity, **sizes, **protected))
     if "prune" in wanted:
         lines += ["small = nv.prune(lm, plan)", 'nv.save(small, "pruned")']
     if "compare" in wanted:

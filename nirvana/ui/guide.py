@@ -32,8 +32,8 @@ PAGES = (
         "What this is, the demo, and your recent runs.",
         "Nirvana Studio makes a language model smaller by **structured pruning**: it finds the attention heads and MLP "
         "neurons that matter least to the model's output and cuts them out, so that what is left is a plain, smaller "
-        "model. Each step has a page that shows what was decided and why. Everything runs on your own machine, "
-        "a laptop CPU included.",
+        "model. Each step has a page that shows what was decided and why. Everything runs on the machine that serves "
+        "this page, and a laptop CPU is enough.",
     ),
     PageGuide(
         "model",
@@ -53,9 +53,9 @@ PAGES = (
         STEP_SECTION,
         "Choose the text that importance is measured on, and see which sample of it prunes best.",
         "Importance is measured while the model reads a little text, the **calibration set**. Which text is drawn "
-        "makes a difference, so several candidate sets are drawn, the model is pruned on trial with each, and the one whose "
-        "pruned model stays closest to the dense (unpruned) one wins. Closeness is the **KL divergence** between their "
-        "predictions on separate probe text, in nats: 0 means identical.",
+        "makes a difference, so several candidate sets are drawn, the model is pruned on trial with each, and the one "
+        "whose pruned model stays closest to the dense (unpruned) one wins. Closeness is the **KL divergence** "
+        "between their predictions on separate probe text, in nats: 0 means identical.",
     ),
     PageGuide(
         "saliency",

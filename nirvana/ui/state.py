@@ -105,18 +105,23 @@ def submit(step: str) -> None:
     """
     now = context(step)
     try:
-        check_recipe(now.recipe, STEPS[: STEPS.index(step) + 1])
-        if public_demo():
-            check_public(now.recipe)
+        _check(now.recipe, step)
         run = now.run
         if run.is_example or _would_lose(now):
-            run = now.store.create(now.recipe, parent=run)
-            st.session_state[OWN] = [*own_runs(), run.id]
+            run = _create(now.recipe, parent=run)
         elif now.recipe != run.recipe:
             run = now.store.set_recipe(run.id, now.recipe)
-        now.jobs.submit(run.id, until=step)
-        _adopt(run, keep_choices=True)
-        st.query_params["run"] = run.id
+        _queue(run, step)
+    except NirvanaError as error:
+        st.session_state[PROBLEM] = error
+    st.rerun()
+
+
+def start(recipe: Recipe, *, name: str = "") -> None:
+    """Queue every step of `recipe` in a new run, turn to it, and rerun the page."""
+    try:
+        _check(recipe, STEPS[-1])
+        _queue(_create(recipe, name=name), STEPS[-1])
     except NirvanaError as error:
         st.session_state[PROBLEM] = error
     st.rerun()
@@ -151,6 +156,25 @@ def check_public(recipe: Recipe) -> None:
     built_in = {name for name, corpus in AVAILABLE.items() if corpus.offline}
     if recipe.model.name not in BUILT_IN or not names <= built_in:
         raise RunError("This demo runs the built-in model on built-in texts.", "Install the program to use your own.")
+
+
+def _check(recipe: Recipe, step: str) -> None:
+    check_recipe(recipe, STEPS[: STEPS.index(step) + 1])
+    if public_demo():
+        check_public(recipe)
+
+
+def _create(recipe: Recipe, *, name: str = "", parent: Run | None = None) -> Run:
+    run = store().create(recipe, name=name, parent=parent)
+    st.session_state[OWN] = [*own_runs(), run.id]
+    return run
+
+
+def _queue(run: Run, step: str) -> None:
+    """Submit, and turn to the run; its draft is what the session's controls show already."""
+    jobs().submit(run.id, until=step)
+    _adopt(run, keep_choices=run.recipe == st.session_state[DRAFT])
+    st.query_params["run"] = run.id
 
 
 def _would_lose(now: Context) -> bool:

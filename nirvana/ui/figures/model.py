@@ -1,0 +1,109 @@
+"""Figures of the Model page: what a model consists of, from its layout alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from nirvana.layout import ATTENTION, MLP, Layout
+from nirvana.ui.figures import theme
+from nirvana.ui.figures.allocation import LEGEND, MARGIN
+from nirvana.ui.figures.chart import Chart, count
+from nirvana.ui.text import millions
+
+OTHER = ("#B77D00", theme.NEUTRAL, theme.PRUNED, "#7A6FC2")
+GEOMETRY = {  # key of ModelPreview.geometry: label, what it means
+    "layers": ("Layers", "blocks of attention and MLP, one after the other"),
+    "hidden": ("Hidden size", "numbers that stand for one token between layers"),
+    "heads": ("Query heads per layer", "each looks at earlier tokens in its own way"),
+    "kv_heads": ("KV groups per layer", "key and value heads; query heads share them"),
+    "head_dim": ("Head size", "numbers a head works with per token"),
+    "intermediate": ("MLP neurons per layer", "the width of the MLP"),
+    "vocabulary": ("Vocabulary", "tokens that the model knows"),
+    "positions": ("Context", "tokens that it can read at once"),
+}
+
+
+def parameters_by_part(layout: Layout) -> Chart:
+    """One bar, the whole model, in parts; attention and MLP can be pruned."""
+    table = part_table(layout)
+    colours = dict(zip([*layout.other], OTHER, strict=False)) | {"attention": theme.ATTENTION, "MLP": theme.MLP}
+    figure = go.Figure()
+    for part, parameters, share, prunable in table.itertuples(index=False):
+        figure.add_trace(
+            go.Bar(
+                y=["parameters"],
+                x=[parameters],
+                name=part,
+                orientation="h",
+                marker={"color": colours.get(part, theme.NEUTRAL)},
+                hovertemplate=f"{part}<br>{parameters:,} parameters ({share:.1%})<br>"
+                f"{'can be pruned' if prunable else 'never pruned'}<extra></extra>",
+            )
+        )
+    figure.update_layout(
+        height=160, margin=MARGIN, barmode="stack", legend=LEGEND | {"traceorder": "normal"}, bargap=0.1
+    )
+    figure.update_yaxes(visible=False)
+    figure.update_xaxes(title="Parameters", showgrid=False, range=[0, layout.parameters])
+    largest = table.iloc[0]
+    sizes = f"{millions(layout.prunable)} of {millions(layout.parameters)}"
+    return Chart(
+        title="Where are the parameters?",
+        figure=figure,
+        takeaway=f"Most are in the {largest['part']}: {largest['share']:.0%}. Attention and MLP, which can be pruned, "
+        f"hold {sizes} ({layout.prunable / layout.parameters:.0%}).",
+        table=table,
+        reading=f"The parts sum to {layout.parameters:,}.",
+    )
+
+
+def part_table(layout: Layout) -> pd.DataFrame:
+    """Parameters of each part, the largest first: part, parameters, share, whether it can be pruned."""
+    parts: dict[str, int] = {}
+    for site, place in layout.items():
+        name = {ATTENTION: "attention", MLP: "MLP"}.get(site.module, theme.module_name(site.module))
+        parts[name] = parts.get(name, 0) + place.units * (place.cost + place.biases)
+    rows = [(part, size, True) for part, size in parts.items()]
+    rows += [(part, size, False) for part, size in layout.other.items() if size]
+    table = pd.DataFrame(rows, columns=["part", "parameters", "prunable"])
+    table.insert(2, "share", table["parameters"] / layout.parameters)
+    return table.sort_values("parameters", ascending=False, ignore_index=True)
+
+
+def unit_table(layout: Layout) -> pd.DataFrame:
+    """What can be cut: one row a kind of unit, with how many there are and what one costs."""
+    rows = []
+    for kind in dict.fromkeys(place.kind for place in layout.values()):
+        places = [layout[site] for site in layout.pool(kind)]
+        widths, costs = {place.units for place in places}, {place.cost for place in places}
+        size = layout.pool_parameters(kind)
+        rows.append((kind, _range(widths), sum(place.units for place in places), _range(costs), size))
+    table = pd.DataFrame(rows, columns=["unit", "per layer", "in all", "weights in one", "parameters"])
+    table["share of the model"] = table["parameters"] / layout.parameters
+    return table
+
+
+def geometry_table(geometry: Mapping[str, int]) -> pd.DataFrame:
+    """The sizes of the architecture, with what each means."""
+    rows = [
+        (GEOMETRY.get(key, (key.replace("_", " "), ""))[0], f"{value:,}", GEOMETRY.get(key, ("", ""))[1])
+        for key, value in geometry.items()
+    ]
+    return pd.DataFrame(rows, columns=["size", "value", "what it is"])
+
+
+def prunable_sentence(layout: Layout) -> str:
+    """E.g. "90 KV groups and 46,080 neurons can be cut."."""
+    parts = [
+        count(sum(layout[site].units for site in layout.pool(kind)), kind)
+        for kind in dict.fromkeys(place.kind for place in layout.values())
+    ]
+    return f"{' and '.join(parts)} can be cut."
+
+
+def _range(values: set[int]) -> str:
+    low, high = min(values), max(values)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"

@@ -1,0 +1,196 @@
+"""Parts of the Model page: where the model comes from, where it runs, and what it is."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from nirvana.errors import ModelError, NirvanaError
+from nirvana.models.devices import DeviceInfo, devices
+from nirvana.models.inspection import ModelPreview, inspect_model
+from nirvana.models.limits import HEADROOM
+from nirvana.models.sources import BUILT_IN
+from nirvana.runs.recipe import ModelChoice
+from nirvana.ui import state
+from nirvana.ui.figures import model as figures
+from nirvana.ui.figures.chart import megabytes
+from nirvana.ui.panels.charts import show_chart
+from nirvana.ui.panels.messages import message
+from nirvana.ui.text import millions, plain
+
+BUILT_IN_SOURCE, LOCAL, HUB = "Built in", "Folder or .gguf file", "Hugging Face hub"
+SOURCES = {
+    BUILT_IN_SOURCE: "Installed with the program; nothing is downloaded.",
+    LOCAL: "A folder with config.json and *.safetensors, a .gguf file, or a checkpoint that was pruned here. Pickled "
+    "weights and code from the folder are never read.",
+    HUB: "An id such as HuggingFaceTB/SmolLM2-360M. The config is fetched now, the weights when you load.",
+}
+DTYPES = {
+    "auto": "Automatic",
+    "float32": "float32, 4 bytes a weight",
+    "bfloat16": "bfloat16, 2 bytes a weight",
+    "float16": "float16, 2 bytes a weight",
+}
+
+
+def choose_model(choice: ModelChoice) -> ModelChoice:
+    """Source, name, device and dtype, starting from `choice`; the result is what the controls say now."""
+    st.session_state.setdefault("model.source", _source_of(choice.name))
+    sources = [BUILT_IN_SOURCE] if state.public_demo() else list(SOURCES)
+    source = st.segmented_control("Where the model comes from", sources, key="model.source", required=True)
+    source = source if source in sources else BUILT_IN_SOURCE
+    known = list(BUILT_IN)
+    if source == BUILT_IN_SOURCE:
+        st.session_state.setdefault("model.built_in", choice.name if choice.name in known else known[0])
+        name = st.selectbox("Model", known, key="model.built_in", help=SOURCES[source])
+    else:
+        key, label, example = {
+            LOCAL: ("model.path", "Folder or file on the machine that serves this page", "~/models/my-llama"),
+            HUB: ("model.hub", "Hub id", "HuggingFaceTB/SmolLM2-360M-Instruct"),
+        }[source]
+        st.session_state.setdefault(key, choice.name if _source_of(choice.name) == source else "")
+        name = st.text_input(label, key=key, placeholder=example, help=SOURCES[source], max_chars=1000).strip()
+    left, right = st.columns(2)
+    found = {device.name: device for device in _devices()}
+    names = list(dict.fromkeys(["auto", *found, choice.device]))
+    st.session_state.setdefault("model.device", choice.device)
+    device = left.selectbox(
+        "Device",
+        names,
+        key="model.device",
+        format_func=lambda name: _device_label(name, found),
+        help="Where the model is computed. Automatic takes a GPU where there is one.",
+    )
+    st.session_state.setdefault("model.dtype", choice.dtype)
+    dtype = right.selectbox(
+        "Number format",
+        list(dict.fromkeys([*DTYPES, choice.dtype])),
+        key="model.dtype",
+        format_func=lambda name: DTYPES.get(name, name),
+        help="Automatic is float32 on a CPU and the checkpoint's own format elsewhere.",
+    )
+    return ModelChoice(name, device, dtype)
+
+
+def describe(choice: ModelChoice, now: state.Context) -> ModelPreview | None:
+    """What the model is, from the open run where it was loaded there, else from its config; an error is shown."""
+    card = now.run.model()
+    if card is not None and card.name == choice.name:
+        return ModelPreview(card.name, card.origin, card.note, card.family, card.layout, card.geometry, card.dtype)
+    if not choice.name:
+        st.info("Name a model to see what it is.", icon=":material/edit:")
+        return None
+    preview, error = _inspect(choice.name)
+    if error is not None:
+        message(*error)
+    return preview
+
+
+@st.cache_data(ttl=30, max_entries=20, show_spinner="Reading the model's config")
+def _inspect(name: str) -> tuple[ModelPreview | None, tuple[str, str] | None]:
+    try:
+        return inspect_model(name), None
+    except NirvanaError as error:
+        return None, (error.message, error.hint)
+    except (ValueError, KeyError, TypeError, OSError) as error:  # a config can hold anything
+        broken = ModelError(
+            f"The config of {name} cannot be read: {error}.", "Check config.json, or download it again."
+        )
+        return None, (broken.message, broken.hint)
+
+
+def fits(preview: ModelPreview, choice: ModelChoice) -> bool:
+    """Sizes in four numbers, and whether the weights fit; says what to do where they do not."""
+    found = {device.name: device for device in _devices()}
+    device = found.get(choice.device) or next(iter(found.values()))
+    auto = preview.stored_dtype if device.name != "cpu" else "float32"
+    size = preview.weight_bytes(auto if choice.dtype == "auto" else choice.dtype)
+    layout = preview.layout
+    with st.grid(4):
+        st.metric("Parameters", millions(layout.parameters), border=True, height="stretch")
+        st.metric(
+            "Can be pruned",
+            f"{layout.prunable / layout.parameters:.0%}",
+            border=True,
+            height="stretch",
+            help="The share of the parameters that is in attention and MLP blocks.",
+        )
+        st.metric("Layers", f"{preview.geometry.get('layers', len(layout))}", border=True, height="stretch")
+        st.metric(
+            "Memory for the weights",
+            megabytes(size),
+            delta=f"{megabytes(device.free)} free on {device.name}",
+            delta_color="off",
+            delta_arrow="off",
+            border=True,
+            height="stretch",
+            help="Scoring needs about as much again for gradients; it takes a slower way where memory is short.",
+        )
+    origin = f"{plain(preview.family)} family, from {plain(preview.origin)}"
+    if state.public_demo():
+        origin = f"{plain(preview.family)} family"
+    st.caption(f"{origin}. {figures.prunable_sentence(layout)}")
+    if preview.note:
+        st.info(
+            f"**{plain(preview.note)}**: these weights were stored in fewer bits and are expanded on load. Every "
+            "number that is measured with them says so; the original model scores a little better.",
+            icon=":material/compress:",
+        )
+    enough = size <= device.free * HEADROOM
+    if not enough:
+        message(
+            f"The weights need {megabytes(size)}, and {device.name} has {megabytes(device.free)} free.",
+            "Choose bfloat16, another device or a smaller model, or close other programs.",
+        )
+    return enough
+
+
+def anatomy(preview: ModelPreview) -> None:
+    """Where the parameters are, what can be cut, and the sizes of the architecture."""
+    note = f", {preview.note}" if preview.note else ""
+    show_chart("model.parts", figures.parameters_by_part(preview.layout), f"{preview.name}{note}.")
+    left, right = st.columns(2, gap="large")
+    with left:
+        st.markdown("#### What can be cut?")
+        st.dataframe(
+            figures.unit_table(preview.layout),
+            hide_index=True,
+            key="model.units",
+            column_config={
+                "parameters": st.column_config.NumberColumn(format="localized"),
+                "share of the model": st.column_config.NumberColumn(format="percent"),
+            },
+        )
+        st.caption(
+            "A **KV group** is one key and one value head with the query heads that read them. A **neuron** is one row "
+            "of the MLP's gate and up projections with its column of the down projection. A unit goes as a whole, so the "
+            "matrices that are left are smaller, not full of zeros."
+        )
+    with right:
+        st.markdown("#### How is it built?")
+        st.dataframe(figures.geometry_table(preview.geometry), hide_index=True, key="model.geometry")
+
+
+def resident(now: state.Context) -> list[str]:
+    """Models in the workers' memory, as text."""
+    return [f"{model['model']} on {model['device']} ({megabytes(model['bytes'])})" for model in now.jobs.resident()]
+
+
+@st.cache_data(ttl=5, show_spinner=False)
+def _devices() -> list[DeviceInfo]:
+    return devices()
+
+
+def _device_label(name: str, found: dict[str, DeviceInfo]) -> str:
+    if name == "auto":
+        best = next(iter(found.values()))
+        return f"Automatic: {best.title}, {megabytes(best.free)} free"
+    if name in found:
+        return f"{found[name].title}, {megabytes(found[name].free)} free"
+    return f"{name} (not found here)"
+
+
+def _source_of(name: str) -> str:
+    if name in BUILT_IN:
+        return BUILT_IN_SOURCE
+    outside = name.startswith(("/", ".", "~")) or name.endswith(".gguf") or name.count("/") != 1
+    return LOCAL if outside else HUB

@@ -1,0 +1,181 @@
+"""Parts of the Runs page: the history, what can be done with a run, and two runs side by side."""
+
+from __future__ import annotations
+
+import pandas as pd
+import streamlit as st
+
+from nirvana.errors import NirvanaError
+from nirvana.runs.store import EXAMPLE, Run
+from nirvana.ui import state
+from nirvana.ui.figures import runs as figures
+from nirvana.ui.figures.allocation import gamma_label
+from nirvana.ui.figures.chart import megabytes
+from nirvana.ui.panels.charts import show_chart
+from nirvana.ui.panels.sidebar import STATUS
+from nirvana.ui.text import moment, plain
+
+SELECTED, LEFT, RIGHT = "runs.selected", "runs.left", "runs.right"
+
+
+def listed(now: state.Context) -> list[Run]:
+    """The runs that this session may see, pinned ones first; the example last."""
+    runs = [run for run in now.store.runs() if not state.public_demo() or run.id in state.own_runs()]
+    example = now.store.open(EXAMPLE)
+    return [*runs, *([example] if example.model() is not None else [])]
+
+
+def history(runs: list[Run]) -> None:
+    """All runs as a table; a click on a row selects the run below."""
+    rows = []
+    for run in runs:
+        choice = run.recipe.allocation
+        rows.append(
+            {
+                "run": ("📌 " if run.pinned else "") + run.name,
+                "status": "example" if run.is_example else STATUS.get(run.status, run.status),
+                "model": run.recipe.model.name,
+                "sparsity": choice.sparsity,
+                "gamma": gamma_label(choice.gamma),
+                **figures.history_row(run.report()),
+                "started": moment(run.created),
+                "on disk": megabytes(run.steps.size()),
+            }
+        )
+    st.dataframe(
+        pd.DataFrame(rows),
+        hide_index=True,
+        key="runs.table",
+        on_select="rerun",
+        selection_mode="single-row",
+        column_config={
+            "sparsity": st.column_config.NumberColumn(format="percent"),
+            "perplexity": st.column_config.TextColumn(help="Dense to pruned, on the first corpus of the run."),
+            "KL": st.column_config.NumberColumn(format="%.3g", help="Nats per token; 0 means identical."),
+        },
+    )
+    total = sum(run.steps.size() for run in runs if not run.is_example)
+    st.caption(f"Runs take {megabytes(total)} on disk. A pruned model is kept as its base and plan, not as weights.")
+
+
+def take_row(runs: list[Run]) -> None:
+    """Let a click on a row choose the run; call it before the selectbox is drawn."""
+    event = st.session_state.get("runs.table")
+    rows = list(event["selection"]["rows"]) if event else []
+    if rows != st.session_state.get("runs.table.seen", []):
+        st.session_state["runs.table.seen"] = rows
+        if rows and rows[0] < len(runs):
+            st.session_state[SELECTED] = runs[rows[0]].id
+    ids = [run.id for run in runs]
+    if st.session_state.get(SELECTED) not in ids:
+        current = st.session_state.get(state.RUN)
+        st.session_state[SELECTED] = current if current in ids else ids[0]
+
+
+def choose(runs: list[Run]) -> Run:
+    """The run that the actions below are for."""
+    names = {run.id: run for run in runs}
+    chosen = st.selectbox(
+        "Run",
+        list(names),
+        key=SELECTED,
+        format_func=lambda run_id: f"{names[run_id].name} · {moment(names[run_id].created)}",
+        help="A click on a row of the table chooses it too.",
+    )
+    return names.get(chosen, runs[0])
+
+
+def actions(run: Run, now: state.Context) -> None:
+    """Open, pin, rename and delete."""
+    with st.container(horizontal=True, vertical_alignment="center"):
+        if st.button("Open", key="runs.open", type="primary", icon=":material/folder_open:"):
+            state.open_run(run.id)
+            st.switch_page("pages/compare.py" if run.report() else "pages/model.py")
+        if run.is_example:
+            st.caption("The example is read only.")
+            return
+        st.button(
+            "Unpin" if run.pinned else "Pin",
+            key="runs.pin",
+            icon=":material/push_pin:",
+            help="A pinned run stays at the top.",
+            on_click=_attempt,
+            args=("pin", run.id, not run.pinned),
+        )
+        with st.popover("Rename", icon=":material/edit:", key="runs.rename"):
+            name_key = f"runs.name.{run.id}"
+            st.session_state.setdefault(name_key, run.name)
+            st.text_input("New name", key=name_key, max_chars=120)
+            st.button("Save the name", key="runs.rename.save", on_click=_rename, args=(run.id, name_key))
+        with st.popover("Delete", icon=":material/delete:", key="runs.delete", disabled=run.status == "running"):
+            st.markdown(f"Delete **{plain(run.name)}** with all its results, {megabytes(run.steps.size())}?")
+            st.caption("This cannot be undone. Results that other runs share stay with them.")
+            st.button(
+                "Delete for good",
+                key="runs.delete.confirm",
+                type="primary",
+                on_click=_attempt,
+                args=("delete", run.id),
+            )
+    failure = run.failure()
+    if failure is not None and failure["status"] == "failed":
+        st.warning(
+            f"Its last job failed: {plain(failure['message'])} {plain(failure['hint'])}", icon=":material/error:"
+        )
+
+
+def compare(runs: list[Run]) -> None:
+    """Two runs side by side: where their recipes differ, and their measurements aligned."""
+    names = {run.id: run for run in runs}
+    ids = list(names)
+    for key, fallback in ((LEFT, ids[0]), (RIGHT, ids[1])):
+        if st.session_state.get(key) not in ids:
+            st.session_state[key] = fallback
+    columns = st.columns(2)
+    picked = []
+    for column, key, label in zip(columns, (LEFT, RIGHT), ("Left", "Right"), strict=True):
+        chosen = column.selectbox(label, ids, key=key, format_func=lambda run_id: names[run_id].name)
+        picked.append(names.get(chosen, runs[0]))
+    left, right = picked
+    if left.id == right.id:
+        st.info("Choose two different runs.", icon=":material/compare_arrows:")
+        return
+    differences = figures.recipe_differences(left.recipe, right.recipe)
+    st.markdown("#### In which choices do they differ?")
+    if differences.empty:
+        st.markdown("In none: both ask for the same.")
+    else:
+        st.dataframe(differences, hide_index=True, key="runs.differences")
+    reports = left.report(), right.report()
+    if not any(reports):
+        st.markdown("Neither has been compared with its dense model yet, so there is nothing to measure them by.")
+        return
+    labels = [left.name, right.name] if left.name != right.name else [f"{left.name} (left)", f"{right.name} (right)"]
+    chart = figures.perplexity_cost({name: report for name, report in zip(labels, reports, strict=True) if report})
+    if chart is not None:
+        show_chart("runs.cost", chart)
+    st.markdown("#### What was measured?")
+    st.dataframe(
+        figures.aligned_measurements(*reports),
+        hide_index=True,
+        key="runs.measurements",
+        column_config={"right over left": st.column_config.NumberColumn(format="percent")},
+    )
+
+
+def _attempt(action: str, run_id: str, *values: object) -> None:
+    try:
+        if state.public_demo() and run_id not in state.own_runs():
+            return
+        getattr(state.store(), action)(run_id, *values)
+    except NirvanaError as error:
+        st.session_state[state.PROBLEM] = error
+    if action == "delete" and st.session_state.get(state.RUN) == run_id:
+        try:
+            state.store().open(run_id)
+        except NirvanaError:
+            state.open_run(EXAMPLE)
+
+
+def _rename(run_id: str, key: str) -> None:
+    _attempt("rename", run_id, str(st.session_state[key]))

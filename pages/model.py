@@ -1,0 +1,61 @@
+"""Model: which one, where it runs, and what it is made of."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from nirvana.errors import RunError
+from nirvana.runs.recipe import ModelChoice
+from nirvana.ui import state
+from nirvana.ui.panels import page
+from nirvana.ui.panels.model import anatomy, choose_model, describe, fits, resident
+from nirvana.ui.text import plain
+
+
+def actions(now: state.Context, choice: ModelChoice, possible: bool) -> None:
+    """Load, go on, and give the memory back."""
+    done = state.state_of(now, "model") == "done"
+    with st.container(horizontal=True, vertical_alignment="center"):
+        if st.button(
+            "Loaded" if done else "Load the model",
+            key="model.load",
+            type="secondary" if done else "primary",
+            icon=":material/check:" if done else ":material/download:",
+            disabled=done or not possible or now.job is not None or not choice.name,
+            help="Reads the weights into a worker process, which keeps them for the next steps.",
+        ):
+            state.submit("model")
+        if st.button(
+            "Continue to Calibration",
+            key="model.continue",
+            type="primary" if done else "tertiary",
+            icon=":material/arrow_forward:",
+        ):
+            st.switch_page("pages/calibration.py")
+        held = resident(now)
+        if held and st.button(
+            "Unload",
+            key="model.unload",
+            icon=":material/eject:",
+            help=f"Gives the memory of {plain(', '.join(held))} back. Results stay, and the next job loads it again.",
+        ):
+            try:
+                now.jobs.unload()
+                st.rerun()
+            except RunError as error:
+                page.show_error(error)
+
+
+now = state.context("model")
+page.page_header("model")
+choice = choose_model(now.recipe.model)
+if choice != now.recipe.model:
+    state.set_recipe(now.recipe.change("model", **vars(choice)))
+    now = state.context("model")
+preview = describe(choice, now)
+possible = preview is not None and fits(preview, choice)
+actions(now, choice, possible)
+page.job_panel()
+if preview is not None:
+    anatomy(preview)
+page.show_code("model")

@@ -1,0 +1,144 @@
+"""The dashboard in-process, with runs whose results are made up, in the shape of a small Llama."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import streamlit as st
+from streamlit.testing.v1 import AppTest
+
+from nirvana.allocation import allocate
+from nirvana.calibration.sets import CalibrationSelection, CalibrationSet, Candidate
+from nirvana.evaluation.results import Divergence, Measurement, Report
+from nirvana.layout import Layout
+from nirvana.models.families.llama import LlamaFamily
+from nirvana.plan import PruningPlan
+from nirvana.runs.recipe import Recipe
+from nirvana.runs.results import Continuation, ModelCard, PruneSummary
+from nirvana.runs.store import Run, Store
+from nirvana.saliency.scores import Saliency
+
+ROOT = Path(__file__).parents[2]
+SMALL = {
+    "num_hidden_layers": 4,
+    "hidden_size": 64,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "intermediate_size": 96,
+    "vocab_size": 300,
+    "tie_word_embeddings": True,
+}
+PLACE = {"device": "cpu", "dtype": "float32", "seconds": 1.5}
+
+
+@pytest.fixture(autouse=True)
+def fresh_server(own_home: Path) -> Iterator[None]:
+    """What a server keeps between sessions is dropped, and its workers are ended."""
+    st.cache_resource.clear()
+    st.cache_data.clear()
+    yield
+    st.cache_resource.clear()
+    st.cache_data.clear()
+
+
+@pytest.fixture
+def start() -> Callable[..., AppTest]:
+    """`start()` opens the app, `start(run)` with a run in the URL; not run yet."""
+
+    def start_app(run: Run | None = None) -> AppTest:
+        app = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60)
+        if run is not None:
+            app.query_params["run"] = run.id
+        return app
+
+    return start_app
+
+
+@pytest.fixture
+def store() -> Store:
+    return Store()
+
+
+@pytest.fixture
+def filled(store: Store) -> Run:
+    """A run with a result of every step."""
+    return fill(store.create(Recipe(), name="Filled"))
+
+
+def fill(run: Run, config: dict[str, Any] = SMALL, *, seed: int = 0) -> Run:
+    """Give a run made-up results of every step, as its recipe asks for."""
+    draw = np.random.default_rng(seed)
+    layout = LlamaFamily().layout(config)
+    run.put_model(
+        ModelCard(
+            name=run.recipe.model.name,
+            origin="made up",
+            note="4-bit origin",
+            family="Llama",
+            layout=layout,
+            geometry=LlamaFamily().geometry(config),
+            hash="ab" * 32,
+            device="cpu",
+            dtype="float32",
+            weight_bytes=layout.parameters * 4,
+            has_chat_template=True,
+        ),
+        **PLACE,
+    )
+    selection = candidates(draw)
+    run.put_calibration(selection, **PLACE)
+    scores = Saliency(
+        {site: draw.lognormal(sigma=1.5, size=place.units).astype(np.float32) for site, place in layout.items()},
+        layout,
+        "nirvana",
+        selection.hash,
+        {"strategy": "micro-batches", "micro_batch": 4, "seconds": 2.5},
+    )
+    run.put_saliency(scores, **PLACE)
+    choice = run.recipe.allocation
+    plan = allocate(scores, sparsity=choice.sparsity, gamma=choice.gamma, multiple_of=choice.multiple_of)
+    run.put_plan(plan, **PLACE)
+    small = plan.pruned_layout
+    sizes = {"dense": layout.parameters, "pruned": small.parameters}
+    run.put_pruned(PruneSummary(sizes, {name: 4 * size for name, size in sizes.items()}, 0.2, "cpu"), **PLACE)
+    run.put_report(report(layout, plan, draw), **PLACE)
+    run.add_continuation(Continuation("The capital of France is", False, 16, " Paris.", " the city."))
+    return run
+
+
+def candidates(draw: np.random.Generator, count: int = 3) -> CalibrationSelection:
+    """Candidate sets of 4 x 16 tokens, each with the divergence of its trial pruning on 6 probes."""
+
+    def tokens(seed: int, samples: int) -> CalibrationSet:
+        texts = [f"Sample {index} of set {seed}, long enough to read." for index in range(samples)]
+        ids = draw.integers(0, 300, (samples, 16))
+        return CalibrationSet(ids, source="python-docs", source_hash="cd" * 32, seed=seed, texts=texts)
+
+    drawn = tuple(
+        Candidate(tokens(seed, 4), Divergence(draw.lognormal(mean=seed / 10, size=(6, 16)).astype(np.float32)), 0.1998)
+        for seed in range(count)
+    )
+    return CalibrationSelection(drawn, 0, tokens(42, 6), "nirvana", 0.2, 3.36)
+
+
+def report(layout: Layout, plan: PruningPlan, draw: np.random.Generator) -> Report:
+    protocol = {"window": 512, "tokens": 16_352, "device": "cpu", "dtype": "float32", "note": "4-bit origin"}
+    measurements = []
+    for subject, factor, parameters in (
+        ("dense", 1.0, layout.parameters),
+        ("pruned", 1.9, plan.pruned_layout.parameters),
+    ):
+        for corpus in ("python-docs", "library-docs"):
+            where = {**protocol, "corpus": corpus, "corpus_hash": "ef" * 32}
+            value = float(factor * draw.uniform(15, 20))
+            measurements.append(Measurement("perplexity", subject, value, value / 50, 32, where))
+            measurements.append(Measurement("bits per byte", subject, factor, factor / 50, 32, where))
+        measurements.append(Measurement("parameters", subject, parameters))
+        measurements.append(Measurement("bytes", subject, 4 * parameters))
+    probe = {**protocol, "corpus": "python-docs", "corpus_hash": "ef" * 32, "samples": 6, "length": 16}
+    measurements.append(Measurement("KL divergence", "pruned", 0.9, 0.02, 6, probe))
+    return Report(tuple(measurements))
