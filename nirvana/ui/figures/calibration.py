@@ -43,7 +43,7 @@ def verdict(selection: CalibrationSelection) -> Verdict | None:
 
 def is_clear(difference: float, error: float) -> bool | None:
     """Whether a difference is more than noise; None without a standard error."""
-    return None if math.isnan(error) else difference > CLEAR * error
+    return None if math.isnan(error) else bool(difference > CLEAR * error)
 
 
 def candidate_divergences(selection: CalibrationSelection) -> Chart:
@@ -130,7 +130,7 @@ def margins(selection: CalibrationSelection) -> Chart:
     order = winner_first(selection)[1:]
     found = np.array([selection.margin(index) for index in order])  # (others, 2)
     difference, error = found[:, 0], found[:, 1]
-    clear = np.array([is_clear(*pair) is True for pair in found])
+    clear = np.array([bool(is_clear(*pair)) for pair in found])
     places = np.arange(1, len(order) + 1, dtype=np.float32)
     figure = go.Figure()
     figure.add_hline(y=0, line={"color": WINNER, "width": 2})
