@@ -46,14 +46,14 @@ def prune(lm: LM, plan: PruningPlan, *, progress: ProgressCallback | None = None
             layer = lm.family.blocks(dense)[site.stack][places[site.stack, site.layer]]
             units = torch.from_numpy(kept)
             for part in lm.family.slices(lm.settings, site):
-                _slice_linear(layer.get_submodule(part.module), part, units, sliced)
+                _slice_linear(linear_layer(layer, part), part, units, sliced)
     # deepcopy asks the memo first, so each sliced weight is copied once and the dense one not at all.
     model = copy.deepcopy(dense, memo=dict[int, object](sliced))
     _drop_layers(model, lm, plan, places)
     for site in plan:
         layer = lm.family.blocks(model)[site.stack][layer_places(plan.pruned_layout)[site.stack, site.layer]]
         for part in lm.family.slices(lm.settings, site):
-            _refresh_sizes(layer.get_submodule(part.module))
+            _refresh_sizes(linear_layer(layer, part))
     kept_units = {site: lm.kept[site][kept] for site, kept in plan.items()}
     base_hash = lm.compute_hash
     return replace(
@@ -88,13 +88,20 @@ def resize(model: PreTrainedModel, family: Family, settings: Mapping[str, object
     for site, place in layout.items():
         layer = family.blocks(model)[site.stack][places[site.stack, site.layer]]
         for part in family.slices(settings, site):
-            linear = layer.get_submodule(part.module)
+            linear = linear_layer(layer, part)
             shape = list(linear.weight.shape)
             shape[part.dim] = place.units * part.size
             linear.weight = nn.Parameter(linear.weight.new_empty(shape))
             if linear.bias is not None and part.dim == 0:
                 linear.bias = nn.Parameter(linear.bias.new_empty(shape[0]))
             _refresh_sizes(linear)
+
+
+def linear_layer(layer: nn.Module, part: WeightSlice) -> nn.Linear:
+    """The linear layer of `layer` that `part` speaks of."""
+    linear = layer.get_submodule(part.module)
+    assert isinstance(linear, nn.Linear)
+    return linear
 
 
 def unit_rows(units: torch.Tensor, size: int) -> torch.Tensor:
@@ -116,10 +123,10 @@ def masked_(lm: LM, plan: PruningPlan) -> None:
             for part in lm.family.slices(lm.settings, site):
                 if part.dim == 1:
                     columns = unit_rows(torch.from_numpy(removed), part.size)
-                    layer.get_submodule(part.module).weight[:, columns] = 0
+                    linear_layer(layer, part).weight[:, columns] = 0
 
 
-def _slice_linear(linear: nn.Module, part: WeightSlice, units: torch.Tensor, sliced: dict[int, nn.Parameter]) -> None:
+def _slice_linear(linear: nn.Linear, part: WeightSlice, units: torch.Tensor, sliced: dict[int, nn.Parameter]) -> None:
     for name, parameter in linear.named_parameters(recurse=False):
         if name == "weight" or part.dim == 0:  # the bias of an output projection belongs to no unit
             index = unit_rows(units, part.size).to(parameter.device)
@@ -128,10 +135,8 @@ def _slice_linear(linear: nn.Module, part: WeightSlice, units: torch.Tensor, sli
             sliced[id(parameter)] = nn.Parameter(values, requires_grad=parameter.requires_grad)
 
 
-def _refresh_sizes(linear: nn.Module) -> None:
-    weight = linear.weight
-    if isinstance(linear, nn.Linear) and isinstance(weight, torch.Tensor):
-        linear.out_features, linear.in_features = weight.shape
+def _refresh_sizes(linear: nn.Linear) -> None:
+    linear.out_features, linear.in_features = linear.weight.shape
 
 
 def _drop_layers(model: PreTrainedModel, lm: LM, plan: PruningPlan, places: Mapping[tuple[str, int], int]) -> None:
@@ -144,7 +149,7 @@ def _drop_layers(model: PreTrainedModel, lm: LM, plan: PruningPlan, places: Mapp
             for index, block in enumerate(blocks):
                 for module in block.modules():
                     if hasattr(module, "layer_idx"):
-                        module.layer_idx = index
+                        setattr(module, "layer_idx", index)  # noqa: B010 - mypy sees only tensors on a module
             types = getattr(model.config, "layer_types", None)
             if types:
                 model.config.layer_types = [kind for i, kind in enumerate(types) if i not in removed]

@@ -53,7 +53,10 @@ def byte_tokenizer() -> PreTrainedTokenizerBase:
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="</s>")
+    untyped: Any = PreTrainedTokenizerFast
+    fast: PreTrainedTokenizerBase = untyped(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="</s>"
+    )
     fast.chat_template = CHAT_TEMPLATE
     return fast
 
@@ -85,7 +88,7 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def make_lm(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., LM]:
     """`make_lm(kv_heads=1, seed=3, attention_bias=True, ...)`: a fresh tiny LM, in float32 on the CPU."""
-    from nirvana import load_model
+    from nirvana.models.loading import load_model
 
     def make(*, kv_heads: int = 2, seed: int = 0, dtype: str = "auto", **changes: Any) -> LM:
         folder = tmp_path_factory.mktemp("models") / "tiny"

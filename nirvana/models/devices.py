@@ -62,7 +62,7 @@ def parse_nvidia_smi(answer: str) -> list[DeviceInfo]:
 
 def _amd() -> list[DeviceInfo]:
     """AMD cards, which torch also calls cuda, from the kernel's counters."""
-    found = []
+    found: list[DeviceInfo] = []
     for total_file in sorted(ROCM_CARDS.glob("card*/device/mem_info_vram_total")):
         try:
             total = int(total_file.read_text(encoding="ascii"))

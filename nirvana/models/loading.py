@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from nirvana.checkpoints.records import PruningRecord, read_record
 from nirvana.errors import CheckpointError, ModelError
@@ -71,7 +72,8 @@ def load_model(
     model = _build(config, family, layout, tensors, precision)
     del tensors
     report(progress, "Moving weights", 0, 0)
-    model.requires_grad_(False).eval().to(place)  # type: ignore[arg-type]
+    model.requires_grad_(False)
+    nn.Module.to(model, place)
     source = Source(located.name, located.origin, located.note)
     if record is not None:
         source = replace(source, note=record.note, base=record.base)
@@ -228,9 +230,9 @@ def _build(
     """
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 
-    library_class = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    library_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
 
-    class Resized(library_class):  # type: ignore[misc, valid-type]
+    class Resized(library_class):  # type: ignore[misc]
         """The library's class with pruned widths: sized while it is built without memory, before weights arrive."""
 
         def __init__(self, config: PretrainedConfig) -> None:

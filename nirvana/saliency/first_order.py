@@ -124,9 +124,8 @@ class _Gradients:
             weight.requires_grad_(False)
             weight.grad = None
         for site, part, weight in self.weights:
-            hook = self._hook(site, part)
-            weight.requires_grad_(True)  # which registering asks for
-            self._handles.append(weight.register_post_accumulate_grad_hook(hook))
+            untyped: Any = weight.requires_grad_(True)  # which registering asks for
+            self._handles.append(untyped.register_post_accumulate_grad_hook(self._hook(site, part)))
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -10,7 +10,7 @@ from torch import nn
 from nirvana.layout import Site
 from nirvana.models.families import WeightSlice
 from nirvana.models.lm import LM
-from nirvana.surgery import layer_places
+from nirvana.surgery import layer_places, linear_layer
 
 CHUNK = 1 << 22  # weights converted to float32 at a time
 
@@ -22,7 +22,7 @@ def unit_weights(lm: LM) -> Iterator[tuple[Site, WeightSlice, nn.Parameter]]:
     for site in lm.layout:
         block = blocks[site.stack][places[site.stack, site.layer]]
         for part in lm.family.slices(lm.settings, site):
-            weight = block.get_submodule(part.module).weight
+            weight = linear_layer(block, part).weight
             assert isinstance(weight, nn.Parameter)
             yield site, part, weight
 

@@ -67,7 +67,8 @@ class Family(ABC):
 
     def head(self, model: PreTrainedModel) -> nn.Linear:
         """The layer from hidden states to logits."""
-        head: Any = model.get_output_embeddings()
+        untyped: Any = model
+        head: nn.Linear = untyped.get_output_embeddings()
         return head
 
     def check(self, config: Config) -> None:
