@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,8 @@ from nirvana.files import content_hash, pack, unpack
 
 if TYPE_CHECKING:
     import torch
+
+    from nirvana.saliency.scores import Saliency
 
 
 class CalibrationSet:
@@ -123,11 +125,15 @@ def _integers(values: Any, name: str) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Candidate:
-    """One candidate calibration set and the divergence of the model that was pruned with it."""
+    """One candidate calibration set and the divergence of the model that was pruned with it.
+
+    `saliency` are the scores it was pruned by: kept in memory for the step after, not written with the candidate.
+    """
 
     calibration: CalibrationSet
     divergence: Divergence
     sparsity: float  # achieved by its plan
+    saliency: Saliency | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,8 @@ class Divergence:
     @property
     def per_sample(self) -> np.ndarray:
         """(samples,) mean over each sample's tokens."""
-        return self.per_token.mean(axis=1, dtype=np.float64)
+        means: np.ndarray = self.per_token.mean(axis=1, dtype=np.float64)
+        return means
 
     @property
     def mean(self) -> float:

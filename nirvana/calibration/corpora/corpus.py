@@ -13,6 +13,8 @@ from nirvana.files import content_hash
 
 SPLITS = ("calibration", "probe", "evaluation")
 SHARES = {"calibration": 0.45, "probe": 0.2, "evaluation": 0.35}  # of the characters
+SECTION = 8_000  # characters: a few pages, so that evaluation text has long passages without a cut
+SECTIONS = 30  # shorter texts are cut finer, so that every split gets some
 SEPARATOR = "\n\n"  # between documents, wherever they are joined (paper, evaluation: blank lines)
 
 
@@ -90,8 +92,16 @@ class Corpus:
                 )
 
     @classmethod
-    def from_documents(cls, documents: Iterable[str], *, name: str, description: str = "", kind: str) -> Corpus:
-        """Split documents by size in the proportions of `SHARES`.
+    def from_documents(
+        cls,
+        documents: Iterable[str],
+        *,
+        name: str,
+        description: str = "",
+        kind: str,
+        shares: Mapping[str, float] = SHARES,
+    ) -> Corpus:
+        """Split documents by size in the proportions of `shares`.
 
         Raises:
             CorpusError: fewer than three different documents have text.
@@ -103,7 +113,7 @@ class Corpus:
                 f"The corpus {name} has {found}; its three splits need one each.",
                 "Give more text: a .txt file of several paragraphs, or a .jsonl file of three or more records.",
             )
-        return cls(name, description, kind, assign(distinct, SHARES))
+        return cls(name, description, kind, assign(distinct, shares))
 
     def split(self, name: str) -> CorpusSplit:
         """One of "calibration", "probe" and "evaluation".
@@ -199,6 +209,12 @@ def sections(text: str, *, size: int) -> list[str]:
     return [piece for piece in [*pieces, text[start:]] if piece.strip()]
 
 
+def divide(text: str) -> list[str]:
+    """Cut a text into documents: sections of a few pages, shorter ones where there are not many pages."""
+    text = text.strip()
+    return sections(text, size=max(1, min(SECTION, len(text) // SECTIONS)))
+
+
 def gather(parts: Iterable[str], *, size: int, separator: str = SEPARATOR) -> list[str]:
     """Join consecutive short texts into documents of at least `size` characters; the last may be shorter."""
     documents, current, length = [], [], 0
@@ -209,3 +225,21 @@ def gather(parts: Iterable[str], *, size: int, separator: str = SEPARATOR) -> li
             documents.append(separator.join(current))
             current, length = [], 0
     return [*documents, separator.join(current)] if current else documents
+
+
+def as_corpus(text: Text) -> Corpus:
+    """A corpus; or plain text or documents, divided into one.
+
+    Raises:
+        CorpusError: it is a single split, or too short to be divided.
+    """
+    if isinstance(text, Corpus):
+        return text
+    split = as_split(text, "calibration")
+    if text is split:
+        raise CorpusError(
+            f"The {split.name} split of {split.corpus} has no other text to draw probes from.",
+            "Give the whole corpus, or a probe set as well.",
+        )
+    documents = split.documents if len(split.documents) > 1 else divide(split.documents[0])
+    return Corpus.from_documents(documents, name=split.corpus, kind="text")

@@ -7,15 +7,13 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from nirvana.calibration.corpora.corpus import Corpus, sections
+from nirvana.calibration.corpora.corpus import Corpus, divide
 from nirvana.errors import CorpusError
 from nirvana.files import content_hash, data_folder, write_bytes
 
 SUFFIXES = (".txt", ".jsonl")
 UPLOAD = "upload:"
 LARGEST = 200_000_000  # bytes
-SECTION = 8_000  # characters: a few pages, so that evaluation text has long passages without a cut
-SECTIONS = 30  # shorter texts are cut finer, so that every split gets some
 
 _SAFE = re.compile(r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,79}$")
 
@@ -63,7 +61,7 @@ def parse(content: bytes, *, name: str, lines: bool) -> list[str]:
         raise CorpusError(f"{name} has no text.", "Choose a file with some pages of text.")
     if lines:
         return list(_records(text, name))
-    return sections(text.strip(), size=max(1, min(SECTION, len(text) // SECTIONS)))
+    return divide(text)
 
 
 def save_upload(name: str, content: str | bytes) -> str:

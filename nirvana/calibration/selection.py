@@ -1,0 +1,84 @@
+"""Choose calibration data by KL: prune with each of several sets, keep the one that changes the model least (paper)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from nirvana.allocation import allocate
+from nirvana.calibration.corpora.corpus import Text, as_corpus
+from nirvana.calibration.sampling import sample_calibration, sample_probe
+from nirvana.calibration.sets import CalibrationSelection, CalibrationSet, Candidate
+from nirvana.errors import CorpusError, SaliencyError
+from nirvana.evaluation.divergence import dense_reference, divergence
+from nirvana.progress import ProgressCallback, within
+from nirvana.saliency import available, score
+from nirvana.saliency.scores import Saliency
+from nirvana.surgery import prune
+
+if TYPE_CHECKING:
+    from nirvana.models.lm import LM
+
+
+def select_calibration(
+    lm: LM,
+    text: Text,
+    *,
+    candidates: int = 8,
+    sparsity: float = 0.2,
+    gamma: float = 3.36,
+    criterion: str = "nirvana",
+    samples: int = 32,
+    length: int = 128,
+    seed: int = 0,
+    probe: CalibrationSet | None = None,
+    multiple_of: int = 8,
+    progress: ProgressCallback | None = None,
+) -> CalibrationSelection:
+    """Draw several calibration sets, prune with each, and rank them by KL( dense || pruned ) on the same probes.
+
+    The sets are those of seeds `seed` .. `seed + candidates - 1`. The dense model runs over the probes once; pruned
+    models are dropped one by one, so memory holds the dense model and one pruned copy.
+
+    Args:
+        text: a corpus, whose probe split shares no text with its calibration split; or plain text, which is divided.
+        candidates: number of sets, 1 or more.
+        sparsity: of the trial prunings, with `gamma`, `criterion` and `multiple_of` (see `allocate` and `score`).
+        samples: windows in each set, of `length` tokens.
+        probe: the windows to measure on; by default 128 of 64 tokens from the probe split. Draw them from text that
+            is not calibrated on.
+        progress: one bar over all candidates; may raise `Cancelled`.
+
+    Raises:
+        CorpusError: the text is too short, or a number makes no sense.
+        PlanError: the sparsity, gamma or multiple is invalid or out of reach.
+        SaliencyError: the criterion is unknown.
+    """
+    if candidates < 1:
+        raise CorpusError(f"A choice among {candidates} calibration sets is none.", "Ask for 1 or more.")
+    if criterion not in available():
+        raise SaliencyError(f"There is no criterion {criterion!r}.", f"Criteria are {', '.join(available())}.")
+    # What cannot work is refused before minutes are spent: the budget rule accepts or not whatever the scores are.
+    level = {site: np.ones(place.units, np.float32) for site, place in lm.layout.items()}
+    allocate(Saliency(level, lm.layout, criterion), sparsity=sparsity, gamma=gamma, multiple_of=multiple_of)
+    if probe is None:
+        text = as_corpus(text)
+        probe = sample_probe(lm, text)
+    seeds = range(seed, seed + candidates)
+    sets = [sample_calibration(lm, text, samples=samples, length=length, seed=each) for each in seeds]
+
+    parts = 1 + 2 * candidates  # scoring 32 x 128 tokens takes about as long as a forward of 128 x 64
+    reference = dense_reference(lm, probe, progress=within(progress, "Probe", 0, parts))
+    tried = []
+    for index, calibration in enumerate(sets):
+        label = f"Candidate {index + 1} of {candidates}"
+        scoring, comparing = (within(progress, label, 1 + 2 * index + part, parts) for part in (0, 1))
+        saliency = score(lm, calibration, criterion=criterion, seed=seeds[index], progress=scoring)
+        plan = allocate(saliency, sparsity=sparsity, gamma=gamma, multiple_of=multiple_of)
+        pruned = prune(lm, plan)
+        measured = divergence(lm, pruned, probe, reference=reference, progress=comparing)
+        pruned.unload()
+        tried.append(Candidate(calibration, measured, plan.sparsity, saliency))
+    winner = min(range(candidates), key=lambda index: tried[index].divergence.mean)  # the first of equals
+    return CalibrationSelection(tuple(tried), winner, probe, criterion, float(sparsity), float(gamma))
