@@ -60,6 +60,11 @@ def _parse_header(path: Path) -> tuple[dict[str, Any], int]:
     if architecture is None or heads is None or hidden is None:
         raise ModelError(f"{path.name} does not describe a language model.", "Choose another GGUF file.")
     names = {tensor.name for tensor in reader.tensors}
+    if "rope_freqs.weight" in names:  # transformers leaves them out, and the model would talk nonsense
+        raise ModelError(
+            f"{path.name} scales its rotary positions by stored factors, which cannot be converted.",
+            "Use the model's folder of safetensors.",
+        )
     embedding = next((tensor for tensor in reader.tensors if tensor.name == "token_embd.weight"), None)
     config = {
         "model_type": architecture,
@@ -73,6 +78,7 @@ def _parse_header(path: Path) -> tuple[dict[str, Any], int]:
         "max_position_embeddings": value(prefix + "context_length"),
         "tie_word_embeddings": "output.weight" not in names,
         "attention_bias": "blk.0.attn_q.bias" in names,
+        "expert_count": value(prefix + "expert_count", 0),
     }
     weights: dict[Any, int] = {}
     for tensor in reader.tensors:
@@ -98,8 +104,10 @@ def converted_folder(path: Path, *, progress: ProgressCallback | None = None) ->
     try:
         with quiet_library():
             tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-            model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype="float32")
-    except (ValueError, KeyError, OSError, RuntimeError, NotImplementedError) as error:
+            model = AutoModelForCausalLM.from_pretrained(
+                path.parent, gguf_file=path.name, dtype="float32", **_overlooked(path)
+            )
+    except Exception as error:  # tokenizer libraries raise many kinds, some of them bare Exception
         raise ModelError(f"{path.name} cannot be converted: {error}", "Use another GGUF file or a folder.") from error
     # The weights are plain now; what still calls them quantised would refuse to save them.
     for holder, name in ((model.config, "quantization_config"), (model, "hf_quantizer")):
@@ -122,3 +130,12 @@ def converted_folder(path: Path, *, progress: ProgressCallback | None = None) ->
             f"Free some space in {folder.parent}, or set NIRVANA_HOME to a folder on another disk.",
         ) from error
     return folder
+
+
+def _overlooked(path: Path) -> dict[str, Any]:
+    """What the header says and transformers does not read: Qwen3's head size, Llama's biases."""
+    from transformers import CONFIG_MAPPING
+
+    config, _ = read_gguf_config(path)
+    known = CONFIG_MAPPING[config["model_type"]]()
+    return {name: config[name] for name in ("head_dim", "attention_bias") if config[name] and hasattr(known, name)}
