@@ -128,13 +128,13 @@ def test_differences_are_taken_probe_by_probe() -> None:
     selection = noisy([0.30, 0.33, 0.30001], noise=0.01)
     chart = calibration.margins(selection)
     winner = selection.candidates[selection.winner].divergence.per_token.mean(axis=1, dtype=np.float64)
-    for row in chart.table.itertuples():
-        other = selection.candidates[int(row.set) - 1].divergence.per_token.mean(axis=1, dtype=np.float64)
+    for row in chart.table.to_dict("records"):
+        other = selection.candidates[row["set"] - 1].divergence.per_token.mean(axis=1, dtype=np.float64)
         difference = other - winner
-        assert row.difference == pytest.approx(difference.mean(), abs=1e-9)
+        assert row["difference"] == pytest.approx(difference.mean(), abs=1e-9)
         error = difference.std(ddof=1) / math.sqrt(len(difference))
-        assert row[4] == pytest.approx(error, rel=1e-6)
-        assert chart.table["more than noise"][row.Index] == (difference.mean() > 2 * error)
+        assert row["standard error"] == pytest.approx(error, rel=1e-6)
+        assert row["more than noise"] == (difference.mean() > 2 * error)
     by_set = chart.table.set_index("set")["more than noise"]
     assert by_set[2] and not by_set[3 if selection.winner == 0 else 1]
     assert chart.takeaway.startswith("Not clearly: ") and "1 of the 2 other sets" in chart.takeaway

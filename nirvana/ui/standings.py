@@ -1,0 +1,86 @@
+"""Where a run stands among others of the same model: only numbers measured on the same tokens are compared."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from nirvana.evaluation.results import Measurement, Report
+from nirvana.runs.store import Run
+from nirvana.ui.figures.compare import SAME_TEXT
+
+BASELINES = ("random", "magnitude")  # criteria that any other should beat
+SIMILAR = 0.01  # sparsities this close are compared
+NOISE = 2.0  # standard errors
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What a finished run removed, by which criterion, and what it measured."""
+
+    run_id: str
+    name: str
+    criterion: str
+    sparsity: float
+    gamma: float
+    weights: str  # hash of the dense model
+    report: Report
+
+    def perplexities(self) -> list[Measurement]:
+        """Of the pruned model."""
+        return [item for item in self.report.measurements if (item.metric, item.subject) == ("perplexity", "pruned")]
+
+
+class Duel(NamedTuple):
+    """Two runs' perplexities on the same tokens at similar sparsity. `clear`: the difference is more than noise."""
+
+    other: Standing
+    corpus: str
+    ours: Measurement
+    theirs: Measurement
+
+    @property
+    def lost(self) -> bool:
+        return self.theirs.value < self.ours.value
+
+    @property
+    def clear(self) -> bool:
+        if not (math.isfinite(self.theirs.value) and math.isfinite(self.ours.value)):
+            return self.theirs.value != self.ours.value
+        gap = abs(math.log(self.theirs.value / self.ours.value))
+        return gap > NOISE * math.hypot(*(_relative(item) for item in (self.ours, self.theirs)))
+
+
+def read_standing(run: Run) -> Standing | None:
+    """None until every result is what the run's own recipe asks for."""
+    if run.step_state("compare") != "done" or run.step_state("prune") != "done":
+        return None
+    card, plan, report = run.model(), run.plan(), run.report()
+    if card is None or plan is None or report is None:
+        return None
+    choice = run.recipe
+    return Standing(
+        run.id, run.name, choice.saliency.criterion, plan.sparsity, choice.allocation.gamma, card.hash, report
+    )
+
+
+def duels(mine: Standing, others: Sequence[Standing]) -> list[Duel]:
+    """Every comparison that is fair: same model, same tokens, sparsities within 0.01."""
+    return [
+        Duel(other, str(ours.protocol.get("corpus", "")), ours, theirs)
+        for other in others
+        if other.weights == mine.weights and abs(other.sparsity - mine.sparsity) <= SIMILAR
+        for ours in mine.perplexities()
+        for theirs in other.perplexities()
+        if same_text(ours, theirs) and ours.value > 0 and theirs.value > 0
+    ]
+
+
+def same_text(one: Measurement, other: Measurement) -> bool:
+    return all(one.protocol.get(name) == other.protocol.get(name) for name in SAME_TEXT)
+
+
+def _relative(measurement: Measurement) -> float:
+    return (measurement.standard_error or 0.0) / measurement.value
