@@ -93,7 +93,7 @@ def _add_steps(parsers: Any) -> None:
     score = _command(parsers, "score", steps.score, "Score every prunable unit.")
     add_options(score, "model", "saliency")
     score.add_argument("--calibration", metavar="FILE", help="what `calibrate` wrote; magnitude and random need none")
-    score.add_argument("--seed", type=int, default=0, help="for the random criterion (default: 0)")
+    score.add_argument("--seed", type=int, help="for the random criterion (default: that of the calibration set, or 0)")
     score.add_argument("--output", metavar="FILE", default="saliency.npz")
 
     allocate = _command(parsers, "allocate", steps.allocate, "Choose the units to keep.")

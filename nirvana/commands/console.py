@@ -12,6 +12,8 @@ from typing import Any
 from nirvana.evaluation.results import Measurement, Report
 from nirvana.progress import Progress
 
+PIPED_WIDTH = 140  # columns, where no terminal says
+
 
 class Bar:
     """One bar on stderr: the step and the stage that it is at, how far it is, elapsed and remaining time.
@@ -89,8 +91,7 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
         table.add_column(column, justify="right" if numbers and index else "left", overflow="fold")
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
-    console = Console()
-    console.print(table, width=None if console.is_terminal else 140)
+    Console(width=None if sys.stdout.isatty() else PIPED_WIDTH).print(table)
 
 
 def print_report(report: Report, title: str) -> None:
@@ -104,9 +105,8 @@ def print_report(report: Report, title: str) -> None:
         values = [_value(found[subject]) if subject in found else "-" for subject in ("dense", "pruned")]
         rows.append([label, *values, _protocol(next(iter(found.values())))])
     print_table(title, ["", "dense", "pruned", "protocol"], rows)
-    notes = {str(item.protocol["note"]) for item in report.measurements if item.protocol.get("note")}
-    for note in sorted(notes):
-        print(f"Every number is of a model with {note}.")
+    for line in _footnotes(report):
+        print(line)
 
 
 def _value(item: Measurement) -> str:
@@ -121,13 +121,19 @@ def _value(item: Measurement) -> str:
 
 def _protocol(item: Measurement) -> str:
     protocol = item.protocol
-    parts = []
     if "window" in protocol:
-        parts.append(f"{protocol['tokens']:,} tokens in {item.n} windows of {protocol['window']}")
-    elif "samples" in protocol:
-        parts.append(f"{protocol['samples']} probes of {protocol['length']} tokens, nats per token")
-    if "split" in protocol:
-        parts.append(f"{protocol['split']} split {str(protocol['corpus_hash'])[:8]}")
-    if "dtype" in protocol:
-        parts.append(f"{protocol['dtype']} on {protocol['device']}")
-    return "; ".join(parts)
+        return f"{protocol['tokens']:,} tokens in {item.n} windows of {protocol['window']}"
+    if "samples" in protocol:
+        return f"nats per token, {protocol['samples']} probes of {protocol['length']} tokens"
+    return "tied weights counted once" if item.metric == "parameters" else ""
+
+
+def _footnotes(report: Report) -> list[str]:
+    """What the numbers have in common: precision, texts, and what must be said of the model."""
+    protocols = [item.protocol for item in report.measurements]
+    places = {f"{p['dtype']} on {p['device']}" for p in protocols if "dtype" in p}
+    texts = {f"{p['corpus']} ({p['split']} split, {str(p['corpus_hash'])[:8]})" for p in protocols if "split" in p}
+    notes = {str(p["note"]) for p in protocols if p.get("note")}
+    lines = [f"Measured in {', '.join(sorted(places))}; ± is one standard error."] if places else []
+    lines += [f"Texts: {', '.join(sorted(texts))}."] if texts else []
+    return lines + [f"Every number is of a model with {note}." for note in sorted(notes)]

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nirvana.calibration.sets import CalibrationSelection, CalibrationSet
 from nirvana.commands.console import Bar, print_json, print_report, print_table
 from nirvana.commands.run import check_output
 from nirvana.errors import NirvanaError, RunError
@@ -79,8 +80,6 @@ def corpora(arguments: argparse.Namespace) -> None:
 
 def calibrate(arguments: argparse.Namespace) -> None:
     """As the run's step, so that choices with the same inputs come from the same cache."""
-    from nirvana.calibration.sets import CalibrationSelection
-
     recipe = apply_options(Recipe(), arguments)
     check_recipe(recipe, ("model", "calibration"))
     with Bar().shown() as bar:
@@ -117,9 +116,10 @@ def score(arguments: argparse.Namespace) -> None:
 
     recipe = apply_options(Recipe(), arguments)
     check_recipe(recipe, ("model", "saliency"))
-    calibration = None
+    calibration: CalibrationSet | None = None
     if arguments.calibration is not None:
-        calibration = _read(arguments.calibration, FORMATS["calibration"].read, "calibration set", "calibrate")
+        chosen = _read(arguments.calibration, FORMATS["calibration"].read, "calibration set", "calibrate")
+        calibration = chosen.calibration if isinstance(chosen, CalibrationSelection) else chosen
     elif recipe.saliency.criterion == "nirvana":
         raise RunError("This criterion reads text.", "Give --calibration FILE, which `calibrate` writes.")
     with Bar().shown() as bar:
@@ -127,9 +127,8 @@ def score(arguments: argparse.Namespace) -> None:
         from nirvana.saliency import score as score_units
 
         bar.step("saliency")
-        found = score_units(
-            lm, calibration, criterion=recipe.saliency.criterion, seed=arguments.seed, progress=bar.progress
-        )
+        seed = arguments.seed if arguments.seed is not None else getattr(calibration, "seed", None) or 0
+        found = score_units(lm, calibration, criterion=recipe.saliency.criterion, seed=seed, progress=bar.progress)
     write_bytes(Path(arguments.output), found.to_bytes())
     if arguments.json:
         sites = {site.key: {"units": len(v), "mean": float(v.mean())} for site, v in found.items()}

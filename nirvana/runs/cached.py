@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from typing import Any
 
 from nirvana.calibration.corpora import SELF_GENERATED, Corpus, load_corpus
@@ -26,21 +24,12 @@ Origin = dict[str, Any]  # "cached": whether it was there; "seconds": how long i
 
 
 def open_corpus(name: str, lm: LM, progress: ProgressCallback | None) -> Corpus:
-    """A corpus by name; self-generated text is written by `lm`, once for each model.
+    """A corpus by name; self-generated text is written by `lm`, and kept like the others.
 
     Raises:
         CorpusError: nothing is found by that name, or it is empty, too short or malformed.
     """
-    if name != SELF_GENERATED.name:
-        return load_corpus(name)
-    key = cache_key("generated", **numerics(lm))
-    found = read_cached(key)
-    if found is not None:
-        data = json.loads(found[1])
-        return Corpus(**data | {"splits": {split: tuple(texts) for split, texts in data["splits"].items()}})
-    corpus = generate_corpus(lm, progress=progress)
-    write_cached(key, json.dumps(asdict(corpus)).encode())
-    return corpus
+    return generate_corpus(lm, progress=progress) if name == SELF_GENERATED.name else load_corpus(name)
 
 
 def draw_probe(choice: CalibrationChoice, lm: LM, corpus: Corpus) -> CalibrationSet:
@@ -86,17 +75,18 @@ def choose_calibration(
 def score_units(
     criterion: str, lm: LM, calibration: CalibrationSet, progress: ProgressCallback | None
 ) -> tuple[Saliency, Origin]:
-    """Scores of every unit.
+    """Scores of every unit. A criterion that draws does so with the seed of the calibration set.
 
     Raises:
         NirvanaError: see `score`.
     """
-    key = _saliency_key(lm, calibration, criterion)
-    return _kept("saliency", key, lambda: score(lm, calibration, criterion=criterion, progress=progress))
+    key, seed = _saliency_key(lm, calibration, criterion), calibration.seed or 0
+    return _kept("saliency", key, lambda: score(lm, calibration, criterion=criterion, seed=seed, progress=progress))
 
 
 def _saliency_key(lm: LM, calibration: CalibrationSet, criterion: str) -> str:
-    return cache_key("saliency", calibration=calibration.hash, criterion=criterion, **numerics(lm))
+    drawn = {"calibration": calibration.hash, "seed": calibration.seed or 0}
+    return cache_key("saliency", criterion=criterion, **drawn, **numerics(lm))
 
 
 def _kept(step: str, key: str, compute: Callable[[], Any]) -> tuple[Any, Origin]:

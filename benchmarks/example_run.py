@@ -1,0 +1,57 @@
+"""Make the packaged example run again: `python benchmarks/example_run.py`.
+
+The pipeline computes a real run (by default of SmolLM2-135M with the default recipe), and its results are copied to
+nirvana/runs/example, where every page finds them. Nothing in them is made up or changed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from nirvana.commands.console import Bar, print_report
+from nirvana.errors import NirvanaError, RunError
+from nirvana.runs.folder import StepFolder
+from nirvana.runs.options import add_options, apply_options
+from nirvana.runs.pipeline import execute
+from nirvana.runs.recipe import STEPS, Recipe
+from nirvana.runs.store import EXAMPLE_FOLDER, Store, write_example
+
+LIMIT = 1_000_000  # bytes; it is part of the package
+NAME = "Example: SmolLM2-135M"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    add_options(parser, "model", "calibration", "saliency", "allocation", "evaluation")
+    parser.add_argument("--folder", type=Path, default=EXAMPLE_FOLDER, help="where to write it")
+    parser.add_argument("--name", default=NAME)
+    arguments = parser.parse_args()
+    recipe = apply_options(Recipe(), arguments)
+    with tempfile.TemporaryDirectory() as temporary:
+        run = Store(Path(temporary)).create(recipe, name=arguments.name)
+        started = time.perf_counter()
+        with Bar().shown() as bar:
+            execute(run, progress=bar.progress, on_step=bar.step)
+        total = time.perf_counter() - started
+        size = run.steps.size()
+        if size > LIMIT:
+            raise RunError(f"The run takes {size:,} bytes; the package has room for {LIMIT:,}.", "Draw less text.")
+        write_example(run, arguments.folder)
+        for step in STEPS:
+            info = run.info(step) or {}
+            print(f"{step:12} {info.get('seconds', 0):7.1f} s{'  (cached)' if info.get('cached') else ''}")
+        report = run.report()
+    if report is not None:
+        print_report(report, NAME)
+    print(f"{total:.1f} s in all; {StepFolder(arguments.folder).size():,} bytes in {arguments.folder}")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except NirvanaError as error:
+        sys.exit(str(error))

@@ -1,0 +1,323 @@
+"""The command line, end to end on a tiny random model, and with everything that can be wrong with its input."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nirvana import cli
+from nirvana.commands.console import print_report, strict
+from nirvana.evaluation.results import Measurement, Report
+from nirvana.files import content_hash
+from nirvana.plan import PruningPlan
+from nirvana.runs.recipe import Recipe
+from nirvana.runs.store import Store
+from tests.conftest import write_tiny_model
+
+ROOT = Path(cli.__file__).parents[1]
+
+
+@pytest.fixture
+def small(tiny_folder: Path, sample_text: Path) -> list[str]:
+    """Options of a run that takes a second."""
+    words = ["--model", str(tiny_folder), "--device", "cpu", "--corpus", str(sample_text), "--candidates", "2"]
+    words += ["--samples", "4", "--length", "32", "--probe-samples", "6", "--probe-length", "16"]
+    return [*words, "--evaluate-on", str(sample_text), "--window", "64", "--max-tokens", "1024", "--multiple-of", "4"]
+
+
+def ask(capsys: pytest.CaptureFixture[str], *words: str) -> Any:
+    """Run a command with --json; its result."""
+    assert cli.main([*words, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    """Run a command that must fail; what it says on stderr."""
+    assert cli.main(list(words)) == cli.FAILED
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("Error: ") == 1 and "Traceback" not in captured.err
+    return captured.err
+
+
+def test_run_writes_the_checkpoint_and_its_records(
+    capsys: pytest.CaptureFixture[str], small: list[str], tmp_path: Path
+) -> None:
+    from nirvana.models.loading import load_model
+
+    output = tmp_path / "out"
+    words = ["run", *small, "--sparsity", "0.3", "--gamma", "2", "--output", str(output), "--name", "mine"]
+    result = ask(capsys, *words)
+    assert result["status"] == "done" and result["name"] == "mine" and result["output"] == str(output)
+    report = json.loads((output / "report.json").read_text())
+    assert report == result["report"]
+    values = {(m["metric"], m["subject"]): m["value"] for m in report["measurements"]}
+    assert values["perplexity", "pruned"] > 1 and values["perplexity", "dense"] > 1
+    assert values["parameters", "pruned"] < values["parameters", "dense"]
+    plan = PruningPlan.from_json(json.loads((output / "plan.json").read_text()))
+    assert plan.gamma == 2 and plan.sparsity == result["plan"]["sparsity"]
+    again = load_model(str(output), device="cpu")
+    assert again.is_pruned and again.layout.parameters == values["parameters", "pruned"]
+    recipe = Recipe.from_json(json.loads((output / "recipe.json").read_text()))
+    (run,) = Store().runs()
+    assert run.id == result["id"] and run.recipe == recipe and recipe.allocation.sparsity == 0.3
+    assert cli.main(["run", str(output / "recipe.json"), "--output", str(output)]) == 0, "it may be written again"
+    shown = capsys.readouterr()
+    assert "perplexity" in shown.out and "±" in shown.out and "windows of 64" in shown.out and "cached" in shown.out
+
+
+def test_options_override_a_recipe(capsys: pytest.CaptureFixture[str], small: list[str], tmp_path: Path) -> None:
+    path = tmp_path / "recipe.json"
+    path.write_text(json.dumps({"allocation": {"sparsity": 0.4, "gamma": "inf"}, "calibration": {"seed": 3}}))
+    result = ask(capsys, "run", str(path), *small, "--sparsity", "0.2", "--protect", "0", "--until", "model")
+    allocation = result["recipe"]["allocation"]
+    assert (allocation["sparsity"], allocation["gamma"], allocation["protected"]) == (0.2, "inf", [0])
+    assert result["recipe"]["calibration"]["seed"] == 3
+    assert result["steps"]["model"]["device"] == "cpu" and result["steps"]["saliency"] is None
+
+
+def test_single_steps_give_what_a_run_gives(
+    capsys: pytest.CaptureFixture[str], small: list[str], tmp_path: Path, tiny_folder: Path, sample_text: Path
+) -> None:
+    model = ["--model", str(tiny_folder), "--device", "cpu"]
+    files = {name: str(tmp_path / name) for name in ("calibration.npz", "saliency.npz", "plan.json", "pruned")}
+    calibration = small[: small.index("--evaluate-on")]
+    chosen = ask(capsys, "calibrate", *calibration, "--output", files["calibration.npz"])
+    assert len(chosen["candidates"]) == 2 and chosen["winner"] in (0, 1)
+    words = ["--calibration", files["calibration.npz"], "--output", files["saliency.npz"]]
+    scores = ask(capsys, "score", *model, *words)
+    assert scores["calibration_hash"] == chosen["hash"] and len(scores["sites"]) == 6
+    budget = ["--sparsity", "0.3", "--multiple-of", "4"]
+    plan = ask(capsys, "allocate", *budget, "--saliency", files["saliency.npz"], "--output", files["plan.json"])
+    pruned = ask(capsys, "prune", *model, "--plan", files["plan.json"], "--output", files["pruned"])
+    assert pruned["parameters"]["pruned"] == plan["parameters"]
+    measure = ["--evaluate-on", str(sample_text), "--window", "64", "--max-tokens", "1024"]
+    probe = ["--corpus", str(sample_text), "--probe-samples", "6", "--probe-length", "16"]
+    words = ["--model", files["pruned"], "--device", "cpu", "--dense", str(tiny_folder)]
+    report = ask(capsys, "evaluate", *words, *measure, *probe)
+    whole = ask(capsys, "run", *small, "--sparsity", "0.3")
+    assert whole["plan"]["sparsity"] == plan["sparsity"]
+
+    def values(measurements: list[dict[str, Any]]) -> dict[tuple[str, str], float]:
+        return {(item["metric"], item["subject"]): item["value"] for item in measurements}
+
+    assert values(report["measurements"]) == pytest.approx(values(whole["report"]["measurements"]), rel=1e-5)
+
+
+def test_evaluate_a_dense_model_alone(capsys: pytest.CaptureFixture[str], tiny_folder: Path, sample_text: Path) -> None:
+    words = ["--model", str(tiny_folder), "--device", "cpu", "--evaluate-on", str(sample_text), "--window", "64"]
+    report = ask(capsys, "evaluate", *words, "--max-tokens", "1024")
+    assert {item["subject"] for item in report["measurements"]} == {"dense"}
+    assert {item["metric"] for item in report["measurements"]} == {"perplexity", "bits per byte", "parameters", "bytes"}
+
+
+def test_score_without_text(capsys: pytest.CaptureFixture[str], tiny_folder: Path, tmp_path: Path) -> None:
+    words = ["score", "--model", str(tiny_folder), "--device", "cpu", "--output", str(tmp_path / "s.npz")]
+    first = ask(capsys, *words, "--criterion", "random", "--seed", "1")
+    second = ask(capsys, *words, "--criterion", "random", "--seed", "2")
+    assert first["hash"] != second["hash"]
+    assert ask(capsys, *words, "--criterion", "magnitude")["criterion"] == "magnitude"
+    assert "--calibration" in refused(capsys, *words)
+
+
+def test_generated_text_is_a_corpus(capsys: pytest.CaptureFixture[str], tiny_folder: Path, tmp_path: Path) -> None:
+    path = str(tmp_path / "own.jsonl")
+    words = ["--model", str(tiny_folder), "--device", "cpu", "--tokens", "1000", "--output", path]
+    written = ask(capsys, "generate", *words)
+    assert written["documents"] >= 3
+    described = ask(capsys, "corpora", path)
+    assert set(described["splits"]) == {"calibration", "probe", "evaluation"}
+
+
+def test_inspect_and_corpora(capsys: pytest.CaptureFixture[str], tiny_folder: Path) -> None:
+    found = ask(capsys, "inspect", str(tiny_folder))
+    assert found["geometry"]["layers"] == 3 and found["prunable"] < found["parameters"]
+    names = [corpus["name"] for corpus in ask(capsys, "corpora")]
+    assert {"python-docs", "library-docs", "stdlib-code", "self-generated"} <= set(names)
+    assert cli.main(["inspect", str(tiny_folder)]) == 0 and cli.main(["corpora"]) == 0
+    assert "python-docs" in capsys.readouterr().out
+
+
+def test_runs_are_listed_shown_changed_and_deleted(capsys: pytest.CaptureFixture[str], small: list[str]) -> None:
+    assert ask(capsys, "runs", "list") == []
+    made = ask(capsys, "run", *small, "--until", "model")["id"]
+    ask(capsys, "runs", "rename", made, "new name")
+    ask(capsys, "runs", "pin", made)
+    (listed,) = ask(capsys, "runs", "list")
+    assert (listed["name"], listed["pinned"], listed["status"]) == ("new name", True, "partial") and listed["bytes"] > 0
+    ask(capsys, "runs", "unpin", made)
+    assert cli.main(["runs", "list"]) == 0 and cli.main(["runs", "show", made]) == 0
+    assert "new name" in capsys.readouterr().out
+    assert ask(capsys, "runs", "show", "example")["id"] == "example"
+    ask(capsys, "runs", "delete", made)
+    assert ask(capsys, "runs", "list") == []
+    assert "no such run" in refused(capsys, "runs", "show", made)
+    assert "no such run" in refused(capsys, "runs", "delete", "../../etc")
+    assert "example" in refused(capsys, "runs", "delete", "example")
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--sparsity", "0"], "between 0 and 1"),
+        (["--sparsity", "1"], "between 0 and 1"),
+        (["--sparsity", "-0.1"], "between 0 and 1"),
+        (["--sparsity", "nan"], "between 0 and 1"),
+        (["--gamma", "nan"], "gamma"),
+        (["--gamma", "-1"], "gamma"),
+        (["--sparsity", "0.99"], "at most"),
+        (["--samples", "0"], "samples"),
+        (["--candidates", "0"], "candidates"),
+        (["--criterion", "wanda"], "wanda"),
+        (["--model", "no-such-model"], "no-such-model"),
+        (["--model", "/no/such/folder"], "no folder"),
+        (["--dtype", "int3"], "int3"),
+        (["--device", "abacus"], "abacus"),
+        (["--corpus", "/no/such.txt"], "such.txt"),
+        (["--evaluate-on", "no such corpus"], "no such corpus"),
+        (["--window", "1"], "window"),
+        (["--window", "4096", "--max-tokens", "8192"], "positions"),
+        (["--protect", "77"], "77"),
+        (["--until", "saliency", "--output", "out"], "checkpoint"),
+        (["no-such-recipe.json"], "no-such-recipe.json"),
+    ],
+)
+def test_bad_input_is_one_clear_message(
+    capsys: pytest.CaptureFixture[str], small: list[str], words: list[str], expected: str
+) -> None:
+    message = refused(capsys, "run", *small, *words)
+    assert expected in message and len([line for line in message.splitlines() if line.startswith("       ")]) == 1
+
+
+def test_bad_files_are_one_clear_message(
+    capsys: pytest.CaptureFixture[str], small: list[str], tmp_path: Path, tiny_folder: Path
+) -> None:
+    bad = tmp_path / "bad"
+    bad.write_bytes(b"\x80nothing")
+    nan = write_tiny_model(tmp_path / "nan")
+    _poison(nan / "model.safetensors")
+    pickled = tmp_path / "pickled"
+    pickled.mkdir()
+    (pickled / "config.json").write_text((tiny_folder / "config.json").read_text())
+    (pickled / "pytorch_model.bin").write_bytes(b"")
+    (tmp_path / "bare").mkdir()
+    empty = tmp_path / "empty.txt"
+    empty.touch()
+    model = ["--model", str(tiny_folder), "--device", "cpu"]
+    assert "not a recipe" in refused(capsys, "run", str(bad))
+    assert "no file" in refused(capsys, "allocate", "--saliency", str(tmp_path / "none.npz"))
+    assert "not a saliency" in refused(capsys, "allocate", "--saliency", str(bad))
+    assert "not a calibration set" in refused(capsys, "score", *model, "--calibration", str(bad))
+    assert "not a plan" in refused(capsys, "prune", *model, "--plan", str(bad))
+    assert "NaN" in refused(capsys, "run", *small, "--model", str(nan))
+    assert "pickled" in refused(capsys, "run", *small, "--model", str(pickled))
+    assert "config.json" in refused(capsys, "run", *small, "--model", str(tmp_path / "bare"))
+    assert "empty.txt" in refused(capsys, "run", *small, "--corpus", str(empty))
+
+
+def _poison(path: Path) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    tensors = load_file(path)
+    name = next(iter(tensors))
+    tensors[name] = np.full_like(tensors[name], np.nan)
+    save_file(tensors, path, {"format": "pt"})
+
+
+def test_an_output_folder_with_other_things_is_refused_before_the_work(
+    capsys: pytest.CaptureFixture[str], small: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    before = content_hash(*sorted(str(path) for path in tmp_path.rglob("*.tex")))
+    assert "left alone" in refused(capsys, "run", *small, "--output", str(tmp_path))
+    assert Store().runs() == []
+    assert content_hash(*sorted(str(path) for path in tmp_path.rglob("*.tex"))) == before
+
+
+def test_a_failed_run_is_kept_with_its_reason(capsys: pytest.CaptureFixture[str], small: list[str]) -> None:
+    refused(capsys, "run", *small, "--sparsity", "0.99")
+    (run,) = Store().runs()
+    failure = run.failure()
+    assert run.status == "failed" and failure is not None and "at most" in failure["message"]
+    assert cli.main(["runs", "show", run.id]) == 0
+    assert "at most" in capsys.readouterr().out
+
+
+def test_usage_errors_exit_with_2(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in ([], ["fly"], ["run", "--samples", "many"], ["run", "--until", "never"]):
+        with pytest.raises(SystemExit) as caught:
+            cli.main(words)
+        assert caught.value.code == 2
+
+
+def start(*words: str, **named: Any) -> subprocess.Popen[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "nirvana", *words]
+    return subprocess.Popen(
+        command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **named
+    )
+
+
+def test_help_imports_no_torch() -> None:
+    code = "import sys, nirvana.cli as c\ntry: c.main(['run', '--help'])\nexcept SystemExit: pass\n"
+    code += (
+        "heavy = {'torch', 'transformers', 'datasets', 'streamlit', 'pandas'} & set(sys.modules); sys.exit(bool(heavy))"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=False)
+    assert done.returncode == 0 and b"--sparsity" in done.stdout
+
+
+def test_ctrl_c_ends_with_130_and_keeps_finished_steps(small: list[str]) -> None:
+    process = start("run", *small, "--candidates", "64", "--samples", "64")
+    end = time.monotonic() + 120
+    store = Store()
+    while time.monotonic() < end and not any(run.info("model") for run in store.runs()):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == cli.STOPPED and out == "" and "Stopped" in err and "Traceback" not in err
+    (run,) = store.runs()
+    assert run.status == "cancelled" and run.step_state("model") == "done" and run.info("calibration") is None
+    assert not list(run.folder.glob(".*"))
+
+
+def test_a_killed_run_is_found_interrupted(small: list[str]) -> None:
+    process = start("run", *small, "--candidates", "64", "--samples", "64")
+    end = time.monotonic() + 120
+    while time.monotonic() < end and not any(run.info("model") for run in Store().runs()):
+        time.sleep(0.05)
+    assert [run.status for run in Store().runs()] == ["running"], "another process sees it"
+    process.kill()
+    process.communicate()
+    assert [run.status for run in Store().runs()] == ["interrupted"]
+
+
+def test_output_is_strict_json(capsys: pytest.CaptureFixture[str]) -> None:
+    value = strict({"a": float("nan"), "b": [float("inf"), -float("inf"), 1.5], 3: None})
+    assert json.loads(json.dumps(value, allow_nan=False)) == {"a": None, "b": ["inf", "-inf", 1.5], "3": None}
+
+
+def test_the_report_shows_both_models_and_says_what_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
+    protocol = {"corpus": "text [bold]", "corpus_hash": "c" * 64, "window": 512, "tokens": 5110, "split": "evaluation"}
+    protocol["note"] = "4-bit origin"
+    measured = [
+        Measurement("perplexity", "dense", 12.5, 0.25, 10, protocol),
+        Measurement("perplexity", "pruned", float("inf"), None, 10, protocol),
+        Measurement("KL divergence", "pruned", 0.5, 0.01, 8, {"corpus": "text [bold]", "samples": 8, "length": 64}),
+    ]
+    print_report(Report(tuple(measured)), "Dense and pruned")
+    shown = " ".join(capsys.readouterr().out.split())
+    for part in ("12.5000 ± 0.2500", "inf", "0.5000 ± 0.0100", "text [bold]", "5,110 tokens in 10 windows of 512"):
+        assert part in shown
+    assert "4-bit origin" in shown
