@@ -9,6 +9,7 @@ import subprocess
 import sys
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -425,6 +426,34 @@ def test_the_hub_out_of_reach_is_explained(name: str, tmp_path: Path, monkeypatc
     with pytest.raises(CorpusError, match="built-in corpus") as caught:
         load_corpus(name)
     assert name in caught.value.message
+
+
+def test_ptb_is_read_from_its_converted_copy(monkeypatch: pytest.MonkeyPatch) -> None:
+    datasets = pytest.importorskip("datasets")
+    asked: dict[str, Any] = {}
+    rows = {name: [{"sentence": text} for text in texts(300, seed=seed)] for seed, name in enumerate(("train", "test"))}
+
+    def load(path: str, name: str | None = None, **options: Any) -> object:
+        asked.update(options, path=path)
+        return rows
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    corpus = load_corpus("ptb")
+    assert asked["path"] == "ptb-text-only/ptb_text_only" and asked["revision"] == "refs/convert/parquet"
+    assert set(asked["data_files"]) == {"train", "test"}
+    assert corpus.split("evaluation").text == "\n\n".join(row["sentence"] for row in rows["test"])
+
+
+@pytest.mark.skipif("NIRVANA_TEST_DATA" not in os.environ, reason="NIRVANA_TEST_DATA names no folder of real text")
+def test_real_texts_split_without_overlap() -> None:
+    files = sorted((Path(os.environ["NIRVANA_TEST_DATA"]) / "text").glob("*.txt"))
+    assert files
+    for path in files:
+        corpus = load_corpus(path)
+        assert_disjoint(corpus)
+        sizes = [corpus.split(name).characters for name in SPLITS]
+        assert sum(sizes) > 0.98 * len(path.read_text(encoding="utf-8"))
+        assert min(sizes) > 0.15 * sum(sizes)
 
 
 def test_a_data_set_that_is_a_program_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
