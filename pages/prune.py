@@ -77,6 +77,7 @@ def result(plan: PruningPlan, summary: PruneSummary, protocol: str) -> None:
             f"{summary.seconds:.1f} s",
             delta=summary.device,
             delta_color="off",
+            delta_arrow="off",
             border=True,
             height="stretch",
         )

@@ -5,24 +5,11 @@ from __future__ import annotations
 import math
 import shlex
 
+from nirvana.runs.options import option_words
 from nirvana.runs.recipe import STEPS, Recipe
 
 WIDTH = 96
 GENERATED = "self-generated"
-FLAGS = (  # command-line option, recipe section, value
-    ("--model", "model", "name"),
-    ("--device", "model", "device"),
-    ("--dtype", "model", "dtype"),
-    ("--corpus", "calibration", "corpus"),
-    ("--candidates", "calibration", "candidates"),
-    ("--samples", "calibration", "samples"),
-    ("--length", "calibration", "length"),
-    ("--seed", "calibration", "seed"),
-    ("--criterion", "saliency", "criterion"),
-    ("--sparsity", "allocation", "sparsity"),
-    ("--gamma", "allocation", "gamma"),
-    ("--multiple-of", "allocation", "multiple_of"),
-)
 ALWAYS = ("--model", "--sparsity", "--gamma")
 
 
@@ -115,13 +102,9 @@ def _literal(value: object) -> str:
 
 def command_line(recipe: Recipe, step: str) -> str:
     """One shell command that does every step up to `step`; options at their default are left out."""
-    default = Recipe()
-    words = ["python", "-m", "nirvana", "run"]
-    for flag, section, name in FLAGS:
-        value = getattr(getattr(recipe, section), name)
-        if flag in ALWAYS or value != getattr(getattr(default, section), name):
-            words += [flag, f"{value:g}" if isinstance(value, float) else str(value)]
-    for layer in recipe.allocation.protected:
-        words += ["--protect", str(layer)]
-    words += ["--output", "pruned"] if step in ("prune", "compare") else ["--until", step]
+    words = ["python", "-m", "nirvana", "run", *option_words(recipe, ALWAYS)]
+    if step != STEPS[-1]:
+        words += ["--until", step]
+    if step in ("prune", "compare"):
+        words += ["--output", "pruned"]
     return shlex.join(words)

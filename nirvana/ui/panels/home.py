@@ -68,7 +68,7 @@ def headline(run: Run) -> None:
         return
     st.markdown("#### What came of it: the example" if run.is_example else f"#### What came of it: {plain(run.name)}")
     before, after = plan.layout.parameters, plan.pruned_layout.parameters
-    with st.grid(4):
+    with st.grid(4, min_column_width=150):
         _metric("Parameters", millions(after), f"{after / before - 1:.1%} of {millions(before)}")
         _metric(
             "Sparsity",

@@ -105,7 +105,7 @@ def fits(preview: ModelPreview, choice: ModelChoice) -> bool:
     auto = preview.stored_dtype if device.name != "cpu" else "float32"
     size = preview.weight_bytes(auto if choice.dtype == "auto" else choice.dtype)
     layout = preview.layout
-    with st.grid(4):
+    with st.grid(4, min_column_width=150):
         st.metric("Parameters", millions(layout.parameters), border=True, height="stretch")
         st.metric(
             "Can be pruned",
@@ -148,26 +148,24 @@ def anatomy(preview: ModelPreview) -> None:
     """Where the parameters are, what can be cut, and the sizes of the architecture."""
     note = f", {preview.note}" if preview.note else ""
     show_chart("model.parts", figures.parameters_by_part(preview.layout), f"{preview.name}{note}.")
-    left, right = st.columns(2, gap="large")
-    with left:
-        st.markdown("#### What can be cut?")
-        st.dataframe(
-            figures.unit_table(preview.layout),
-            hide_index=True,
-            key="model.units",
-            column_config={
-                "parameters": st.column_config.NumberColumn(format="localized"),
-                "share of the model": st.column_config.NumberColumn(format="percent"),
-            },
-        )
-        st.caption(
-            "A **KV group** is one key and one value head with the query heads that read them. A **neuron** is one row "
-            "of the MLP's gate and up projections with its column of the down projection. A unit goes as a whole, so the "
-            "matrices that are left are smaller, not full of zeros."
-        )
-    with right:
-        st.markdown("#### How is it built?")
-        st.dataframe(figures.geometry_table(preview.geometry), hide_index=True, key="model.geometry")
+    st.markdown("#### What can be cut?")
+    st.dataframe(
+        figures.unit_table(preview.layout),
+        hide_index=True,
+        key="model.units",
+        column_config={
+            "in all": st.column_config.NumberColumn(format="localized"),
+            "parameters": st.column_config.NumberColumn(format="localized"),
+            "share of the model": st.column_config.NumberColumn(format="percent"),
+        },
+    )
+    st.caption(
+        "A **KV group** is one key and one value head with the query heads that read them. A **neuron** is one row of "
+        "the MLP's gate and up projections with its column of the down projection. A unit goes as a whole, so the "
+        "matrices that are left are smaller, not full of zeros."
+    )
+    st.markdown("#### How is it built?")
+    st.dataframe(figures.geometry_table(preview.geometry), hide_index=True, key="model.geometry", height="content")
 
 
 def resident(now: state.Context) -> list[str]:

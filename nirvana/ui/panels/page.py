@@ -6,6 +6,7 @@ from typing import Literal
 
 import pandas as pd
 import streamlit as st
+from streamlit.runtime.pages_manager import PagesManager
 
 from nirvana.runs.recipe import STEPS
 from nirvana.runs.store import EXAMPLE
@@ -46,6 +47,7 @@ EMPTY = {  # page: what it will show
 
 def page_header(step: str) -> None:
     """Title, one paragraph on what the page shows, the run it shows, and the state of every step."""
+    _enter_through_app()
     guide = GUIDES[step]
     st.title(guide.title)
     st.markdown(guide.about)
@@ -65,6 +67,17 @@ def page_header(step: str) -> None:
     problem = state.take_problem()
     if problem is not None:
         show_error(problem)
+
+
+def _enter_through_app() -> None:
+    """Start over with app.py where the first request to a new server was a direct link to a page.
+
+    Until st.navigation was called once, Streamlit takes the files in pages/ for an app of its own and runs the page
+    without app.py.
+    """
+    if PagesManager.uses_pages_directory:
+        PagesManager.uses_pages_directory = False
+        st.rerun()
 
 
 def empty_state(step: str, missing: str) -> None:

@@ -46,6 +46,7 @@ def history(runs: list[Run]) -> None:
         pd.DataFrame(rows),
         hide_index=True,
         key="runs.table",
+        placeholder="",
         on_select="rerun",
         selection_mode="single-row",
         column_config={
@@ -128,7 +129,8 @@ def compare(runs: list[Run]) -> None:
     """Two runs side by side: where their recipes differ, and their measurements aligned."""
     names = {run.id: run for run in runs}
     ids = list(names)
-    for key, fallback in ((LEFT, ids[0]), (RIGHT, ids[1])):
+    measured = sorted(runs, key=lambda run: run.report() is None)  # those with something to compare first
+    for key, fallback in ((LEFT, measured[0].id), (RIGHT, measured[1].id)):
         if st.session_state.get(key) not in ids:
             st.session_state[key] = fallback
     columns = st.columns(2)
@@ -150,15 +152,18 @@ def compare(runs: list[Run]) -> None:
     if not any(reports):
         st.markdown("Neither has been compared with its dense model yet, so there is nothing to measure them by.")
         return
+    if not all(reports):
+        st.markdown("One of them has not been compared with its dense model yet.")
     labels = [left.name, right.name] if left.name != right.name else [f"{left.name} (left)", f"{right.name} (right)"]
     chart = figures.perplexity_cost({name: report for name, report in zip(labels, reports, strict=True) if report})
-    if chart is not None:
+    if chart is not None and all(reports):
         show_chart("runs.cost", chart)
     st.markdown("#### What was measured?")
     st.dataframe(
         figures.aligned_measurements(*reports),
         hide_index=True,
         key="runs.measurements",
+        placeholder="",
         column_config={"right over left": st.column_config.NumberColumn(format="percent")},
     )
 
