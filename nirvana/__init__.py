@@ -41,29 +41,35 @@ _HOMES = {
     "Progress": "nirvana.progress",
 }
 
-__all__ = [*_HOMES, "__version__"]  # noqa: PLE0604 - names are loaded by __getattr__
+__all__ = [*_HOMES, "__version__"]
 
 if TYPE_CHECKING:
-    from nirvana.allocation import allocate, reachable_sparsity
-    from nirvana.calibration.corpora import load_corpus
-    from nirvana.calibration.generation import generate_corpus
-    from nirvana.calibration.sampling import sample_calibration, sample_probe
-    from nirvana.calibration.selection import select_calibration
-    from nirvana.calibration.sets import CalibrationSelection, CalibrationSet
-    from nirvana.checkpoints.saving import save
-    from nirvana.errors import Cancelled, NirvanaError
-    from nirvana.evaluation.divergence import divergence
-    from nirvana.evaluation.perplexity import perplexity
-    from nirvana.evaluation.results import Divergence, Perplexity
-    from nirvana.layout import Layout, Site
-    from nirvana.models.lm import LM
-    from nirvana.models.loading import load_model
-    from nirvana.plan import PruningPlan
-    from nirvana.progress import Progress
-    from nirvana.runs.recipe import Recipe
-    from nirvana.saliency import score
-    from nirvana.saliency.scores import Saliency
-    from nirvana.surgery import prune
+    from nirvana.allocation import allocate as allocate
+    from nirvana.allocation import reachable_sparsity as reachable_sparsity
+    from nirvana.calibration.corpora import load_corpus as load_corpus
+    from nirvana.calibration.generation import generate_corpus as generate_corpus
+    from nirvana.calibration.sampling import sample_calibration as sample_calibration
+    from nirvana.calibration.sampling import sample_probe as sample_probe
+    from nirvana.calibration.selection import select_calibration as select_calibration
+    from nirvana.calibration.sets import CalibrationSelection as CalibrationSelection
+    from nirvana.calibration.sets import CalibrationSet as CalibrationSet
+    from nirvana.checkpoints.saving import save as save
+    from nirvana.errors import Cancelled as Cancelled
+    from nirvana.errors import NirvanaError as NirvanaError
+    from nirvana.evaluation.divergence import divergence as divergence
+    from nirvana.evaluation.perplexity import perplexity as perplexity
+    from nirvana.evaluation.results import Divergence as Divergence
+    from nirvana.evaluation.results import Perplexity as Perplexity
+    from nirvana.layout import Layout as Layout
+    from nirvana.layout import Site as Site
+    from nirvana.models.lm import LM as LM
+    from nirvana.models.loading import load_model as load_model
+    from nirvana.plan import PruningPlan as PruningPlan
+    from nirvana.progress import Progress as Progress
+    from nirvana.runs.recipe import Recipe as Recipe
+    from nirvana.saliency import score as score
+    from nirvana.saliency.scores import Saliency as Saliency
+    from nirvana.surgery import prune as prune
 
 
 def __getattr__(name: str) -> object:

