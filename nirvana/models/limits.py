@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import sys
 
 import psutil
@@ -18,6 +20,12 @@ def available_memory(device: str = "cpu") -> int:
         free, _ = torch.cuda.mem_get_info(device)
         return int(free)
     return int(psutil.virtual_memory().available)
+
+
+def give_back_free_memory() -> None:
+    """Return freed memory to the system: glibc keeps it for the process, however large it is, until it is told."""
+    with contextlib.suppress(OSError, AttributeError):  # other C libraries have no such call, and less need of it
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def check_fits(weight_bytes: int, device: str, name: str) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 from nirvana.errors import ModelError
 from nirvana.layout import Layout, Site
 from nirvana.models.families import Family
+from nirvana.models.limits import give_back_free_memory
 
 if TYPE_CHECKING:
     import torch
@@ -45,6 +46,7 @@ class LM:
         model: the transformers module, in eval mode, or None after `unload()`.
         dense: layout of the original model; `layout` itself for one that was never pruned.
         dtype: of the floating-point weights.
+        plans: hashes of the pruning plans that were applied, in order.
     """
 
     model: PreTrainedModel | None
@@ -59,6 +61,7 @@ class LM:
     dtype: torch.dtype
     compute_hash: Callable[[], str]
     compute_base_hash: Callable[[], str]
+    plans: tuple[str, ...] = ()
 
     @cached_property
     def hash(self) -> str:
@@ -101,6 +104,7 @@ class LM:
 
         self.model = None
         gc.collect()
+        give_back_free_memory()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         elif self.device.type == "mps":
