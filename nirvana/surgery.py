@@ -55,14 +55,15 @@ def prune(lm: LM, plan: PruningPlan, *, progress: ProgressCallback | None = None
         for part in lm.family.slices(lm.settings, site):
             _refresh_sizes(linear_layer(layer, part))
     kept_units = {site: lm.kept[site][kept] for site, kept in plan.items()}
-    base_hash = lm.compute_hash
+    base_hash, plan_hash = lm.compute_hash, json_hash(plan.to_json())
     return replace(
         lm,
         model=model,
         config=model.config,
         layout=pruned_layout(lm.family, lm, plan),
         kept=kept_units,
-        compute_hash=lambda: content_hash(base_hash(), json_hash(plan.to_json())),
+        compute_hash=lambda: content_hash(base_hash(), plan_hash),
+        plans=(*lm.plans, plan_hash),
     )
 
 

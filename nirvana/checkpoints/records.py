@@ -23,7 +23,8 @@ class PruningRecord:
     """Which units of the dense model a checkpoint still holds.
 
     `kept` has original unit indices; a layer without sites was removed. `base` and `base_hash` name the dense model,
-    which had `base_layers` layers; `note` is its source's, e.g. "4-bit origin".
+    which had `base_layers` layers; `note` is its source's, e.g. "4-bit origin". `plans` are the hashes of the pruning
+    plans that were applied to it, in order.
     """
 
     base: str
@@ -31,6 +32,7 @@ class PruningRecord:
     note: str
     base_layers: int
     kept: dict[Site, np.ndarray]
+    plans: tuple[str, ...]
 
     @property
     def layers(self) -> list[int]:
@@ -65,13 +67,21 @@ class PruningRecord:
             "base_hash": self.base_hash,
             "note": self.note,
             "base_layers": self.base_layers,
+            "plans": list(self.plans),
             "kept": {site.key: kept.tolist() for site, kept in self.kept.items()},
         }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> PruningRecord:
         kept = {Site.from_key(key): np.array(units, np.int64) for key, units in data["kept"].items()}
-        return cls(str(data["base"]), str(data["base_hash"]), str(data["note"]), int(data["base_layers"]), kept)
+        return cls(
+            base=str(data["base"]),
+            base_hash=str(data["base_hash"]),
+            note=str(data["note"]),
+            base_layers=int(data["base_layers"]),
+            kept=kept,
+            plans=tuple(str(plan) for plan in data["plans"]),
+        )
 
 
 def read_record(folder: Path) -> PruningRecord | None:

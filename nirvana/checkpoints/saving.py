@@ -1,35 +1,50 @@
-"""Write a model as a folder: safetensors, config, tokenizer, and pruning.json for what was pruned. All or nothing."""
+"""Write a model as a folder: safetensors, config, tokenizer and card, and for a pruned one its record and its code."""
 
 from __future__ import annotations
 
 import os
-import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nirvana.checkpoints.card import checkpoint_card
+from nirvana.checkpoints.placing import placed, refuse_foreign
+from nirvana.checkpoints.provenance import base_name
 from nirvana.checkpoints.records import FILE, PruningRecord
-from nirvana.errors import CheckpointError
-from nirvana.files import write_json
+from nirvana.checkpoints.remote_code import MODULE, auto_map, class_name, remote_code
+from nirvana.evaluation.results import Report
+from nirvana.files import read_json, write_bytes, write_json
 from nirvana.models.lm import LM
 from nirvana.progress import ProgressCallback, report
 from nirvana.surgery import layer_places
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 SHARD_BYTES = 1 << 30
-CHECKPOINT_SUFFIXES = {".json", ".safetensors", ".jinja", ".model", ".txt", ".md", ".py"}
+CARD = "README.md"
 
 
-def save(lm: LM, folder: str | os.PathLike[str], *, progress: ProgressCallback | None = None) -> Path:
+def save(
+    lm: LM,
+    folder: str | os.PathLike[str],
+    *,
+    recipe: Mapping[str, Any] | None = None,
+    measured: Report | None = None,
+    progress: ProgressCallback | None = None,
+) -> Path:
     """Write `lm` to `folder`, for `load_model(folder)`: the same logits, bit for bit, in the same dtype.
 
-    The folder appears when it is complete. A checkpoint that is there already is replaced; any other content is not.
+    transformers reads it too: `AutoModelForCausalLM.from_pretrained(folder)`, with `trust_remote_code=True` where the
+    layers have uneven widths. The code for that lies in the folder; `load_model` never runs it. The folder appears when
+    it is complete. A checkpoint that is there already is replaced; any other content is not.
 
     Args:
         lm: a model with its weights in memory, pruned or not.
         folder: made with its parents.
+        recipe: what the model was made by, for the model card.
+        measured: numbers for the model card.
         progress: called after each part; may raise `Cancelled`, which leaves nothing behind.
 
     Returns:
@@ -39,32 +54,30 @@ def save(lm: LM, folder: str | os.PathLike[str], *, progress: ProgressCallback |
         CheckpointError: the folder holds something else, or the disk is full or not writable.
         ModelError: the weights are not in memory.
     """
-    from safetensors import SafetensorError
-
     target = Path(folder).expanduser().absolute()
-    model = lm.weights()
     refuse_foreign(target)
-    record = record_of(lm)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as temporary:
-            staged = Path(temporary) / "new"
-            staged.mkdir()
-            _write_weights(model, staged, progress)
-            write_json(staged / "config.json", checkpoint_config(lm))
-            if model.generation_config is not None:
-                model.generation_config.save_pretrained(staged)
-            lm.tokenizer.save_pretrained(staged)
-            if record is not None:
-                write_json(staged / FILE, record.to_json())
-            report(progress, "Writing the checkpoint", 1, 1)
-            _swap(staged, target, Path(temporary) / "old")
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(
-            f"{target.name} could not be written: {getattr(error, 'strerror', None) or error}.",
-            f"Free some space or check the permissions of {target.parent}.",
-        ) from error
+    config, record = checkpoint_config(lm), record_of(lm)
+    card = checkpoint_card(lm, recipe=recipe, measured=measured, remote_code="auto_map" in config)
+    with placed(target) as staged:
+        write_model(lm, staged, config, card, progress)
+        if record is not None:
+            write_json(staged / FILE, record.to_json())
+        if "auto_map" in config:
+            write_bytes(staged / f"{MODULE}.py", remote_code(lm.layout.architecture).encode())
+        report(progress, "Writing the checkpoint", 1, 1)
     return target
+
+
+def write_model(lm: LM, folder: Path, config: Mapping[str, Any], card: str, progress: ProgressCallback | None) -> None:
+    """What every checkpoint has: weights, config, generation settings, tokenizer and model card."""
+    model = lm.weights()
+    folder.mkdir()
+    _write_weights(model, folder, progress)
+    write_json(folder / "config.json", config)
+    if model.generation_config is not None:
+        model.generation_config.save_pretrained(folder)
+    _write_tokenizer(lm.tokenizer, folder)
+    write_bytes(folder / CARD, card.encode())
 
 
 def record_of(lm: LM) -> PruningRecord | None:
@@ -72,11 +85,12 @@ def record_of(lm: LM) -> PruningRecord | None:
     if not lm.is_pruned:
         return None
     return PruningRecord(
-        base=lm.source.base or (Path(lm.source.name).name if Path(lm.source.name).exists() else lm.source.name),
+        base=base_name(lm.source),
         base_hash=lm.base_hash,
         note=lm.source.note,
         base_layers=len(lm.dense.layers()),
         kept=lm.kept,
+        plans=lm.plans,
     )
 
 
@@ -100,38 +114,19 @@ def checkpoint_config(lm: LM) -> dict[str, Any]:
             layers[str(place)] = different
     if layers:
         settings |= {"per_layer_config": layers, "allow_global_per_layer_attribute_access": True}
+        # Whoever goes by the architecture's name must not take this for a model of even widths.
+        settings["architectures"] = [class_name(lm.layout.architecture)]
+        settings["auto_map"] = auto_map(lm.layout.architecture)
     return settings
 
 
-def refuse_foreign(target: Path) -> None:
-    """Saving replaces the whole folder, so nothing but a checkpoint's own files may be in it.
-
-    Raises:
-        CheckpointError: there is something else at `target`.
-    """
-    if not target.exists():
-        return
-    contents = list(target.iterdir()) if target.is_dir() else []
-    own = {"config.json"} <= {item.name for item in contents} and all(
-        item.is_file() and item.suffix in CHECKPOINT_SUFFIXES for item in contents
-    )
-    if not target.is_dir() or (contents and not own):
-        raise CheckpointError(
-            f"{target} exists and holds more than a checkpoint; it is left alone.", "Choose a new or an empty folder."
-        )
-
-
-def _swap(staged: Path, target: Path, old: Path) -> None:
-    """Put `staged` in the place of `target`, or leave `target` as it was."""
-    if not target.exists():
-        staged.replace(target)
-        return
-    target.replace(old)
-    try:
-        staged.replace(target)
-    except OSError:
-        old.replace(target)
-        raise
+def _write_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """The tokenizer's files, under a class name that transformers 4 knows too."""
+    tokenizer.save_pretrained(folder)
+    path = folder / "tokenizer_config.json"
+    settings = read_json(path)
+    if settings.get("tokenizer_class") == "TokenizersBackend":
+        write_json(path, settings | {"tokenizer_class": "PreTrainedTokenizerFast"})
 
 
 def _write_weights(model: PreTrainedModel, staged: Path, progress: ProgressCallback | None) -> None:

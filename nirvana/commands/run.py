@@ -48,7 +48,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 def check_output(folder: Path) -> None:
     """Find out before the work whether `save` will take the folder."""
-    from nirvana.checkpoints.saving import refuse_foreign
+    from nirvana.checkpoints.placing import refuse_foreign
 
     refuse_foreign(folder.absolute())
 

@@ -79,6 +79,7 @@ def _parse_header(path: Path) -> tuple[dict[str, Any], int]:
         "tie_word_embeddings": "output.weight" not in names,
         "attention_bias": "blk.0.attn_q.bias" in names,
         "expert_count": value(prefix + "expert_count", 0),
+        "license": value("general.license", ""),
     }
     weights: dict[Any, int] = {}
     for tensor in reader.tensors:

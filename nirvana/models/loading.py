@@ -90,6 +90,7 @@ def load_model(
         dtype=precision,
         compute_hash=lambda: weight_hash(files),
         compute_base_hash=lambda: weight_hash(files) if record is None else record.base_hash,
+        plans=() if record is None else record.plans,
     )
 
 

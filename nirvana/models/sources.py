@@ -138,7 +138,7 @@ def _hub(model_id: str) -> Located:
     config_file = attempt(lambda: hf_hub_download(model_id, "config.json"))
 
     def fetch() -> Path:
-        patterns = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+        patterns = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "README.md"]  # which names the licence
         ignored = ["consolidated*", "original/*", "*/*"]
         folder = attempt(lambda: snapshot_download(model_id, allow_patterns=patterns, ignore_patterns=ignored))
         return _folder(folder).path

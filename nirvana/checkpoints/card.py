@@ -1,0 +1,152 @@
+"""README.md of a checkpoint: what it was made from, how, what was measured, and how to load it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from nirvana.checkpoints.provenance import base_name, licence_of
+from nirvana.evaluation.results import Measurement, Report
+from nirvana.layout import KV_GROUP, NEURON, Layout
+from nirvana.models.lm import LM
+from nirvana.models.sources import HUB_ID
+
+LOAD_WITH_CODE = """Where this project is not installed, with transformers 4.57 or newer. The class in
+`modeling_pruned.py` builds the library's own layers one by one, with the widths in `config.json`; it is short, read it
+first:
+
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained("folder", dtype="auto", trust_remote_code=True)
+tokenizer = AutoTokenizer.from_pretrained("folder")
+```
+"""
+LOAD_PLAIN = """With transformers alone; no code comes with this checkpoint:
+
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained("folder", dtype="auto")
+tokenizer = AutoTokenizer.from_pretrained("folder")
+```
+"""
+LOAD_HERE = """With NIRVANA Studio, which runs no code from the folder:
+
+```python
+import nirvana as nv
+
+lm = nv.load_model("folder")
+```
+"""
+
+
+def checkpoint_card(
+    lm: LM,
+    *,
+    recipe: Mapping[str, Any] | None = None,
+    measured: Report | None = None,
+    remote_code: bool = False,
+    note: str = "",
+) -> str:
+    """The card of a checkpoint of `lm` as Markdown with the hub's front matter.
+
+    Args:
+        lm: the model, pruned or not.
+        recipe: what it was made by, as JSON data.
+        measured: numbers, each with its protocol.
+        remote_code: whether loading it with transformers needs the code in the folder.
+        note: what else must be said of this form of it.
+    """
+    parts = [
+        _front_matter(lm),
+        f"# {base_name(lm.source)}{', pruned' if lm.is_pruned else ''}\n",
+        _description(lm, note),
+        _sizes(lm),
+        "## How to load it\n",
+        LOAD_WITH_CODE if remote_code else LOAD_PLAIN,
+        LOAD_HERE,
+    ]
+    if measured is not None and measured.measurements:
+        parts += ["## Measured\n", _measured(measured)]
+    if recipe is not None:
+        parts += ["## Recipe\n", f"```json\n{json.dumps(recipe, indent=1, ensure_ascii=False)}\n```\n"]
+    return "\n".join(parts)
+
+
+def _front_matter(lm: LM) -> str:
+    lines = ["---", "library_name: transformers", "pipeline_tag: text-generation"]
+    base, licence = base_name(lm.source), licence_of(lm.source)
+    if "/" in base and HUB_ID.match(base):
+        lines.append(f"base_model: {base}")
+    if licence:
+        lines.append(f"license: {licence}")
+    lines += ["tags:", "- structured-pruning", "- nirvana"] if lm.is_pruned else []
+    return "\n".join([*lines, "---", ""])
+
+
+def _description(lm: LM, note: str) -> str:
+    licence = licence_of(lm.source)
+    sentences = []
+    if lm.is_pruned:
+        share = 1 - lm.layout.prunable / lm.dense.prunable
+        sentences.append(
+            f"Structured pruning removed {share:.1%} of the attention and MLP parameters of {base_name(lm.source)}: "
+            "KV groups with their query heads, and MLP neurons, sliced out of the weights."
+        )
+    else:
+        sentences.append(f"The weights of {base_name(lm.source)}, not pruned.")
+    if lm.source.note:
+        sentences.append(f"The base model is of {lm.source.note}, so every number here is of that.")
+    if note:
+        sentences.append(note)
+    if licence:
+        sentences.append(f"The base model's licence, {licence}, applies.")
+    else:
+        sentences.append("The base model's files do not say their licence; its terms apply all the same.")
+    return "\n".join(sentences) + "\n"
+
+
+def _sizes(lm: LM) -> str:
+    columns = {"base": lm.dense, "here": lm.layout} if lm.is_pruned else {"here": lm.layout}
+    layouts = columns.values()
+    return _table(
+        ["", *columns],
+        [
+            ["parameters", *(f"{layout.parameters:,}" for layout in layouts)],
+            ["attention and MLP parameters", *(f"{layout.prunable:,}" for layout in layouts)],
+            ["layers", *(str(sum(len(layout.layers(stack)) for stack in layout.stacks)) for layout in layouts)],
+            *([f"{kind}s in a layer", *(_span(layout, kind) for layout in layouts)] for kind in (KV_GROUP, NEURON)),
+        ],
+    )
+
+
+def _span(layout: Layout, kind: str) -> str:
+    counts = [layout[site].units for site in layout.pool(kind)]
+    if not counts:
+        return "-"
+    return f"{min(counts):,}" if min(counts) == max(counts) else f"{min(counts):,} to {max(counts):,}"
+
+
+def _measured(report: Report) -> str:
+    rows = []
+    for item in report.measurements:
+        protocol = ", ".join(f"{name} {value}" for name, value in item.protocol.items() if value not in ("", None))
+        rows.append([item.metric, item.subject, _value(item), protocol])
+    return _table(["metric", "model", "value", "protocol"], rows)
+
+
+def _value(item: Measurement) -> str:
+    if item.metric in ("parameters", "bytes"):
+        return f"{item.value:,.0f}"
+    error = "" if item.standard_error is None else f" ± {item.standard_error:.3g}"
+    number = "" if item.n is None else f" (n = {item.n})"
+    return f"{item.value:.5g}{error}{number}"
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    def line(cells: list[str]) -> str:
+        return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+
+    return "\n".join([line(head), "|" + "---|" * len(head), *map(line, rows)]) + "\n"

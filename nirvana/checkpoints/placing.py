@@ -1,0 +1,78 @@
+"""Put what was written in its place when it is complete, or leave everything as it was."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from nirvana.errors import CheckpointError
+
+CHECKPOINT_SUFFIXES = {".json", ".safetensors", ".jinja", ".model", ".txt", ".md", ".py"}
+GGUF_SUFFIX = ".gguf"
+
+
+@contextmanager
+def placed(target: Path) -> Iterator[Path]:
+    """Yield a path beside `target` to write a folder or a file at; it takes the place of `target` if all goes well.
+
+    Raises:
+        CheckpointError: the disk is full or not writable.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as temporary:
+            staged = Path(temporary) / target.name
+            yield staged
+            _swap(staged, target, Path(temporary) / "replaced")
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{target.name} could not be written: {getattr(error, 'strerror', None) or error}.",
+            f"Free some space or check the permissions of {target.parent}.",
+        ) from error
+
+
+def refuse_foreign(target: Path) -> None:
+    """Saving replaces the whole folder, so nothing but a checkpoint's own files may be in it.
+
+    Raises:
+        CheckpointError: there is something else at `target`.
+    """
+    if not target.exists():
+        return
+    contents = list(target.iterdir()) if target.is_dir() else []
+    own = {"config.json"} <= {item.name for item in contents} and all(
+        item.is_file() and item.suffix in CHECKPOINT_SUFFIXES for item in contents
+    )
+    if not target.is_dir() or (contents and not own):
+        raise CheckpointError(
+            f"{target} exists and holds more than a checkpoint; it is left alone.", "Choose a new or an empty folder."
+        )
+
+
+def refuse_other_file(target: Path) -> None:
+    """A GGUF export replaces a .gguf file and nothing else.
+
+    Raises:
+        CheckpointError: the name does not end in .gguf, or there is something else at `target`.
+    """
+    if target.suffix != GGUF_SUFFIX:
+        raise CheckpointError(f"{target.name} is not the name of a GGUF file.", f"Let it end in {GGUF_SUFFIX}.")
+    if target.exists() and not target.is_file():
+        raise CheckpointError(f"{target} exists and is not a file; it is left alone.", "Choose another name.")
+
+
+def _swap(staged: Path, target: Path, replaced: Path) -> None:
+    """Put `staged` in the place of `target`, or leave `target` as it was."""
+    if not target.exists():
+        staged.replace(target)
+        return
+    target.replace(replaced)
+    try:
+        staged.replace(target)
+    except OSError:
+        replaced.replace(target)
+        raise

@@ -1,0 +1,36 @@
+"""A pruned LlamaForCausalLM: its layers have the sizes that `per_layer_config` in config.json gives them.
+
+Read this before you load the checkpoint with trust_remote_code=True. It builds the library's own layers one by one
+and changes nothing of what they compute.
+"""
+
+import copy
+
+from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM, PretrainedConfig
+
+
+def layer_config(config: LlamaConfig, index: int) -> PretrainedConfig:
+    """The config of one layer."""
+    records = config.per_layer_config
+    if not isinstance(records, dict):  # transformers from 5.14 on keeps the records itself
+        return records[index]
+    own = copy.copy(config)
+    for name, value in records.get(str(index), {}).items():
+        setattr(own, name, value)
+    return own
+
+
+class PrunedLlamaForCausalLM(LlamaForCausalLM):
+    """LlamaForCausalLM with layers of uneven widths."""
+
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__(config)
+        layer_class = type(self.model.layers[0])
+        layers = [layer_class(layer_config(config, index), index) for index in range(config.num_hidden_layers)]
+        for layer in layers:
+            for module in layer.modules():
+                if hasattr(module, "config"):  # one config for all, so that set_attn_implementation reaches them
+                    module.config = config
+        self.model.layers = nn.ModuleList(layers)
+        self.post_init()
