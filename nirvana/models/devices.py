@@ -53,8 +53,10 @@ def parse_nvidia_smi(answer: str) -> list[DeviceInfo]:
     """Read lines such as `NVIDIA A10G, 22000, 23028` (MiB); a line without numbers is passed over."""
     found = []
     for index, line in enumerate(answer.strip().splitlines()):
-        title, _, numbers = line.partition(",")
-        free, _, total = numbers.partition(",")
+        parts = line.rsplit(",", 2)
+        if len(parts) < 3:
+            continue
+        title, free, total = parts
         if free.strip().isdigit() and total.strip().isdigit():
             found.append(DeviceInfo(f"cuda:{index}", title.strip(), int(free) << 20, int(total) << 20))
     return found

@@ -1,0 +1,71 @@
+"""What each part may import: the engine no streamlit, what a page imports no torch."""
+
+from __future__ import annotations
+
+import pkgutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import nirvana
+
+TORCH_FREE = [
+    "nirvana",
+    "nirvana.allocation",
+    "nirvana.calibration.corpora",
+    "nirvana.calibration.sets",
+    "nirvana.checkpoints.records",
+    "nirvana.evaluation.results",
+    "nirvana.layout",
+    "nirvana.models.devices",
+    "nirvana.models.families",
+    "nirvana.models.inspection",
+    "nirvana.models.lm",
+    "nirvana.plan",
+    "nirvana.runs.recipe",
+    "nirvana.runs.store",
+    "nirvana.saliency",
+    "nirvana.saliency.random",
+    "nirvana.saliency.scores",
+    "nirvana.ui",
+]
+
+
+def loaded_after(modules: list[str], watched: str) -> list[str]:
+    """Which of `modules` bring `watched` into a fresh process, tried in turn."""
+    code = (
+        "import importlib, sys\n"
+        f"for name in {modules!r}:\n"
+        "    importlib.import_module(name)\n"
+        f"    if {watched!r} in sys.modules:\n"
+        "        print(name)\n"
+        "        break\n"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return run.stdout.split()
+
+
+def test_modules_that_pages_need_import_no_torch() -> None:
+    assert loaded_after(TORCH_FREE, "torch") == []
+
+
+def test_the_engine_imports_no_streamlit() -> None:
+    found = pkgutil.walk_packages(nirvana.__path__, "nirvana.")
+    engine = [module.name for module in found if not module.name.startswith(("nirvana.ui", "nirvana.__main__"))]
+    assert len(engine) > 20
+    assert loaded_after(engine, "streamlit") == []
+
+
+def test_every_public_name_is_there() -> None:
+    for name in nirvana.__all__:
+        assert getattr(nirvana, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'prone'"):
+        _ = nirvana.prone
+
+
+def test_type_checkers_see_every_public_name() -> None:
+    source = Path(nirvana.__file__).read_text(encoding="utf-8")
+    seen = {line.rpartition(" as ")[2].strip() for line in source.splitlines() if line.startswith("    from nirvana")}
+    assert seen == set(nirvana.__all__) - {"__version__"}
