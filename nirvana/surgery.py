@@ -29,13 +29,16 @@ def prune(lm: LM, plan: PruningPlan, *, progress: ProgressCallback | None = None
     A pruned model can be pruned again: `plan` is relative to the model it was made for.
 
     Raises:
-        PlanError: the plan was made for a model of another shape.
+        PlanError: the plan was made for a model of another shape, or removes a layer that others depend on.
         ModelError: the weights are not in memory.
     """
     if plan.layout.sites != lm.layout.sites:
         raise PlanError(
             "The plan was made for a model of another shape.", "Score this model and allocate with its own scores."
         )
+    fixed = [f"{stack}.{layer}" for stack, layer in plan.removed_layers if (stack, layer) in lm.family.fixed_layers]
+    if fixed:
+        raise PlanError(f"Other layers depend on {', '.join(fixed)}, which cannot be removed.", "Keep those layers.")
     dense = lm.weights()
     places = layer_places(lm.layout)
     sliced: dict[int, nn.Parameter] = {}  # id of a dense parameter -> what takes its place in the copy
@@ -55,6 +58,7 @@ def prune(lm: LM, plan: PruningPlan, *, progress: ProgressCallback | None = None
         for part in lm.family.slices(lm.settings, site):
             _refresh_sizes(linear_layer(layer, part))
     kept_units = {site: lm.kept[site][kept] for site, kept in plan.items()}
+    lm.family.adapt(model, kept_units)
     base_hash, plan_hash = lm.compute_hash, json_hash(plan.to_json())
     return replace(
         lm,
@@ -76,8 +80,9 @@ def pruned_layout(family: Family, lm: LM, plan: PruningPlan) -> Layout:
     """The layout of the pruned model, with what its removed layers held besides their sites gone too."""
     if not plan.removed_layers:
         return plan.pruned_layout
-    other = family.layout(lm.settings, plan.pruned_layout.layers()).other
-    return Layout(plan.pruned_layout.sites, other, lm.layout.architecture)
+    pruned = plan.pruned_layout
+    other = family.layout(lm.settings, {stack: pruned.layers(stack) for stack in lm.layout.stacks}).other
+    return Layout(pruned.sites, other, lm.layout.architecture)
 
 
 def resize(model: PreTrainedModel, family: Family, settings: Mapping[str, object], layout: Layout) -> None:
@@ -154,4 +159,4 @@ def _drop_layers(model: PreTrainedModel, lm: LM, plan: PruningPlan, places: Mapp
             types = getattr(model.config, "layer_types", None)
             if types:
                 model.config.layer_types = [kind for i, kind in enumerate(types) if i not in removed]
-            model.config.num_hidden_layers = len(blocks)
+            setattr(model.config, lm.family.layer_counts[stack], len(blocks))

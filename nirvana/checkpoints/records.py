@@ -23,24 +23,25 @@ class PruningRecord:
     """Which units of the dense model a checkpoint still holds.
 
     `kept` has original unit indices; a layer without sites was removed. `base` and `base_hash` name the dense model,
-    which had `base_layers` layers; `note` is its source's, e.g. "4-bit origin". `plans` are the hashes of the pruning
-    plans that were applied to it, in order.
+    which had `base_layers` layers in each stack; `note` is its source's, e.g. "4-bit origin". `plans` are the hashes of
+    the pruning plans that were applied to it, in order.
     """
 
     base: str
     base_hash: str
     note: str
-    base_layers: int
+    base_layers: dict[str, int]
     kept: dict[Site, np.ndarray]
     plans: tuple[str, ...]
 
     @property
-    def layers(self) -> list[int]:
-        return sorted({site.layer for site in self.kept})
+    def layers(self) -> dict[str, list[int]]:
+        """Stack -> original indices of the layers that are left."""
+        return {stack: sorted({site.layer for site in self.kept if site.stack == stack}) for stack in self.base_layers}
 
     def dense_layout(self, family: Family, config: Config) -> Layout:
         """The layout of the dense model; `config` is the checkpoint's, with the dense model's sizes of a layer."""
-        return family.layout(config, range(self.base_layers))
+        return family.layout(config, {stack: range(count) for stack, count in self.base_layers.items()})
 
     def layout(self, family: Family, config: Config) -> Layout:
         """The layout of the checkpoint, in original layer indices.
@@ -55,7 +56,9 @@ class PruningRecord:
             if kept[0] < 0 or kept[-1] >= dense[site].units or (np.diff(kept) <= 0).any():
                 raise CheckpointError(f"{FILE} lists impossible units of {site.key}.", "Save the model again.")
         layout = family.layout(config, self.layers)
-        if list(layout) != list(self.kept) or len(self.layers) != family.geometry(config)["layers"]:
+        present = family.layout(config)
+        counts = [(stack, len(present.layers(stack))) for stack in present.stacks]
+        if list(layout) != list(self.kept) or counts != [(stack, len(left)) for stack, left in self.layers.items()]:
             raise CheckpointError(f"{FILE} and config.json disagree about the layers.", "Save the model again.")
         sites = {site: place._replace(units=len(self.kept[site])) for site, place in layout.items()}
         return Layout(sites, layout.other, layout.architecture)
@@ -78,7 +81,7 @@ class PruningRecord:
             base=str(data["base"]),
             base_hash=str(data["base_hash"]),
             note=str(data["note"]),
-            base_layers=int(data["base_layers"]),
+            base_layers={str(stack): int(count) for stack, count in data["base_layers"].items()},
             kept=kept,
             plans=tuple(str(plan) for plan in data["plans"]),
         )

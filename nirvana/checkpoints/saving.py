@@ -88,7 +88,7 @@ def record_of(lm: LM) -> PruningRecord | None:
         base=base_name(lm.source),
         base_hash=lm.base_hash,
         note=lm.source.note,
-        base_layers=len(lm.dense.layers()),
+        base_layers={stack: len(lm.dense.layers(stack)) for stack in lm.dense.stacks},
         kept=lm.kept,
         plans=lm.plans,
     )
@@ -106,10 +106,9 @@ def checkpoint_config(lm: LM) -> dict[str, Any]:
         settings["rope_theta"] = rope["rope_theta"]
         if rope.get("rope_type", "default") != "default":
             settings["rope_scaling"] = {key: value for key, value in rope.items() if key != "rope_theta"}
-    units = {site: place.units for site, place in lm.layout.items()}
     layers = {}
-    for (_, layer), place in layer_places(lm.layout).items():
-        different = lm.family.layer_config(lm.settings, units, layer)
+    for (stack, layer), place in layer_places(lm.layout).items():
+        different = lm.family.layer_config(lm.settings, lm.kept, stack, layer)
         if different:
             layers[str(place)] = different
     if layers:

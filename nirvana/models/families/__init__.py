@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from nirvana.errors import ModelError
-from nirvana.models.families.base import Config, Family, WeightSlice
+from nirvana.models.families.base import Config, Family, Layers, WeightSlice
 from nirvana.models.families.llama import LlamaFamily, MistralFamily
 from nirvana.models.families.qwen import Qwen2Family, Qwen3Family
 
-__all__ = ["FAMILIES", "Config", "Family", "WeightSlice", "family_of"]
+__all__ = ["FAMILIES", "Config", "Family", "Layers", "WeightSlice", "family_of"]
 
 FAMILIES: tuple[Family, ...] = (LlamaFamily(), MistralFamily(), Qwen2Family(), Qwen3Family())
 # How configs count experts. Such blocks have no one MLP whose neurons could be ranked.

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
 
 from nirvana.errors import ModelError
 from nirvana.layout import Layout, Site
@@ -15,6 +18,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 Config = Mapping[str, Any]
+Layers = Mapping[str, Iterable[int]]  # stack -> original indices
 
 
 class WeightSlice(NamedTuple):
@@ -30,21 +34,28 @@ class WeightSlice(NamedTuple):
 
 
 class Family(ABC):
-    """Adapter of one model family, for causal language models.
+    """Adapter of one model family.
 
-    Everything but the last three methods is answered from a plain `config.json` dictionary, without weights and
-    without torch.
+    What takes a `config` is answered from a plain `config.json` dictionary, without weights and without torch.
+
+    Attributes:
+        encoder_decoder: the decoder reads an encoder's output; otherwise it stands alone.
+        layer_counts: stack -> the name under which a config counts its layers.
+        fixed_layers: (stack, index) of layers that hold what others use.
     """
 
     name: str
     model_types: frozenset[str]
+    encoder_decoder = False
+    layer_counts: Mapping[str, str] = MappingProxyType({"decoder": "num_hidden_layers"})
+    fixed_layers: frozenset[tuple[str, int]] = frozenset()
 
     @abstractmethod
     def geometry(self, config: Config) -> dict[str, int]:
         """Sizes for display and estimates: layers, hidden, heads, kv_heads, head_dim, intermediate, vocabulary."""
 
     @abstractmethod
-    def layout(self, config: Config, layers: Iterable[int] | None = None) -> Layout:
+    def layout(self, config: Config, layers: Layers | None = None) -> Layout:
         """Sites of the dense model that `config` describes; with `layers`, of those original layers only."""
 
     @abstractmethod
@@ -52,8 +63,11 @@ class Family(ABC):
         """Which weights belong to the units of `site`."""
 
     @abstractmethod
-    def layer_config(self, config: Config, units: Mapping[Site, int], layer: int) -> dict[str, int]:
-        """How `layer` differs from `config` once its sites have `units`, in transformers' per_layer_config terms."""
+    def layer_config(self, config: Config, kept: Mapping[Site, np.ndarray], stack: str, layer: int) -> dict[str, Any]:
+        """How a layer differs from `config` once its sites have `kept` units (original indices).
+
+        In the terms of transformers' per_layer_config where that can say it.
+        """
 
     @abstractmethod
     def blocks(self, model: PreTrainedModel) -> dict[str, nn.ModuleList]:
@@ -61,9 +75,22 @@ class Family(ABC):
 
     @abstractmethod
     def hidden_states(
-        self, model: PreTrainedModel, input_ids: torch.Tensor, attention_mask: torch.Tensor | None
+        self,
+        model: PreTrainedModel,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        decoder_input_ids: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """(B, T) ids -> (B, T, H), what the output head reads: after the final norm, scaled if the family scales."""
+        """(B, T) ids -> (B, T, H), what the output head reads: after the final norm, scaled if the family scales.
+
+        With an encoder, `input_ids` and `attention_mask` are (B, S) and the T positions those of `decoder_input_ids`.
+        """
+
+    def adapt(self, model: PreTrainedModel, kept: Mapping[Site, np.ndarray]) -> None:  # noqa: B027 - most need nothing
+        """Tell the modules of a pruned model what they need to know of which units were `kept` (original indices).
+
+        Called after weights were sliced or read. Nothing to do where sizes say it all.
+        """
 
     def head(self, model: PreTrainedModel) -> nn.Linear:
         """The layer from hidden states to logits."""

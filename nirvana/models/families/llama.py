@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
 
 from nirvana.layout import ATTENTION, KV_GROUP, MLP, NEURON, Layout, Site, SiteLayout
-from nirvana.models.families.base import Config, Family, WeightSlice
+from nirvana.models.families.base import Config, Family, Layers, WeightSlice
 
 if TYPE_CHECKING:
     import torch
@@ -54,10 +56,10 @@ class LlamaFamily(Family):
             "positions": int(config.get("max_position_embeddings") or 2048),
         }
 
-    def layout(self, config: Config, layers: Iterable[int] | None = None) -> Layout:
+    def layout(self, config: Config, layers: Layers | None = None) -> Layout:
         g, biases = self.geometry(config), self.biases(config)
         hidden, per_group = g["hidden"], g["heads"] // g["kv_heads"]
-        present = list(range(g["layers"])) if layers is None else list(layers)
+        present = list(range(g["layers"]) if layers is None else layers[STACK])
         attention = SiteLayout(
             units=g["kv_heads"],
             cost=2 * g["head_dim"] * (per_group + 1) * hidden,
@@ -93,10 +95,10 @@ class LlamaFamily(Family):
             WeightSlice("self_attn.o_proj", 1, queries),
         ]
 
-    def layer_config(self, config: Config, units: Mapping[Site, int], layer: int) -> dict[str, int]:
+    def layer_config(self, config: Config, kept: Mapping[Site, np.ndarray], stack: str, layer: int) -> dict[str, Any]:
         g = self.geometry(config)
-        groups = units[Site(STACK, layer, ATTENTION)]
-        width = units[Site(STACK, layer, MLP)]
+        groups = len(kept[Site(STACK, layer, ATTENTION)])
+        width = len(kept[Site(STACK, layer, MLP)])
         record = {}
         if groups != g["kv_heads"]:
             record["num_attention_heads"] = groups * (g["heads"] // g["kv_heads"])
@@ -109,7 +111,11 @@ class LlamaFamily(Family):
         return {STACK: model.model.layers}
 
     def hidden_states(
-        self, model: PreTrainedModel, input_ids: torch.Tensor, attention_mask: torch.Tensor | None
+        self,
+        model: PreTrainedModel,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        decoder_input_ids: torch.Tensor | None = None,
     ) -> torch.Tensor:
         output = model.model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
         hidden: torch.Tensor = output.last_hidden_state
