@@ -56,7 +56,7 @@ def prune(lm: LM, plan: PruningPlan, *, progress: ProgressCallback | None = None
     for site in plan:
         layer = lm.family.blocks(model)[site.stack][layer_places(plan.pruned_layout)[site.stack, site.layer]]
         for part in lm.family.slices(lm.settings, site):
-            _refresh_sizes(linear_layer(layer, part))
+            refresh_sizes(linear_layer(layer, part))
     kept_units = {site: lm.kept[site][kept] for site, kept in plan.items()}
     lm.family.adapt(model, kept_units)
     base_hash, plan_hash = lm.compute_hash, json_hash(plan.to_json())
@@ -100,7 +100,7 @@ def resize(model: PreTrainedModel, family: Family, settings: Mapping[str, object
             linear.weight = nn.Parameter(linear.weight.new_empty(shape))
             if linear.bias is not None and part.dim == 0:
                 linear.bias = nn.Parameter(linear.bias.new_empty(shape[0]))
-            _refresh_sizes(linear)
+            refresh_sizes(linear)
 
 
 def linear_layer(layer: nn.Module, part: WeightSlice) -> nn.Linear:
@@ -141,7 +141,7 @@ def _slice_linear(linear: nn.Linear, part: WeightSlice, units: torch.Tensor, sli
             sliced[id(parameter)] = nn.Parameter(values, requires_grad=parameter.requires_grad)
 
 
-def _refresh_sizes(linear: nn.Linear) -> None:
+def refresh_sizes(linear: nn.Linear) -> None:
     linear.out_features, linear.in_features = linear.weight.shape
 
 

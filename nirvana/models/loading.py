@@ -69,7 +69,7 @@ def load_model(
     files = weight_files(folder)
     config = _library_config(folder)
     tensors = read_tensors(files, precision, progress)
-    model = _build(config, family, layout, tensors, precision)
+    model = build_model(config, family, layout, tensors, precision)
     del tensors
     report(progress, "Moving weights", 0, 0)
     model.requires_grad_(False)
@@ -221,7 +221,7 @@ def _library_config(folder: Path) -> PretrainedConfig:
     return config
 
 
-def _build(
+def build_model(
     config: PretrainedConfig, family: Family, layout: Layout, tensors: dict[str, torch.Tensor], dtype: torch.dtype
 ) -> PreTrainedModel:
     """The library's model with the widths of `layout`, holding `tensors` themselves, not copies.
