@@ -9,7 +9,9 @@ from typing import NamedTuple
 
 from nirvana.evaluation.results import Measurement, Report
 from nirvana.runs.store import Run
-from nirvana.ui.figures.compare import SAME_TEXT
+from nirvana.ui.figures.chart import plus_minus
+from nirvana.ui.figures.compare import COLLAPSED, SAME_TEXT, pairs
+from nirvana.ui.text import plain
 
 BASELINES = ("random", "magnitude")  # criteria that any other should beat
 SIMILAR = 0.01  # sparsities this close are compared
@@ -84,3 +86,49 @@ def same_text(one: Measurement, other: Measurement) -> bool:
 
 def _relative(measurement: Measurement) -> float:
     return (measurement.standard_error or 0.0) / measurement.value
+
+
+def collapses(report: Report, vocabulary: int | None) -> list[str]:
+    """One sentence for each corpus on which the pruned model has broken down, as Markdown."""
+    found = []
+    for pair in pairs(report, "perplexity"):
+        if pair.dense is None or pair.pruned is None:
+            continue
+        value = plus_minus(pair.pruned.value, pair.pruned.standard_error)
+        corpus = plain(pair.corpus)
+        if not math.isfinite(pair.pruned.value) or (vocabulary and pair.pruned.value > vocabulary):
+            guess = f", more than the {vocabulary:,} of guessing blindly among all tokens" if vocabulary else ""
+            found.append(f"On {corpus} the pruned model's perplexity is {value}{guess}: it no longer models language.")
+        elif pair.ratio >= COLLAPSED:
+            found.append(
+                f"On {corpus} the pruned model's perplexity is {value}, {pair.ratio:,.0f} times the dense one's."
+            )
+    return found
+
+
+def lost_to_baselines(found: Sequence[Duel]) -> list[str]:
+    """One sentence for each baseline that does better than this run, as Markdown."""
+    return [
+        f"**A baseline does better on {plain(duel.corpus)}**: {_result(duel)}"
+        + ("." if duel.clear else ", though the difference is within noise.")
+        for duel in found
+        if duel.other.criterion in BASELINES and duel.lost
+    ]
+
+
+def beaten_baselines(found: Sequence[Duel]) -> list[str]:
+    """One sentence for each baseline that does worse, as Markdown."""
+    return [
+        f"Better than a baseline on {plain(duel.corpus)}: {_result(duel)}"
+        + ("." if duel.clear else ", a difference within noise.")
+        for duel in found
+        if duel.other.criterion in BASELINES and not duel.lost
+    ]
+
+
+def _result(duel: Duel) -> str:
+    ours, theirs = (plus_minus(item.value, item.standard_error) for item in (duel.ours, duel.theirs))
+    return (
+        f"the {plain(duel.other.criterion)} criterion reaches {theirs} at {duel.other.sparsity:.1%} "
+        f"(run {plain(duel.other.name)}), this run {ours}"
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from typing import Any
 
 import streamlit as st
 
@@ -122,6 +123,22 @@ def start(recipe: Recipe, *, name: str = "") -> None:
     try:
         _check(recipe, STEPS[-1])
         _queue(_create(recipe, name=name), STEPS[-1])
+    except NirvanaError as error:
+        st.session_state[PROBLEM] = error
+    st.rerun()
+
+
+def start_task(task: str, **arguments: Any) -> None:
+    """Queue "export" or "continue" with the pruned model that the open run holds, and rerun the page.
+
+    The example is copied to a run of one's own first. The draft stays as it is: a task reads results only.
+    """
+    now = context()
+    try:
+        run = _create(now.run.recipe, parent=now.run) if now.run.is_example else now.run
+        now.jobs.submit(run.id, task=task, **arguments)
+        st.session_state[RUN] = run.id
+        st.query_params["run"] = run.id
     except NirvanaError as error:
         st.session_state[PROBLEM] = error
     st.rerun()

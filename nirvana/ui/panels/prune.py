@@ -71,5 +71,4 @@ def checkpoint(context: state.Context, summary: PruneSummary) -> None:
         disabled=context.job is not None,
         help="Writes the pruned model's files; this takes disk space until the run is deleted.",
     ):
-        context.jobs.submit(context.run.id, task="export")
-        st.rerun()
+        state.start_task("export")

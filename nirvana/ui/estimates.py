@@ -1,0 +1,39 @@
+"""How much text a step reads, and how long that may take, by what it took before."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from nirvana.runs.recipe import Recipe
+from nirvana.runs.run import Run
+
+SCORING = 3.3  # forward passes that cost as much as the gradients of one
+
+
+def tokens_read(step: str, recipe: Recipe) -> float:
+    """Tokens that go through a model in the step; those that gradients are taken of count 3.3 times."""
+    choice, evaluation = recipe.calibration, recipe.evaluation
+    probe = choice.probe_samples * choice.probe_length
+    if step == "compare":
+        return 2 * (probe + len(evaluation.corpora) * evaluation.max_tokens)
+    if choice.candidates == 1:
+        return 0
+    scored = choice.samples * choice.length * (SCORING if choice.trial_criterion == "nirvana" else 0)
+    return probe + choice.candidates * (scored + probe)
+
+
+def expected_seconds(step: str, recipe: Recipe, run: Run, others: Iterable[Run] = ()) -> float | None:
+    """Scaled by tokens and parameters from `run` or the first of `others` that computed `step` on the same device.
+
+    None where there is nothing to go by.
+    """
+    card = run.model()
+    for basis in (run, *others):
+        info, model = basis.info(step), basis.model()
+        if info is None or model is None or basis.step_state(step) != "done" or not info.get("seconds"):
+            continue
+        before = tokens_read(step, basis.recipe) * model.layout.parameters
+        if before and (card is None or card.device == info.get("device")):
+            now = tokens_read(step, recipe) * (card or model).layout.parameters
+            return float(info["seconds"]) * now / before
+    return None

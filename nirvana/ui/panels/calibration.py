@@ -1,0 +1,299 @@
+"""Parts of the Calibration page: choices, the winner in words, charts, and the texts."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from nirvana.calibration.sets import CalibrationSelection, CalibrationSet
+from nirvana.runs.recipe import CalibrationChoice, Recipe
+from nirvana.runs.run import Run
+from nirvana.runs.store import EXAMPLE
+from nirvana.saliency import available
+from nirvana.ui import state
+from nirvana.ui.estimates import expected_seconds
+from nirvana.ui.figures import calibration as figures
+from nirvana.ui.figures import positions, tokens
+from nirvana.ui.figures.allocation import gamma_label
+from nirvana.ui.figures.chart import count, plus_minus, short
+from nirvana.ui.panels.allocation import GAMMAS
+from nirvana.ui.panels.charts import show_chart
+from nirvana.ui.panels.corpora import choose_corpus
+from nirvana.ui.text import duration, plain
+
+LARGEST = 2**53 - 1  # whole numbers that a browser keeps exactly
+SET, SAMPLE, PROBE = "calibration.set", "calibration.sample", "calibration.probe"
+
+
+def calibration_controls(choice: CalibrationChoice) -> CalibrationChoice:
+    """Text, candidates, samples, and behind "Advanced" the trial prunings; the result is what they say now."""
+    corpus = choose_corpus(choice.corpus)
+    with st.grid(4, min_column_width=150):
+        candidates = _number(
+            "Candidate sets", "candidates", choice, 1, 64, "Each is drawn with its own seed and tried. 1 tries nothing."
+        )
+        samples = _number("Samples in a set", "samples", choice, 1, 4096, "The paper uses 32.")
+        length = _number("Tokens in a sample", "length", choice, 2, 32_768, "The paper uses 128.")
+        seed = _number("Seed", "seed", choice, 0, LARGEST, "Of the first set; the others count on from it.")
+    with st.expander("Advanced: trial prunings and probe", icon=":material/tune:", key="calibration.advanced"):
+        st.markdown(
+            "The sets are tried with these settings, whatever you choose later, so that moving the Allocation sliders "
+            "does not ask for a new choice."
+        )
+        with st.grid(3, min_column_width=200):
+            st.session_state.setdefault("calibration.trial_criterion", choice.trial_criterion)
+            criterion = st.selectbox(
+                "Criterion",
+                list(dict.fromkeys([*available(), choice.trial_criterion])),
+                key="calibration.trial_criterion",
+                help="A criterion that reads no text prunes alike with every set.",
+            )
+            st.session_state.setdefault("calibration.trial_sparsity", min(max(choice.trial_sparsity, 0.01), 0.99))
+            sparsity = st.slider(
+                "Sparsity",
+                min_value=0.01,
+                max_value=0.99,
+                step=0.01,
+                format="percent",
+                key="calibration.trial_sparsity",
+                help="Share of the attention and MLP weights that each trial removes.",
+            )
+            st.session_state.setdefault("calibration.trial_gamma", max(choice.trial_gamma, 0.0))
+            gamma = st.select_slider(
+                "gamma",
+                sorted({*GAMMAS, st.session_state["calibration.trial_gamma"]}),
+                format_func=gamma_label,
+                key="calibration.trial_gamma",
+                help="How much faster the MLP is pruned than attention.",
+            )
+            probe_samples = _number(
+                "Probe samples", "probe_samples", choice, 1, 4096, "More of them tell closer sets apart."
+            )
+            probe_length = _number("Tokens in a probe", "probe_length", choice, 2, 32_768, "The paper uses 64.")
+            probe_seed = _number("Probe seed", "probe_seed", choice, 0, LARGEST, "Draws the probe samples.")
+    return CalibrationChoice(
+        corpus,
+        candidates,
+        samples,
+        length,
+        seed,
+        probe_samples,
+        probe_length,
+        probe_seed,
+        criterion,
+        sparsity,
+        float(gamma),
+    )
+
+
+def cost(recipe: Recipe, now: state.Context) -> str:
+    """What will be read, and how long it may take."""
+    choice = recipe.calibration
+    if choice.candidates == 1:
+        text = f"Draws {count(choice.samples, 'sample')} of {choice.length:,} tokens; nothing is computed"
+    else:
+        text = (
+            f"Scores {choice.candidates} sets of {choice.samples:,} x {choice.length:,} tokens, prunes with each, and "
+            f"runs each pruned model over {choice.probe_samples:,} x {choice.probe_length:,} probe tokens"
+        )
+        seconds = expected_seconds("calibration", recipe, now.run, [now.store.open(EXAMPLE)])
+        if seconds:
+            text += f": about {duration(seconds)}, by what it took before"
+    if choice.corpus == "self-generated":
+        text += ". The model writes the text first, once"
+    return f"{text}."
+
+
+def load_calibration(run: Run) -> CalibrationSelection | CalibrationSet | None:
+    """The run's result, or None before there is one. Read once per result."""
+    info = run.info("calibration")
+    return _read(run.id, str(info.get("file")), run) if info else None
+
+
+@st.cache_resource(max_entries=8, show_spinner=False)
+def _read(run_id: str, file: str, _run: Run) -> CalibrationSelection | CalibrationSet | None:
+    return _run.calibration()
+
+
+def winner(selection: CalibrationSelection) -> None:
+    """Who won, by how much, and whether that means anything."""
+    best = selection.candidates[selection.winner]
+    found = figures.verdict(selection)
+    number = selection.winner + 1
+    with st.grid(4, min_column_width=170):
+        _metric("Winner", f"Set {number}", f"seed {best.calibration.seed}" if best.calibration.seed is not None else "")
+        _metric(
+            "Mean KL",
+            f"{short(best.divergence.mean)} nats",
+            f"± {best.divergence.standard_error:.2g} standard error",
+            "KL divergence from the dense model's predictions to the pruned model's; 0 means identical.",
+        )
+        if found is not None:
+            _metric(
+                f"Runner-up, set {found.runner_up + 1}",
+                f"{found.margin:+.2g} nats",
+                f"± {found.error:.2g} standard error",
+                "The difference to the winner, probe by probe.",
+            )
+        _metric("Trial sparsity", f"{best.sparsity:.2%}", f"gamma {gamma_label(selection.gamma)}")
+    st.markdown(in_words(selection))
+
+
+def in_words(selection: CalibrationSelection) -> str:
+    """Why the winner won, as Markdown."""
+    best = selection.candidates[selection.winner].divergence
+    text = (
+        f"**Set {selection.winner + 1} wins**: of {count(len(selection.candidates), 'model')} pruned on trial, the one "
+        f"that was pruned with it predicts most like the dense model, with a mean KL of "
+        f"{plus_minus(best.mean, best.standard_error)} nats over {count(selection.probe.samples, 'probe sample')}."
+    )
+    found = figures.verdict(selection)
+    if found is None:
+        return text
+    last = selection.candidates[selection.ranking[-1]].divergence.mean
+    spread = f" From the best set to the worst it is {last / best.mean - 1:.0%}." if best.mean > 0 else ""
+    gap = f"set {found.runner_up + 1} is {plus_minus(found.margin, found.error)} nats higher on the same probes"
+    if found.clear is None:
+        return f"{text} Whether that is more than noise cannot be said from one probe sample.{spread}"
+    if found.clear:
+        return f"{text} **That is more than noise**: the runner-up, {gap}, over two standard errors.{spread}"
+    return (
+        f"{text} **The lead over the runner-up is within noise**: {gap}, less than two standard errors. Either would "
+        f"do; more probe samples would tell them apart, if they differ.{spread}"
+    )
+
+
+def charts(selection: CalibrationSelection, protocol: str) -> None:
+    """Every candidate, the paired differences, and where in a probe predictions part."""
+    show_chart("calibration.divergences", figures.candidate_divergences(selection), protocol)
+    several = len(selection.candidates) > 1
+    left, right = st.columns(2, gap="large") if several else (st.container(), st.container())
+    if several:
+        with left:
+            show_chart("calibration.margins", figures.margins(selection), protocol)
+    with right:
+        show_chart("calibration.positions", positions.by_position(selection), protocol)
+
+
+def read_samples(result: CalibrationSelection | CalibrationSet, protocol: str) -> None:
+    """The text of any sample of any set, and what its tokens are."""
+    st.markdown("### Read the samples")
+    chosen, left = result, st.container()
+    if isinstance(result, CalibrationSelection):
+        ranking = figures.winner_first(result)
+        left, right = st.columns(2)
+        if st.session_state.get(SET, ranking[0]) not in ranking:  # of another run
+            del st.session_state[SET]
+        index = left.selectbox("Set", ranking, key=SET, format_func=lambda each: _set_label(result, each))
+        chosen, left = result.candidates[index].calibration, right
+    assert isinstance(chosen, CalibrationSet)
+    with left:
+        sample = _pick(f"Sample, of {chosen.samples}", SAMPLE, chosen.samples)
+    show_text(chosen, sample)
+    first, second = st.columns(2, gap="large")
+    with first:
+        show_chart("calibration.tokens", tokens.token_frequencies(chosen), protocol)
+    with second:
+        show_chart("calibration.variety", tokens.sample_variety(chosen), protocol)
+
+
+def read_probes(selection: CalibrationSelection, protocol: str) -> None:
+    """The text of any probe sample, the hardest first."""
+    st.markdown("### Read the probe")
+    order = positions.probes_by_divergence(selection)
+    place = _pick(
+        f"Probe sample, 1 is the hardest of {len(order)}", PROBE, len(order), "Ordered by the KL of the winner."
+    )
+    sample = order[place]
+    left, right = st.columns(2, gap="large")
+    with left:
+        show_text(selection.probe, sample)
+    with right:
+        show_chart("calibration.one_probe", positions.one_probe(selection, sample), protocol)
+
+
+def show_text(calibration: CalibrationSet, sample: int) -> None:
+    """One sample's text, letter by letter; its token ids where the text was not kept."""
+    text = calibration.texts[sample] if sample < len(calibration.texts) else ""
+    st.code(text or " ".join(map(str, calibration.tokens[sample])), language=None, wrap_lines=True)
+    what = f"{count(calibration.length, 'token')} of {plain(calibration.source or 'an unnamed text')}"
+    st.caption(f"{what}." if text else f"{what}; the text was not kept, so these are token ids.")
+
+
+def token_metrics(calibration: CalibrationSet) -> None:
+    """The size of a set that nothing was compared with."""
+    st.markdown("One set was drawn, so nothing was tried and nothing was compared.")
+    with st.grid(3, min_column_width=170):
+        _metric("Samples", f"{calibration.samples:,}", f"of {calibration.length:,} tokens")
+        _metric("Tokens", f"{calibration.tokens.size:,}")
+        _metric("Seed", "none" if calibration.seed is None else f"{calibration.seed}")
+
+
+def fingerprints(result: CalibrationSelection | CalibrationSet) -> None:
+    """Hashes by which the same text and the same sets are recognised anywhere."""
+    chosen = result.calibration if isinstance(result, CalibrationSelection) else result
+    rows = {"corpus": chosen.source, "corpus hash": chosen.source_hash, "calibration set": chosen.hash}
+    if isinstance(result, CalibrationSelection):
+        rows["probe"] = result.probe.hash
+        rows |= {f"set {index + 1}": each.calibration.hash for index, each in enumerate(result.candidates)}
+    with st.expander("Hashes", icon=":material/fingerprint:", key="calibration.hashes"):
+        st.code("\n".join(f"{name:<16} {value}" for name, value in rows.items() if value), language=None)
+
+
+def result_protocol(run: Run, result: CalibrationSelection | CalibrationSet) -> str:
+    """Where the numbers come from, e.g. "smollm2-135m (4-bit origin); trials: nirvana at 20 %, gamma 3.36; ..."."""
+    card = run.model()
+    parts = (
+        [plain(card.name) + (f" ({plain(card.note)}), {card.dtype} on {card.device}" if card else "")] if card else []
+    )
+    chosen = result.calibration if isinstance(result, CalibrationSelection) else result
+    if isinstance(result, CalibrationSelection):
+        parts.append(f"trials: {result.criterion} at {result.sparsity:.0%}, gamma {gamma_label(result.gamma)}")
+        parts.append(f"{result.probe.samples:,} probes of {count(result.probe.length, 'token')}")
+    parts.append(f"{plain(chosen.source)} {chosen.source_hash[:8]}".strip())
+    return "; ".join(part for part in parts if part) + "."
+
+
+def explain_kl() -> None:
+    """KL in a formula, and how a set is chosen with it."""
+    st.markdown(
+        "The dense model gives each word of its vocabulary a probability $p$, the pruned one $q$. How far they are "
+        "apart at one position of a text is the **KL divergence**, in nats:"
+    )
+    st.latex(r"\mathrm{KL}(p \,\|\, q) = \sum_{v \,\in\, \mathrm{vocabulary}} p_v \log \frac{p_v}{q_v}")
+    st.markdown(
+        "It is 0 where both agree and grows where the pruned model rules out what the dense one expects. It is "
+        "averaged over every token of every probe sample. Each candidate set scores the units, the lowest go, and the "
+        "pruned model reads the probe, which shares no document with the calibration samples. The dense model reads it "
+        "once. The set with the lowest mean wins, and the next page scores with it."
+    )
+
+
+def _number(label: str, name: str, choice: CalibrationChoice, low: int, high: int, meaning: str) -> int:
+    key = f"calibration.{name}"
+    st.session_state.setdefault(key, min(max(int(getattr(choice, name)), low), high))
+    return int(st.number_input(label, min_value=low, max_value=high, step=1, key=key, help=meaning))
+
+
+def _pick(label: str, key: str, size: int, meaning: str | None = None) -> int:
+    """A number from 1 to `size`, returned from 0."""
+    st.session_state[key] = min(st.session_state.get(key, 1), size)
+    return int(st.number_input(label, min_value=1, max_value=size, step=1, key=key, help=meaning)) - 1
+
+
+def _metric(label: str, value: str, detail: str = "", meaning: str | None = None) -> None:
+    detail = "" if "nan" in detail else detail
+    st.metric(
+        label,
+        value,
+        delta=detail or None,
+        delta_color="off",
+        delta_arrow="off",
+        border=True,
+        height="stretch",
+        help=meaning,
+    )
+
+
+def _set_label(selection: CalibrationSelection, index: int) -> str:
+    mean = selection.candidates[index].divergence.mean
+    return f"Set {index + 1}, mean KL {short(mean)}" + (" (winner)" if index == selection.winner else "")

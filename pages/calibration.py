@@ -1,0 +1,78 @@
+"""Calibration: the text that importance is measured on, and which sample of it prunes best."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from nirvana.calibration.sets import CalibrationSelection
+from nirvana.ui import state
+from nirvana.ui.panels import page
+from nirvana.ui.panels.calibration import (
+    calibration_controls,
+    charts,
+    cost,
+    explain_kl,
+    fingerprints,
+    load_calibration,
+    read_probes,
+    read_samples,
+    result_protocol,
+    token_metrics,
+    winner,
+)
+
+
+def actions(now: state.Context) -> None:
+    """What it will cost, the button, and the way on."""
+    candidates = now.recipe.calibration.candidates
+    done = state.state_of(now, "calibration") == "done"
+    st.caption("This choice is computed." if done else cost(now.recipe, now))
+    with st.container(horizontal=True):
+        if st.button(
+            "Calibration is current"
+            if done
+            else f"Draw and try {candidates} sets"
+            if candidates > 1
+            else "Draw the set",
+            key="calibration.run",
+            type="secondary" if done else "primary",
+            disabled=done or now.job is not None,
+            help="Loads the model first where that is needed.",
+        ):
+            state.submit("calibration")
+        if st.button(
+            "Continue to Saliency",
+            key="calibration.continue",
+            type="primary" if done else "tertiary",
+            icon=":material/arrow_forward:",
+        ):
+            st.switch_page("pages/saliency.py")
+
+
+now = state.context("calibration")
+page.page_header("calibration")
+choice = calibration_controls(now.recipe.calibration)
+if choice != now.recipe.calibration:
+    state.set_recipe(now.recipe.change("calibration", **vars(choice)))
+    st.rerun()
+actions(now)
+page.job_panel()
+result = load_calibration(now.run)
+if result is None:
+    page.empty_state("calibration", missing="calibration")
+else:
+    if now.run.step_state("calibration", now.recipe) == "stale":
+        st.warning("What follows belongs to earlier choices. Try the sets again to bring it up to date.")
+    protocol = result_protocol(now.run, result)
+    if isinstance(result, CalibrationSelection):
+        winner(result)
+        charts(result, protocol)
+    else:
+        token_metrics(result)
+    read_samples(result, protocol)
+    if isinstance(result, CalibrationSelection):
+        read_probes(result, protocol)
+    fingerprints(result)
+with st.expander("What is KL divergence, and how does it choose?", icon=":material/help:", key="calibration.about"):
+    explain_kl()
+page.show_code("calibration")

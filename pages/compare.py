@@ -1,0 +1,68 @@
+"""Compare: what pruning cost, measured on the same text with both models."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from nirvana.ui import state
+from nirvana.ui.panels import page
+from nirvana.ui.panels.compare import (
+    charts,
+    cost,
+    evaluation_controls,
+    everything,
+    explain,
+    other_runs,
+    peers,
+    side_by_side,
+    standing,
+    usable,
+    verdicts,
+)
+from nirvana.ui.panels.continuations import ask, history
+
+
+def measure(now: state.Context, possible: bool) -> None:
+    """What it will cost, and the button."""
+    done = state.state_of(now, "compare") == "done"
+    st.caption("This choice is measured." if done else cost(now.recipe, now))
+    if st.button(
+        "Measurements are current" if done else "Measure both models",
+        key="compare.run",
+        type="secondary" if done else "primary",
+        disabled=done or now.job is not None or not possible,
+        help="Computes the steps before it too, where they are not current. The dense model is measured once per text.",
+    ):
+        state.submit("compare")
+
+
+now = state.context("compare")
+page.page_header("compare")
+choice = evaluation_controls(now.recipe.evaluation)
+if choice != now.recipe.evaluation:
+    state.set_recipe(now.recipe.change("evaluation", **vars(choice)))
+    st.rerun()
+measure(now, usable(choice))
+page.job_panel()
+report = now.run.report()
+if report is None:
+    page.empty_state("compare", missing="compare" if now.run.info("prune") else "prune")
+else:
+    stale = now.run.step_state("compare", now.recipe) == "stale"
+    if stale:
+        st.warning("What follows belongs to earlier choices. Measure both models to bring it up to date.")
+    mine = standing(now.run)
+    others = peers(mine, now) if mine is not None else []
+    verdicts(now.run, report, mine, others)
+    side_by_side(report)
+    charts(report)
+    if mine is not None:
+        other_runs(mine, others)
+    everything(now.run, report)
+if now.run.info("prune") is not None:
+    st.markdown("### Let both continue a prompt")
+    ask(now)
+    history(now.run.continuations())
+with st.expander("What are perplexity, bits per byte and standard error?", icon=":material/help:", key="compare.about"):
+    explain()
+page.show_code("compare")

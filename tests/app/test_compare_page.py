@@ -1,0 +1,189 @@
+"""The Compare page: both models side by side, honest verdicts, continuations, and its empty and stale states."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from nirvana.evaluation.results import Measurement, Report
+from nirvana.runs.jobs import JobManager
+from nirvana.runs.recipe import Recipe
+from nirvana.runs.results import Continuation
+from nirvana.runs.store import Run, Store
+from nirvana.ui import state
+from nirvana.ui.panels.continuations import agreement
+
+Start = Callable[..., AppTest]
+
+
+def open_page(start: Start, run: Run | None = None) -> AppTest:
+    app = start(run).run()
+    app.switch_page("pages/compare.py").run()
+    assert not app.exception
+    return app
+
+
+def words(app: AppTest) -> str:
+    """Everything that the page says in running text."""
+    parts = [*app.markdown, *app.caption, *app.warning, *app.error, *app.info, *app.success]
+    return "\n".join(str(part.value) for part in parts)
+
+
+def scale_pruned(run: Run, factor: float) -> None:
+    """Make the pruned model's perplexities `factor` times what they are."""
+    report = run.report()
+    assert report is not None
+    found = [
+        replace(item, value=item.value * factor) if (item.metric, item.subject) == ("perplexity", "pruned") else item
+        for item in report.measurements
+    ]
+    run.put_report(Report(tuple(found)), device="cpu", dtype="float32", seconds=1.0)
+
+
+def find(run: Run, metric: str, subject: str, **protocol: Any) -> Measurement:
+    report = run.report()
+    assert report is not None
+    found = report.find(metric, subject, **protocol)
+    assert found is not None
+    return found
+
+
+@pytest.fixture
+def submitted(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """What was asked of the job manager; nothing is started."""
+    found: list[dict[str, Any]] = []
+
+    def submit(self: JobManager, run_id: str, **arguments: Any) -> None:
+        found.append({"run_id": run_id, **arguments})
+
+    monkeypatch.setattr(JobManager, "submit", submit)
+    return found
+
+
+def test_both_models_stand_side_by_side_with_errors_and_protocol(start: Start, filled: Run) -> None:
+    app = open_page(start, filled)
+    dense, pruned = (find(filled, "perplexity", subject, corpus="library-docs") for subject in ("dense", "pruned"))
+    cards = [metric for metric in app.metric if metric.value == f"{pruned.value:.2f}"]
+    assert len(cards) == 1 and cards[0].label == "Pruned"
+    assert cards[0].delta == f"{pruned.value / dense.value - 1:+.1%}"
+    assert cards[0].proto.MetricColor.Name(cards[0].proto.color) == "RED"  # higher is worse
+    text = words(app)
+    assert "library-docs efefefef, 16,352 tokens in windows of 512, cpu float32, 4-bit origin" in text
+    assert "n = 32" in text and "How many times higher is perplexity after pruning?" in text
+    assert "KL to the dense model on python-docs" in text
+    assert len(app.dataframe[0].value) == len(filled.report().measurements)  # type: ignore[union-attr]
+
+
+def test_a_run_without_results_says_what_comes_first(start: Start, store: Store) -> None:
+    app = open_page(start, store.create(Recipe()))
+    assert "Nothing to show yet" in words(app) and "**Prune** step first" in words(app)
+    assert not [button for button in app.button if button.key == "compare.continue"]
+
+
+def test_another_protocol_goes_to_the_draft_and_marks_the_result_stale(start: Start, filled: Run) -> None:
+    app = open_page(start, filled)
+    assert app.button(key="compare.run").disabled
+    app.multiselect(key="compare.corpora").set_value(["stdlib-code"]).run()
+    app.number_input(key="compare.window").set_value(128).run()
+    choice = app.session_state[state.DRAFT].evaluation
+    assert choice.corpora == ("stdlib-code",) and choice.window == 128
+    assert "belongs to earlier choices" in words(app)
+    assert not app.button(key="compare.run").disabled
+
+
+def test_a_window_that_cannot_be_filled_is_refused(start: Start, filled: Run) -> None:
+    app = open_page(start, filled)
+    app.number_input(key="compare.max_tokens").set_value(100).run()
+    assert "100 tokens do not fill one window of 512" in words(app)
+    assert app.button(key="compare.run").disabled
+
+
+def test_a_collapse_is_said_first(start: Start, filled: Run) -> None:
+    assert not open_page(start, filled).error
+    scale_pruned(filled, 1e4)
+    text = words(open_page(start, filled))
+    assert "Pruning broke this model" in text and "more than the 300 of guessing blindly" in text
+    scale_pruned(filled, math.inf)
+    assert "perplexity is infinite" in words(open_page(start, filled))
+
+
+@pytest.mark.parametrize(("factor", "verdict"), [(0.5, "A baseline does better"), (3.0, "Better than a baseline")])
+def test_a_baseline_of_the_same_model_is_held_against_the_run(
+    start: Start, store: Store, filled: Run, factor: float, verdict: str
+) -> None:
+    other = store.create(filled.recipe.change("saliency", criterion="random"), name="Dice *throw*")
+    for step in ("model", "calibration", "saliency", "allocation", "prune", "compare"):
+        other.put(step, filled.steps.read(step))
+    scale_pruned(other, factor)
+    app = open_page(start, filled)
+    text = words(app)
+    assert verdict in text and r"Dice \*throw\*" in text
+    theirs, ours = (find(run, "perplexity", "pruned", corpus="python-docs") for run in (other, filled))
+    assert f"the random criterion reaches {theirs.value:.2f}" in text.replace("\\", "")
+    assert f"this run {ours.value:.2f}" in text
+    assert "What do other runs reach on python-docs?" in text
+
+
+def test_runs_of_other_weights_or_texts_are_no_rivals(start: Start, store: Store, filled: Run) -> None:
+    other = store.create(filled.recipe.change("saliency", criterion="random"), name="Stranger")
+    for step in ("model", "calibration", "saliency", "allocation", "prune", "compare"):
+        other.put(step, filled.steps.read(step))
+    scale_pruned(other, 0.5)
+    card = other.model()
+    assert card is not None
+    other.put_model(replace(card, hash="00" * 32))
+    text = words(open_page(start, filled))
+    assert "Stranger" not in text and "No other run of this model" in text
+
+
+def test_continuations_are_shown_letter_by_letter_newest_first(start: Start, filled: Run) -> None:
+    filled.add_continuation(Continuation("<b>Tell</b> me", True, 8, "One $x$.", "One *y*."))
+    app = open_page(start, filled)
+    shown = [code.value for code in app.code]
+    assert {"<b>Tell</b> me", "One $x$.", "One *y*."} <= set(shown) and " Paris." not in shown
+    assert "in the chat template" in words(app) and "They part after 4 characters." in words(app)
+    app.selectbox(key="compare.continuation").set_value(0).run()
+    assert " Paris." in [code.value for code in app.code]
+
+
+def test_a_prompt_is_sent_to_both_models(start: Start, filled: Run, submitted: list[dict[str, Any]]) -> None:
+    app = open_page(start, filled)
+    app.text_area(key="compare.prompt").set_value("Once upon")
+    app.toggle(key="compare.chat").set_value(True)
+    app.number_input(key="compare.new_tokens").set_value(12)
+    app.button(key="compare.continue").click().run()
+    assert submitted == [
+        {"run_id": filled.id, "task": "continue", "prompt": "Once upon", "chat": True, "max_new_tokens": 12}
+    ]
+
+
+def test_an_empty_prompt_is_refused_with_a_reason(start: Start, filled: Run) -> None:
+    app = open_page(start, filled)
+    app.button(key="compare.continue").click().run()
+    assert not app.exception and "A prompt has 1 to 8,000 characters" in words(app).replace("\\", "")
+
+
+def test_a_model_without_chat_template_says_so(start: Start, filled: Run) -> None:
+    card = filled.model()
+    assert card is not None
+    filled.put_model(replace(card, has_chat_template=False))
+    app = open_page(start, filled)
+    assert app.toggle(key="compare.chat").disabled
+
+
+@pytest.mark.parametrize(
+    ("dense", "pruned", "sentence"),
+    [
+        ("abc", "abd", "They part after 2 characters."),
+        ("abc", "ab", "They part after 2 characters."),
+        ("abc", "abc", "Both models write the same."),
+        ("abc", "", "They differ from the first character."),
+    ],
+)
+def test_where_two_texts_part(dense: str, pruned: str, sentence: str) -> None:
+    assert agreement(Continuation("p", False, 4, dense, pruned)) == sentence
