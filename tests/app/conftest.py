@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
@@ -17,6 +19,7 @@ from nirvana.evaluation.results import Divergence, Measurement, Report
 from nirvana.layout import Layout
 from nirvana.models.families.llama import LlamaFamily
 from nirvana.plan import PruningPlan
+from nirvana.runs.index import LIVE, new_id, this_process
 from nirvana.runs.recipe import Recipe
 from nirvana.runs.results import Continuation, ModelCard, PruneSummary
 from nirvana.runs.store import Run, Store
@@ -142,3 +145,32 @@ def report(layout: Layout, plan: PruningPlan, draw: np.random.Generator) -> Repo
     probe = {**protocol, "corpus": "python-docs", "corpus_hash": "ef" * 32, "samples": 6, "length": 16}
     measurements.append(Measurement("KL divergence", "pruned", 0.9, 0.02, 6, probe))
     return Report(tuple(measurements))
+
+
+def tables(app: AppTest, column: str) -> list[pd.DataFrame]:
+    """The tables on the page that have a column of that name; AppTest keeps no keys of tables without selections."""
+    return [table.value for table in app.dataframe if column in table.value.columns]
+
+
+def add_job(run: Run, status: str, *, step: str = "", message: str = "", hint: str = "") -> str:
+    """A job of `run` in the index, owned by this process; no worker knows of it."""
+    assert run.index is not None
+    pid, started = this_process()
+    job_id = new_id()
+    run.index.insert(
+        "jobs",
+        id=job_id,
+        run_id=run.id,
+        task="run",
+        until="compare",
+        arguments={},
+        device="cpu",
+        status="queued" if status == "queued" else "running",
+        created=time.time(),
+        started=time.time(),
+        owner_pid=pid,
+        owner_started=started,
+    )
+    if status not in LIVE:
+        run.index.finish(job_id, status, error={"step": step, "message": message, "hint": hint})
+    return job_id

@@ -66,7 +66,12 @@ def perplexity_cost(reports: Mapping[str, Report]) -> Chart | None:
             go.Bar(
                 x=part["corpus"].to_numpy(),
                 y=part["ratio"].to_numpy(np.float32),
-                error_y={"type": "data", "array": part["standard error"].to_numpy(np.float32), "thickness": 1.5},
+                error_y={
+                    "type": "data",
+                    "array": part["standard error"].to_numpy(np.float32),
+                    "thickness": 1.5,
+                    "color": theme.CUT,
+                },
                 name=str(name),
                 marker={"color": theme.CATEGORICAL[index % len(theme.CATEGORICAL)]},
                 customdata=part[["dense perplexity", "pruned perplexity"]].to_numpy(np.float32),

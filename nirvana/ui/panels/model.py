@@ -10,6 +10,7 @@ from nirvana.models.inspection import ModelPreview, inspect_model
 from nirvana.models.limits import HEADROOM
 from nirvana.models.sources import BUILT_IN
 from nirvana.runs.recipe import ModelChoice
+from nirvana.runs.store import EXAMPLE
 from nirvana.ui import state
 from nirvana.ui.figures import model as figures
 from nirvana.ui.figures.chart import megabytes
@@ -72,9 +73,13 @@ def choose_model(choice: ModelChoice) -> ModelChoice:
 
 
 def describe(choice: ModelChoice, now: state.Context) -> ModelPreview | None:
-    """What the model is, from the open run where it was loaded there, else from its config; an error is shown."""
-    card = now.run.model()
-    if card is not None and card.name == choice.name:
+    """What the model is, from a run that loaded it (the open one or the example), else from its config.
+
+    An error is shown.
+    """
+    cards = [now.run.model()] + ([now.store.open(EXAMPLE).model()] if choice.name in BUILT_IN else [])
+    card = next((card for card in cards if card is not None and card.name == choice.name), None)
+    if card is not None:
         return ModelPreview(card.name, card.origin, card.note, card.family, card.layout, card.geometry, card.dtype)
     if not choice.name:
         st.info("Name a model to see what it is.", icon=":material/edit:")

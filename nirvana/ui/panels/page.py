@@ -35,6 +35,8 @@ BADGES: dict[str, tuple[str, Colour, str]] = {  # state: icon, colour, what it m
     "missing": (":material/radio_button_unchecked:", "gray", "not computed yet"),
 }
 
+ENTERED = "nirvana.entered"
+
 EMPTY = {  # page: what it will show
     "model": "Load a model to see its architecture and where its parameters are.",
     "calibration": "Here the candidate sets are compared, and the winner's samples can be read.",
@@ -70,12 +72,14 @@ def page_header(step: str) -> None:
 
 
 def _enter_through_app() -> None:
-    """Start over with app.py where the first request to a new server was a direct link to a page.
+    """Start over with app.py where a session begins with a direct link to a page of a server that is new.
 
     Until st.navigation was called once, Streamlit takes the files in pages/ for an app of its own and runs the page
-    without app.py.
+    without app.py. Only a session's first run starts over: a later one may carry a click.
     """
-    if PagesManager.uses_pages_directory:
+    first = st.session_state.setdefault(ENTERED, False) is False
+    st.session_state[ENTERED] = True
+    if first and PagesManager.uses_pages_directory:
         PagesManager.uses_pages_directory = False
         st.rerun()
 
