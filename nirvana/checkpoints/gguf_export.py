@@ -1,0 +1,260 @@
+"""GGUF for llama.cpp: the architecture `deci`, whose layers have heads and widths of their own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from nirvana.checkpoints.gguf_names import gguf_name, is_rotated, rotary_pairs
+from nirvana.checkpoints.placing import placed, refuse_other_file
+from nirvana.checkpoints.provenance import base_name, local_base
+from nirvana.errors import CheckpointError
+from nirvana.layout import KV_GROUP, NEURON, Layout
+from nirvana.models.families import Family
+from nirvana.models.lm import LM
+from nirvana.progress import ProgressCallback, track
+
+if TYPE_CHECKING:
+    import numpy as np
+
+ARCHITECTURE = "deci"
+GGML_NAMES = {"float16": "F16", "bfloat16": "BF16", "float32": "F32"}
+FAMILY = "Llama"
+VERIFIED_TOKENIZER = "gpt2"  # llama.cpp's name for byte-level byte-pair encoding
+COPIED = ("tokenizer.", "general.languages", "general.license")
+
+
+def export_gguf(
+    lm: LM,
+    path: str | os.PathLike[str],
+    *,
+    dtype: str = "float16",
+    tokenizer_from: str | os.PathLike[str] | None = None,
+    progress: ProgressCallback | None = None,
+) -> Path:
+    """Write `lm` as a GGUF file that llama.cpp runs, with the widths that each layer has.
+
+    Args:
+        lm: a model of the Llama family with its weights in memory, pruned or not.
+        path: ends in .gguf; made with its parents. A file that is there is replaced.
+        dtype: of the matrices, "float16", "bfloat16" or "float32"; vectors stay float32.
+        tokenizer_from: the GGUF file to copy the tokenizer from; None for the one that the model came from.
+        progress: called after each tensor; may raise `Cancelled`, which leaves nothing behind.
+
+    Returns:
+        The file, absolute.
+
+    Raises:
+        CheckpointError: this family, positional scaling or tokenizer was never verified with llama.cpp (the reason is
+            said), a weight does not fit the dtype, or the disk is full or not writable.
+        ModelError: the weights are not in memory, or `tokenizer_from` cannot be read.
+    """
+    target = Path(path).expanduser().absolute()
+    refuse_other_file(target)
+    if dtype not in GGML_NAMES:
+        raise CheckpointError(f"There is no dtype {dtype!r} for GGUF.", f"Use {', '.join(GGML_NAMES)}.")
+    refuse_unverified(lm.family, lm.settings)
+    tokenizer = tokenizer_source(lm, tokenizer_from)
+    lm.weights()
+    with placed(target) as staged:
+        _write(lm, staged, dtype, tokenizer, progress)
+    return target
+
+
+def refuse_unverified(family: Family, config: Mapping[str, Any]) -> None:
+    """Refuse what no comparison of logits with llama.cpp has covered: that a file loads there proves nothing.
+
+    Raises:
+        CheckpointError: naming the family or the setting.
+    """
+    if family.name != FAMILY:
+        raise CheckpointError(
+            f"{family.name} models cannot be written as GGUF: llama.cpp's layers of uneven widths ({ARCHITECTURE}) "
+            "turn positions into rotations in Llama's way, and no other family was verified with them.",
+            "Use the checkpoint or the uniform format.",
+        )
+    rope = config.get("rope_parameters") or {}
+    kind = rope.get("rope_type", "default")
+    if kind != "default":
+        raise CheckpointError(
+            f"Rotary positions scaled by {kind!r} cannot be written as GGUF: llama.cpp needs stored factors for them, "
+            "which were not verified.",
+            "Use the checkpoint or the uniform format.",
+        )
+    if config.get("hidden_act", "silu") != "silu":
+        raise CheckpointError(
+            f"The activation {config['hidden_act']!r} cannot be written as GGUF: {ARCHITECTURE} knows only silu.",
+            "Use the checkpoint or the uniform format.",
+        )
+
+
+def tokenizer_source(lm: LM, given: str | os.PathLike[str] | None = None) -> Path:
+    """The GGUF file whose tokenizer is that of `lm`.
+
+    Raises:
+        CheckpointError: there is none, or its vocabulary is another one.
+    """
+    if given is None:
+        base = local_base(lm.source)
+        if base is None or base.kind != "gguf":
+            raise CheckpointError(
+                f"{base_name(lm.source)} did not come from a GGUF file, and its tokenizer cannot be turned into "
+                "llama.cpp's form.",
+                "Name a GGUF file of the same base model to copy the tokenizer from (tokenizer_from), or use the "
+                "checkpoint or the uniform format.",
+            )
+        path = base.path
+    else:
+        path = Path(given).expanduser()
+    reader = open_gguf(path)
+    kind, tokens = value_of(reader, "tokenizer.ggml.model"), value_of(reader, "tokenizer.ggml.tokens") or []
+    if kind != VERIFIED_TOKENIZER:
+        raise CheckpointError(
+            f"The tokenizer of {path.name} is of llama.cpp's kind {kind!r}, which was not verified; "
+            f"{VERIFIED_TOKENIZER!r} (byte-level byte-pair encoding) was.",
+            "Use the checkpoint or the uniform format.",
+        )
+    vocabulary = lm.tokenizer.get_vocab()
+    size = lm.family.geometry(lm.settings)["vocabulary"]
+    shared = {token: index for index, token in enumerate(tokens) if token in vocabulary}
+    if vocabulary != shared or len(tokens) != size:
+        raise CheckpointError(
+            f"{path.name} has another vocabulary ({len(tokens):,} tokens) than {base_name(lm.source)} ({size:,}).",
+            "Use a GGUF file of the same base model.",
+        )
+    return path
+
+
+def open_gguf(path: Path) -> Any:
+    """A reader of a GGUF file.
+
+    Raises:
+        CheckpointError: it is missing, truncated or something else.
+    """
+    from gguf import GGUFReader
+
+    try:
+        return GGUFReader(str(path))
+    except (OSError, ValueError, IndexError, KeyError) as error:
+        raise CheckpointError(
+            f"{path.name} is not a readable GGUF file: {error}.", "Write or download it again."
+        ) from error
+
+
+def value_of(reader: Any, key: str) -> Any:
+    """The value of a header's key, or None."""
+    field = reader.get_field(key)
+    return None if field is None else field.contents()
+
+
+def layer_sizes(layout: Layout) -> dict[str, list[int]]:
+    """What differs between layers: "groups" (KV groups) and "widths" (of the MLP), in model order."""
+    return {
+        "groups": [layout[site].units for site in layout.pool(KV_GROUP)],
+        "widths": [layout[site].units for site in layout.pool(NEURON)],
+    }
+
+
+def header(lm: LM, dtype: str) -> dict[str, Any]:
+    """The keys that describe the architecture, without the tokenizer's."""
+    from gguf import LlamaFileType
+
+    geometry, sizes = lm.family.geometry(lm.settings), layer_sizes(lm.layout)
+    rope = lm.settings.get("rope_parameters") or {}
+    types = {"float32": "ALL_F32", "float16": "MOSTLY_F16", "bfloat16": "MOSTLY_BF16"}
+    per_group = geometry["heads"] // geometry["kv_heads"]
+    own = {
+        "block_count": len(sizes["widths"]),
+        "context_length": geometry["positions"],
+        "embedding_length": geometry["hidden"],
+        "vocab_size": geometry["vocabulary"],
+        "feed_forward_length": sizes["widths"],
+        "attention.head_count": [groups * per_group for groups in sizes["groups"]],
+        "attention.head_count_kv": sizes["groups"],
+        "attention.key_length": geometry["head_dim"],
+        "attention.value_length": geometry["head_dim"],
+        "attention.layer_norm_rms_epsilon": float(lm.settings["rms_norm_eps"]),
+        "rope.dimension_count": geometry["head_dim"],
+        "rope.freq_base": float(rope.get("rope_theta", lm.settings.get("rope_theta", 10_000.0))),
+    }
+    name = f"{base_name(lm.source)}{', pruned' if lm.is_pruned else ''}"
+    return {
+        "general.type": "model",
+        "general.name": name,
+        "general.file_type": int(LlamaFileType[types[dtype]]),
+        **{f"{ARCHITECTURE}.{key}": value for key, value in own.items()},
+    }
+
+
+def tensors(lm: LM) -> Iterator[tuple[str, torch.Tensor]]:
+    """Name and value of each tensor as llama.cpp wants it; tied weights once."""
+    head_dim, tied = lm.family.geometry(lm.settings)["head_dim"], lm.settings.get("tie_word_embeddings")
+    for name, tensor in lm.weights().state_dict().items():
+        if name == "lm_head.weight" and tied:
+            continue
+        target = gguf_name(name)
+        yield target, rotary_pairs(tensor, head_dim) if is_rotated(target) else tensor
+
+
+def stored_dtype(tensor: torch.Tensor, dtype: str) -> str:
+    """What a tensor is stored as: matrices as asked, vectors always in float32."""
+    return dtype if tensor.dim() > 1 else "float32"
+
+
+def _write(lm: LM, path: Path, dtype: str, tokenizer: Path, progress: ProgressCallback | None) -> None:
+    import numpy as np
+    from gguf import GGMLQuantizationType, GGUFWriter
+
+    writer = GGUFWriter(str(path), ARCHITECTURE)
+    try:
+        for key, value in header(lm, dtype).items():
+            writer.add_key_value(key, *_typed(value))
+        _copy_keys(writer, open_gguf(tokenizer))
+        for name, tensor in tensors(lm):
+            kind = stored_dtype(tensor, dtype)
+            size = tensor.numel() * getattr(torch, kind).itemsize
+            raw = GGMLQuantizationType[GGML_NAMES[kind]]
+            writer.add_tensor_info(name, tensor.shape, np.dtype(np.float32), size, raw)
+        count = len(writer.tensors[0])
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+        for name, tensor in track(tensors(lm), progress, "Writing the GGUF file", count):
+            writer.write_tensor_data(_stored(name, tensor, stored_dtype(tensor, dtype)))
+    finally:
+        writer.close()
+
+
+def _typed(value: Any) -> tuple[Any, Any] | tuple[Any, Any, Any]:
+    """A header's value with its GGUF type, and that of its items where it is a list."""
+    from gguf import GGUFValueType
+
+    types = {str: GGUFValueType.STRING, int: GGUFValueType.UINT32, float: GGUFValueType.FLOAT32}
+    if isinstance(value, list):
+        return value, GGUFValueType.ARRAY, GGUFValueType.UINT32
+    return value, types[type(value)]
+
+
+def _copy_keys(writer: Any, source: Any) -> None:
+    """The tokenizer, the chat template, the languages and the licence, as they are in the source."""
+    for key, field in source.fields.items():
+        if key.startswith(COPIED):
+            inner = field.types[-1] if len(field.types) > 1 else None
+            writer.add_key_value(key, field.contents(), field.types[0], inner)
+
+
+def _stored(name: str, tensor: torch.Tensor, dtype: str) -> np.ndarray:
+    """The values as they lie in the file.
+
+    Raises:
+        CheckpointError: a value is too large for the dtype.
+    """
+    values = tensor.detach().to("cpu", getattr(torch, dtype)).contiguous()
+    if not torch.isfinite(values).all():
+        raise CheckpointError(f"{name} holds values too large for {dtype}.", "Use bfloat16 or float32.")
+    raw: np.ndarray = (values.view(torch.int16) if dtype == "bfloat16" else values).numpy()
+    return raw

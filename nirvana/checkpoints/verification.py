@@ -1,0 +1,175 @@
+"""See that an export computes what the model computes, from nothing but what was written."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from nirvana.checkpoints.gguf_export import GGML_NAMES, header, open_gguf, stored_dtype, tensors, value_of
+from nirvana.checkpoints.gguf_names import is_rotated, rotary_halves
+from nirvana.checkpoints.placing import GGUF_SUFFIX
+from nirvana.checkpoints.remote_code import MODULE, class_name, remote_code
+from nirvana.errors import CheckpointError
+from nirvana.models.lm import LM
+from nirvana.models.loading import build_model, load_model
+from nirvana.models.quiet import quiet_library
+from nirvana.progress import ProgressCallback, report, within
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+SAMPLES, LENGTH = 2, 24
+# Largest difference of logits, relative to the largest logit, where the order of summation or the dtype changes.
+ROUNDING = {torch.float32: 1e-5, torch.float16: 2e-2, torch.bfloat16: 1e-1}
+HINT = "Check the disk and export again; if it happens twice, report it."
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What reading an export back has shown.
+
+    `difference` is the largest one between its logits and the model's, `scale` the largest logit; 0 difference means
+    bit-equal. `checks` say in words what was read and run.
+    """
+
+    difference: float
+    scale: float
+    checks: tuple[str, ...]
+
+
+def verify_export(lm: LM, path: str | os.PathLike[str], *, progress: ProgressCallback | None = None) -> Verification:
+    """Read an export of `lm` back, run a forward pass and compare the logits.
+
+    A checkpoint must be bit-equal, through `load_model` and through the code in its folder. A uniform one may differ by
+    rounding. A GGUF file must hold every weight rounded to its dtype, and computes in torch what `lm` computes up to
+    that rounding; running llama.cpp itself is not part of this.
+
+    Args:
+        lm: what was exported, with its weights in memory.
+        path: a folder from `save` or `export_uniform`, or a .gguf file from `export_gguf`.
+        progress: called after each part; may raise `Cancelled`.
+
+    Raises:
+        CheckpointError: something is missing, or the logits differ.
+        ModelError: it cannot be read.
+    """
+    target = Path(path)
+    if target.suffix == GGUF_SUFFIX:
+        return _verify_gguf(lm, target, progress)
+    return _verify_folder(lm, target, progress)
+
+
+def _verify_folder(lm: LM, folder: Path, progress: ProgressCallback | None) -> Verification:
+    expected = _logits(lm, lm.weights())
+    dtype = str(lm.dtype).removeprefix("torch.")
+    again = load_model(folder, device=str(lm.device), dtype=dtype, progress=within(progress, "Reading back", 0, 2))
+    exact = again.layout == lm.layout
+    if not exact and again.is_pruned:
+        raise CheckpointError("The checkpoint that was written has other sizes than the model.", HINT)
+    found = _compare(expected, _logits(lm, again.weights()), 0.0 if exact else ROUNDING[lm.dtype])
+    again.unload()
+    checks = ["read back with load_model" + (", bit-equal" if exact else "")]
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    if "auto_map" in config:
+        report(progress, "Reading back with the checkpoint's own code", 1, 2)
+        _compare(expected, _logits(lm, _load_with_code(lm, folder)), 0.0)
+        checks.append("read back with the code in the folder, bit-equal")
+    report(progress, "Reading back", 2, 2)
+    return Verification(*found, tuple(checks))
+
+
+def _load_with_code(lm: LM, folder: Path) -> PreTrainedModel:
+    """The model as the code in the folder builds it, provided that it is the code that `save` writes.
+
+    Raises:
+        CheckpointError: it is other code; that is not run.
+    """
+    code = folder / f"{MODULE}.py"
+    source = code.read_text(encoding="utf-8") if code.is_file() else ""
+    if source != remote_code(lm.layout.architecture):
+        raise CheckpointError(f"{code.name} is not what was written there; it was not run.", HINT)
+    module = ModuleType(f"{__name__}.{MODULE}")
+    exec(compile(source, str(code), "exec"), module.__dict__)
+    sys.modules[module.__name__] = module  # where the library looks up the module of a class
+    try:
+        with quiet_library():
+            model = getattr(module, class_name(lm.layout.architecture)).from_pretrained(folder, dtype=lm.dtype)
+    finally:
+        del sys.modules[module.__name__]
+    model.requires_grad_(False).eval()
+    moved: PreTrainedModel = model.to(lm.device)
+    return moved
+
+
+def _verify_gguf(lm: LM, path: Path, progress: ProgressCallback | None) -> Verification:
+    reader = open_gguf(path)
+    stored = {tensor.name: tensor for tensor in reader.tensors}
+    dtype = next(name for name, raw in GGML_NAMES.items() if raw == stored["token_embd.weight"].tensor_type.name)
+    for key, value in header(lm, dtype).items():
+        written = value_of(reader, key)
+        if written != (float(np.float32(value)) if isinstance(value, float) else value):
+            raise CheckpointError(f"{path.name} says {key} = {written!r} instead of {value!r}.", HINT)
+    state = {}
+    names = [name for name in lm.weights().state_dict() if not (name == "lm_head.weight" and _is_tied(lm))]
+    head_dim = lm.family.geometry(lm.settings)["head_dim"]
+    for done, (name, (target, tensor)) in enumerate(zip(names, tensors(lm), strict=True)):
+        report(progress, "Reading the GGUF file back", done, len(names))
+        rounded = tensor.to("cpu", getattr(torch, stored_dtype(tensor, dtype))).float()
+        read = _values(stored[target]) if target in stored else torch.empty(0)
+        if not torch.equal(read, rounded):
+            raise CheckpointError(f"{target} in {path.name} is not what the model has.", HINT)
+        state[name] = (rotary_halves(read, head_dim) if is_rotated(target) else read).to(lm.dtype)
+    built: Any = build_model(lm.config, lm.family, lm.layout, state, lm.dtype)
+    built.requires_grad_(False).eval()
+    precision = max((lm.dtype, getattr(torch, dtype)), key=lambda kind: ROUNDING[kind])
+    found = _compare(_logits(lm, lm.weights()), _logits(lm, built.to(lm.device)), ROUNDING[precision])
+    report(progress, "Reading the GGUF file back", len(names), len(names))
+    return Verification(*found, (f"every tensor read back as {dtype}", "computed in torch from what the file holds"))
+
+
+def _is_tied(lm: LM) -> bool:
+    return bool(lm.settings.get("tie_word_embeddings"))
+
+
+def _values(tensor: Any) -> torch.Tensor:
+    """A GGUF tensor as float32, rows first."""
+    from gguf import dequantize
+
+    values = np.asarray(dequantize(tensor.data, tensor.tensor_type), np.float32)
+    return torch.from_numpy(values.copy()).reshape(tuple(int(size) for size in reversed(tensor.shape)))
+
+
+def _logits(lm: LM, model: PreTrainedModel) -> torch.Tensor:
+    """(samples, positions, vocabulary) of `model`, a form of `lm`, in float32 on the CPU; tokens from all over."""
+    vocabulary = lm.family.geometry(lm.settings)["vocabulary"]
+    ids = torch.arange(1, SAMPLES * LENGTH + 1).reshape(SAMPLES, LENGTH) * 7919 % vocabulary
+    with torch.inference_mode():
+        inputs = {"input_ids": ids.to(model.device)}
+        if lm.family.encoder_decoder:
+            inputs["decoder_input_ids"] = inputs["input_ids"]
+        logits: torch.Tensor = model(**inputs, use_cache=False).logits
+    return logits.float().cpu()
+
+
+def _compare(expected: torch.Tensor, found: torch.Tensor, tolerance: float) -> tuple[float, float]:
+    """Largest difference and largest logit.
+
+    Raises:
+        CheckpointError: the difference is above `tolerance`, a share of the largest logit, or not a number.
+    """
+    difference = float((found - expected).abs().max())
+    scale = float(expected.abs().max())
+    if not difference <= tolerance * scale:
+        raise CheckpointError(
+            f"The export computes something else than the model: logits up to {scale:.3g} differ by {difference:.3g}.",
+            HINT,
+        )
+    return difference, scale
