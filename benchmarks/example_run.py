@@ -1,4 +1,4 @@
-"""Make the packaged example run again: `python benchmarks/example_run.py`.
+"""Make the packaged example run again: `python -m benchmarks.example_run`.
 
 The pipeline computes a real run (by default of SmolLM2-135M with the default recipe), and its results are copied to
 nirvana/runs/example, where every page finds them. Nothing in them is made up or changed.

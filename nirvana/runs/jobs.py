@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import json
+import logging
 import os
 import sys
 import threading
@@ -23,6 +24,8 @@ from nirvana.runs.recipe import STEPS
 from nirvana.runs.store import Store
 from nirvana.runs.tasks import check_task
 
+RECORDING_ATTEMPTS, PAUSE = 60, 1.0  # seconds between them
+log = logging.getLogger(__name__)
 WORKER = (sys.executable, "-P", "-m", "nirvana.runs.worker")
 
 
@@ -246,7 +249,13 @@ class JobManager:
                 write_bytes(self._log_file(run_id, entry.id), ("\n".join(entry.lines) + "\n").encode())
         except NirvanaError as error:  # a full disk must not hide how the job ended
             entry.lines.append(str(error))
-        self.store.index.finish(entry.id, outcome.status, error=outcome.error, result=outcome.result)
+        for _ in range(RECORDING_ATTEMPTS):  # or it would count as running for as long as this process lives
+            try:
+                self.store.index.finish(entry.id, outcome.status, error=outcome.error, result=outcome.result)
+                break
+            except NirvanaError as error:
+                log.warning("The end of job %s is not recorded yet: %s", entry.id, error)
+                time.sleep(PAUSE)
         with self._lock:
             self._entries.pop(entry.id, None)
             self._lane_of.pop(entry.id, None)

@@ -16,15 +16,17 @@ import pytest
 
 from nirvana.errors import NirvanaError, PlanError, RunError
 from nirvana.models.devices import devices
+from nirvana.runs import jobs as jobs_module
 from nirvana.runs import tasks
 from nirvana.runs.jobs import Job, JobManager
 from nirvana.runs.recipe import ModelChoice, Recipe
+from nirvana.runs.results import PruneSummary
 from nirvana.runs.store import Run, Store
 from tests.unit import job_worker
 
 WORKER = (sys.executable, str(Path(job_worker.__file__)))
 ROOT = Path(job_worker.__file__).parents[2]
-LONG = 60.0  # seconds that no test should come near; a hang fails instead of stopping the suite
+LONG = 180.0  # seconds that no test should come near; a hang fails instead of stopping the suite
 
 
 def wait_until(condition: Callable[[], Any]) -> Any:
@@ -62,6 +64,37 @@ def manager(store: Store, monkeypatch: pytest.MonkeyPatch) -> Iterator[JobManage
     manager = JobManager(store, worker=WORKER)
     yield manager
     manager.close()
+
+
+def test_the_real_worker_runs_exports_and_continues(store: Store, tiny_folder: Path, sample_text: Path) -> None:
+    recipe = (
+        Recipe()
+        .change("model", name=str(tiny_folder), device="cpu")
+        .change("calibration", corpus=str(sample_text), candidates=2, samples=4, length=32)
+        .change("calibration", probe_samples=6, probe_length=16)
+        .change("allocation", sparsity=0.3, multiple_of=4)
+        .change("evaluation", corpora=(str(sample_text),), window=64, max_tokens=1024)
+    )
+    run = store.create(recipe)
+    manager = JobManager(store)
+    try:
+        job = finished(manager, manager.submit(run.id, until="prune"))
+        assert job.status == "done" and run.step_state("prune") == "done" and run.status == "partial"
+        assert any("saliency" in line for line in manager.log(job.id))
+        resident = manager.resident()
+        assert {entry["device"] for entry in resident} == {"cpu"} and all(entry["bytes"] > 0 for entry in resident)
+        archive = finished(manager, manager.submit(run.id, task="export"))
+        spoken = finished(manager, manager.submit(run.id, task="continue", prompt="The river", max_new_tokens=4))
+        measured = finished(manager, manager.submit(run.id))
+        assert [entry.status for entry in (archive, spoken, measured)] == ["done"] * 3
+        assert archive.result is not None and Path(archive.result["path"]).stat().st_size == archive.result["bytes"]
+        assert spoken.result == run.continuations()[0].to_json() and run.status == "done"
+        refused = store.create(recipe.change("allocation", sparsity=0.99), parent=run)
+        failed = finished(manager, manager.submit(refused.id))
+        assert failed.status == "failed" and failed.error is not None and "at most" in failed.error["message"]
+        assert refused.step_state("saliency") == "done" and refused.status == "failed"
+    finally:
+        manager.close()
 
 
 def test_no_process_before_the_first_job_and_one_for_all_that_follow(manager: JobManager, run: Run) -> None:
@@ -206,6 +239,34 @@ def test_export_and_continue_need_a_pruned_model(store: Store, run: Run) -> None
     manager.close()
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [{"prompt": " "}, {"prompt": "x" * 10_000}, {"prompt": "Hi", "chat": "yes"}, {"prompt": "Hi", "max_new_tokens": 0}],
+)
+def test_arguments_of_a_continuation_are_checked(store: Store, run: Run, arguments: dict[str, Any]) -> None:
+    run.put_pruned(PruneSummary({}, {}, 0.0, "cpu"))
+    manager = JobManager(store)
+    with pytest.raises(RunError) as caught:
+        manager.submit(run.id, task="continue", **arguments)
+    assert caught.value.hint and manager.jobs() == []
+    manager.close()
+
+
+def test_the_end_of_a_job_is_recorded_once_that_can_be_done(
+    manager: JobManager, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finish, failures = manager.store.index.finish, iter(range(2))
+
+    def fails_at_first(*arguments: Any, **named: Any) -> bool:
+        if next(failures, None) is not None:
+            raise RunError("The index is full.", "Free some space.")
+        return finish(*arguments, **named)
+
+    monkeypatch.setattr(jobs_module, "PAUSE", 0.0)
+    monkeypatch.setattr(manager.store.index, "finish", fails_at_first)
+    assert finished(manager, manager.submit(run.id, task="work")).status == "done"
+
+
 def test_a_live_run_cannot_be_deleted(manager: JobManager, store: Store, run: Run) -> None:
     job = running(manager, manager.submit(run.id, task="work", seconds=600))
     with pytest.raises(RunError, match="Cancel"):
@@ -249,6 +310,7 @@ SERVER = """
 import sys, time
 sys.path[:0] = [{root!r}]
 from tests.unit import job_worker
+from nirvana.runs import jobs as jobs_module
 from nirvana.runs import tasks
 from nirvana.runs.jobs import JobManager
 from nirvana.runs.store import Store
