@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shlex
 
@@ -18,7 +19,7 @@ def python_code(recipe: Recipe, step: str) -> str:
     wanted = STEPS[: STEPS.index(step) + 1]
     lines = ["import nirvana as nv", ""]
     model = recipe.model
-    lines.append(_call("lm = nv.load_model", repr(model.name), device=model.device, dtype=model.dtype))
+    lines.append(_call("lm = nv.load_model", _literal(model.name), device=model.device, dtype=model.dtype))
     if "calibration" in wanted:
         lines += _calibration(recipe)
     if "saliency" in wanted:
@@ -86,7 +87,7 @@ def _probe(recipe: Recipe) -> str:
 
 
 def _corpus(name: str) -> str:
-    return "nv.generate_corpus(lm)" if name == GENERATED else f"nv.load_corpus({name!r})"
+    return "nv.generate_corpus(lm)" if name == GENERATED else f"nv.load_corpus({_literal(name)})"
 
 
 def _call(start: str, *positional: str, **named: object) -> str:
@@ -97,6 +98,8 @@ def _call(start: str, *positional: str, **named: object) -> str:
 
 
 def _literal(value: object) -> str:
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False)
     return 'float("inf")' if isinstance(value, float) and math.isinf(value) else repr(value)
 
 

@@ -1,0 +1,133 @@
+"""Bad input gets a clear error on the page, and nothing is lost."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from nirvana.runs.recipe import Recipe
+from nirvana.runs.store import Run, Store
+from nirvana.ui.text import plain
+
+Start = Callable[..., AppTest]
+
+
+def pickled(folder: Path) -> str:
+    (folder / "config.json").write_text('{"model_type": "llama"}')
+    (folder / "pytorch_model.bin").write_bytes(b"\x80\x04")
+    return str(folder)
+
+
+def without_config(folder: Path) -> str:
+    (folder / "model.safetensors").write_bytes(b"")
+    return str(folder)
+
+
+def unknown_family(folder: Path) -> str:
+    (folder / "config.json").write_text('{"model_type": "rwkv"}')
+    (folder / "model.safetensors").write_bytes(b"")
+    return str(folder)
+
+
+def broken_config(folder: Path) -> str:
+    (folder / "config.json").write_text('{"model_type": "llama", "num_hidden_layers": "many"}')
+    (folder / "model.safetensors").write_bytes(b"")
+    return str(folder)
+
+
+def not_gguf(folder: Path) -> str:
+    (folder / "model.gguf").write_bytes(b"not one")
+    return str(folder / "model.gguf")
+
+
+def nowhere(folder: Path) -> str:
+    return str(folder / "nowhere")
+
+
+@pytest.mark.parametrize("make", [pickled, without_config, unknown_family, broken_config, not_gguf, nowhere])
+def test_a_bad_model_is_refused_before_it_is_loaded(
+    make: Callable[[Path], str], start: Start, filled: Run, tmp_path: Path
+) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    app = start(filled).run()
+    app.switch_page("pages/model.py").run()
+    app.segmented_control(key="model.source").select("Folder or .gguf file").run()
+    app.text_input(key="model.path").set_value(make(folder)).run()
+    assert not app.exception
+    assert len(app.error) == 1
+    what, hint = app.error[0].value.split("\n\n")
+    assert what.startswith("**")
+    assert hint
+    assert app.button(key="model.load").disabled
+    assert filled.saliency() is not None
+
+
+def test_a_model_larger_than_memory_is_refused(start: Start, store: Store, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(
+        '{"model_type": "llama", "num_hidden_layers": 900, "hidden_size": 8192, "num_attention_heads": 64, '
+        '"intermediate_size": 28672, "vocab_size": 128256}'
+    )
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    app = start(store.create(Recipe().change("model", name=str(tmp_path)))).run()
+    app.switch_page("pages/model.py").run()
+    assert not app.exception
+    assert "free" in app.error[0].value
+    assert app.button(key="model.load").disabled
+
+
+@pytest.mark.parametrize("sparsity", [0.0, 1.0, 0.99])
+def test_a_sparsity_out_of_reach_is_explained_and_not_queued(sparsity: float, start: Start, filled: Run) -> None:
+    app = start(filled).run()
+    app.switch_page("pages/allocation.py").run()
+    app.slider(key="allocation.sparsity").set_value(sparsity).run()
+    assert not app.exception
+    assert app.error
+    app.switch_page("pages/prune.py").run()
+    assert app.error
+    assert app.button(key="prune.run").disabled
+    assert filled.plan() is not None
+
+
+@pytest.mark.parametrize(
+    ("section", "values"),
+    [
+        ("allocation", {"sparsity": -0.1}),
+        ("allocation", {"sparsity": math.nan}),
+        ("allocation", {"gamma": -1.0}),
+        ("allocation", {"gamma": math.nan}),
+        ("saliency", {"criterion": "nonsense"}),
+        ("calibration", {"samples": 0}),
+        ("calibration", {"corpus": " "}),
+    ],
+)
+def test_a_value_that_no_control_offers_is_refused_by_the_server(
+    section: str, values: dict[str, object], start: Start, store: Store, filled: Run
+) -> None:
+    app = start(filled).run()
+    app.session_state["nirvana.draft"] = filled.recipe.change(section, **values)
+    known = [run.id for run in store.runs()]
+    for file in ("calibration", "saliency", "allocation", "prune"):
+        app.switch_page(f"pages/{file}.py").run()
+        assert not app.exception, (file, app.exception[0].message)
+    assert [run.id for run in store.runs()] == known
+    assert filled.status == "done"
+
+
+def test_a_name_that_looks_like_markup_is_shown_as_it_is(start: Start, store: Store) -> None:
+    name = "![x](http://example.org/x.png) <b>*bold*</b> $a$ :red[b]"
+    app = start(store.create(Recipe(), name=name)).run()
+    assert app.sidebar.markdown[0].value == f"**{plain(name)}**"
+    assert "![" not in app.sidebar.markdown[0].value
+
+
+def test_a_run_deleted_meanwhile_is_no_crash(start: Start, store: Store, filled: Run) -> None:
+    app = start(filled).run()
+    store.delete(filled.id)
+    app.switch_page("pages/saliency.py").run()
+    assert not app.exception
+    assert any("There is no such run" in box.value for box in app.error)

@@ -1,0 +1,64 @@
+"""Show as code: what it prints is Python that compiles and a command line that the CLI reads back."""
+
+from __future__ import annotations
+
+import math
+import shlex
+
+import pytest
+
+import nirvana as nv
+from nirvana.cli import build_parser
+from nirvana.runs.options import apply_options
+from nirvana.runs.recipe import (
+    STEPS,
+    AllocationChoice,
+    CalibrationChoice,
+    EvaluationChoice,
+    ModelChoice,
+    Recipe,
+    SaliencyChoice,
+)
+from nirvana.ui.code import command_line, python_code
+
+OTHER = Recipe(
+    model=ModelChoice("./it's a folder", "cpu", "bfloat16"),
+    calibration=CalibrationChoice(corpus="self-generated", candidates=1, samples=5, length=99, seed=3),
+    saliency=SaliencyChoice("magnitude"),
+    allocation=AllocationChoice(0.35, math.inf, 16, (0, 3)),
+    evaluation=EvaluationChoice(("stdlib-code",), 128, 4096),
+)
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("recipe", [Recipe(), OTHER], ids=["default", "other"])
+def test_command_line_gives_the_recipe_back(recipe: Recipe, step: str) -> None:
+    words = shlex.split(command_line(recipe, step))
+    assert words[:3] == ["python", "-m", "nirvana"]
+    parsed = build_parser().parse_args(words[3:])
+    assert apply_options(Recipe(), parsed) == recipe
+    assert parsed.until == step
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("recipe", [Recipe(), OTHER], ids=["default", "other"])
+def test_python_compiles_and_calls_public_names(recipe: Recipe, step: str) -> None:
+    source = python_code(recipe, step)
+    code = compile(source, "shown", "exec")
+    called = [name for name in code.co_names if f"nv.{name}" in source]
+    assert called
+    assert all(name in nv.__all__ for name in called)
+
+
+def test_python_carries_the_choices() -> None:
+    source = python_code(OTHER, "compare")
+    for part in (
+        'nv.load_model("./it\'s a folder", device="cpu", dtype="bfloat16")',
+        "nv.generate_corpus(lm)",
+        "samples=5, length=99, seed=3",
+        'criterion="magnitude"',
+        'gamma=float("inf"), multiple_of=16, protected=(0, 3)',
+        "window=128, max_tokens=4096",
+        "sparsity=0.35",
+    ):
+        assert part in source
