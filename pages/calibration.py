@@ -8,9 +8,7 @@ from nirvana.calibration.sets import CalibrationSelection
 from nirvana.ui import state
 from nirvana.ui.panels import page
 from nirvana.ui.panels.calibration import (
-    calibration_controls,
     charts,
-    cost,
     explain_kl,
     fingerprints,
     load_calibration,
@@ -20,6 +18,7 @@ from nirvana.ui.panels.calibration import (
     token_metrics,
     winner,
 )
+from nirvana.ui.panels.calibration_choice import calibration_controls, cost
 
 
 def actions(now: state.Context) -> None:
@@ -69,7 +68,7 @@ else:
         charts(result, protocol)
     else:
         token_metrics(result)
-    read_samples(result, protocol)
+    read_samples(result)
     if isinstance(result, CalibrationSelection):
         read_probes(result, protocol)
     fingerprints(result)

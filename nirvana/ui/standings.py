@@ -108,27 +108,18 @@ def collapses(report: Report, vocabulary: int | None) -> list[str]:
 
 def lost_to_baselines(found: Sequence[Duel]) -> list[str]:
     """One sentence for each baseline that does better than this run, as Markdown."""
-    return [
-        f"**A baseline does better on {plain(duel.corpus)}**: {_result(duel)}"
-        + ("." if duel.clear else ", though the difference is within noise.")
-        for duel in found
-        if duel.other.criterion in BASELINES and duel.lost
-    ]
+    return [_result(duel) for duel in found if duel.other.criterion in BASELINES and duel.lost]
 
 
 def beaten_baselines(found: Sequence[Duel]) -> list[str]:
     """One sentence for each baseline that does worse, as Markdown."""
-    return [
-        f"Better than a baseline on {plain(duel.corpus)}: {_result(duel)}"
-        + ("." if duel.clear else ", a difference within noise.")
-        for duel in found
-        if duel.other.criterion in BASELINES and not duel.lost
-    ]
+    return [_result(duel) for duel in found if duel.other.criterion in BASELINES and not duel.lost]
 
 
 def _result(duel: Duel) -> str:
     ours, theirs = (plus_minus(item.value, item.standard_error) for item in (duel.ours, duel.theirs))
     return (
-        f"the {plain(duel.other.criterion)} criterion reaches {theirs} at {duel.other.sparsity:.1%} "
-        f"(run {plain(duel.other.name)}), this run {ours}"
+        f"On {plain(duel.corpus)} the {plain(duel.other.criterion)} criterion reaches perplexity {theirs} at "
+        f"{duel.other.sparsity:.1%} (run {plain(duel.other.name)}), this run {ours}"
+        + ("." if duel.clear else ", a difference within noise.")
     )

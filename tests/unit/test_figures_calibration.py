@@ -142,7 +142,7 @@ def test_differences_are_taken_probe_by_probe() -> None:
 
 def test_a_clear_winner_is_called_one() -> None:
     chart = calibration.margins(SELECTIONS["two"])
-    assert chart.takeaway.startswith("Yes: the runner-up, set 1 is 0.")
+    assert chart.takeaway.startswith("Yes: the runner-up, set 1, is 0.")
     found = calibration.verdict(SELECTIONS["two"])
     assert found is not None and found.clear and found.runner_up == 0
 

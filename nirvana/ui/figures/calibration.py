@@ -154,7 +154,7 @@ def margins(selection: CalibrationSelection) -> Chart:
                 customdata=np.stack([number, error[mine]], axis=1).astype(np.float32),
                 mode="markers",
                 name=name,
-                marker={"color": colour, "size": 10, "symbol": symbol, "line": {"width": 2}},
+                marker={"color": colour, "size": 10, "symbol": symbol, "line": {"width": 2, "color": colour}},
                 hovertemplate="set %{customdata[0]}<br>%{y:+.3~g} nats, standard error %{customdata[1]:.2~g}"
                 "<extra></extra>",
             )
@@ -240,11 +240,12 @@ def _distinguishable(selection: CalibrationSelection, clear: int) -> str:
     others = len(selection.candidates) - 1
     if found.clear is None:
         return "One probe sample cannot tell: there is no standard error."
-    gap = f"set {found.runner_up + 1} is {plus_minus(found.margin, found.error)} nats higher"
+    gap = f"set {found.runner_up + 1}, is {plus_minus(found.margin, found.error)} nats higher"
     if not found.clear:
         rest = f"; {clear} of the {others} other sets are clearly higher" if clear else ""
-        return f"Not clearly: {gap}, which is within noise{rest}."
-    rest = "" if others == 1 else f"; {clear} of the {others} other sets are more than noise away"
+        return f"Not clearly: the runner-up, {gap}, which is within noise{rest}."
+    rest = f"; {clear} of the {others} other sets are more than noise away" if clear < others else ""
+    rest = f"; so are all {others} other sets" if 1 < others == clear else rest
     return f"Yes: the runner-up, {gap}{rest}."
 
 

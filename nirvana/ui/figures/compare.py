@@ -17,6 +17,19 @@ from nirvana.ui.figures.allocation import LEGEND, MARGIN
 from nirvana.ui.figures.chart import Chart, log_axis, plus_minus
 
 SAME_TEXT = ("corpus", "corpus_hash", "split", "window", "tokens")  # two numbers are compared only where these agree
+FIRST_COLUMNS = (
+    "metric",
+    "model",
+    "corpus",
+    "value",
+    "standard error",
+    "n",
+    "window",
+    "tokens",
+    "note",
+    "device",
+    "dtype",
+)
 BARS = 2.0  # standard errors
 COLLAPSED = 10.0  # times the dense perplexity
 WIDE = 8.0  # largest over smallest ratio from which an axis is logarithmic
@@ -204,7 +217,9 @@ def report_table(report: Report) -> pd.DataFrame:
         }
         for item in report.measurements
     ]
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    first = [name for name in FIRST_COLUMNS if name in table]
+    return table[[*first, *(name for name in table if name not in first)]]
 
 
 def describe_protocol(measurement: Measurement) -> str:

@@ -41,7 +41,6 @@ def perplexity_by_sparsity(mine: Standing, others: Sequence[Standing], ours: Mea
         part = [(run, item) for run, item in drawn if run.criterion == criterion]
         if not part:
             continue
-        here = [run is mine for run, _ in part]
         colour = theme.CATEGORICAL[index % len(theme.CATEGORICAL)]
         figure.add_trace(
             go.Scatter(
@@ -58,11 +57,21 @@ def perplexity_by_sparsity(mine: Standing, others: Sequence[Standing], ours: Mea
                 name=escape(criterion),
                 marker={
                     "color": colour,
-                    "size": [15 if mark else 9 for mark in here],
+                    "size": 10,
                     "symbol": SYMBOLS[index % len(SYMBOLS)],
-                    "line": {"width": [3 if mark else 0 for mark in here], "color": theme.REMOVED},
                 },
                 hovertemplate="%{text}<br>%{x:.2%} removed<br>perplexity %{y:,.4~g}<extra>%{fullData.name}</extra>",
+            )
+        )
+    if any(run is mine for run, _ in drawn):
+        figure.add_trace(
+            go.Scatter(
+                x=np.array([mine.sparsity], np.float32),
+                y=np.array([ours.value], np.float32),
+                mode="markers",
+                name="this run",
+                marker={"symbol": "circle-open", "size": 20, "color": theme.REMOVED, "line": {"width": 2.5}},
+                hoverinfo="skip",
             )
         )
     figure.update_layout(height=340, margin=MARGIN, legend=LEGEND, showlegend=True)

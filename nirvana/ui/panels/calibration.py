@@ -1,106 +1,19 @@
-"""Parts of the Calibration page: choices, the winner in words, charts, and the texts."""
+"""Parts of the Calibration page: the winner in words, charts, and the texts."""
 
 from __future__ import annotations
 
 import streamlit as st
 
 from nirvana.calibration.sets import CalibrationSelection, CalibrationSet
-from nirvana.runs.recipe import CalibrationChoice, Recipe
 from nirvana.runs.run import Run
-from nirvana.runs.store import EXAMPLE
-from nirvana.saliency import available
-from nirvana.ui import state
-from nirvana.ui.estimates import expected_seconds
 from nirvana.ui.figures import calibration as figures
 from nirvana.ui.figures import positions, tokens
 from nirvana.ui.figures.allocation import gamma_label
 from nirvana.ui.figures.chart import count, plus_minus, short
-from nirvana.ui.panels.allocation import GAMMAS
 from nirvana.ui.panels.charts import show_chart
-from nirvana.ui.panels.corpora import choose_corpus
-from nirvana.ui.text import duration, plain
+from nirvana.ui.text import plain
 
-LARGEST = 2**53 - 1  # whole numbers that a browser keeps exactly
 SET, SAMPLE, PROBE = "calibration.set", "calibration.sample", "calibration.probe"
-
-
-def calibration_controls(choice: CalibrationChoice) -> CalibrationChoice:
-    """Text, candidates, samples, and behind "Advanced" the trial prunings; the result is what they say now."""
-    corpus = choose_corpus(choice.corpus)
-    with st.grid(4, min_column_width=150):
-        candidates = _number(
-            "Candidate sets", "candidates", choice, 1, 64, "Each is drawn with its own seed and tried. 1 tries nothing."
-        )
-        samples = _number("Samples in a set", "samples", choice, 1, 4096, "The paper uses 32.")
-        length = _number("Tokens in a sample", "length", choice, 2, 32_768, "The paper uses 128.")
-        seed = _number("Seed", "seed", choice, 0, LARGEST, "Of the first set; the others count on from it.")
-    with st.expander("Advanced: trial prunings and probe", icon=":material/tune:", key="calibration.advanced"):
-        st.markdown(
-            "The sets are tried with these settings, whatever you choose later, so that moving the Allocation sliders "
-            "does not ask for a new choice."
-        )
-        with st.grid(3, min_column_width=200):
-            st.session_state.setdefault("calibration.trial_criterion", choice.trial_criterion)
-            criterion = st.selectbox(
-                "Criterion",
-                list(dict.fromkeys([*available(), choice.trial_criterion])),
-                key="calibration.trial_criterion",
-                help="A criterion that reads no text prunes alike with every set.",
-            )
-            st.session_state.setdefault("calibration.trial_sparsity", min(max(choice.trial_sparsity, 0.01), 0.99))
-            sparsity = st.slider(
-                "Sparsity",
-                min_value=0.01,
-                max_value=0.99,
-                step=0.01,
-                format="percent",
-                key="calibration.trial_sparsity",
-                help="Share of the attention and MLP weights that each trial removes.",
-            )
-            st.session_state.setdefault("calibration.trial_gamma", max(choice.trial_gamma, 0.0))
-            gamma = st.select_slider(
-                "gamma",
-                sorted({*GAMMAS, st.session_state["calibration.trial_gamma"]}),
-                format_func=gamma_label,
-                key="calibration.trial_gamma",
-                help="How much faster the MLP is pruned than attention.",
-            )
-            probe_samples = _number(
-                "Probe samples", "probe_samples", choice, 1, 4096, "More of them tell closer sets apart."
-            )
-            probe_length = _number("Tokens in a probe", "probe_length", choice, 2, 32_768, "The paper uses 64.")
-            probe_seed = _number("Probe seed", "probe_seed", choice, 0, LARGEST, "Draws the probe samples.")
-    return CalibrationChoice(
-        corpus,
-        candidates,
-        samples,
-        length,
-        seed,
-        probe_samples,
-        probe_length,
-        probe_seed,
-        criterion,
-        sparsity,
-        float(gamma),
-    )
-
-
-def cost(recipe: Recipe, now: state.Context) -> str:
-    """What will be read, and how long it may take."""
-    choice = recipe.calibration
-    if choice.candidates == 1:
-        text = f"Draws {count(choice.samples, 'sample')} of {choice.length:,} tokens; nothing is computed"
-    else:
-        text = (
-            f"Scores {choice.candidates} sets of {choice.samples:,} x {choice.length:,} tokens, prunes with each, and "
-            f"runs each pruned model over {choice.probe_samples:,} x {choice.probe_length:,} probe tokens"
-        )
-        seconds = expected_seconds("calibration", recipe, now.run, [now.store.open(EXAMPLE)])
-        if seconds:
-            text += f": about {duration(seconds)}, by what it took before"
-    if choice.corpus == "self-generated":
-        text += ". The model writes the text first, once"
-    return f"{text}."
 
 
 def load_calibration(run: Run) -> CalibrationSelection | CalibrationSet | None:
@@ -124,15 +37,16 @@ def winner(selection: CalibrationSelection) -> None:
         _metric(
             "Mean KL",
             f"{short(best.divergence.mean)} nats",
-            f"± {best.divergence.standard_error:.2g} standard error",
-            "KL divergence from the dense model's predictions to the pruned model's; 0 means identical.",
+            f"± {best.divergence.standard_error:.2g}",
+            "KL divergence from the dense model's predictions to the pruned model's, with its standard error; 0 means "
+            "identical.",
         )
         if found is not None:
             _metric(
                 f"Runner-up, set {found.runner_up + 1}",
                 f"{found.margin:+.2g} nats",
-                f"± {found.error:.2g} standard error",
-                "The difference to the winner, probe by probe.",
+                f"± {found.error:.2g}",
+                "The difference to the winner, probe by probe, with its standard error.",
             )
         _metric("Trial sparsity", f"{best.sparsity:.2%}", f"gamma {gamma_label(selection.gamma)}")
     st.markdown(in_words(selection))
@@ -150,14 +64,14 @@ def in_words(selection: CalibrationSelection) -> str:
     if found is None:
         return text
     last = selection.candidates[selection.ranking[-1]].divergence.mean
-    spread = f" From the best set to the worst it is {last / best.mean - 1:.0%}." if best.mean > 0 else ""
-    gap = f"set {found.runner_up + 1} is {plus_minus(found.margin, found.error)} nats higher on the same probes"
+    spread = f" The last set is {last / best.mean - 1:.0%} above the winner." if best.mean > 0 else ""
+    gap = f"set {found.runner_up + 1}, is {plus_minus(found.margin, found.error)} nats higher on the same probes"
     if found.clear is None:
         return f"{text} Whether that is more than noise cannot be said from one probe sample.{spread}"
     if found.clear:
         return f"{text} **That is more than noise**: the runner-up, {gap}, over two standard errors.{spread}"
     return (
-        f"{text} **The lead over the runner-up is within noise**: {gap}, less than two standard errors. Either would "
+        f"{text} **The lead is within noise**: the runner-up, {gap}, less than two standard errors. Either would "
         f"do; more probe samples would tell them apart, if they differ.{spread}"
     )
 
@@ -174,7 +88,7 @@ def charts(selection: CalibrationSelection, protocol: str) -> None:
         show_chart("calibration.positions", positions.by_position(selection), protocol)
 
 
-def read_samples(result: CalibrationSelection | CalibrationSet, protocol: str) -> None:
+def read_samples(result: CalibrationSelection | CalibrationSet) -> None:
     """The text of any sample of any set, and what its tokens are."""
     st.markdown("### Read the samples")
     chosen, left = result, st.container()
@@ -189,11 +103,12 @@ def read_samples(result: CalibrationSelection | CalibrationSet, protocol: str) -
     with left:
         sample = _pick(f"Sample, of {chosen.samples}", SAMPLE, chosen.samples)
     show_text(chosen, sample)
+    source = f"{plain(chosen.source)} {chosen.source_hash[:8]}; set {chosen.hash[:8]}."
     first, second = st.columns(2, gap="large")
     with first:
-        show_chart("calibration.tokens", tokens.token_frequencies(chosen), protocol)
+        show_chart("calibration.tokens", tokens.token_frequencies(chosen), source)
     with second:
-        show_chart("calibration.variety", tokens.sample_variety(chosen), protocol)
+        show_chart("calibration.variety", tokens.sample_variety(chosen), source)
 
 
 def read_probes(selection: CalibrationSelection, protocol: str) -> None:
@@ -266,12 +181,6 @@ def explain_kl() -> None:
         "pruned model reads the probe, which shares no document with the calibration samples. The dense model reads it "
         "once. The set with the lowest mean wins, and the next page scores with it."
     )
-
-
-def _number(label: str, name: str, choice: CalibrationChoice, low: int, high: int, meaning: str) -> int:
-    key = f"calibration.{name}"
-    st.session_state.setdefault(key, min(max(int(getattr(choice, name)), low), high))
-    return int(st.number_input(label, min_value=low, max_value=high, step=1, key=key, help=meaning))
 
 
 def _pick(label: str, key: str, size: int, meaning: str | None = None) -> int:

@@ -123,10 +123,11 @@ def verdicts(run: Run, report: Report, mine: Standing | None, others: list[Stand
     if broken:
         st.error("**Pruning broke this model.** " + " ".join(broken), icon=":material/heart_broken:")
     found = duels(mine, others) if mine is not None else []
-    for text in lost_to_baselines(found):
-        st.warning(text, icon=":material/trending_down:")
-    for text in beaten_baselines(found)[:4]:
-        st.success(text, icon=":material/trending_up:")
+    lost, beaten = lost_to_baselines(found), beaten_baselines(found)
+    if lost:
+        st.warning("**A baseline does better than this run.**\n" + _list(lost), icon=":material/trending_down:")
+    if beaten:
+        st.success("**Better than a baseline.**\n" + _list(beaten), icon=":material/trending_up:")
 
 
 def charts(report: Report) -> None:
@@ -197,7 +198,7 @@ def other_runs(mine: Standing, others: list[Standing]) -> None:
     names = list(drawn)
     if st.session_state.get("compare.others.corpus", names[0]) not in names:
         del st.session_state["compare.others.corpus"]
-    name = st.selectbox("Text", names, key="compare.others.corpus") if len(names) > 1 else names[0]
+    name = st.selectbox("Compare runs on", names, key="compare.others.corpus") if len(names) > 1 else names[0]
     show_chart("compare.others", drawn[name])
 
 
@@ -281,6 +282,10 @@ def _bits(pair: Pair) -> str:
         if item is not None
     ]
     return f"Bits per byte: {', '.join(parts)}"
+
+
+def _list(lines: list[str]) -> str:
+    return "\n".join(f"- {line}" for line in lines)
 
 
 def _protocol_key(pair: Pair) -> list[object]:
