@@ -1,0 +1,173 @@
+"""What scoring costs: time in plain forward passes and peak memory above the loaded model, ours beside plain autograd.
+
+    python benchmarks/saliency.py
+
+Each way runs in a process of its own, between two plain forward passes over the same tokens (the whole batch at once,
+no autograd), on an idle machine. Peak memory is the process's resident memory, as the kernel counts it where it does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import multiprocessing
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+
+import nirvana as nv
+from nirvana.models.limits import give_back_free_memory
+from nirvana.saliency.units import add_unit_sums, unit_weights
+
+STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+class Memory:
+    """Resident bytes of this process above those at the start, and their peak."""
+
+    def __init__(self) -> None:
+        self.start = psutil.Process().memory_info().rss
+        self.peak = 0
+
+    @contextmanager
+    def watched(self) -> Iterator[Memory]:
+        """Take the peak from the kernel where it can be reset, else by looking every two milliseconds."""
+        if CLEAR.exists():
+            CLEAR.write_text("5")
+            yield self
+            lines = dict(line.split(":", 1) for line in STATUS.read_text().splitlines())
+            self.peak = int(lines["VmHWM"].split()[0]) * 1024 - self.start
+            return
+        process, done = psutil.Process(), threading.Event()
+
+        def look() -> None:
+            while not done.wait(0.002):
+                self.peak = max(self.peak, process.memory_info().rss - self.start)
+
+        thread = threading.Thread(target=look)
+        thread.start()
+        try:
+            yield self
+        finally:
+            done.set()
+            thread.join()
+
+
+def naive(lm: nv.LM, calibration: nv.CalibrationSet) -> nv.Saliency:
+    """Plain autograd: all logits with their graph, and all gradients kept to the end."""
+    model = lm.weights()
+    model.requires_grad_(True)
+    logits = model(calibration.input_ids).logits  # (B, T, V)
+    torch.autograd.backward(logits.max(dim=1).values.mean())
+    del logits
+    sums = {site: torch.zeros(place.units) for site, place in lm.layout.items()}
+    for site, part, weight in unit_weights(lm):
+        assert weight.grad is not None
+        add_unit_sums(sums[site], part, weight, weight.grad)
+    return nv.Saliency({site: values.numpy() for site, values in sums.items()}, lm.layout, "nirvana")
+
+
+WAYS: dict[str, Callable[[nv.LM, nv.CalibrationSet], nv.Saliency]] = {
+    "micro-batches": lambda lm, calibration: nv.score(lm, calibration, strategy="micro-batches"),
+    "recompute": lambda lm, calibration: nv.score(lm, calibration, strategy="recompute"),
+    "plain autograd": naive,
+}
+
+
+def measure(way: str, arguments: argparse.Namespace, answer: Connection) -> None:
+    """Run one way in this process; send back seconds, forwards, peak bytes and the scores."""
+    torch.set_num_threads(arguments.threads)
+    lm = nv.load_model(arguments.model, device="cpu")
+    vocabulary = lm.family.geometry(lm.settings)["vocabulary"]
+    draw = np.random.default_rng(0)
+    calibration = nv.CalibrationSet(draw.integers(0, vocabulary, (arguments.samples, arguments.length)))
+
+    def forward() -> tuple[float, float]:
+        with torch.no_grad():
+            return timed(lambda: lm.weights()(calibration.input_ids))[:2]
+
+    with torch.no_grad():
+        lm.weights()(calibration.input_ids[:1])  # first calls set up kernels
+    before = forward()
+    gc.collect()
+    give_back_free_memory()
+    memory = Memory()
+    with memory.watched():
+        seconds, work, saliency = timed(lambda: WAYS[way](lm, calibration))
+    after = forward()
+    answer.send(
+        {
+            "way": way,
+            "seconds": seconds,
+            "forward": (before[0] + after[0]) / 2,
+            "forwards": 2 * seconds / (before[0] + after[0]),
+            "forwards of CPU time": 2 * work / (before[1] + after[1]),
+            "peak": memory.peak,
+            "details": saliency.details,
+            "scores": {site.key: values.tolist() for site, values in saliency.items()},
+        }
+    )
+
+
+def timed(work: Callable[[], Any]) -> tuple[float, float, Any]:
+    """Seconds on the clock, seconds of processor time, and the result."""
+    clock, processor = time.perf_counter(), time.process_time()
+    result = work()
+    return time.perf_counter() - clock, time.process_time() - processor, result
+
+
+def in_own_process(way: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=measure, args=(way, arguments, sender))
+    process.start()
+    sender.close()
+    try:
+        result: dict[str, Any] = receiver.recv()
+    except EOFError:
+        raise SystemExit(f"{way}: the process ended without a result (out of memory?)") from None
+    process.join()
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--samples", type=int, default=32)
+    parser.add_argument("--length", type=int, default=128)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--ways", nargs="+", choices=list(WAYS), default=list(WAYS))
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
+    arguments = parser.parse_args()
+    results = [in_own_process(way, arguments) for way in arguments.ways]
+    reference = {key: np.array(values) for key, values in results[-1]["scores"].items()}
+    largest = max(float(values.max()) for values in reference.values())
+    for result in results:
+        scores = result.pop("scores")
+        worst = max(float(np.abs(np.array(scores[key]) - values).max()) for key, values in reference.items())
+        result["difference"] = worst / largest
+    if arguments.json:
+        print(json.dumps({"settings": vars(arguments), "results": results}, indent=1))
+        return
+    print(f"{arguments.model}, {arguments.samples} x {arguments.length} tokens, CPU, {arguments.threads} threads")
+    print(f"{'':16}{'samples':>9}{'seconds':>9}{'forwards':>10}{'CPU time':>10}{'peak':>10}{'difference':>12}")
+    print(f"{'':16}{'at once':>9}{'':>9}{'':>10}{'forwards':>10}{'MB above':>10}{'of largest':>12}")
+    for result in results:
+        print(
+            f"{result['way']:16}{result['details'].get('micro_batch', arguments.samples):>9}{result['seconds']:>9.1f}"
+            f"{result['forwards']:>10.2f}{result['forwards of CPU time']:>10.2f}{result['peak'] / 1e6:>10.0f}"
+            f"{result['difference']:>12.1e}"
+        )
+
+
+if __name__ == "__main__":
+    main()
