@@ -8,11 +8,11 @@ from nirvana.plan import PruningPlan
 from nirvana.runs.results import PruneSummary
 from nirvana.ui import state
 from nirvana.ui.figures import prune as figures
-from nirvana.ui.figures.chart import megabytes
 from nirvana.ui.panels import page
 from nirvana.ui.panels.charts import scores_protocol, show_chart
 from nirvana.ui.panels.prune import checkpoint, cost, preview
 from nirvana.ui.replan import draft_plan, load_saliency
+from nirvana.ui.text import megabytes
 
 
 def actions(context: state.Context, possible: bool) -> None:

@@ -169,9 +169,9 @@ class Store:
 
 
 def default_name(recipe: Recipe) -> str:
-    """E.g. "smollm2-135m, 20%, gamma 3.36"."""
+    """E.g. "smollm2-135m, 20 %, gamma 3.36"."""
     model = Path(recipe.model.name).name or "model"
-    return f"{model}, {recipe.allocation.sparsity:.3g}, gamma {recipe.allocation.gamma:g}"[:NAME_LENGTH]
+    return f"{model}, {recipe.allocation.sparsity * 100:.3g} %, gamma {recipe.allocation.gamma:g}"[:NAME_LENGTH]
 
 
 def write_example(run: Run, folder: Path = EXAMPLE_FOLDER) -> None:

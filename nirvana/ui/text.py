@@ -33,3 +33,11 @@ def moment(epoch: float) -> str:
 def millions(parameters: float) -> str:
     """A parameter count, e.g. "134.5 M", "8.03 B"."""
     return f"{parameters / 1e9:,.2f} B" if parameters >= 1e9 else f"{parameters / 1e6:,.1f} M"
+
+
+def megabytes(size: float) -> str:
+    """A size in bytes in words, decimal units, e.g. "538 MB", "16.1 GB"."""
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size >= scale:
+            return f"{size / scale:.3g} {unit}"
+    return f"{size:.0f} bytes"

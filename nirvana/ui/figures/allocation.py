@@ -56,7 +56,7 @@ def kept_shares(plan: PruningPlan, stack: str) -> Chart:
     )
     figure.update_xaxes(**layer_axis(layers))
     figure.update_yaxes(title="Kept", range=[0, 1.02], tickformat=".0%", zeroline=False)
-    lowest = table.loc[table["kept share"].idxmin()]
+    lowest = table.nsmallest(1, "kept share").iloc[0]
     whole = int((table.groupby("layer")["kept share"].min() == 1).sum())
     return Chart(
         title="How much of each layer stays?",

@@ -53,14 +53,6 @@ def plus_minus(value: float, error: float | None) -> str:
     return f"{value:,.{decimals}f} ± {error:,.{decimals}f}"
 
 
-def megabytes(size: float) -> str:
-    """A size in bytes in words, decimal units, e.g. "538 MB", "16.1 GB"."""
-    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if size >= scale:
-            return f"{size / scale:.3g} {unit}"
-    return f"{size:.0f} bytes"
-
-
 def positive_floor(values: np.ndarray) -> float | None:
     """The smallest positive value, which stands in for zeros on a log axis; None where nothing is positive."""
     positive = values[values > 0]

@@ -13,7 +13,8 @@ from nirvana.evaluation.results import Measurement, Report
 from nirvana.runs.recipe import Recipe
 from nirvana.ui.figures import theme
 from nirvana.ui.figures.allocation import LEGEND, MARGIN
-from nirvana.ui.figures.chart import Chart, megabytes
+from nirvana.ui.figures.chart import Chart
+from nirvana.ui.text import megabytes
 
 PROTOCOL = ("corpus", "window", "tokens", "samples", "length", "device", "dtype", "note")
 

@@ -19,22 +19,22 @@ TASKS = {"export": "Writing the checkpoint", "continue": "Continuing the prompt"
 def job_panel() -> None:
     """Progress with a cancel button while a job of the open run is live; else why the last one did not end well.
 
-    It polls by itself, and reruns the page once when the job ends.
+    It polls by itself, and reruns the page once when a step or the job ends.
     """
     now = state.context()
     if now.job is None:
         last_failure(now)
     else:
-        st.fragment(_live, run_every=POLL)(now.job.id)
+        st.fragment(_live, run_every=POLL)(now.job.id, now.job.step)
 
 
-def _live(job_id: str) -> None:
+def _live(job_id: str, step: str) -> None:
     jobs = state.jobs()
     try:
         job = jobs.job(job_id)
     except RunError:  # its run was deleted in another tab
         st.rerun()
-    if not job.live:
+    if not job.live or job.step != step:
         st.rerun()
     with st.container(border=True):
         show_progress(job)

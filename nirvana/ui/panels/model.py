@@ -13,10 +13,9 @@ from nirvana.runs.recipe import ModelChoice
 from nirvana.runs.store import EXAMPLE
 from nirvana.ui import state
 from nirvana.ui.figures import model as figures
-from nirvana.ui.figures.chart import megabytes
 from nirvana.ui.panels.charts import show_chart
 from nirvana.ui.panels.messages import message
-from nirvana.ui.text import millions, plain
+from nirvana.ui.text import megabytes, millions, plain
 
 BUILT_IN_SOURCE, LOCAL, HUB = "Built in", "Folder or .gguf file", "Hugging Face hub"
 SOURCES = {

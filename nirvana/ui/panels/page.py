@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import pandas as pd
 import streamlit as st
 from streamlit.runtime.pages_manager import PagesManager
 
@@ -14,6 +13,9 @@ from nirvana.ui import code, state
 from nirvana.ui.guide import GUIDES
 from nirvana.ui.panels.job import job_panel
 from nirvana.ui.panels.messages import message, page_link, show_error
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = [
     "empty_state",
@@ -86,14 +88,17 @@ def _enter_through_app() -> None:
 
 def empty_state(step: str, missing: str) -> None:
     """In place of results that are not there: what will be here, and the step that comes first."""
+    now = state.context(step)
     with st.container(border=True):
         st.markdown(f"#### Nothing to show yet\n{EMPTY.get(step, '')}")
-        if missing != step:
+        if now.job is not None:
+            st.markdown("The running job fills this page as soon as it gets there.")
+        elif missing != step:
             st.markdown(f"It needs the **{GUIDES[missing].title}** step first.")
         with st.container(horizontal=True, vertical_alignment="center"):
-            if missing != step:
+            if missing != step and now.job is None:
                 page_link(missing)
-            if not state.context(step).run.is_example:
+            if not now.run.is_example:
                 st.button(
                     "Look at the example run",
                     key=f"{step}.open_example",

@@ -11,7 +11,8 @@ from nirvana.plan import PruningPlan
 from nirvana.runs.results import PruneSummary
 from nirvana.runs.store import Run
 from nirvana.ui import state
-from nirvana.ui.figures.chart import count, megabytes
+from nirvana.ui.figures.chart import count
+from nirvana.ui.text import megabytes
 
 
 def preview(plan: PruningPlan, run: Run) -> None:

@@ -10,10 +10,9 @@ from nirvana.runs.store import EXAMPLE, Run
 from nirvana.ui import state
 from nirvana.ui.figures import runs as figures
 from nirvana.ui.figures.allocation import gamma_label
-from nirvana.ui.figures.chart import megabytes
 from nirvana.ui.panels.charts import show_chart
 from nirvana.ui.panels.sidebar import STATUS
-from nirvana.ui.text import moment, plain
+from nirvana.ui.text import megabytes, moment, plain
 
 SELECTED, LEFT, RIGHT = "runs.selected", "runs.left", "runs.right"
 

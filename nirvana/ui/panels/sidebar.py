@@ -7,10 +7,9 @@ import streamlit as st
 
 from nirvana.runs.recipe import STEPS
 from nirvana.ui import state
-from nirvana.ui.figures.chart import megabytes
 from nirvana.ui.guide import PageGuide
 from nirvana.ui.panels.job import POLL, show_progress
-from nirvana.ui.text import plain
+from nirvana.ui.text import megabytes, plain
 
 STEP_ICONS = {
     "done": ":material/check_circle:",
