@@ -14,7 +14,7 @@ from nirvana.runs.store import EXAMPLE
 from nirvana.ui import state
 from nirvana.ui.estimates import expected_seconds
 from nirvana.ui.figures import compare as figures
-from nirvana.ui.figures.chart import count, megabytes, plus_minus
+from nirvana.ui.figures.chart import count, plus_minus
 from nirvana.ui.figures.compare import Pair
 from nirvana.ui.figures.standings import perplexity_by_sparsity
 from nirvana.ui.panels.charts import show_chart
@@ -28,7 +28,7 @@ from nirvana.ui.standings import (
     lost_to_baselines,
     read_standing,
 )
-from nirvana.ui.text import duration, millions, plain
+from nirvana.ui.text import duration, megabytes, millions, plain
 
 CORPORA, WINDOW, MAX_TOKENS = "compare.corpora", "compare.window", "compare.max_tokens"
 
