@@ -96,7 +96,8 @@ def collapses(report: Report, vocabulary: int | None) -> list[str]:
             continue
         value = plus_minus(pair.pruned.value, pair.pruned.standard_error)
         corpus = plain(pair.corpus)
-        if not math.isfinite(pair.pruned.value) or (vocabulary and pair.pruned.value > vocabulary):
+        blind = vocabulary is not None and pair.dense.value <= vocabulary < pair.pruned.value
+        if blind or not math.isfinite(pair.pruned.value):
             guess = f", more than the {vocabulary:,} of guessing blindly among all tokens" if vocabulary else ""
             found.append(f"On {corpus} the pruned model's perplexity is {value}{guess}: it no longer models language.")
         elif pair.ratio >= COLLAPSED:

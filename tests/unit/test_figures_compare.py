@@ -12,7 +12,7 @@ import pytest
 from nirvana.evaluation.results import Measurement, Report
 from nirvana.ui.figures import compare, standings
 from nirvana.ui.figures.chart import Chart
-from nirvana.ui.standings import Standing, duels
+from nirvana.ui.standings import Standing, collapses, duels
 
 TEXT = {"corpus": "python-docs", "corpus_hash": "ab" * 32, "split": "evaluation", "window": 512, "tokens": 16_352}
 PLACE = {"device": "cpu", "dtype": "float32", "note": "4-bit origin"}
@@ -208,3 +208,14 @@ def test_runs_are_drawn_at_their_sparsity_and_the_best_is_named() -> None:
     )
     assert list(chart.table["run"]) == ["Run b", "Run a"] and list(chart.table["this run"]) == [False, True]
     assert standings.perplexity_by_sparsity(mine, [others[1]], mine.perplexities()[0]) is None
+
+
+def test_only_what_pruning_broke_is_called_broken() -> None:
+    assert collapses(make_report({"python-docs": 9.9, "library-docs": 0.9}), 49_152) == []
+    (tenfold,) = collapses(make_report({"python-docs": 12.0, "library-docs": 2.0}), 49_152)
+    assert "python-docs" in tenfold and "12 times the dense one's" in tenfold
+    (blind,) = collapses(make_report({"python-docs": 21.0}), 300)
+    assert "more than the 300 of guessing blindly" in blind
+    (infinite,) = collapses(make_report({"python-docs": math.inf}), None)
+    assert "perplexity is infinite: it no longer" in infinite
+    assert collapses(make_report({"python-docs": 1.1}), 12) == []  # the dense model guesses blindly itself

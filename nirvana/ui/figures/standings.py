@@ -11,6 +11,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from nirvana.evaluation.results import Measurement
+from nirvana.saliency import available
 from nirvana.ui.figures import theme
 from nirvana.ui.figures.allocation import LEGEND, MARGIN, gamma_label
 from nirvana.ui.figures.chart import Chart, log_axis, plus_minus
@@ -36,8 +37,7 @@ def perplexity_by_sparsity(mine: Standing, others: Sequence[Standing], ours: Mea
     figure = go.Figure()
     if dense:
         figure.add_hline(y=dense.value, line={"color": theme.DENSE, "width": 2, "dash": "dash"})
-    criteria = list(dict.fromkeys(run.criterion for run, _ in found))
-    for index, criterion in enumerate(criteria):
+    for index, criterion in enumerate(dict.fromkeys([*available(), *(run.criterion for run, _ in found)])):
         part = [(run, item) for run, item in drawn if run.criterion == criterion]
         if not part:
             continue

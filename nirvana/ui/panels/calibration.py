@@ -157,9 +157,10 @@ def fingerprints(result: CalibrationSelection | CalibrationSet) -> None:
 def result_protocol(run: Run, result: CalibrationSelection | CalibrationSet) -> str:
     """Where the numbers come from, e.g. "smollm2-135m (4-bit origin); trials: nirvana at 20 %, gamma 3.36; ..."."""
     card = run.model()
-    parts = (
-        [plain(card.name) + (f" ({plain(card.note)}), {card.dtype} on {card.device}" if card else "")] if card else []
-    )
+    parts = []
+    if card is not None:
+        note = f" ({plain(card.note)})" if card.note else ""
+        parts.append(f"{plain(card.name)}{note}, {plain(card.dtype)} on {plain(card.device)}")
     chosen = result.calibration if isinstance(result, CalibrationSelection) else result
     if isinstance(result, CalibrationSelection):
         parts.append(f"trials: {result.criterion} at {result.sparsity:.0%}, gamma {gamma_label(result.gamma)}")

@@ -121,7 +121,7 @@ def verdicts(run: Run, report: Report, mine: Standing | None, others: list[Stand
     card = run.model()
     broken = collapses(report, card.geometry.get("vocabulary") if card else None)
     if broken:
-        st.error("**Pruning broke this model.** " + " ".join(broken), icon=":material/heart_broken:")
+        st.error("**Pruning broke this model.**\n" + _list(broken), icon=":material/heart_broken:")
     found = duels(mine, others) if mine is not None else []
     lost, beaten = lost_to_baselines(found), beaten_baselines(found)
     if lost:
@@ -159,6 +159,7 @@ def everything(run: Run, report: Report) -> None:
         table,
         hide_index=True,
         key="compare.table",
+        placeholder="",
         column_config={"value": st.column_config.NumberColumn(format="%.6g")},
     )
     with st.container(horizontal=True):
