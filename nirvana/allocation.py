@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from nirvana.equal_widths import equal_widths, equal_widths_notes, group_steps, mlp_room
 from nirvana.errors import PlanError
 from nirvana.layout import KV_GROUP, NEURON, Layout, Site
 from nirvana.plan import PruningPlan
@@ -35,6 +36,7 @@ def allocate(
     gamma: float = 3.36,
     multiple_of: int = 8,
     protected: Protected = (),
+    uniform: bool = False,
 ) -> PruningPlan:
     """Choose the units to keep so that `sparsity` of the prunable parameters go.
 
@@ -49,27 +51,35 @@ def allocate(
         gamma: v_mlp / v_attn, in [0, inf]: 0 prunes attention only, inf the MLP only.
         multiple_of: MLP widths are kept at multiples of this.
         protected: layers (original indices, in every stack) or sites that keep all units. They count in the target.
+        uniform: keep the same number of KV groups and of neurons in every layer (see `equal_widths`), the best-scored
+            of each; the achieved sparsity then misses the request by less than one block in every layer.
 
     Raises:
         PlanError: a value is invalid, or the sparsity is out of reach; the reachable maximum is named.
     """
     layout = saliency.layout
     guarded = protected_sites(layout, protected)
-    limit = reachable_sparsity(layout, gamma=gamma, multiple_of=multiple_of, protected=guarded)
+    limit = reachable_sparsity(layout, gamma=gamma, multiple_of=multiple_of, protected=guarded, uniform=uniform)
     _check_sparsity(sparsity)
     budget = math.floor(sparsity * layout.prunable + 1e-6)
     rates = pruning_rates(layout, sparsity=sparsity, gamma=gamma)
     wanted = _groups_wanted(layout, rates)
     removable = _removable(layout, guarded, multiple_of)
-    removed = _cut_ranking(saliency, layout.pool(KV_GROUP), removable, wanted)
-    taken = _parameters(layout, removed)
-    room = sum(removable[site] * layout[site].cost for site in layout.pool(NEURON))
+    if uniform:
+        removed = equal_widths(layout, groups=wanted, budget=budget, multiple_of=multiple_of)
+        taken = sum(removed[site] * layout[site].cost for site in layout.pool(KV_GROUP))
+        room = mlp_room(layout, multiple_of)
+    else:
+        removed = _cut_ranking(saliency, layout.pool(KV_GROUP), removable, wanted)
+        taken = _parameters(layout, removed)
+        room = sum(removable[site] * layout[site].cost for site in layout.pool(NEURON))
     if max(rates) > 1 + 1e-9 or budget - taken > room:
         raise PlanError(
             f"A sparsity of {sparsity:.4g} is out of reach with gamma {gamma:g}: at most {limit:.4f} can be removed.",
             "Lower the sparsity, change gamma, or protect fewer layers.",
         )
-    removed |= _remove_neurons(saliency, removable, budget - taken, multiple_of)
+    if not uniform:
+        removed |= _remove_neurons(saliency, removable, budget - taken, multiple_of)
     return PruningPlan(
         kept=_kept_units(saliency, removed),
         layout=layout,
@@ -77,7 +87,9 @@ def allocate(
         gamma=float(gamma),
         multiple_of=multiple_of,
         protected=guarded,
-        notes=_notes(layout, removed, wanted, budget, gamma, guarded),
+        notes=equal_widths_notes(layout, removed, wanted)
+        if uniform
+        else _notes(layout, removed, wanted, budget, gamma, guarded),
     )
 
 
@@ -104,27 +116,40 @@ def pruning_rates(layout: Layout, *, sparsity: float, gamma: float) -> Rates:
 
 
 def reachable_sparsity(
-    layout: Layout, *, gamma: float = 3.36, multiple_of: int = 8, protected: Protected = ()
+    layout: Layout,
+    *,
+    gamma: float = 3.36,
+    multiple_of: int = 8,
+    protected: Protected = (),
+    uniform: bool = False,
 ) -> float:
     """The highest sparsity that `allocate` accepts with this gamma, in [0, 1], floors and protected layers counted.
 
     Raises:
-        PlanError: gamma, multiple_of or protected is invalid.
+        PlanError: gamma, multiple_of or protected is invalid, or layers are protected that should have equal widths.
     """
     _check_multiple(multiple_of)
     guarded = protected_sites(layout, protected)
+    if uniform and guarded:
+        raise PlanError(
+            "A protected layer keeps all its units, and layers of equal widths would keep theirs too.",
+            "Protect no layers, or allocate without equal widths.",
+        )
     removable = _removable(layout, guarded, multiple_of)
     unit = pruning_rates(layout, sparsity=1.0, gamma=gamma)
     by_rates = 1 / max(unit)
-    mlp_room = sum(removable[site] * layout[site].cost for site in layout.pool(NEURON))
+    room = sum(removable[site] * layout[site].cost for site in layout.pool(NEURON))
+    if uniform:
+        room = mlp_room(layout, multiple_of)
     pool = layout.pool(KV_GROUP)
     groups = sum(layout[site].units for site in pool)
     cost = layout[pool[0]].cost if pool else 0
     best = 0.0
-    for count in range(sum(removable[site] for site in pool) + 1):
+    steps = group_steps(layout) if uniform else range(sum(removable[site] for site in pool) + 1)
+    for step, count in enumerate(steps):
         # With `count` groups gone the sparsity lies where floor(v_attn * groups) asks for at least that many.
-        at_least = count / (groups * unit.attention) if count else 0.0
-        reached = min((mlp_room + count * cost) / layout.prunable, by_rates)
+        at_least = count / (groups * unit.attention) if step else 0.0
+        reached = min((room + count * cost) / layout.prunable, by_rates)
         if reached >= at_least:
             best = max(best, reached)
         if not unit.attention:

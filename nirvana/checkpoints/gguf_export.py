@@ -118,8 +118,9 @@ def tokenizer_source(lm: LM, given: str | os.PathLike[str] | None = None) -> Pat
             f"{VERIFIED_TOKENIZER!r} (byte-level byte-pair encoding) was.",
             "Use the checkpoint or the uniform format.",
         )
-    vocabulary = lm.tokenizer.get_vocab()
     size = lm.family.geometry(lm.settings)["vocabulary"]
+    # The library may add tokens that the model has no embeddings for.
+    vocabulary = {token: index for token, index in lm.tokenizer.get_vocab().items() if index < size}
     shared = {token: index for index, token in enumerate(tokens) if token in vocabulary}
     if vocabulary != shared or len(tokens) != size:
         raise CheckpointError(

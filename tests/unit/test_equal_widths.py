@@ -1,0 +1,137 @@
+"""Allocation with equal widths against a naive search over all widths, and that it makes a plain checkpoint no loss."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from nirvana.allocation import allocate, pruning_rates, reachable_sparsity
+from nirvana.checkpoints.sizes import uniform_layout
+from nirvana.errors import PlanError
+from nirvana.layout import ATTENTION, KV_GROUP, MLP, NEURON, Layout, Site, SiteLayout
+from nirvana.saliency.scores import Saliency
+
+
+def model(groups: list[int], neurons: list[int], *, group_cost: int = 512, neuron_cost: int = 96) -> Layout:
+    sites = {}
+    for layer, (heads, width) in enumerate(zip(groups, neurons, strict=True)):
+        sites[Site("decoder", layer, ATTENTION)] = SiteLayout(heads, group_cost, KV_GROUP)
+        sites[Site("decoder", layer, MLP)] = SiteLayout(width, neuron_cost, NEURON)
+    return Layout(sites)
+
+
+def scores(layout: Layout, *, seed: int = 0, levels: int = 0) -> Saliency:
+    draw = np.random.default_rng(seed)
+    values = {
+        site: (draw.integers(0, levels, place.units) if levels else draw.random(place.units)).astype(np.float32)
+        for site, place in layout.items()
+    }
+    return Saliency(values, layout, "random")
+
+
+def naive_plan(saliency: Saliency, sparsity: float, gamma: float, multiple: int) -> dict[Site, list[int]] | None:
+    """Every pair of widths is tried, the narrowest first, attention before the MLP; None where nothing fits."""
+    layout = saliency.layout
+    attention = [site for site in layout if site.module == ATTENTION]
+    mlps = [site for site in layout if site.module == MLP]
+    rates = pruning_rates(layout, sparsity=sparsity, gamma=gamma)
+    if max(rates) > 1 + 1e-9:
+        return None
+    wanted = math.floor(rates.attention * sum(layout[site].units for site in attention) + 1e-9)
+    budget = math.floor(sparsity * layout.prunable + 1e-6)
+
+    most_groups = min(layout[site].units for site in attention)
+    groups = most_groups
+    for count in range(most_groups, 0, -1):
+        if sum(layout[site].units - count for site in attention) <= wanted:
+            groups = count
+    budget -= sum((layout[site].units - groups) * layout[site].cost for site in attention)
+
+    widest = min(layout[site].units for site in mlps)
+    allowed = [width for width in range(1, widest + 1) if width % multiple == 0 or width == widest]
+    costs = {width: sum((layout[site].units - width) * layout[site].cost for site in mlps) for width in allowed}
+    if budget > costs[allowed[0]]:
+        return None
+    fitting = [width for width in allowed if costs[width] <= budget]
+    if not fitting:
+        return None
+
+    def best(site: Site, count: int) -> list[int]:
+        order = sorted(range(layout[site].units), key=lambda unit: (saliency[site][unit], unit))
+        return sorted(order[-count:])
+
+    return {site: best(site, groups if site in attention else fitting[0]) for site in layout}
+
+
+def case(seed: int) -> tuple[Saliency, float, float, int]:
+    draw = np.random.default_rng(seed)
+    layers = int(draw.integers(1, 6))
+    if seed % 3:
+        groups, neurons = [int(draw.integers(1, 6))] * layers, [int(draw.integers(4, 50))] * layers
+    else:  # pruned before
+        groups = [int(count) for count in draw.integers(1, 5, layers)]
+        neurons = [int(count) for count in draw.integers(20, 50, layers)]
+    layout = model(groups, neurons, group_cost=int(draw.integers(50, 900)))
+    gamma = [0.0, 0.5, 1.0, 3.36, math.inf][int(draw.integers(5))]
+    saliency = scores(layout, seed=seed, levels=int(draw.choice([0, 3])))
+    return saliency, float(draw.uniform(0.02, 0.9)), gamma, int(draw.choice([1, 4, 8]))
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_equal_widths_are_those_of_the_naive_search(seed: int) -> None:
+    saliency, sparsity, gamma, multiple = case(seed)
+    expected = naive_plan(saliency, sparsity, gamma, multiple)
+    if expected is None:
+        with pytest.raises(PlanError):
+            allocate(saliency, sparsity=sparsity, gamma=gamma, multiple_of=multiple, uniform=True)
+        return
+    plan = allocate(saliency, sparsity=sparsity, gamma=gamma, multiple_of=multiple, uniform=True)
+    assert {site: kept.tolist() for site, kept in plan.items()} == expected
+    assert plan.sparsity <= sparsity + 1e-9
+
+
+def test_the_random_cases_hold_both_plans_and_refusals() -> None:
+    plans = [naive_plan(*case(seed)) for seed in range(200)]
+    assert 40 < sum(plan is None for plan in plans) < 160
+
+
+def test_a_pruned_layout_of_equal_widths_loses_nothing_by_filling_up() -> None:
+    saliency = scores(model([3] * 4, [48] * 4))
+    equal = allocate(saliency, sparsity=0.3, uniform=True).pruned_layout
+    uneven = allocate(saliency, sparsity=0.3).pruned_layout
+    assert uniform_layout(equal) == equal
+    assert uniform_layout(uneven).parameters > uneven.parameters
+
+
+@pytest.mark.parametrize("gamma", [0.5, 1.0, 3.36, math.inf])
+def test_the_reachable_maximum_is_reachable_and_named(gamma: float) -> None:
+    saliency = scores(model([3] * 4, [40] * 4))
+    limit = reachable_sparsity(saliency.layout, gamma=gamma, uniform=True)
+    assert allocate(saliency, sparsity=limit, gamma=gamma, uniform=True).sparsity <= limit
+    with pytest.raises(PlanError, match=f"at most {limit:.4f}"):
+        allocate(saliency, sparsity=limit + 1e-3, gamma=gamma, uniform=True)
+
+
+def test_the_request_is_missed_by_less_than_one_block_in_every_layer() -> None:
+    layout = model([3] * 30, [1536] * 30, group_cost=4 * 64 * 576, neuron_cost=3 * 576)
+    for sparsity in (0.1, 0.2, 0.35, 0.5):
+        plan = allocate(scores(layout), sparsity=sparsity, uniform=True)
+        assert 0 <= sparsity - plan.sparsity < 30 * 8 * 3 * 576 / layout.prunable
+
+
+def test_the_note_says_what_every_layer_keeps() -> None:
+    plan = allocate(scores(model([1] * 3, [40] * 3)), sparsity=0.4, gamma=1.0, uniform=True)
+    assert plan.notes[0] == f"Every layer keeps 1 KV group and {len(plan[Site('decoder', 0, MLP)])} neurons."
+    assert "gamma asks for 1 KV groups; 0 go" in plan.notes[1]
+
+
+def test_protected_layers_and_equal_widths_exclude_each_other() -> None:
+    with pytest.raises(PlanError, match="protected layer"):
+        allocate(scores(model([3] * 3, [40] * 3)), sparsity=0.2, protected=[0], uniform=True)
+
+
+def test_uneven_layers_that_cost_more_than_the_budget_to_even_out_are_refused() -> None:
+    with pytest.raises(PlanError, match="different widths already"):
+        allocate(scores(model([3, 1, 3], [40, 8, 40])), sparsity=0.05, uniform=True)
