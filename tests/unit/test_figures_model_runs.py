@@ -1,0 +1,129 @@
+"""Figures of the Model and Runs pages, and the words that pages use: pure functions with exact numbers."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from nirvana.evaluation.results import Measurement, Report
+from nirvana.layout import Layout
+from nirvana.models.families.llama import LlamaFamily
+from nirvana.runs.recipe import Recipe
+from nirvana.ui.figures import model, runs
+from nirvana.ui.figures.theme import module_name, translucent
+from nirvana.ui.text import duration, megabytes, millions, plain
+
+CONFIG = {
+    "num_hidden_layers": 3,
+    "hidden_size": 32,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 48,
+    "vocab_size": 100,
+    "attention_bias": True,
+}
+
+
+@pytest.fixture
+def layout() -> Layout:
+    return LlamaFamily().layout(CONFIG)
+
+
+def report(dense: float, pruned: float) -> Report:
+    protocol = {"corpus": "text", "window": 512, "tokens": 1022}
+    return Report(
+        (
+            Measurement("perplexity", "dense", dense, dense / 10, 2, protocol),
+            Measurement("perplexity", "pruned", pruned, pruned / 10, 2, protocol),
+            Measurement("bytes", "pruned", 2e9),
+        )
+    )
+
+
+def test_parts_sum_to_the_whole_model(layout: Layout) -> None:
+    chart = model.parameters_by_part(layout)
+    assert chart.table["parameters"].sum() == layout.parameters
+    assert chart.table["share"].sum() == pytest.approx(1)
+    assert sum(trace.x[0] for trace in chart.figure.data) == layout.parameters
+    assert f"{layout.prunable / layout.parameters:.0%}" in chart.takeaway
+
+
+def test_units_are_counted_with_what_one_costs(layout: Layout) -> None:
+    table = model.unit_table(layout).set_index("unit")
+    assert table.loc["KV group", "in all"] == 3 * 2
+    assert table.loc["neuron", "in all"] == 3 * 48
+    assert table.loc["neuron", "weights in one"] == str(3 * 32)
+    assert table["parameters"].sum() == layout.prunable
+    assert model.prunable_sentence(layout) == "6 KV groups and 144 neurons can be cut."
+
+
+def test_every_size_of_the_architecture_is_explained() -> None:
+    table = model.geometry_table(LlamaFamily().geometry(CONFIG))
+    assert (table["what it is"] != "").all()
+    assert "48" in table["value"].to_list()
+
+
+def test_recipes_differ_where_a_choice_does() -> None:
+    left = Recipe()
+    right = left.change("allocation", gamma=math.inf, protected=(0, 1)).change("model", dtype="bfloat16")
+    assert runs.recipe_differences(left, left).empty
+    table = runs.recipe_differences(left, right).set_index("choice")
+    assert table["left"].to_dict() == {
+        "model: dtype": "auto",
+        "allocation: gamma": "3.36",
+        "allocation: protected": "none",
+    }
+    assert table["right"].to_dict() == {
+        "model: dtype": "bfloat16",
+        "allocation: gamma": "inf",
+        "allocation: protected": "0, 1",
+    }
+
+
+def test_measurements_are_aligned_and_missing_ones_stay_empty() -> None:
+    table = runs.aligned_measurements(report(10, 20), report(10, 30))
+    row = table[(table["metric"] == "perplexity") & (table["model"] == "pruned")].iloc[0]
+    assert row["right over left"] == pytest.approx(0.5)
+    assert row["left"] == "20 ± 2"
+    assert row["measured"] == "corpus text, window 512, tokens 1022, n 2"
+    alone = runs.aligned_measurements(report(10, 20), None)
+    assert (alone["right"] == "").all()
+    assert alone["right over left"].isna().all()
+
+
+def test_cost_is_the_ratio_of_perplexities_with_its_error() -> None:
+    chart = runs.perplexity_cost({"one": report(10, 20), "other": report(10, 15)})
+    assert chart is not None
+    assert chart.table["ratio"].to_list() == [2.0, 1.5]
+    assert chart.table["standard error"].to_list() == pytest.approx(
+        [2 * math.hypot(0.1, 0.1), 1.5 * math.hypot(0.1, 0.1)]
+    )
+    assert chart.takeaway == "other costs least: 1.5 times the dense perplexity."
+    assert runs.perplexity_cost({"none": Report(())}) is None
+
+
+def test_history_shows_dense_to_pruned() -> None:
+    assert runs.history_row(report(10, 20)) == {"perplexity": "10 → 20", "KL": None}
+    assert runs.history_row(None) == {"perplexity": "", "KL": None}
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0.04, "0.0 s"), (9.96, "10 s"), (59.6, "1 min 00 s"), (185, "3 min 05 s"), (4800, "1 h 20 min")],
+)
+def test_durations_in_words(seconds: float, words: str) -> None:
+    assert duration(seconds) == words
+
+
+def test_numbers_and_names_in_words() -> None:
+    assert millions(134_515_008) == "134.5 M"
+    assert millions(8_030_261_248) == "8.03 B"
+    assert megabytes(538_060_032) == "538 MB"
+    assert module_name("mlp") == "MLP"
+    assert module_name("cross_attention") == "cross attention"
+    assert translucent("#2B83BA", 0.35) == "rgba(43, 131, 186, 0.35)"
+
+
+def test_markup_in_a_name_is_escaped() -> None:
+    assert plain("![a](b) <i> $x$ :red[y]\nz") == r"\!\[a\]\(b\) \<i\> \$x\$ \:red\[y\] z"
