@@ -93,7 +93,7 @@ def test_bins_of_ragged_layers_end_where_the_layer_ends() -> None:
     values = {site: np.arange(1, place.units + 1, dtype=np.float32) for site, place in layout.items()}
     bins = saliency.bin_units(Saliency(values, layout, "nirvana"), list(layout), columns=4)
     np.testing.assert_array_equal(bins.filled, [[3, 3, 3, 1], [3, 1, 0, 0]])
-    np.testing.assert_array_equal(bins.score, np.float32([[2, 5, 8, 10], [2, 4, np.nan, np.nan]]))
+    np.testing.assert_array_equal(bins.score, np.array([[2, 5, 8, 10], [2, 4, np.nan, np.nan]], np.float32))
 
 
 def test_sorted_bins_descend_and_the_line_is_the_kept_width() -> None:
