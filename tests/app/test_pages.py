@@ -85,6 +85,16 @@ def test_sidebar_shows_the_run_its_model_and_the_job(start: Start, filled: Run) 
     assert start(filled).run().sidebar.get("progress")
 
 
+def test_sidebar_leads_to_the_run_that_is_being_computed(start: Start, store: Store, filled: Run) -> None:
+    busy = store.create(Recipe(), name="Busy")
+    add_job(busy, "running")
+    app = start(filled).run()
+    assert app.button(key="sidebar.open_running").label == "Busy"
+    app.button(key="sidebar.open_running").click().run()
+    assert not app.exception
+    assert app.query_params["run"] == busy.id
+
+
 def test_interrupted_and_cancelled_runs_are_told_apart(start: Start, store: Store) -> None:
     run = store.create(Recipe())
     add_job(run, "cancelled", message="Cancelled.")

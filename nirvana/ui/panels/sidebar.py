@@ -45,17 +45,29 @@ def sidebar(now: state.Context) -> None:
         note = f" · {plain(card.note)}" if card and card.note else ""
         st.caption(f"Run: {status}  \n{where}{note}")
         live = [job for job in now.jobs.jobs(limit=20) if job.live]
-        st.fragment(_activity, run_every=POLL if live else None)(bool(live))
+        st.fragment(_activity, run_every=POLL if live else None)(now.run.id, bool(live))
 
 
-def _activity(was_live: bool) -> None:
+def _activity(open_run: str, was_live: bool) -> None:
     """Jobs of any run, and memory. Reruns the page once when there is nothing left to watch."""
+    if st.session_state[state.RUN] != open_run:  # the button below was pressed
+        st.rerun()
     jobs = state.jobs()
     live = [job for job in jobs.jobs(limit=20) if job.live]
     if was_live and not live:
         st.rerun()
     for job in sorted(live, key=lambda job: job.position)[:1]:
         show_progress(job)
+        if job.run_id != open_run and (not state.public_demo() or job.run_id in state.own_runs()):
+            st.button(
+                plain(state.store().open(job.run_id).name),
+                key="sidebar.open_running",
+                type="tertiary",
+                icon=":material/open_in_new:",
+                on_click=state.open_run,
+                args=(job.run_id,),
+                help="Turn to the run that is being computed.",
+            )
         if len(live) > 1:
             st.caption(f"{len(live) - 1} more in the queue")
     memory = psutil.virtual_memory()
