@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-ATTENTION, MLP = "attention", "mlp"
+ATTENTION, CROSS_ATTENTION, MLP = "attention", "cross_attention", "mlp"
 KV_GROUP, NEURON = "KV group", "neuron"
 
 

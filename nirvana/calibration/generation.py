@@ -51,7 +51,7 @@ def generate_corpus(
         progress: called after every token of a batch; may raise `Cancelled`.
 
     Raises:
-        CorpusError: a number makes no sense.
+        CorpusError: a number makes no sense, or the model is an encoder-decoder.
         ModelError: the weights are not in memory, or the outputs are not numbers.
     """
     if tokens < DOCUMENTS * SHORTEST:
@@ -62,6 +62,10 @@ def generate_corpus(
         raise CorpusError(f"Text cannot be sampled at a temperature of {temperature}.", "Use about 1.")
     if seed < 0:
         raise CorpusError(f"A seed cannot be negative, such as {seed}.", "Use 0 or more.")
+    if lm.family.encoder_decoder:
+        raise CorpusError(
+            f"{lm.source.name} answers an encoder's input and writes nothing by itself.", "Choose another corpus."
+        )
     lm.weights()
     description = f"Written by {lm.source.name} itself, sampled at temperature {temperature:g} with seed {seed}."
 

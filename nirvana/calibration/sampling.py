@@ -9,6 +9,7 @@ import numpy as np
 
 from nirvana.calibration.corpora.corpus import SEPARATOR, CorpusSplit, Text, as_split
 from nirvana.calibration.sets import CalibrationSet
+from nirvana.calibration.tasks import make_pairs, task_of
 from nirvana.errors import CorpusError
 
 if TYPE_CHECKING:
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
 SPREAD = 8  # documents are read until there are this many times the tokens that are drawn
 
 
-def sample_calibration(lm: LM, text: Text, *, samples: int = 32, length: int = 128, seed: int = 0) -> CalibrationSet:
+def sample_calibration(
+    lm: LM, text: Text, *, samples: int = 32, length: int = 128, seed: int = 0, task: str = "auto"
+) -> CalibrationSet:
     """Draw `samples` windows of `length` tokens from the calibration split of a corpus.
 
     Documents are taken in a random order and joined with blank lines; the windows are cut from them at random and do
@@ -27,20 +30,24 @@ def sample_calibration(lm: LM, text: Text, *, samples: int = 32, length: int = 1
 
     Args:
         text: a corpus; or a split, a string or documents, which are used whole.
+        task: for an encoder-decoder, what is made of each window: "span corruption", "continuation", or "auto" for what
+            the model was trained on.
 
     Raises:
-        CorpusError: the text is too short for the windows, or a number makes no sense.
+        CorpusError: the text is too short for the windows, a number makes no sense, or the model has no such task.
     """
-    return _sample(lm, as_split(text, "calibration"), samples, length, seed)
+    return _sample(lm, as_split(text, "calibration"), samples, length, seed, task)
 
 
-def sample_probe(lm: LM, text: Text, *, samples: int = 128, length: int = 64, seed: int = 42) -> CalibrationSet:
+def sample_probe(
+    lm: LM, text: Text, *, samples: int = 128, length: int = 64, seed: int = 42, task: str = "auto"
+) -> CalibrationSet:
     """Draw the windows that divergence is measured on, from the probe split; otherwise as `sample_calibration`.
 
     Raises:
-        CorpusError: the text is too short for the windows, or a number makes no sense.
+        CorpusError: the text is too short for the windows, a number makes no sense, or the model has no such task.
     """
-    return _sample(lm, as_split(text, "probe"), samples, length, seed)
+    return _sample(lm, as_split(text, "probe"), samples, length, seed, task)
 
 
 def tokenize(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
@@ -51,7 +58,8 @@ def tokenize(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[
     return encoded
 
 
-def _sample(lm: LM, split: CorpusSplit, samples: int, length: int, seed: int) -> CalibrationSet:
+def _sample(lm: LM, split: CorpusSplit, samples: int, length: int, seed: int, task: str) -> CalibrationSet:
+    task = task_of(lm, task)
     positions = lm.family.geometry(lm.settings).get("positions", length)
     if samples < 1 or length < 2:
         raise CorpusError(f"{samples} windows of {length} tokens cannot be drawn.", "Ask for 1 or more, of 2 or more.")
@@ -73,7 +81,19 @@ def _sample(lm: LM, split: CorpusSplit, samples: int, length: int, seed: int) ->
         )
     windows = tokens[starts[:, None] + np.arange(length)]  # (samples, length)
     texts = lm.tokenizer.batch_decode(windows.tolist())
-    return CalibrationSet(windows, source=split.corpus, source_hash=split.source_hash, seed=seed, texts=texts)
+    if not task:
+        return CalibrationSet(windows, source=split.corpus, source_hash=split.source_hash, seed=seed, texts=texts)
+    pairs = make_pairs(lm, windows, task, generator)
+    return CalibrationSet(
+        pairs.inputs,
+        decoder_input_ids=pairs.decoder_inputs,
+        labels=pairs.labels,
+        task=task,
+        source=split.corpus,
+        source_hash=split.source_hash,
+        seed=seed,
+        texts=texts,
+    )
 
 
 def _stream(

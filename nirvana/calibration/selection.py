@@ -34,6 +34,7 @@ def select_calibration(
     seed: int = 0,
     probe: CalibrationSet | None = None,
     multiple_of: int = 8,
+    task: str = "auto",
     progress: ProgressCallback | None = None,
 ) -> CalibrationSelection:
     """Draw several calibration sets, prune with each, and rank them by KL( dense || pruned ) on the same probes.
@@ -48,6 +49,7 @@ def select_calibration(
         samples: windows in each set, of `length` tokens.
         probe: the windows to measure on; by default 128 of 64 tokens from the probe split. Draw them from text that
             is not calibrated on.
+        task: of an encoder-decoder (see `sample_calibration`).
         progress: one bar over all candidates; may raise `Cancelled`.
 
     Raises:
@@ -64,9 +66,9 @@ def select_calibration(
     allocate(Saliency(level, lm.layout, criterion), sparsity=sparsity, gamma=gamma, multiple_of=multiple_of)
     if probe is None:
         text = as_corpus(text)
-        probe = sample_probe(lm, text)
+        probe = sample_probe(lm, text, task=task)
     seeds = range(seed, seed + candidates)
-    sets = [sample_calibration(lm, text, samples=samples, length=length, seed=each) for each in seeds]
+    sets = [sample_calibration(lm, text, samples=samples, length=length, seed=each, task=task) for each in seeds]
 
     parts = 1 + 2 * candidates  # scoring 32 x 128 tokens takes about as long as a forward of 128 x 64
     reference = dense_reference(lm, probe, progress=within(progress, "Probe", 0, parts))

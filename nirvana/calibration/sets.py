@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -22,19 +22,22 @@ if TYPE_CHECKING:
 class CalibrationSet:
     """Token windows that a criterion looks at, e.g. 32 windows of 128 tokens.
 
-    Also used for probe text. Tokens are kept as NumPy, so that a set travels without torch; `input_ids` and
-    `attention_mask` are the torch views of them.
+    Also used for probe text. Tokens are kept as NumPy, so that a set travels without torch; `input_ids`,
+    `attention_mask` and the decoder's are the torch views of them.
 
     Args:
-        input_ids: (N, T) token ids: a torch tensor, an array, or nested lists.
+        input_ids: (N, T) token ids: a torch tensor, an array, or nested lists. An encoder-decoder's encoder reads them.
         attention_mask: (N, T) of 0 and 1, or None where every token counts.
+        decoder_input_ids: (N, U) token ids that the decoder of an encoder-decoder reads, for such a model.
+        labels: (N, U) token ids that it should predict from them, -100 where none.
+        task: how inputs and labels were made of text, e.g. "span corruption".
         source: where the text came from, e.g. `python-docs`.
         source_hash: content hash of that corpus.
         seed: the seed that drew the windows, where there was one.
         texts: the N windows as text, for display.
 
     Raises:
-        CorpusError: the ids are not a non-empty 2-D integer array, or the mask has another shape.
+        CorpusError: the ids are not a non-empty 2-D integer array, or what belongs together differs in shape.
     """
 
     def __init__(
@@ -42,6 +45,9 @@ class CalibrationSet:
         input_ids: Any,
         attention_mask: Any = None,
         *,
+        decoder_input_ids: Any = None,
+        labels: Any = None,
+        task: str = "",
         source: str = "",
         source_hash: str = "",
         seed: int | None = None,
@@ -54,6 +60,14 @@ class CalibrationSet:
                 f"attention_mask has shape {self.mask.shape}, input_ids {self.tokens.shape}.",
                 "Give both the same shape.",
             )
+        self.decoder_tokens = None if decoder_input_ids is None else _integers(decoder_input_ids, "decoder_input_ids")
+        self.targets = None if labels is None else _integers(labels, "labels")
+        if self.decoder_tokens is not None or self.targets is not None:
+            if self.decoder_tokens is None or self.targets is None or self.decoder_tokens.shape != self.targets.shape:
+                raise CorpusError("decoder_input_ids and labels do not match.", "Give both, of the same shape.")
+            if len(self.decoder_tokens) != len(self.tokens):
+                raise CorpusError("The encoder and the decoder have different numbers of samples.", "Pair them.")
+        self.task = task
         self.source = source
         self.source_hash = source_hash
         self.seed = seed
@@ -74,6 +88,33 @@ class CalibrationSet:
         return None if self.mask is None else torch.from_numpy(self.mask)
 
     @property
+    def decoder_input_ids(self) -> torch.Tensor | None:
+        """(N, U) int64, on the CPU, or None without an encoder."""
+        import torch
+
+        return None if self.decoder_tokens is None else torch.from_numpy(self.decoder_tokens)
+
+    @property
+    def labels(self) -> torch.Tensor | None:
+        """(N, U) int64, on the CPU, or None without an encoder."""
+        import torch
+
+        return None if self.targets is None else torch.from_numpy(self.targets)
+
+    @property
+    def outputs(self) -> np.ndarray:
+        """The tokens after each of which the model predicts: the decoder's (N, U), or (N, T) without an encoder."""
+        return self.tokens if self.decoder_tokens is None else self.decoder_tokens
+
+    @property
+    def counted(self) -> np.ndarray | None:
+        """Which positions of `outputs` count, as booleans, or None where all do."""
+        if self.targets is not None:
+            counted = self.targets != -100
+            return None if counted.all() else counted
+        return None if self.mask is None else self.mask.astype(bool)
+
+    @property
     def samples(self) -> int:
         return int(self.tokens.shape[0])
 
@@ -85,29 +126,52 @@ class CalibrationSet:
     def hash(self) -> str:
         """Hash of the tokens and the mask alone: equal sets from different places are equal."""
         mask = b"" if self.mask is None else self.mask.tobytes()
-        return content_hash(str(self.tokens.shape), self.tokens.tobytes(), mask)
+        parts: list[bytes | str] = [str(self.tokens.shape), self.tokens.tobytes(), mask]
+        if self.decoder_tokens is not None and self.targets is not None:
+            parts += [str(self.targets.shape), self.decoder_tokens.tobytes(), self.targets.tobytes()]
+        return content_hash(*parts)
 
     def __repr__(self) -> str:
         origin = f" from {self.source}" if self.source else ""
         return f"CalibrationSet({self.samples} x {self.length} tokens{origin})"
 
     def to_bytes(self) -> bytes:
-        arrays = {"tokens": self.tokens.astype(np.int32)}
-        if self.mask is not None:
-            arrays["mask"] = self.mask.astype(np.int8)
-        meta = {"source": self.source, "source_hash": self.source_hash, "seed": self.seed, "texts": self.texts}
-        return pack(meta, arrays)
+        return pack(self.describe(), self.arrays())
 
     @classmethod
     def from_bytes(cls, content: bytes) -> CalibrationSet:
         meta, arrays = unpack(content)
+        return cls.from_arrays(meta, arrays)
+
+    def describe(self) -> dict[str, Any]:
+        """What a set is besides its tokens, as JSON values."""
+        return {
+            "source": self.source,
+            "source_hash": self.source_hash,
+            "seed": self.seed,
+            "task": self.task,
+            "texts": self.texts,
+        }
+
+    def arrays(self, prefix: str = "") -> dict[str, np.ndarray]:
+        """The tokens, for a file."""
+        stored = {
+            "tokens": self.tokens,
+            "mask": self.mask,
+            "decoder_tokens": self.decoder_tokens,
+            "labels": self.targets,
+        }
+        return {f"{prefix}{name}": values.astype(np.int32) for name, values in stored.items() if values is not None}
+
+    @classmethod
+    def from_arrays(cls, meta: Mapping[str, Any], arrays: Mapping[str, np.ndarray], prefix: str = "") -> CalibrationSet:
+        """The set that `describe` and `arrays` were taken of."""
         return cls(
-            arrays["tokens"],
-            arrays.get("mask"),
-            source=meta["source"],
-            source_hash=meta["source_hash"],
-            seed=meta["seed"],
-            texts=meta["texts"],
+            arrays[f"{prefix}tokens"],
+            arrays.get(f"{prefix}mask"),
+            decoder_input_ids=arrays.get(f"{prefix}decoder_tokens"),
+            labels=arrays.get(f"{prefix}labels"),
+            **meta,
         )
 
 
@@ -163,6 +227,18 @@ class CalibrationSelection:
         return self.calibration.attention_mask
 
     @property
+    def decoder_input_ids(self) -> torch.Tensor | None:
+        return self.calibration.decoder_input_ids
+
+    @property
+    def labels(self) -> torch.Tensor | None:
+        return self.calibration.labels
+
+    @property
+    def counted(self) -> np.ndarray | None:
+        return self.calibration.counted
+
+    @property
     def hash(self) -> str:
         return self.calibration.hash
 
@@ -180,33 +256,17 @@ class CalibrationSelection:
         return float(difference.mean()), error
 
     def to_bytes(self) -> bytes:
-        arrays: dict[str, np.ndarray] = {"probe.tokens": self.probe.tokens.astype(np.int32)}
+        arrays = self.probe.arrays("probe.")
         records = []
         for index, candidate in enumerate(self.candidates):
-            calibration = candidate.calibration
-            arrays[f"{index}.tokens"] = calibration.tokens.astype(np.int32)
-            if calibration.mask is not None:
-                arrays[f"{index}.mask"] = calibration.mask.astype(np.int8)
+            arrays |= candidate.calibration.arrays(f"{index}.")
             arrays[f"{index}.per_token"] = candidate.divergence.per_token.astype(np.float32)
-            records.append(
-                {
-                    "seed": calibration.seed,
-                    "source": calibration.source,
-                    "source_hash": calibration.source_hash,
-                    "texts": calibration.texts,
-                    "sparsity": candidate.sparsity,
-                }
-            )
+            records.append(candidate.calibration.describe() | {"sparsity": candidate.sparsity})
         meta = {
             "version": 1,
             "candidates": records,
             "winner": self.winner,
-            "probe": {
-                "seed": self.probe.seed,
-                "source": self.probe.source,
-                "source_hash": self.probe.source_hash,
-                "texts": self.probe.texts,
-            },
+            "probe": self.probe.describe(),
             "criterion": self.criterion,
             "sparsity": self.sparsity,
             "gamma": str(self.gamma),  # "inf" is not JSON
@@ -219,12 +279,12 @@ class CalibrationSelection:
         candidates = []
         for index, record in enumerate(meta["candidates"]):
             sparsity = record.pop("sparsity")
-            calibration = CalibrationSet(arrays[f"{index}.tokens"], arrays.get(f"{index}.mask"), **record)
+            calibration = CalibrationSet.from_arrays(record, arrays, f"{index}.")
             candidates.append(Candidate(calibration, Divergence(arrays[f"{index}.per_token"]), sparsity))
         return cls(
             tuple(candidates),
             meta["winner"],
-            CalibrationSet(arrays["probe.tokens"], **meta["probe"]),
+            CalibrationSet.from_arrays(meta["probe"], arrays, "probe."),
             meta["criterion"],
             meta["sparsity"],
             float(meta["gamma"]),

@@ -100,19 +100,24 @@ def checkpoint_config(lm: LM) -> dict[str, Any]:
     settings["dtype"] = str(lm.dtype).removeprefix("torch.")
     for name in ("torch_dtype", "_name_or_path", "_model_name_or_path", "name_or_path"):
         settings.pop(name, None)
-    settings["head_dim"] = lm.family.geometry(lm.settings)["head_dim"]
+    geometry = lm.family.geometry(lm.settings)
+    settings |= {name: geometry[name] for name in lm.family.spelled_out}
     rope = settings.get("rope_parameters") or {}
     if "rope_theta" in rope:  # transformers 4 reads it here, and falls back to 10000 in silence
         settings["rope_theta"] = rope["rope_theta"]
         if rope.get("rope_type", "default") != "default":
             settings["rope_scaling"] = {key: value for key, value in rope.items() if key != "rope_theta"}
-    layers = {}
+    stacks: dict[str, dict[str, Any]] = {stack: {} for stack in lm.layout.stacks}
     for (stack, layer), place in layer_places(lm.layout).items():
         different = lm.family.layer_config(lm.settings, lm.kept, stack, layer)
         if different:
-            layers[str(place)] = different
-    if layers:
-        settings |= {"per_layer_config": layers, "allow_global_per_layer_attribute_access": True}
+            stacks[stack][str(place)] = different
+    if any(stacks.values()):
+        if lm.family.encoder_decoder:  # transformers' own key knows one stack
+            settings["per_stack_config"] = stacks
+        else:
+            (layers,) = stacks.values()
+            settings |= {"per_layer_config": layers, "allow_global_per_layer_attribute_access": True}
         # Whoever goes by the architecture's name must not take this for a model of even widths.
         settings["architectures"] = [class_name(lm.layout.architecture)]
         settings["auto_map"] = auto_map(lm.layout.architecture)

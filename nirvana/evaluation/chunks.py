@@ -15,14 +15,24 @@ BATCH_TOKENS_ACCELERATOR = 16_384
 CHUNK_LOGITS = 1 << 24  # 64 MiB in float32
 
 
-def hidden_batches(lm: LM, tokens: np.ndarray) -> Iterator[tuple[int, torch.Tensor]]:
-    """Windows (N, T) -> pairs of the first window's index and (B, T, H) hidden states, batch after batch."""
+def hidden_batches(
+    lm: LM, tokens: np.ndarray, decoder_tokens: np.ndarray | None = None
+) -> Iterator[tuple[int, torch.Tensor]]:
+    """Windows (N, T) -> pairs of the first window's index and (B, T, H) hidden states, batch after batch.
+
+    With an encoder, it reads `tokens`, and the T positions are those of `decoder_tokens`, (N, T).
+    """
     budget = BATCH_TOKENS.get(lm.device.type, BATCH_TOKENS_ACCELERATOR)
-    size = max(1, budget // tokens.shape[1])
+    longest = max(tokens.shape[1], 0 if decoder_tokens is None else decoder_tokens.shape[1])
+    size = max(1, budget // longest)
     for first in range(0, len(tokens), size):
-        batch = torch.from_numpy(tokens[first : first + size]).to(lm.device)
+        batch, decoder_batch = (
+            None if part is None else torch.from_numpy(part[first : first + size]).to(lm.device)
+            for part in (tokens, decoder_tokens)
+        )
+        assert batch is not None
         with torch.inference_mode():
-            hidden = lm.family.hidden_states(lm.weights(), batch, None)
+            hidden = lm.family.hidden_states(lm.weights(), batch, None, decoder_batch)
         yield first, hidden
 
 

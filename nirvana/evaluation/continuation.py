@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
+from nirvana.calibration.tasks import SPANS, sentinels, start_token, task_of
 from nirvana.errors import CorpusError, ModelError
 from nirvana.models.lm import LM
 from nirvana.progress import ProgressCallback, report
@@ -35,6 +36,9 @@ def continue_prompt(
 ) -> str:
     """The most likely next tokens, one after the other, without the prompt.
 
+    An encoder-decoder reads the prompt with its encoder. One that was trained on missing spans is asked for the span
+    that is missing at the prompt's end.
+
     Args:
         prompt: some text; the continuation follows it directly.
         chat: give the prompt as a user's turn in the model's chat template instead, and return the answer.
@@ -51,6 +55,9 @@ def continue_prompt(
         raise CorpusError(f"{max_new_tokens} new tokens are none.", "Ask for 1 or more.")
     model = lm.weights()
     inputs = _encoded(lm, prompt, chat)
+    marks = list(sentinels(lm)[:2]) if task_of(lm) == SPANS else []
+    if marks:
+        inputs = _with_missing_end(inputs, marks[0])
     length = int(inputs["input_ids"].shape[1])
     positions = lm.family.geometry(lm.settings).get("positions", length + max_new_tokens)
     if length >= positions:
@@ -58,13 +65,18 @@ def continue_prompt(
             f"The prompt has {length:,} tokens; {lm.source.name} has {positions:,} positions.", "Shorten the prompt."
         )
     total = min(max_new_tokens, positions - length)
+    written = 1 if lm.family.encoder_decoder else length  # where new tokens begin in the output
     ends = getattr(model.generation_config, "eos_token_id", None)
+    ends = ends if ends is not None else lm.tokenizer.eos_token_id
+    if marks:
+        ends = [ends, *marks[1:]]  # the next sentinel: what follows is another span
     configure: Any = GenerationConfig  # the library leaves both untyped
     generate: Any = model.generate
     settings = configure(
         do_sample=False,
         max_new_tokens=total,
-        eos_token_id=ends if ends is not None else lm.tokenizer.eos_token_id,
+        eos_token_id=ends,
+        decoder_start_token_id=start_token(lm) if lm.family.encoder_decoder else None,
         pad_token_id=lm.tokenizer.pad_token_id if lm.tokenizer.pad_token_id is not None else lm.tokenizer.eos_token_id,
     )
     report(progress, STAGE, 0, total)
@@ -72,10 +84,21 @@ def continue_prompt(
         output = generate(
             **inputs,
             generation_config=settings,
-            stopping_criteria=StoppingCriteriaList([Reporting(progress, length, total)]),
+            stopping_criteria=StoppingCriteriaList([Reporting(progress, written, total)]),
         )
     report(progress, STAGE, total, total)
-    return str(lm.tokenizer.decode(output[0, length:], skip_special_tokens=True))
+    new = [token for token in output[0, written:].tolist() if token not in marks]
+    return str(lm.tokenizer.decode(new, skip_special_tokens=True))
+
+
+def _with_missing_end(inputs: dict[str, torch.Tensor], mark: int) -> dict[str, torch.Tensor]:
+    """The encoder's input with a sentinel before the token that ends it."""
+    ids, mask = inputs["input_ids"], inputs["attention_mask"]
+    sentinel = ids.new_full((len(ids), 1), mark)
+    return {
+        "input_ids": torch.cat([ids[:, :-1], sentinel, ids[:, -1:]], dim=1),
+        "attention_mask": torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1),
+    }
 
 
 def _encoded(lm: LM, prompt: str, chat: bool) -> dict[str, torch.Tensor]:

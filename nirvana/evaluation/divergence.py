@@ -49,7 +49,7 @@ def dense_reference(
     keep_bytes: int | None = None,
     progress: ProgressCallback | None = None,
 ) -> DenseReference:
-    """Run the dense model over the probes, (N, T), once.
+    """Run the dense model over the probes, (N, T), once: of an encoder-decoder, over what its decoder reads.
 
     Args:
         keep_bytes: the most that log-probabilities may take; by default 2 GiB or an eighth of the free memory.
@@ -62,7 +62,7 @@ def dense_reference(
     _check(dense, probe)
     head = dense.family.head(dense.weights())
     vocabulary, width = head.weight.shape
-    total, chunk = probe.tokens.size, chunk_positions(vocabulary)
+    total, chunk = probe.outputs.size, chunk_positions(vocabulary)
     if keep_bytes is None:
         keep_bytes = min(MOST_BYTES, int(MEMORY_SHARE * available_memory(str(dense.device))))
     keep = total * vocabulary * 4 <= keep_bytes
@@ -70,7 +70,7 @@ def dense_reference(
     store = torch.empty(shape, dtype=dtype, device=dense.device)
     stage, done = "Dense predictions", 0
     report(progress, stage, done, total)
-    for _, hidden in hidden_batches(dense, probe.tokens):
+    for _, hidden in hidden_batches(dense, probe.tokens, probe.decoder_tokens):
         states = hidden.reshape(-1, width)
         for start in range(0, len(states), chunk):
             report(progress, stage, done, total)
@@ -112,10 +112,10 @@ def divergence(
         raise CorpusError("The dense reference is of another probe.", "Compute it for this one.")
     if reference.head.weight.shape[0] != vocabulary:
         raise ModelError("The two models have different vocabularies.", "Compare a model with one pruned from it.")
-    total, chunk = probe.tokens.size, chunk_positions(vocabulary)
+    total, chunk = probe.outputs.size, chunk_positions(vocabulary)
     flat, done, stage = np.empty(total, np.float32), 0, "Divergence"
     report(progress, stage, done, total)
-    for _, hidden in hidden_batches(pruned, probe.tokens):
+    for _, hidden in hidden_batches(pruned, probe.tokens, probe.decoder_tokens):
         states = hidden.reshape(-1, width)
         for start in range(0, len(states), chunk):
             report(progress, stage, done, total)
@@ -133,11 +133,13 @@ def divergence(
             f"{pruned.source.name} or its pruned form gives outputs that are not numbers.",
             "Load the model with dtype float32, or prune less.",
         )
-    return Divergence(flat.reshape(probe.tokens.shape))
+    return Divergence(flat.reshape(probe.outputs.shape))
 
 
 def _check(lm: LM, probe: CalibrationSet) -> None:
-    if probe.mask is not None and not probe.mask.all():
+    if (probe.decoder_tokens is None) == lm.family.encoder_decoder:
+        raise CorpusError(f"The probe is for another kind of model than {lm.source.name}.", "Draw it with this model.")
+    if (probe.mask is not None and not probe.mask.all()) or (probe.targets is not None and (probe.targets < 0).any()):
         raise CorpusError("Divergence is measured on full windows, and the probe has padding.", "Cut it to length.")
     positions = lm.family.geometry(lm.settings).get("positions", probe.length)
     if probe.length > positions:
@@ -146,7 +148,8 @@ def _check(lm: LM, probe: CalibrationSet) -> None:
             f"Use probes of {positions} tokens or fewer.",
         )
     vocabulary = lm.family.geometry(lm.settings)["vocabulary"]
-    if probe.tokens.min() < 0 or probe.tokens.max() >= vocabulary:
+    ids = np.concatenate([probe.tokens.ravel(), probe.outputs.ravel()])
+    if ids.min() < 0 or ids.max() >= vocabulary:
         raise CorpusError(
             f"The probe has token ids outside the {vocabulary} of {lm.source.name}.", "Draw it with this tokenizer."
         )

@@ -11,6 +11,7 @@ import torch
 from torch.nn import functional as F
 
 from nirvana.calibration.corpora.corpus import CorpusSplit, Text, as_split
+from nirvana.calibration.tasks import FIRST_BYTE, Examples, is_bytes, make_pairs, task_of
 from nirvana.errors import CorpusError, ModelError
 from nirvana.evaluation.chunks import chunk_positions, hidden_batches
 from nirvana.evaluation.results import Perplexity
@@ -30,6 +31,7 @@ def perplexity(
     *,
     window: int = 512,
     max_tokens: int = 32_768,
+    task: str = "auto",
     progress: ProgressCallback | None = None,
 ) -> Perplexity:
     """exp of the mean negative log-likelihood, in nats per token, of text in windows that do not overlap.
@@ -38,21 +40,29 @@ def perplexity(
     them in the window alone, so the result depends on the window: compare like with like. Logits are computed in
     float32 for a few hundred positions at a time.
 
+    An encoder-decoder predicts the missing part of each window given the rest (see `task`): the decoder's tokens that
+    come from the text count, sentinels and ends do not.
+
     Args:
         text: a corpus, of which the evaluation split is read; or a split, a string or documents, used whole.
         window: tokens in a window, 2 or more.
         max_tokens: read at most this many tokens; what does not fill a window is left out.
+        task: for an encoder-decoder, "span corruption", "continuation", or "auto" for what it was trained on.
         progress: called after every few hundred tokens; may raise `Cancelled`.
 
     Raises:
-        CorpusError: the text does not fill one window, or a number makes no sense.
+        CorpusError: the text does not fill one window, a number makes no sense, or the model has no such task.
         ModelError: the window is longer than the model's positions, or the model's output is not a number.
     """
     _check(lm, window, max_tokens)
+    task = task_of(lm, task)
     split = as_split(text, "evaluation")
     report(progress, STAGE, 0, 0)
-    windows, scored_bytes = _windows(lm.tokenizer, split, window, max_tokens)
-    losses = _losses(lm, windows, progress)  # (windows, window - 1)
+    windows, sizes = _windows(lm, split, window, max_tokens)
+    examples = _examples(lm, windows, task)
+    counted = examples.origin >= 0  # as many in each window
+    losses = _losses(lm, examples, progress)[counted].reshape(len(windows), -1)
+    scored_bytes = int(np.take_along_axis(sizes, np.maximum(examples.origin, 0), axis=1)[counted].sum())
     per_window = losses.mean(axis=1, dtype=np.float64)
     mean = float(per_window.mean())
     if not math.isfinite(mean):
@@ -71,6 +81,7 @@ def perplexity(
         window=window,
         corpus=split.corpus,
         corpus_hash=split.source_hash,
+        task=task,
         per_window=per_window,
     )
 
@@ -89,16 +100,25 @@ def _check(lm: LM, window: int, max_tokens: int) -> None:
         )
 
 
-def _losses(lm: LM, windows: np.ndarray, progress: ProgressCallback | None) -> np.ndarray:
-    """Windows (N, T) -> float32 (N, T - 1): nats of each token but the first of its window."""
+def _examples(lm: LM, windows: np.ndarray, task: str) -> Examples:
+    """Windows (N, T) -> what the model reads and what it should say; the same windows always give the same examples."""
+    if task:
+        return make_pairs(lm, windows, task, np.random.default_rng(0))
+    origin = np.tile(np.arange(1, windows.shape[1]), (len(windows), 1))
+    return Examples(windows, None, windows[:, 1:], origin)
+
+
+def _losses(lm: LM, examples: Examples, progress: ProgressCallback | None) -> np.ndarray:
+    """float32 (N, U): nats of each label."""
     head = lm.family.head(lm.weights())
     chunk = chunk_positions(head.weight.shape[0])
-    losses = np.empty((windows.shape[0], windows.shape[1] - 1), np.float32)
+    samples, predicted = examples.labels.shape
+    losses = np.empty((samples, predicted), np.float32)
     done, flat = 0, losses.reshape(-1)
     report(progress, STAGE, done, flat.size)
-    for first, hidden in hidden_batches(lm, windows):
-        targets = torch.from_numpy(windows[first : first + len(hidden), 1:].reshape(-1)).to(lm.device)
-        states = hidden[:, :-1].reshape(-1, hidden.shape[-1])
+    for first, hidden in hidden_batches(lm, examples.inputs, examples.decoder_inputs):
+        targets = torch.from_numpy(examples.labels[first : first + len(hidden)].reshape(-1)).to(lm.device)
+        states = hidden[:, :predicted].reshape(-1, hidden.shape[-1])
         for start in range(0, len(states), chunk):
             report(progress, STAGE, done, flat.size)
             with torch.inference_mode():
@@ -110,12 +130,11 @@ def _losses(lm: LM, windows: np.ndarray, progress: ProgressCallback | None) -> n
     return losses
 
 
-def _windows(
-    tokenizer: PreTrainedTokenizerBase, split: CorpusSplit, window: int, max_tokens: int
-) -> tuple[np.ndarray, int]:
-    """int64 (N, window) of the first tokens, and how many UTF-8 bytes of text their predicted tokens stand for."""
+def _windows(lm: LM, split: CorpusSplit, window: int, max_tokens: int) -> tuple[np.ndarray, np.ndarray]:
+    """int64 (N, window) of the first tokens, and how many UTF-8 bytes of the text each of them adds."""
     text = split.text
-    ids, ends = _first_tokens(tokenizer, text, max_tokens)
+    # Encoders get their end token with each window, not with the text.
+    ids, ends = _first_tokens(lm.tokenizer, text, max_tokens, special=not lm.family.encoder_decoder)
     count = len(ids) // window
     if not count:
         raise CorpusError(
@@ -123,11 +142,13 @@ def _windows(
             "Use a shorter window or more text.",
         )
     windows = np.array(ids[: count * window], dtype=np.int64).reshape(count, window)
-    last = np.array(ends[: count * window]).reshape(count, window)[:, [0, -1]]
-    return windows, sum(len(text[start:end].encode()) for start, end in last)
+    sizes = [len(text[start:end].encode()) for start, end in itertools.pairwise([0, *ends[: count * window]])]
+    return windows, np.array(sizes).reshape(count, window)
 
 
-def _first_tokens(tokenizer: PreTrainedTokenizerBase, text: str, count: int) -> tuple[list[int], list[int]]:
+def _first_tokens(
+    tokenizer: PreTrainedTokenizerBase, text: str, count: int, *, special: bool
+) -> tuple[list[int], list[int]]:
     """The first `count` tokens of the text and, for each, the character where it ends.
 
     Only the beginning of a long text is tokenised: a cut can change the last few tokens before it, no earlier ones.
@@ -135,7 +156,9 @@ def _first_tokens(tokenizer: PreTrainedTokenizerBase, text: str, count: int) -> 
     margin = 64
     length = (count + margin) * CHARACTERS_PER_TOKEN
     while True:
-        encoded = tokenizer(text[:length], return_offsets_mapping=tokenizer.is_fast, verbose=False)
+        encoded = tokenizer(
+            text[:length], add_special_tokens=special, return_offsets_mapping=tokenizer.is_fast, verbose=False
+        )
         ids: list[int] = encoded["input_ids"]
         if length >= len(text) or len(ids) >= count + margin:
             break
@@ -144,5 +167,8 @@ def _first_tokens(tokenizer: PreTrainedTokenizerBase, text: str, count: int) -> 
     if tokenizer.is_fast:
         spans = [end for _, end in encoded["offset_mapping"][:count]]
         return ids, list(itertools.accumulate(spans, max))  # special tokens end at 0
-    pieces = [len(tokenizer.decode([token])) for token in ids]
+    if is_bytes(tokenizer):  # a character ends with its first byte, and takes the others along
+        pieces = [int(0 <= token - FIRST_BYTE < 256 and (token - FIRST_BYTE) & 0xC0 != 0x80) for token in ids]
+    else:
+        pieces = [len(tokenizer.decode([token])) for token in ids]
     return ids, [min(end, len(text)) for end in itertools.accumulate(pieces)]

@@ -14,7 +14,8 @@ class Perplexity:
     """exp of the mean negative log-likelihood per token over non-overlapping windows (paper, evaluation).
 
     `standard_error` is that of `value`, from the spread over windows (delta method: value times the standard
-    error of the mean negative log-likelihood). `tokens` counts predicted tokens: window - 1 for each window.
+    error of the mean negative log-likelihood). `tokens` counts predicted tokens: window - 1 for each window, or what
+    the `task` of an encoder-decoder leaves to predict.
     """
 
     value: float
@@ -26,6 +27,7 @@ class Perplexity:
     corpus: str
     corpus_hash: str
     per_window: np.ndarray = field(repr=False)  # (windows,) mean nats per token
+    task: str = ""
 
 
 @dataclass(frozen=True)

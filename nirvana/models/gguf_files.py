@@ -59,6 +59,8 @@ def _parse_header(path: Path) -> tuple[dict[str, Any], int]:
     hidden = value(prefix + "embedding_length")
     if architecture is None or heads is None or hidden is None:
         raise ModelError(f"{path.name} does not describe a language model.", "Choose another GGUF file.")
+    if str(architecture).startswith("t5"):
+        raise ModelError(f"{path.name} holds a T5, which is not read from GGUF.", "Use the folder of safetensors.")
     names = {tensor.name for tensor in reader.tensors}
     if "rope_freqs.weight" in names:  # transformers leaves them out, and the model would talk nonsense
         raise ModelError(

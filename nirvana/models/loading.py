@@ -31,7 +31,13 @@ if TYPE_CHECKING:
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # Keys of config.json that would make transformers run a checkpoint's code or build layers of uneven sizes itself.
-NOT_FOR_TRANSFORMERS = ("auto_map", "architectures", "per_layer_config", "allow_global_per_layer_attribute_access")
+NOT_FOR_TRANSFORMERS = (
+    "auto_map",
+    "architectures",
+    "per_layer_config",
+    "per_stack_config",
+    "allow_global_per_layer_attribute_access",
+)
 
 
 def load_model(
@@ -71,6 +77,12 @@ def load_model(
     tensors = read_tensors(files, precision, progress)
     model = build_model(config, family, layout, tensors, precision)
     del tensors
+    # Some configs of the library say that embeddings are tied whatever the weights are.
+    tied = family.head(model).weight is family.embeddings(model).weight
+    settings, model.config.tie_word_embeddings = {**located.config, "tie_word_embeddings": tied}, tied
+    layout = family.layout(settings) if record is None else record.layout(family, settings)
+    if record is not None:
+        family.adapt(model, record.kept)
     report(progress, "Moving weights", 0, 0)
     model.requires_grad_(False)
     nn.Module.to(model, place)
@@ -82,7 +94,7 @@ def load_model(
         tokenizer=_tokenizer(folder),
         config=model.config,
         layout=layout,
-        dense=layout if record is None else record.dense_layout(family, located.config),
+        dense=layout if record is None else record.dense_layout(family, settings),
         family=family,
         source=source,
         kept=_kept(layout, record),
@@ -229,9 +241,10 @@ def build_model(
     Raises:
         CheckpointError: names or shapes of the tensors are not those that the config asks for.
     """
-    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING
 
-    library_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    mapping = MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING if family.encoder_decoder else MODEL_FOR_CAUSAL_LM_MAPPING
+    library_class: Any = mapping[type(config)]
 
     class Resized(library_class):  # type: ignore[misc]
         """The library's class with pruned widths: sized while it is built without memory, before weights arrive."""

@@ -45,7 +45,7 @@ def choose_calibration(
     Raises:
         NirvanaError: see `sample_calibration` and `select_calibration`.
     """
-    drawn = {"samples": choice.samples, "length": choice.length, "seed": choice.seed}
+    drawn: dict[str, Any] = {"samples": choice.samples, "length": choice.length, "seed": choice.seed}
     if choice.candidates == 1:
         return sample_calibration(lm, corpus, **drawn), {}
 

@@ -92,6 +92,7 @@ def _perplexity(
             "split": "evaluation",
             "window": found.window,
             "tokens": found.tokens,
+            **({"task": found.task} if found.task else {}),
             "note": lm.source.note,
             **placement(lm),
         }
@@ -117,9 +118,10 @@ def _divergence(dense: LM, pruned: LM, probe: CalibrationSet, progress: Progress
             "split": "probe",
             "samples": probe.samples,
             "length": probe.length,
-            "tokens": probe.samples * probe.length,
+            "tokens": probe.outputs.size,
             "seed": probe.seed,
             "probe_hash": probe.hash,
+            **({"task": probe.task} if probe.task else {}),
             "note": dense.source.note,
             **placement(dense),
         }

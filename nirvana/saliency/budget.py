@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import NamedTuple
 
 from nirvana.errors import SaliencyError
@@ -54,7 +55,7 @@ def choose(lm: LM, samples: int, length: int, *, strategy: str = "auto", memory:
 def estimate(lm: LM, samples: int, length: int, strategy: str, micro_batch: int) -> int:
     """Bytes above the loaded model that scoring takes at its peak."""
     hidden = lm.family.geometry(lm.settings)["hidden"]
-    layers, item = len(lm.layout.layers()), lm.dtype.itemsize
+    layers, item = sum(len(lm.layout.layers(stack)) for stack in lm.layout.stacks), lm.dtype.itemsize
     largest = max(lm.layout[site].parameters for site in lm.layout)
     tokens = micro_batch * length
     per_layer = tokens * item * _activations(lm, hidden)
@@ -66,8 +67,12 @@ def estimate(lm: LM, samples: int, length: int, strategy: str, micro_batch: int)
 
 
 def _activations(lm: LM, hidden: int) -> int:
-    """Values per token that one block keeps for its backward pass (measured on Llama blocks with fused attention)."""
+    """Values per token that one block keeps for its backward pass (measured on Llama blocks with fused attention).
+
+    A decoder block with cross-attention keeps more than an encoder block; all are counted as the larger.
+    """
     neurons = max((place.units for place in lm.layout.values() if place.kind == NEURON), default=0)
     attention = max((place.parameters for place in lm.layout.values() if place.kind == KV_GROUP), default=0)
-    projected = attention // hidden  # rows of q, k, v and columns of o
+    attentions = max(Counter(site[:2] for site, place in lm.layout.items() if place.kind == KV_GROUP).values())
+    projected = attentions * attention // hidden  # rows of q, k, v and columns of o
     return 5 * neurons + 6 * hidden + 2 * projected

@@ -28,17 +28,22 @@ from nirvana.progress import ProgressCallback, report
 from nirvana.saliency.budget import MICRO_BATCHES, choose
 from nirvana.saliency.request import Request, Scored
 from nirvana.saliency.units import add_unit_sums, unit_weights
-from nirvana.surgery import layer_places
 
 
 class Batch(NamedTuple):
-    """Some samples of a calibration set. `tick` reports progress; call it once a sample."""
+    """Some samples of a calibration set (see `Tokens`). `tick` reports progress; call it once a sample."""
 
-    input_ids: torch.Tensor  # (b, T)
-    attention_mask: torch.Tensor | None  # (b, T)
+    input_ids: torch.Tensor  # (b, S)
+    attention_mask: torch.Tensor | None  # (b, S)
+    decoder_input_ids: torch.Tensor | None  # (b, T)
+    counted: torch.Tensor | None  # (b, T)
     samples: int  # of the whole set
     length: int  # T
     tick: Callable[[], None]
+
+    def hidden_states(self, lm: LM) -> torch.Tensor:
+        """(b, T, H)."""
+        return lm.family.hidden_states(lm.weights(), self.input_ids, self.attention_mask, self.decoder_input_ids)
 
 
 OutputGradient = Callable[[nn.Linear, torch.Tensor, Batch], torch.Tensor]
@@ -56,20 +61,17 @@ def first_order_scores(request: Request, output_gradient: OutputGradient) -> Sco
         SaliencyError: the calibration set does not suit the model, or the memory does not suffice.
     """
     lm = request.lm
-    ids, mask = request.tokens()
-    samples, length = ids.shape
-    choice = choose(lm, samples, length, strategy=request.strategy, memory=request.memory)
+    tokens = request.tokens()
+    samples, length = tokens.outputs.shape
+    longest = max(length, tokens.input_ids.shape[1])
+    choice = choose(lm, samples, longest, strategy=request.strategy, memory=request.memory)
     steps = _Steps(request.progress)
 
     def part(start: int) -> Batch:
-        end = start + choice.micro_batch
-        return Batch(
-            ids[start:end].to(lm.device),
-            None if mask is None else mask[start:end].to(lm.device),
-            samples,
-            length,
-            steps,
-        )
+        rows = slice(start, start + choice.micro_batch)
+        ids, mask, decoder_ids, counted = (None if all_ is None else all_[rows].to(lm.device) for all_ in tokens)
+        assert ids is not None
+        return Batch(ids, mask, decoder_ids, counted, samples, length, steps)
 
     batches = [part(start) for start in range(0, samples, choice.micro_batch)]
     gradients = _Gradients(lm, steps)
@@ -163,7 +165,7 @@ class _Gradients:
 def _micro_batches(
     lm: LM, batches: list[Batch], output_gradient: OutputGradient, gradients: _Gradients, steps: _Steps
 ) -> None:
-    model, blocks = lm.weights(), _blocks(lm)
+    model, blocks = lm.weights(), [block for stack in _stacks(lm).values() for block in stack]
     samples = batches[0].samples
     steps.total = samples + len(batches) * (len(blocks) + len(gradients.weights))
     gradients.require(set(lm.layout))
@@ -171,7 +173,7 @@ def _micro_batches(
         for batch in batches:
             gradients.last = batch is batches[-1]
             with torch.enable_grad():
-                hidden = lm.family.hidden_states(model, batch.input_ids, batch.attention_mask)
+                hidden = batch.hidden_states(lm)
             with torch.no_grad():
                 upstream = output_gradient(lm.family.head(model), hidden.detach(), batch)
             torch.autograd.backward(hidden, upstream)
@@ -181,29 +183,21 @@ def _micro_batches(
 def _recompute(
     lm: LM, batches: list[Batch], output_gradient: OutputGradient, gradients: _Gradients, steps: _Steps
 ) -> None:
-    blocks = _blocks(lm)
+    stacks = _stacks(lm)
+    blocks = [block for stack in stacks.values() for block in stack]
     samples = batches[0].samples
     steps.total = samples + len(batches) * (2 * len(blocks) + len(gradients.weights))
-    passes = []
-    upstream = []
     with _ticking(blocks, steps):
-        for batch in batches:
-            calls, gradient = _forward_to_last_block(lm, blocks, batch, output_gradient)
-            passes.append(calls)
-            upstream.append(gradient)
-        layers = lm.layout.layers()
-        for place in reversed(range(len(blocks))):
-            gradients.require({site for site in lm.layout if site.layer == layers[place]})
-            for index, calls in enumerate(passes):
-                gradients.last = index == len(passes) - 1
-                call = calls.pop()
-                states = call.states.requires_grad_(place > 0)
-                with torch.enable_grad():
-                    output = _states(blocks[place](states, *call.args, **call.kwargs))
-                torch.autograd.backward(output, upstream[index])
-                if place > 0:
-                    assert states.grad is not None
-                    upstream[index] = states.grad
+        passes = [_forward(lm, stacks, batch, output_gradient) for batch in batches]
+        for stack, modules in reversed(stacks.items()):
+            layers = lm.layout.layers(stack)
+            for place in reversed(range(len(modules))):
+                gradients.require({site for site in lm.layout if site[:2] == (stack, layers[place])})
+                for kept in passes:
+                    gradients.last = kept is passes[-1]
+                    kept.through(stack, modules[place], first=place == 0)
+            for kept in passes:
+                kept.into_the_stack_before(stack)
 
 
 class _Call(NamedTuple):
@@ -213,40 +207,109 @@ class _Call(NamedTuple):
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
 
+    def reading(self, old: torch.Tensor, new: torch.Tensor) -> _Call:
+        """The same call with another tensor in the place of one of its further arguments."""
+        args = tuple(new if value is old else value for value in self.args)
+        return _Call(self.states, args, {name: new if value is old else value for name, value in self.kwargs.items()})
 
-def _forward_to_last_block(
-    lm: LM, blocks: list[nn.Module], batch: Batch, output_gradient: OutputGradient
-) -> tuple[list[_Call], torch.Tensor]:
-    """The calls of all blocks in a forward pass without autograd, and the gradient at the last one's output.
 
-    The library's own forward runs; autograd is switched on only after the last block, for the final norm.
+class _Pass:
+    """A forward pass of some samples without autograd, of which the blocks' inputs are kept.
+
+    Autograd was on between the last block of each stack and what comes next, so that a gradient gets across: from the
+    last hidden states through the final norm, and from what a decoder reads of an encoder into the encoder.
+
+    Attributes:
+        calls: stack -> the calls of its blocks that are still to be recomputed.
+        ends: stack -> the output of its last block.
+        outputs: stack -> what the next stack reads of it; the last has none.
+        upstream: the gradient at the output of the block that is recomputed next.
     """
-    calls: list[_Call] = []
-    ends: list[torch.Tensor] = []
 
-    def note(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        rest = dict(kwargs)
-        states = args[0] if args else rest.pop("hidden_states")
-        calls.append(_Call(states, args[1:], rest))
+    def __init__(self, stacks: dict[str, list[nn.Module]]) -> None:
+        self.calls: dict[str, list[_Call]] = {stack: [] for stack in stacks}
+        self.ends: dict[str, torch.Tensor] = {}
+        self.outputs: dict[str, torch.Tensor] = {}
+        self.upstream = torch.empty(0)
+        self._read: dict[str, torch.Tensor] = {}
+        self._before = dict(zip(list(stacks)[1:], stacks, strict=False))
 
-    def cut(_: nn.Module, __: tuple[Any, ...], output: Any) -> Any:
-        ends.append(_states(output).detach().requires_grad_())
-        torch.set_grad_enabled(True)
-        return (ends[0], *output[1:]) if isinstance(output, tuple) else ends[0]
+    def note(self, stack: str, call: _Call) -> None:
+        """Keep a block's call. What has a gradient in it is what it reads of the stack before."""
+        self.calls[stack].append(call)
+        for value in (*call.args, *call.kwargs.values()):
+            if isinstance(value, torch.Tensor) and value.requires_grad:
+                self.outputs[self._before[stack]] = value
 
-    handles = [block.register_forward_pre_hook(note, with_kwargs=True) for block in blocks]
-    handles.append(blocks[-1].register_forward_hook(cut))
+    def through(self, stack: str, block: nn.Module, *, first: bool) -> None:
+        """Run `block` again with autograd, and move `upstream` to its input; `first` in the stack needs no more."""
+        call = self.calls[stack].pop()
+        before = self._before.get(stack)
+        if before is not None:
+            if before not in self._read:
+                self._read[before] = self.outputs[before].detach().requires_grad_()
+            call = call.reading(self.outputs[before], self._read[before])
+        states = call.states.requires_grad_(not first)
+        with torch.enable_grad():
+            output = _states(block(states, *call.args, **call.kwargs))
+        torch.autograd.backward(output, self.upstream)
+        if not first:
+            assert states.grad is not None
+            self.upstream = states.grad
+
+    def into_the_stack_before(self, stack: str) -> None:
+        """Move `upstream` from what all blocks of `stack` read of the stack before to the end of that one."""
+        before = self._before.get(stack)
+        if before is not None:
+            torch.autograd.backward(self.outputs.pop(before), self._read.pop(before).grad)
+            self._upstream_from(before)
+
+    def _upstream_from(self, stack: str) -> None:
+        gradient = self.ends.pop(stack).grad
+        assert gradient is not None
+        self.upstream = gradient
+
+    def finish(self, lm: LM, hidden: torch.Tensor, batch: Batch, output_gradient: OutputGradient) -> None:
+        """Start `upstream`: the gradient at the end of the last stack."""
+        with torch.no_grad():
+            upstream = output_gradient(lm.family.head(lm.weights()), hidden.detach(), batch)
+        last = list(self.calls)[-1]
+        (self.upstream,) = torch.autograd.grad(hidden, self.ends.pop(last), upstream)
+
+
+def _forward(lm: LM, stacks: dict[str, list[nn.Module]], batch: Batch, output_gradient: OutputGradient) -> _Pass:
+    """The library's own forward, without autograd inside blocks."""
+    kept = _Pass(stacks)
+    handles = []
+
+    def note(stack: str) -> Callable[..., None]:
+        def before_block(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            torch.set_grad_enabled(False)
+            rest = dict(kwargs)
+            states = args[0] if args else rest.pop("hidden_states")
+            kept.note(stack, _Call(states.detach(), args[1:], rest))
+
+        return before_block
+
+    def cut(stack: str) -> Callable[..., Any]:
+        def after_block(_: nn.Module, __: tuple[Any, ...], output: Any) -> Any:
+            end = kept.ends[stack] = _states(output).detach().requires_grad_()
+            torch.set_grad_enabled(True)
+            return (end, *output[1:]) if isinstance(output, tuple) else end
+
+        return after_block
+
+    for stack, blocks in stacks.items():
+        handles += [block.register_forward_pre_hook(note(stack), with_kwargs=True) for block in blocks]
+        handles.append(blocks[-1].register_forward_hook(cut(stack)))
     try:
         with torch.no_grad():
-            hidden = lm.family.hidden_states(lm.weights(), batch.input_ids, batch.attention_mask)
+            hidden = batch.hidden_states(lm)
     finally:
         for handle in handles:
             handle.remove()
-    with torch.no_grad():
-        upstream = output_gradient(lm.family.head(lm.weights()), hidden.detach(), batch)
-    torch.autograd.backward(hidden, upstream)
-    assert ends[0].grad is not None
-    return calls, ends[0].grad
+    kept.finish(lm, hidden, batch, output_gradient)
+    return kept
 
 
 def _states(output: Any) -> torch.Tensor:
@@ -255,9 +318,9 @@ def _states(output: Any) -> torch.Tensor:
     return states
 
 
-def _blocks(lm: LM) -> list[nn.Module]:
-    blocks = lm.family.blocks(lm.weights())
-    return [blocks[stack][place] for (stack, _), place in layer_places(lm.layout).items()]
+def _stacks(lm: LM) -> dict[str, list[nn.Module]]:
+    """Stack -> its blocks, in the order in which they run."""
+    return {stack: list(blocks) for stack, blocks in lm.family.blocks(lm.weights()).items()}
 
 
 @contextmanager

@@ -25,13 +25,13 @@ def unit_scores(request: Request) -> Scored:
 def output_gradient(head: nn.Linear, hidden: torch.Tensor, batch: Batch) -> torch.Tensor:
     """The gradient of f at `hidden`, (b, T, H), times the tokens of the whole set, in the dtype of `hidden`.
 
-    Positions that the attention mask leaves out can hold no maximum.
+    Positions that do not count can hold no maximum.
     """
     gradient = torch.zeros_like(hidden, dtype=torch.float32)
     vocabulary = head.weight.shape[0]
     for sample, states in enumerate(hidden):
         batch.tick()
-        seen = None if batch.attention_mask is None else batch.attention_mask[sample].bool()
+        seen = None if batch.counted is None else batch.counted[sample]
         shown = states if seen is None else states[seen]  # (t, H)
         sums = torch.zeros_like(shown, dtype=torch.float32)
         for start in range(0, vocabulary, CHUNK):

@@ -18,6 +18,23 @@ if TYPE_CHECKING:
     from nirvana.progress import ProgressCallback
 
 
+class Tokens(NamedTuple):
+    """What a calibration set holds, on the CPU. Scores are of the outputs at T positions.
+
+    With an encoder, `input_ids` and `attention_mask` are what it reads, (N, S), and `decoder_input_ids` is (N, T);
+    without one that is None and S is T. `counted` is where outputs count, or None where everywhere.
+    """
+
+    input_ids: torch.Tensor  # (N, S)
+    attention_mask: torch.Tensor | None  # (N, S)
+    decoder_input_ids: torch.Tensor | None  # (N, T)
+    counted: torch.Tensor | None  # (N, T) booleans
+
+    @property
+    def outputs(self) -> torch.Tensor:
+        return self.input_ids if self.decoder_input_ids is None else self.decoder_input_ids
+
+
 class Scored(NamedTuple):
     """Site -> float32 (units,), and how it was done, as JSON values."""
 
@@ -36,20 +53,39 @@ class Request:
     strategy: str
     progress: ProgressCallback | None
 
-    def tokens(self) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """(N, T) ids and mask, or None, of the calibration set, on the CPU.
+    def tokens(self) -> Tokens:
+        """What the calibration set holds.
 
         Raises:
-            SaliencyError: there is none, it has tokens that the model does not know, or a sample is all padding.
+            SaliencyError: there is none, it is for another kind of model, it has tokens that the model does not know,
+                or a sample is all padding.
         """
+        import torch
+
         if self.calibration is None:
             raise SaliencyError("This criterion reads text.", "Give it a calibration set.")
-        ids, mask = self.calibration.input_ids, self.calibration.attention_mask
-        vocabulary = self.lm.family.geometry(self.lm.settings)["vocabulary"]
-        if int(ids.min()) < 0 or int(ids.max()) >= vocabulary:
-            raise SaliencyError(
-                f"The calibration set has token ids outside 0..{vocabulary - 1}.", "Sample it with this model."
+        counted = self.calibration.counted
+        tokens = Tokens(
+            self.calibration.input_ids,
+            self.calibration.attention_mask,
+            self.calibration.decoder_input_ids,
+            None if counted is None else torch.from_numpy(counted),
+        )
+        if (tokens.decoder_input_ids is None) == self.lm.family.encoder_decoder:
+            needed = (
+                "both an encoder's and a decoder's tokens" if self.lm.family.encoder_decoder else "no decoder's tokens"
             )
-        if mask is not None and not bool(mask.bool().any(dim=1).all()):
-            raise SaliencyError("A calibration sample consists of padding only.", "Leave it out.")
-        return ids, mask
+            raise SaliencyError(
+                f"The calibration set is for another kind of model: {self.lm.source.name} takes {needed}.",
+                "Sample it with this model.",
+            )
+        vocabulary = self.lm.family.geometry(self.lm.settings)["vocabulary"]
+        for ids in (tokens.input_ids, tokens.outputs):
+            if int(ids.min()) < 0 or int(ids.max()) >= vocabulary:
+                raise SaliencyError(
+                    f"The calibration set has token ids outside 0..{vocabulary - 1}.", "Sample it with this model."
+                )
+        for mask in (tokens.attention_mask, tokens.counted):
+            if mask is not None and not bool(mask.bool().any(dim=1).all()):
+                raise SaliencyError("A calibration sample consists of padding only.", "Leave it out.")
+        return tokens

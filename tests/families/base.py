@@ -6,7 +6,7 @@ import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import pytest
@@ -25,6 +25,9 @@ from nirvana.surgery import masked_, prune
 from tests.conftest import byte_tokenizer
 from tests.oracle import all_logits, nirvana_scores
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
 Read = Callable[[Path, CalibrationSet], np.ndarray]
 Settings = dict[str, Any]
 Strategy = Literal["micro-batches", "recompute"]
@@ -34,6 +37,7 @@ class FamilyTests:
     """Subclasses name the library's classes and what their tiny config sets; tests are inherited."""
 
     library: ClassVar[str]  # "Llama" for LlamaConfig and LlamaForCausalLM
+    purpose: ClassVar[str] = "ForCausalLM"
     settings: ClassVar[Settings] = {}
     common: ClassVar[Settings] = {
         "hidden_size": 32,
@@ -51,18 +55,27 @@ class FamilyTests:
         """A random model as its makers would publish it: saved by the library."""
         import transformers
 
-        tokenizer = byte_tokenizer()
+        tokenizer = cls.tokenizer()
         config = getattr(transformers, f"{cls.library}Config")(
             vocab_size=len(tokenizer), bos_token_id=0, eos_token_id=1, **{**cls.common, **cls.settings}
         )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(5)
-            model = getattr(transformers, f"{cls.library}ForCausalLM")(config)
+            model = getattr(transformers, f"{cls.library}{cls.purpose}")(config)
+            cls.shape(model)
             for name, parameter in model.named_parameters():
                 if name.endswith("bias") or "norm" in name:  # which start as zeros and ones
                     torch.nn.init.normal_(parameter, mean=float("norm" in name), std=0.2)
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
+
+    @classmethod
+    def tokenizer(cls) -> PreTrainedTokenizerBase:
+        return byte_tokenizer()
+
+    @classmethod
+    def shape(cls, model: PreTrainedModel) -> None:
+        """Make of a model that the library built what its makers published, where that differs."""
 
     @classmethod
     def sample(cls, lm: LM) -> CalibrationSet:

@@ -6,10 +6,18 @@ from nirvana.errors import ModelError
 from nirvana.models.families.base import Config, Family, Layers, WeightSlice
 from nirvana.models.families.llama import LlamaFamily, MistralFamily
 from nirvana.models.families.qwen import Qwen2Family, Qwen3Family
+from nirvana.models.families.t5 import MT5Family, T5Family
 
 __all__ = ["FAMILIES", "Config", "Family", "Layers", "WeightSlice", "family_of"]
 
-FAMILIES: tuple[Family, ...] = (LlamaFamily(), MistralFamily(), Qwen2Family(), Qwen3Family())
+FAMILIES: tuple[Family, ...] = (
+    LlamaFamily(),
+    MistralFamily(),
+    Qwen2Family(),
+    Qwen3Family(),
+    T5Family(),
+    MT5Family(),
+)
 # How configs count experts. Such blocks have no one MLP whose neurons could be ranked.
 EXPERT_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts", "expert_count")
 

@@ -42,6 +42,7 @@ class Family(ABC):
         encoder_decoder: the decoder reads an encoder's output; otherwise it stands alone.
         layer_counts: stack -> the name under which a config counts its layers.
         fixed_layers: (stack, index) of layers that hold what others use.
+        spelled_out: sizes that a saved config gives even where they follow from others.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Family(ABC):
     encoder_decoder = False
     layer_counts: Mapping[str, str] = MappingProxyType({"decoder": "num_hidden_layers"})
     fixed_layers: frozenset[tuple[str, int]] = frozenset()
+    spelled_out: tuple[str, ...] = ("head_dim",)
 
     @abstractmethod
     def geometry(self, config: Config) -> dict[str, int]:
@@ -97,6 +99,12 @@ class Family(ABC):
         untyped: Any = model
         head: nn.Linear = untyped.get_output_embeddings()
         return head
+
+    def embeddings(self, model: PreTrainedModel) -> nn.Embedding:
+        """The token embeddings, which the head may share its weight with."""
+        untyped: Any = model
+        embeddings: nn.Embedding = untyped.get_input_embeddings()
+        return embeddings
 
     def check(self, config: Config) -> None:
         """Refuse configurations with missing or absurd sizes before anything is allocated for them.
