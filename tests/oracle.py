@@ -26,13 +26,18 @@ def nirvana_scores(lm: LM, calibration: CalibrationSet) -> dict[Site, np.ndarray
 
 def all_logits(lm: LM, calibration: CalibrationSet) -> torch.Tensor:
     """(B, T, V), with -inf where a position is padding."""
-    inputs = {"input_ids": calibration.input_ids, "attention_mask": calibration.attention_mask}
-    seen = calibration.attention_mask
-    if calibration.labels is not None:
-        inputs["decoder_input_ids"] = calibration.decoder_input_ids
-        seen = calibration.labels != -100
-    logits: torch.Tensor = lm.weights()(**inputs).logits
+    logits = unmasked_logits(lm, calibration)
+    seen = calibration.attention_mask if calibration.labels is None else calibration.labels != -100
     return logits if seen is None else logits.masked_fill(seen[:, :, None] == 0, -torch.inf)
+
+
+def unmasked_logits(lm: LM, calibration: CalibrationSet) -> torch.Tensor:
+    """(B, T, V) as the library gives them."""
+    inputs = {"input_ids": calibration.input_ids, "attention_mask": calibration.attention_mask}
+    if calibration.decoder_input_ids is not None:
+        inputs["decoder_input_ids"] = calibration.decoder_input_ids
+    logits: torch.Tensor = lm.weights()(**inputs).logits
+    return logits
 
 
 def unit_sums(lm: LM) -> dict[Site, np.ndarray]:

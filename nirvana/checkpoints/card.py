@@ -7,28 +7,29 @@ from collections.abc import Mapping
 from typing import Any
 
 from nirvana.checkpoints.provenance import base_name, licence_of
+from nirvana.checkpoints.remote_code import template_of
 from nirvana.evaluation.results import Measurement, Report
 from nirvana.layout import KV_GROUP, NEURON, Layout
 from nirvana.models.lm import LM
 from nirvana.models.sources import HUB_ID
 
-LOAD_WITH_CODE = """Where this project is not installed, with transformers 4.57 or newer. The class in
+LOAD_WITH_CODE = """Where this project is not installed, with transformers {release} or newer. The class in
 `modeling_pruned.py` builds the library's own layers one by one, with the widths in `config.json`; it is short, read it
 first:
 
 ```python
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import {auto_class}, AutoTokenizer
 
-model = AutoModelForCausalLM.from_pretrained("folder", dtype="auto", trust_remote_code=True)
+model = {auto_class}.from_pretrained("folder", dtype="auto", trust_remote_code=True)
 tokenizer = AutoTokenizer.from_pretrained("folder")
 ```
 """
 LOAD_PLAIN = """With transformers alone; no code comes with this checkpoint:
 
 ```python
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import {auto_class}, AutoTokenizer
 
-model = AutoModelForCausalLM.from_pretrained("folder", dtype="auto")
+model = {auto_class}.from_pretrained("folder", dtype="auto")
 tokenizer = AutoTokenizer.from_pretrained("folder")
 ```
 """
@@ -59,13 +60,16 @@ def checkpoint_card(
         remote_code: whether loading it with transformers needs the code in the folder.
         note: what else must be said of this form of it.
     """
+    template = template_of(lm.layout.architecture)
     parts = [
         _front_matter(lm),
         f"# {base_name(lm.source)}{', pruned' if lm.is_pruned else ''}\n",
         _description(lm, note),
         _sizes(lm),
         "## How to load it\n",
-        LOAD_WITH_CODE if remote_code else LOAD_PLAIN,
+        (LOAD_WITH_CODE if remote_code else LOAD_PLAIN).format(
+            auto_class=template.auto_class, release=template.transformers
+        ),
         LOAD_HERE,
     ]
     if measured is not None and measured.measurements:
@@ -76,7 +80,8 @@ def checkpoint_card(
 
 
 def _front_matter(lm: LM) -> str:
-    lines = ["---", "library_name: transformers", "pipeline_tag: text-generation"]
+    purpose = "text2text-generation" if lm.family.encoder_decoder else "text-generation"
+    lines = ["---", "library_name: transformers", f"pipeline_tag: {purpose}"]
     base, licence = base_name(lm.source), licence_of(lm.source)
     if "/" in base and HUB_ID.match(base):
         lines.append(f"base_model: {base}")

@@ -36,9 +36,10 @@ def save(
 ) -> Path:
     """Write `lm` to `folder`, for `load_model(folder)`: the same logits, bit for bit, in the same dtype.
 
-    transformers reads it too: `AutoModelForCausalLM.from_pretrained(folder)`, with `trust_remote_code=True` where the
-    layers have uneven widths. The code for that lies in the folder; `load_model` never runs it. The folder appears when
-    it is complete. A checkpoint that is there already is replaced; any other content is not.
+    transformers reads it too: `AutoModelForCausalLM.from_pretrained(folder)` (AutoModelForSeq2SeqLM for T5), with
+    `trust_remote_code=True` where the layers have uneven widths. The code for that lies in the folder; `load_model`
+    never runs it. The folder appears when it is complete. A checkpoint that is there already is replaced; any other
+    content is not.
 
     Args:
         lm: a model with its weights in memory, pruned or not.

@@ -23,12 +23,12 @@ from nirvana.plan import PruningPlan
 from nirvana.saliency import score
 from nirvana.surgery import masked_, prune
 from tests.conftest import byte_tokenizer
-from tests.oracle import all_logits, nirvana_scores
+from tests.oracle import all_logits, nirvana_scores, unmasked_logits
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-Read = Callable[[Path, CalibrationSet], np.ndarray]
+Read = Callable[..., dict[str, np.ndarray]]
 Settings = dict[str, Any]
 Strategy = Literal["micro-batches", "recompute"]
 
@@ -38,6 +38,7 @@ class FamilyTests:
 
     library: ClassVar[str]  # "Llama" for LlamaConfig and LlamaForCausalLM
     purpose: ClassVar[str] = "ForCausalLM"
+    auto_class: ClassVar[str] = "AutoModelForCausalLM"
     settings: ClassVar[Settings] = {}
     common: ClassVar[Settings] = {
         "hidden_size": 32,
@@ -132,10 +133,16 @@ class FamilyTests:
         self, pruned: LM, calibration: CalibrationSet, tmp_path: Path, read_elsewhere: Read
     ) -> None:
         folder = save(pruned, tmp_path / "pruned")
-        with torch.inference_mode():
-            expected = all_logits(pruned, calibration).numpy()
-        assert np.array_equal(read_elsewhere(folder, calibration), expected)
+        assert np.array_equal(read_elsewhere(folder, calibration)["logits"], library_logits(pruned, calibration))
         assert inspect_model(str(folder)).layout == pruned.layout
+
+    def test_transformers_alone_reads_a_checkpoint(
+        self, pruned: LM, calibration: CalibrationSet, tmp_path: Path, read_without_us: Read
+    ) -> None:
+        found = read_without_us(save(pruned, tmp_path / "pruned"), calibration, self.auto_class)
+        assert np.array_equal(found["logits"], library_logits(pruned, calibration))
+        assert found["reached"], "a backward pass reaches every weight"
+        assert found["agree"], "generation is the same with and without a cache"
 
     def test_a_reloaded_model_is_pruned_further_like_the_original(
         self, pruned: LM, calibration: CalibrationSet, tmp_path: Path
@@ -195,6 +202,13 @@ def some_plan(
             count = fewest if place.kind == KV_GROUP or share == 1 else fewest + int(draw.integers(0, 5))
             kept[site] = np.sort(draw.choice(place.units, min(count, place.units), replace=False))
     return PruningPlan(kept, lm.layout, requested=1 - share, gamma=1.0, removed_layers=removed_layers)
+
+
+def library_logits(lm: LM, calibration: CalibrationSet) -> np.ndarray:
+    """(B, T, V), padding included."""
+    with torch.inference_mode():
+        output: np.ndarray = unmasked_logits(lm, calibration).numpy()
+    return output
 
 
 def _weights(lm: LM) -> int:

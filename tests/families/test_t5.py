@@ -24,6 +24,7 @@ SENTINELS = 12
 class T5Tests(FamilyTests):
     library = "T5"
     purpose = "ForConditionalGeneration"
+    auto_class = "AutoModelForSeq2SeqLM"
     common: ClassVar[Settings] = {
         "d_model": 32,
         "d_kv": 6,  # not d_model / num_heads

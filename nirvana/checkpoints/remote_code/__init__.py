@@ -1,20 +1,43 @@
 """The code that goes with a pruned checkpoint, for loading it where this project is not installed.
 
-`modeling_pruned.py` is a working module for Llama, and the template for every family with the same module names.
+`modeling_pruned.py` is a working module for Llama, and the template for every family with the same module names;
+`modeling_pruned_t5.py` is that for encoder-decoders with T5's.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 MODULE = "modeling_pruned"
-TEMPLATE_FAMILY = "Llama"
+
+
+class Template(NamedTuple):
+    """A working module for one family: where it lies, and whose name another family's takes the place of."""
+
+    file: str
+    family: str
+    auto_class: str
+    transformers: str  # the oldest release that it works with
+
+
+# The ending of a transformers class -> its template.
+TEMPLATES = {
+    "ForCausalLM": Template("modeling_pruned.py", "Llama", "AutoModelForCausalLM", "4.57"),
+    "ForConditionalGeneration": Template("modeling_pruned_t5.py", "T5", "AutoModelForSeq2SeqLM", "5.15"),
+}
+
+
+def template_of(architecture: str) -> Template:
+    """The template for models whose transformers class is `architecture`."""
+    return TEMPLATES[_ending(architecture)]
 
 
 def remote_code(architecture: str) -> str:
     """The source of `modeling_pruned.py` for models whose transformers class is `architecture`."""
-    template = Path(__file__).with_name(f"{MODULE}.py").read_text(encoding="utf-8")
-    return template.replace(TEMPLATE_FAMILY, architecture.removesuffix("ForCausalLM"))
+    template = template_of(architecture)
+    source = Path(__file__).with_name(template.file).read_text(encoding="utf-8")
+    return source.replace(template.family, architecture.removesuffix(_ending(architecture)))
 
 
 def class_name(architecture: str) -> str:
@@ -23,5 +46,9 @@ def class_name(architecture: str) -> str:
 
 
 def auto_map(architecture: str) -> dict[str, str]:
-    """What config.json needs for `AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)`."""
-    return {"AutoModelForCausalLM": f"{MODULE}.{class_name(architecture)}"}
+    """What config.json needs, e.g. for `AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)`."""
+    return {template_of(architecture).auto_class: f"{MODULE}.{class_name(architecture)}"}
+
+
+def _ending(architecture: str) -> str:
+    return next(ending for ending in TEMPLATES if architecture.endswith(ending))
