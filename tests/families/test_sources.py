@@ -74,7 +74,7 @@ def test_a_gguf_file_of_another_architecture_is_refused_by_name(tmp_path: Path) 
     path = write_gguf(tmp_path / "other.gguf", "starcoder2", tiny("Llama"))
     with pytest.raises(ModelError, match="'starcoder2'") as raised:
         load_model(path)
-    assert "llama, mistral, qwen2, qwen3" in raised.value.hint
+    assert "llama, mistral, mt5, qwen2, qwen3, t5" in raised.value.hint
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_mixtures_of_experts_are_refused(config: dict[str, Any]) -> None:
 def test_other_architectures_are_refused_with_the_list_of_supported_ones(model_type: str | None) -> None:
     with pytest.raises(ModelError, match=repr(model_type)) as raised:
         family_of({"model_type": model_type, "hidden_size": 32})
-    assert "llama, mistral, qwen2, qwen3" in raised.value.hint
+    assert "llama, mistral, mt5, qwen2, qwen3, t5" in raised.value.hint
 
 
 @pytest.mark.parametrize(
