@@ -37,9 +37,9 @@ def choose(lm: LM, samples: int, length: int, *, strategy: str = "auto", memory:
     budget = int(available_memory(str(lm.device)) * SHARE) if memory is None else memory
     wanted = (CPU_TOKENS if lm.device.type == "cpu" else GPU_TOKENS) // length
     full = min(max(1, wanted), samples)
-    sizes = sorted({samples, full, *(full >> shift for shift in range(1, full.bit_length()))}, reverse=True)
-    if lm.device.type == "cpu":
-        sizes = [size for size in sizes if size <= full] or [1]
+    sizes = [full >> shift for shift in range(full.bit_length())]
+    if lm.device.type != "cpu":
+        sizes.insert(0, samples)
     smallest = 0
     for name in (MICRO_BATCHES, RECOMPUTE) if strategy == "auto" else (strategy,):
         for size in sizes:
