@@ -121,10 +121,11 @@ def _value(item: Measurement) -> str:
 
 def _protocol(item: Measurement) -> str:
     protocol = item.protocol
+    task = f", {protocol['task']}" if protocol.get("task") else ""
     if "window" in protocol:
-        return f"{protocol['tokens']:,} tokens in {item.n} windows of {protocol['window']}"
+        return f"{protocol['tokens']:,} tokens in {item.n} windows of {protocol['window']}{task}"
     if "samples" in protocol:
-        return f"nats per token, {protocol['samples']} probes of {protocol['length']} tokens"
+        return f"nats per token, {protocol['samples']} probes of {protocol['length']} tokens{task}"
     return "tied weights counted once" if item.metric == "parameters" else ""
 
 

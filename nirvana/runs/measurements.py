@@ -117,7 +117,7 @@ def _divergence(dense: LM, pruned: LM, probe: CalibrationSet, progress: Progress
             "corpus_hash": probe.source_hash,
             "split": "probe",
             "samples": probe.samples,
-            "length": probe.length,
+            "length": probe.outputs.shape[1],
             "tokens": probe.outputs.size,
             "seed": probe.seed,
             "probe_hash": probe.hash,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -97,7 +97,7 @@ def test_too_little_text_is_refused_with_the_numbers(tiny_lm: LM) -> None:
         ({"seed": -1}, "negative"),
     ],
 )
-def test_numbers_without_sense_are_refused(tiny_lm: LM, values: dict[str, int], message: str) -> None:
+def test_numbers_without_sense_are_refused(tiny_lm: LM, values: dict[str, Any], message: str) -> None:
     with pytest.raises(CorpusError, match=message):
         sample_calibration(tiny_lm, numbered(500), **values)
 

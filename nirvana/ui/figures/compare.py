@@ -234,6 +234,7 @@ def describe_protocol(measurement: Measurement) -> str:
         window, length = protocol.get("window"), protocol.get("length")
         parts.append(f"{tokens:,} tokens")
         parts[-1] += f" in windows of {window:,}" if window else f" in samples of {length:,}" if length else ""
+    parts.append(str(protocol.get("task") or ""))
     parts.append(" ".join(str(protocol[name]) for name in ("device", "dtype") if protocol.get(name)))
     parts.append(str(protocol.get("note") or ""))
     return ", ".join(part for part in parts if part)

@@ -166,6 +166,7 @@ def result_protocol(run: Run, result: CalibrationSelection | CalibrationSet) -> 
         parts.append(f"trials: {result.criterion} at {result.sparsity:.0%}, gamma {gamma_label(result.gamma)}")
         parts.append(f"{result.probe.samples:,} probes of {count(result.probe.length, 'token')}")
     parts.append(f"{plain(chosen.source)} {chosen.source_hash[:8]}".strip())
+    parts.append(chosen.task)
     return "; ".join(part for part in parts if part) + "."
 
 
