@@ -11,7 +11,7 @@ import torch
 
 from nirvana.checkpoints.gguf_names import gguf_name, is_rotated, rotary_pairs
 from nirvana.checkpoints.placing import placed, refuse_other_file
-from nirvana.checkpoints.provenance import base_name, local_base
+from nirvana.checkpoints.provenance import base_gguf, base_name
 from nirvana.errors import CheckpointError
 from nirvana.layout import KV_GROUP, NEURON, Layout
 from nirvana.models.families import Family
@@ -99,15 +99,15 @@ def tokenizer_source(lm: LM, given: str | os.PathLike[str] | None = None) -> Pat
         CheckpointError: there is none, or its vocabulary is another one.
     """
     if given is None:
-        base = local_base(lm.source)
-        if base is None or base.kind != "gguf":
+        base = base_gguf(lm.source)
+        if base is None:
             raise CheckpointError(
                 f"{base_name(lm.source)} did not come from a GGUF file, and its tokenizer cannot be turned into "
                 "llama.cpp's form.",
                 "Name a GGUF file of the same base model to copy the tokenizer from (tokenizer_from), or use the "
                 "checkpoint or the uniform format.",
             )
-        path = base.path
+        path = base
     else:
         path = Path(given).expanduser()
     reader = open_gguf(path)

@@ -76,6 +76,8 @@ class PruningRecord:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> PruningRecord:
+        if data["version"] != VERSION:
+            raise ValueError(f"it is of version {data['version']}, and {VERSION} is known")
         kept = {Site.from_key(key): np.array(units, np.int64) for key, units in data["kept"].items()}
         return cls(
             base=str(data["base"]),

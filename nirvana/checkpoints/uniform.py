@@ -41,8 +41,9 @@ def export_uniform(
     """Write `lm` as a plain checkpoint that anything reads which reads the base model; no remote code.
 
     The zeros add nothing to any activation: the logits are those of `lm` up to the order of summation. The files
-    are as large as if every layer were as wide as the widest; `allocate(..., uniform=True)` makes that no loss. What
-    is written counts as a dense model when it is loaded again; which units were kept is not in it.
+    are as large as if every layer were as wide as the widest (see `uniform_layout`); `allocate(..., uniform=True)`
+    makes that no loss. What is written counts as a dense model when it is loaded again; which units were kept is
+    not in it.
 
     Args:
         lm: a model with its weights in memory.
@@ -83,7 +84,8 @@ def fill_up(lm: LM, *, progress: ProgressCallback | None = None) -> LM:
             "Use the checkpoint format.",
         )
     model = lm.weights()
-    layout = uniform_layout(lm.layout)
+    geometry = lm.family.geometry(lm.settings)
+    layout = uniform_layout(lm.layout, geometry)
     places = layer_places(lm.layout)
     filled: dict[int, nn.Parameter] = {}  # id of a narrow parameter -> what takes its place in the copy
     for site, place in track(layout.items(), progress, "Filling up layers", len(layout)):
@@ -98,7 +100,7 @@ def fill_up(lm: LM, *, progress: ProgressCallback | None = None) -> LM:
             refresh_sizes(linear_layer(layer, part))
     first, units = next(iter(layout)), {site: np.arange(place.units) for site, place in layout.items()}
     sizes = lm.family.layer_config(lm.settings, units, first.stack, first.layer)
-    sizes["head_dim"] = lm.family.geometry(lm.settings)["head_dim"]  # no longer hidden size / heads
+    sizes["head_dim"] = geometry["head_dim"]  # no longer hidden size / heads
     for name, value in sizes.items():
         setattr(wide.config, name, value)
     narrow_hash = lm.compute_hash

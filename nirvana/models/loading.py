@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from nirvana.checkpoints.records import PruningRecord, read_record
+from nirvana.checkpoints.records import FILE, PruningRecord, read_record
 from nirvana.errors import CheckpointError, ModelError
 from nirvana.layout import Layout
 from nirvana.models.families import Family, family_of
@@ -86,7 +86,7 @@ def load_model(
     report(progress, "Moving weights", 0, 0)
     model.requires_grad_(False)
     nn.Module.to(model, place)
-    source = Source(located.name, located.origin, located.note)
+    source = Source(located.name, located.origin, located.note, path=located.path)
     if record is not None:
         source = replace(source, note=record.note, base=record.base)
     return LM(
@@ -262,14 +262,15 @@ def build_model(
             ignore_mismatched_sizes=True,  # refused below, with names
             output_loading_info=True,
         )
-    _check_complete(found)
+    is_pruned = layout.sites != family.layout(config.to_dict()).sites
+    _check_complete(found, f"config.json, {FILE}" if is_pruned else "config.json")
     model.__class__ = library_class
     model.config.architectures = [library_class.__name__]
     complete: PreTrainedModel = model
     return complete
 
 
-def _check_complete(found: Mapping[str, Any]) -> None:
+def _check_complete(found: Mapping[str, Any], described_by: str) -> None:
     mismatched = sorted(
         f"{name} {tuple(stored)} instead of {tuple(built)}" for name, stored, built in found["mismatched_keys"]
     )
@@ -279,8 +280,8 @@ def _check_complete(found: Mapping[str, Any]) -> None:
         if names:
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
             raise CheckpointError(
-                f"config.json and the weights disagree: {', '.join(names[:3])}{more} {what}.",
-                "Use the config.json that was saved with these weights.",
+                f"{described_by} and the weights disagree: {', '.join(names[:3])}{more} {what}.",
+                f"Use the {described_by} that was saved with these weights.",
             )
     if found["error_msgs"]:
         raise CheckpointError(f"The weights cannot be used: {found['error_msgs'][0]}.", "Download the model again.")

@@ -34,7 +34,7 @@ def gguf_vocabulary() -> list[str]:
     return [*sorted(vocabulary, key=lambda token: vocabulary[token]), "th"]
 
 
-def write_gguf(path: Path, architecture: str, model: PreTrainedModel, **counts: int) -> Path:
+def write_gguf(path: Path, architecture: str, model: PreTrainedModel, *, licence: str = "", **counts: int) -> Path:
     """Write `model`, whose vocabulary is `gguf_vocabulary()`; `counts` are more keys of the architecture."""
     from gguf import GGUFWriter
 
@@ -45,6 +45,8 @@ def write_gguf(path: Path, architecture: str, model: PreTrainedModel, **counts: 
     tokens = gguf_vocabulary()
     writer = GGUFWriter(str(path), architecture)
     writer.add_name("Tiny")
+    if licence:
+        writer.add_license(licence)
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
     writer.add_block_count(config.num_hidden_layers)

@@ -101,8 +101,8 @@ def test_a_pruned_layout_of_equal_widths_loses_nothing_by_filling_up() -> None:
     saliency = scores(model([3] * 4, [48] * 4))
     equal = allocate(saliency, sparsity=0.3, uniform=True).pruned_layout
     uneven = allocate(saliency, sparsity=0.3).pruned_layout
-    assert uniform_layout(equal) == equal
-    assert uniform_layout(uneven).parameters > uneven.parameters
+    assert uniform_layout(equal, {}) == equal
+    assert uniform_layout(uneven, {}).parameters > uneven.parameters
 
 
 @pytest.mark.parametrize("gamma", [0.5, 1.0, 3.36, math.inf])

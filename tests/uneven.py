@@ -1,0 +1,48 @@
+"""Models pruned as unevenly as possible: other KV groups and widths in every layer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nirvana.layout import KV_GROUP, Site
+from nirvana.plan import PruningPlan
+from tests.conftest import TINY, byte_tokenizer
+
+if TYPE_CHECKING:
+    from nirvana.models.lm import LM
+
+
+def uneven_plan(lm: LM, *, seed: int = 1, removed_layers: tuple[tuple[str, int], ...] = ()) -> PruningPlan:
+    """1, 2, ... KV groups and a random width in every layer that stays."""
+    draw = np.random.default_rng(seed)
+    kept: dict[Site, np.ndarray] = {}
+    for site, place in lm.layout.items():
+        if (site.stack, site.layer) not in removed_layers:
+            count = 1 + site.layer % place.units
+            if place.kind != KV_GROUP:
+                count = int(draw.integers(place.units // 2, place.units))
+            kept[site] = np.sort(draw.choice(place.units, count, replace=False))
+    return PruningPlan(kept, lm.layout, requested=0.3, gamma=1.0, removed_layers=removed_layers)
+
+
+def write_family_model(folder: Path, library: str, **changes: Any) -> Path:
+    """Save a random model of a library's family, e.g. "Qwen3", with a byte tokenizer."""
+    import torch
+    import transformers
+
+    tokenizer = byte_tokenizer()
+    config = getattr(transformers, f"{library}Config")(
+        vocab_size=len(tokenizer), bos_token_id=0, eos_token_id=1, **{**TINY, **changes}
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        model = getattr(transformers, f"{library}ForCausalLM")(config)
+        for name, parameter in model.named_parameters():
+            if name.endswith("bias") or "norm" in name:  # which start as zeros and ones
+                torch.nn.init.normal_(parameter, mean=float("norm" in name), std=0.2)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
