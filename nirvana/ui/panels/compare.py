@@ -160,7 +160,7 @@ def everything(run: Run, report: Report) -> None:
         hide_index=True,
         key="compare.table",
         placeholder="",
-        column_config={"value": st.column_config.NumberColumn(format="%.6g")},
+        column_config={"value": st.column_config.NumberColumn(format="localized")},
     )
     with st.container(horizontal=True):
         st.download_button(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import streamlit as st
 
 from nirvana.runs.results import Continuation
@@ -78,8 +80,13 @@ def show(item: Continuation) -> None:
     for name, text, column in zip(("Dense", "Pruned"), (item.dense, item.pruned), st.columns(2), strict=True):
         with column:
             st.markdown(f"**{name}**")
-            st.code(text or "(ends at once)", language=None, wrap_lines=True)
+            st.code(text or "(ends at once)", language=None, wrap_lines=True, height=_height(text))
     st.caption(f"{agreement(item)} Greedy, at most {count(item.max_new_tokens, 'new token')}.")
+
+
+def _height(text: str) -> int | Literal["content"]:
+    """A broken model may write nothing but line ends; they scroll."""
+    return 240 if text.count("\n") >= 10 else "content"
 
 
 def agreement(item: Continuation) -> str:

@@ -52,7 +52,7 @@ def demo(now: state.Context) -> None:
 def cost(example: Run) -> str:
     """How long the steps took when the example was made."""
     records = [info for step in STEPS if (info := example.info(step))]
-    seconds = sum(float(info.get("seconds") or 0) for info in records)
+    seconds = sum(float(info.get("seconds") or 0) for info in records if not info.get("cached"))
     if not seconds:
         return "It takes some minutes on a laptop CPU and about 2 GB of memory."
     device = next((info["device"] for info in reversed(records) if info.get("device")), "cpu")
