@@ -108,7 +108,9 @@ def _add_steps(parsers: Any) -> None:
 
     evaluate = _command(parsers, "evaluate", steps.evaluate, "Measure perplexity, and KL from a dense model.")
     add_options(evaluate, "model", "evaluation")
-    add_options(evaluate, "calibration", only=("--corpus", "--probe-samples", "--probe-length", "--probe-seed"))
+    add_options(
+        evaluate, "calibration", only=("--corpus", "--probe-samples", "--probe-length", "--probe-seed", "--task")
+    )
     evaluate.add_argument("--dense", metavar="MODEL", help="the model that --model was pruned from")
 
     generate = _command(parsers, "generate", steps.generate, "Let a model write a corpus (.jsonl).")

@@ -50,7 +50,7 @@ def actions(now: state.Context) -> None:
 
 now = state.context("calibration")
 page.page_header("calibration")
-choice = calibration_controls(now.recipe.calibration)
+choice = calibration_controls(now)
 if choice != now.recipe.calibration:
     state.set_recipe(now.recipe.change("calibration", **vars(choice)))
     st.rerun()

@@ -50,7 +50,10 @@ now = state.context("model")
 page.page_header("model")
 choice = choose_model(now.recipe.model)
 if choice != now.recipe.model:
-    state.set_recipe(now.recipe.change("model", **vars(choice)))
+    changed = now.recipe.change("model", **vars(choice))
+    if choice.name != now.recipe.model.name:  # which may have no such task
+        changed = changed.change("calibration", task="auto")
+    state.set_recipe(changed)
     now = state.context("model")
 preview = describe(choice, now)
 possible = preview is not None and fits(preview, choice)

@@ -206,7 +206,8 @@ def evaluate(arguments: argparse.Namespace) -> None:
             probe = draw_probe(recipe.calibration, subjects["dense"], text)
         bar.step("evaluation")
         corpora = {name: open_corpus(name, lm, bar.progress) for name in recipe.evaluation.corpora}
-        report = Report(tuple(measure(subjects, corpora, recipe.evaluation, probe, bar.progress)))
+        task = recipe.calibration.task
+        report = Report(tuple(measure(subjects, corpora, recipe.evaluation, probe, bar.progress, task=task)))
     if arguments.json:
         print_json(report.to_json())
     else:

@@ -34,7 +34,8 @@ def open_corpus(name: str, lm: LM, progress: ProgressCallback | None) -> Corpus:
 
 def draw_probe(choice: CalibrationChoice, lm: LM, corpus: Corpus) -> CalibrationSet:
     """The probe that `choice` describes."""
-    return sample_probe(lm, corpus, samples=choice.probe_samples, length=choice.probe_length, seed=choice.probe_seed)
+    drawn = {"samples": choice.probe_samples, "length": choice.probe_length, "seed": choice.probe_seed}
+    return sample_probe(lm, corpus, task=choice.task, **drawn)
 
 
 def choose_calibration(
@@ -46,6 +47,7 @@ def choose_calibration(
         NirvanaError: see `sample_calibration` and `select_calibration`.
     """
     drawn: dict[str, Any] = {"samples": choice.samples, "length": choice.length, "seed": choice.seed}
+    drawn["task"] = choice.task
     if choice.candidates == 1:
         return sample_calibration(lm, corpus, **drawn), {}
 

@@ -87,9 +87,18 @@ class StepFolder:
 
     def info(self, step: str) -> dict[str, Any] | None:
         """The record of a step, or None where there is no whole result."""
+        info = self._read_record(step)
+        while info is not None and not (self.path / info["file"]).is_file():
+            newer = self._read_record(step)
+            if newer == info:
+                return None
+            info = newer  # a newer result took its place since the record was read
+        return info
+
+    def _read_record(self, step: str) -> dict[str, Any] | None:
         try:
-            info = read_json(self._record(step))
-            return info if (self.path / str(info["file"])).is_file() else None
+            info: dict[str, Any] = read_json(self._record(step))
+            return {**info, "file": str(info["file"])}
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -99,7 +108,7 @@ class StepFolder:
     def read(self, step: str) -> Any:
         """The result of a step, or None. A damaged one is said in the log and counts as missing from then on."""
         while info := self.info(step):
-            path = self.path / str(info["file"])
+            path = self.path / info["file"]
             try:
                 content = path.read_bytes()
                 if content_hash(content)[:12] not in path.name:
@@ -134,12 +143,13 @@ class StepFolder:
 
     def copy(self, step: str, source: StepFolder) -> None:
         """Take a step over from another run's folder; nothing happens where it cannot be read."""
-        info = source.info(step)
-        try:
-            if info is not None:
-                self.put(step, (source.path / str(info["file"])).read_bytes(), info)
-        except OSError as error:
-            log.warning("The %s result of %s was not copied: %s", step, source.path.name, error)
+        while info := source.info(step):
+            try:
+                return self.put(step, (source.path / info["file"]).read_bytes(), info)
+            except FileNotFoundError:
+                continue  # a newer result took its place since the record was read
+            except OSError as error:
+                return log.warning("The %s result of %s was not copied: %s", step, source.path.name, error)
 
     def _record(self, step: str) -> Path:
         return self.path / f"{FORMATS[step].name}.info.json"

@@ -9,6 +9,7 @@ from typing import Any
 
 from nirvana.calibration.corpora import Corpus
 from nirvana.calibration.sets import CalibrationSet
+from nirvana.calibration.tasks import task_of
 from nirvana.evaluation.continuation import continue_prompt
 from nirvana.evaluation.divergence import divergence
 from nirvana.evaluation.perplexity import perplexity
@@ -33,7 +34,8 @@ def compare(
 ) -> Report:
     """All measurements of the dense and the pruned model, and a first continuation of one prompt by both."""
     parts = len(subjects) * len(corpora) + 2
-    measured = measure(subjects, corpora, run.recipe.evaluation, probe, progress, parts=parts)
+    choice, task = run.recipe.evaluation, run.recipe.calibration.task
+    measured = measure(subjects, corpora, choice, probe, progress, task=task, parts=parts)
     _continue(run, subjects, within(progress, "Continuation", parts - 1, parts))
     return Report(tuple(measured))
 
@@ -45,6 +47,7 @@ def measure(
     probe: CalibrationSet | None,
     progress: ProgressCallback | None,
     *,
+    task: str = "auto",
     parts: int | None = None,
 ) -> list[Measurement]:
     """Parameters and bytes, perplexity and bits per byte on each corpus, and KL on the probe where there is one.
@@ -52,6 +55,7 @@ def measure(
     Args:
         subjects: "dense", "pruned" or both; KL needs both.
         probe: windows of the dense model's tokens.
+        task: what an encoder-decoder is asked about each window of a corpus.
         parts: into how many parts the progress is divided, where more follow.
     """
     measurements = sizes(subjects)
@@ -60,7 +64,7 @@ def measure(
     for name, corpus in corpora.items():
         for subject, lm in subjects.items():
             nested = within(progress, f"{name}, {subject}", part, parts)
-            measurements += _perplexity(lm, subject, corpus, choice, nested)
+            measurements += _perplexity(lm, subject, corpus, choice, task, nested)
             part += 1
     if probe is not None:
         nested = within(progress, "Divergence", part, parts)
@@ -79,13 +83,14 @@ def sizes(subjects: Mapping[str, LM]) -> list[Measurement]:
 
 
 def _perplexity(
-    lm: LM, subject: str, corpus: Corpus, choice: EvaluationChoice, progress: ProgressCallback | None
+    lm: LM, subject: str, corpus: Corpus, choice: EvaluationChoice, task: str, progress: ProgressCallback | None
 ) -> list[Measurement]:
-    split = corpus.split("evaluation")
-    inputs = {"corpus": [corpus.name, split.hash], "window": choice.window, "max_tokens": choice.max_tokens}
+    split, task = corpus.split("evaluation"), task_of(lm, task)
+    sizes = {"window": choice.window, "max_tokens": choice.max_tokens}
+    inputs = {"corpus": [corpus.name, split.hash], "task": task, **sizes}
 
     def measure() -> list[Measurement]:
-        found = perplexity(lm, corpus, window=choice.window, max_tokens=choice.max_tokens, progress=progress)
+        found = perplexity(lm, corpus, task=task or "auto", progress=progress, **sizes)
         protocol = {
             "corpus": corpus.name,
             "corpus_hash": found.corpus_hash,

@@ -39,6 +39,7 @@ OPTIONS = (
     Option("--trial-criterion", "calibration", "trial_criterion", str, "criterion of the candidates' trial prunings"),
     Option("--trial-sparsity", "calibration", "trial_sparsity", float, "sparsity of the trial prunings"),
     Option("--trial-gamma", "calibration", "trial_gamma", float, "gamma of the trial prunings"),
+    Option("--task", "calibration", "task", str, "of an encoder-decoder: auto, 'span corruption' or continuation"),
     Option("--criterion", "saliency", "criterion", str, "nirvana, magnitude or random"),
     Option("--sparsity", "allocation", "sparsity", float, "share of attention and MLP weights to remove"),
     Option("--gamma", "allocation", "gamma", float, "MLP rate over attention rate, from 0 to inf"),

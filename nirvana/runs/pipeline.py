@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from nirvana.allocation import allocate
 from nirvana.calibration.corpora import SELF_GENERATED, Corpus
 from nirvana.calibration.sets import CalibrationSelection, CalibrationSet
+from nirvana.calibration.tasks import task_of
 from nirvana.errors import RunError
 from nirvana.evaluation.results import Report
 from nirvana.models.lm import LM
@@ -139,6 +140,7 @@ def _model(work: Work) -> tuple[ModelCard, dict[str, Any]]:
         weight_bytes=lm.weight_bytes,
         has_chat_template=bool(getattr(lm.tokenizer, "chat_template", None)),
         seconds=time.perf_counter() - start,
+        task=task_of(lm),
         **placement(lm),
     )
     return card, {"weight_hash": lm.hash, **placement(lm)}

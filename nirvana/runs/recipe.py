@@ -28,7 +28,8 @@ class CalibrationChoice:
     """How calibration text is drawn and, with more than one candidate, chosen by KL.
 
     The sparsity, gamma and criterion of the trial prunings are fixed here, so that moving the allocation sliders
-    afterwards does not ask for a new choice.
+    afterwards does not ask for a new choice. `task` is what an encoder-decoder is asked about the text, here and in
+    the comparison: "auto" or one of `nirvana.calibration.tasks.TASKS`.
     """
 
     corpus: str = "python-docs"
@@ -42,6 +43,7 @@ class CalibrationChoice:
     trial_criterion: str = "nirvana"
     trial_sparsity: float = 0.2
     trial_gamma: float = 3.36
+    task: str = "auto"
 
 
 @dataclass(frozen=True)

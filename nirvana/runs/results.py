@@ -25,6 +25,7 @@ class ModelCard:
     weight_bytes: int
     has_chat_template: bool = False
     seconds: float = 0.0
+    task: str = ""  # that an encoder-decoder was trained on; empty without an encoder
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self) | {"layout": self.layout.to_json()}

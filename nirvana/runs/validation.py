@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable
 
 from nirvana.allocation import reachable_sparsity
+from nirvana.calibration.tasks import TASKS
 from nirvana.errors import CorpusError, ModelError, PlanError, RunError, SaliencyError
 from nirvana.layout import Layout
 from nirvana.runs.recipe import STEPS, AllocationChoice, Recipe
@@ -35,7 +36,7 @@ def check_recipe(recipe: Recipe, steps: Iterable[str] = STEPS) -> None:
         RunError: a count, length or seed is out of range.
         PlanError: a sparsity, gamma or protected layer is out of range.
         SaliencyError: a criterion is unknown.
-        CorpusError: a corpus is not named.
+        CorpusError: a corpus is not named, or a task is unknown.
         ModelError: the model is not named, or the dtype is unknown.
     """
     wanted = set(steps)
@@ -51,6 +52,8 @@ def check_recipe(recipe: Recipe, steps: Iterable[str] = STEPS) -> None:
     _check_model(recipe)
     calibration, allocation, evaluation = recipe.calibration, recipe.allocation, recipe.evaluation
     _check_corpus(calibration.corpus)
+    if calibration.task not in ("auto", *TASKS):
+        raise CorpusError(f"There is no task {calibration.task!r}.", f"Use auto, {' or '.join(TASKS)}.")
     if "saliency" in wanted:
         _check_criterion(recipe.saliency.criterion)
     if calibration.candidates > 1:
@@ -75,6 +78,7 @@ def check_against_model(recipe: Recipe, card: ModelCard, steps: Iterable[str] = 
 
     Raises:
         RunError: a window is longer than the model's positions.
+        CorpusError: a task is chosen for a model without an encoder.
         PlanError: the sparsity is out of reach, naming the reachable maximum, or a protected layer does not exist.
     """
     wanted = set(steps)
@@ -89,6 +93,8 @@ def check_against_model(recipe: Recipe, card: ModelCard, steps: Iterable[str] = 
         positions = card.geometry.get("positions", length)
         if length > positions:
             raise RunError(f"{name} is {length:,}, and {card.name} has {positions:,} positions.", "Lower it.")
+    if "calibration" in wanted and recipe.calibration.task != "auto" and len(card.layout.stacks) == 1:
+        raise CorpusError(f"{card.name} has no encoder, so there is no task to choose.", "Leave it at auto.")
     if "allocation" in wanted:
         _check_reachable(recipe.allocation, card.layout)
 

@@ -45,7 +45,7 @@ def python_code(recipe: Recipe, step: str) -> str:
 
 def _calibration(recipe: Recipe) -> list[str]:
     choice = recipe.calibration
-    drawn = {"samples": choice.samples, "length": choice.length, "seed": choice.seed}
+    drawn = {"samples": choice.samples, "length": choice.length, "seed": choice.seed, **_task(recipe)}
     lines = [f"text = {_corpus(choice.corpus)}"]
     if choice.candidates == 1:
         return [*lines, _call("calibration = nv.sample_calibration", "lm", "text", **drawn)]
@@ -71,6 +71,7 @@ def _evaluation(recipe: Recipe) -> list[str]:
     lines = [] if recipe.calibration.candidates > 1 else [_probe(recipe)]
     if choice.corpora:
         sizes = f"window={choice.window}, max_tokens={choice.max_tokens}"
+        sizes += "".join(f", {name}={_literal(value)}" for name, value in _task(recipe).items())
         corpora = ", ".join(_corpus(name) for name in choice.corpora)
         lines += [
             f"for evaluation in [{corpora}]:",
@@ -83,7 +84,13 @@ def _evaluation(recipe: Recipe) -> list[str]:
 def _probe(recipe: Recipe) -> str:
     choice = recipe.calibration
     sizes = {"samples": choice.probe_samples, "length": choice.probe_length, "seed": choice.probe_seed}
-    return _call("probe = nv.sample_probe", "lm", "text", **sizes)
+    return _call("probe = nv.sample_probe", "lm", "text", **sizes, **_task(recipe))
+
+
+def _task(recipe: Recipe) -> dict[str, str]:
+    """The argument `task`, where it is not left to the model."""
+    task = recipe.calibration.task
+    return {} if task == "auto" else {"task": task}
 
 
 def _corpus(name: str) -> str:

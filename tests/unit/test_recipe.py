@@ -75,6 +75,7 @@ def test_a_change_reaches_its_step_and_those_after_it(section: str, values: dict
         ("calibration", {"samples": 10**9}, RunError),
         ("calibration", {"samples": 2.5}, RunError),
         ("calibration", {"length": 1}, RunError),
+        ("calibration", {"task": "summary"}, CorpusError),
         ("calibration", {"candidates": 0}, RunError),
         ("calibration", {"candidates": True}, RunError),
         ("calibration", {"seed": -1}, RunError),
@@ -123,6 +124,7 @@ def small_card() -> ModelCard:
     [
         ("calibration", {"length": 101}, RunError, "calibration.length"),
         ("calibration", {"probe_length": 101}, RunError, "calibration.probe_length"),
+        ("calibration", {"task": "continuation"}, CorpusError, "no encoder"),
         ("evaluation", {"window": 101}, RunError, "evaluation.window"),
         ("allocation", {"sparsity": 0.9}, PlanError, "at most"),
         ("allocation", {"protected": (7,)}, PlanError, "no layer 7"),

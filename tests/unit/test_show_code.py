@@ -23,7 +23,9 @@ from nirvana.ui.code import command_line, python_code
 
 OTHER = Recipe(
     model=ModelChoice("./it's a folder", "cpu", "bfloat16"),
-    calibration=CalibrationChoice(corpus="self-generated", candidates=1, samples=5, length=99, seed=3),
+    calibration=CalibrationChoice(
+        corpus="self-generated", candidates=1, samples=5, length=99, seed=3, task="continuation"
+    ),
     saliency=SaliencyChoice("magnitude"),
     allocation=AllocationChoice(0.35, math.inf, 16, (0, 3)),
     evaluation=EvaluationChoice(("stdlib-code",), 128, 4096),
@@ -55,10 +57,10 @@ def test_python_carries_the_choices() -> None:
     for part in (
         'nv.load_model("./it\'s a folder", device="cpu", dtype="bfloat16")',
         "nv.generate_corpus(lm)",
-        "samples=5, length=99, seed=3",
+        'samples=5, length=99, seed=3, task="continuation"',
         'criterion="magnitude"',
         'gamma=float("inf"), multiple_of=16, protected=(0, 3)',
-        "window=128, max_tokens=4096",
+        'window=128, max_tokens=4096, task="continuation"',
         "sparsity=0.35",
     ):
         assert part in source

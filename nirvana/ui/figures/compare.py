@@ -16,7 +16,8 @@ from nirvana.ui.figures import theme
 from nirvana.ui.figures.allocation import LEGEND, MARGIN
 from nirvana.ui.figures.chart import Chart, log_axis, plus_minus
 
-SAME_TEXT = ("corpus", "corpus_hash", "split", "window", "tokens")  # two numbers are compared only where these agree
+# Two numbers are compared only where these agree.
+SAME_TEXT = ("corpus", "corpus_hash", "split", "window", "tokens", "task")
 FIRST_COLUMNS = (
     "metric",
     "model",

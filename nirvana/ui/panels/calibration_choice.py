@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
+from nirvana.calibration.tasks import CONTINUATION, SPANS
 from nirvana.runs.recipe import CalibrationChoice, Recipe
 from nirvana.runs.store import EXAMPLE
 from nirvana.saliency import available
@@ -13,14 +14,22 @@ from nirvana.ui.figures.allocation import gamma_label
 from nirvana.ui.figures.chart import count
 from nirvana.ui.panels.allocation import GAMMAS
 from nirvana.ui.panels.corpora import choose_corpus
+from nirvana.ui.panels.model import inspected, loaded_card
 from nirvana.ui.text import duration
 
 LARGEST = 2**53 - 1  # whole numbers that a browser keeps exactly
+TASK = "calibration.task"
+TASKS = {
+    SPANS: "Span corruption: fill in missing spans",
+    CONTINUATION: "Continuation: go on after the first half",
+}
 
 
-def calibration_controls(choice: CalibrationChoice) -> CalibrationChoice:
+def calibration_controls(now: state.Context) -> CalibrationChoice:
     """Text, candidates, samples, and behind "Advanced" the trial prunings; the result is what they say now."""
+    choice = now.recipe.calibration
     corpus = choose_corpus(choice.corpus)
+    task = _choose_task(now)
     with st.grid(4, min_column_width=150):
         candidates = _number(
             "Candidate sets", "candidates", choice, 1, 64, "Each is drawn with its own seed and tried. 1 tries nothing."
@@ -76,6 +85,7 @@ def calibration_controls(choice: CalibrationChoice) -> CalibrationChoice:
         criterion,
         sparsity,
         float(gamma),
+        task,
     )
 
 
@@ -95,6 +105,28 @@ def cost(recipe: Recipe, now: state.Context) -> str:
     if choice.corpus == "self-generated":
         text += ". The model writes the text first, once"
     return f"{text}."
+
+
+def _choose_task(now: state.Context) -> str:
+    """What an encoder-decoder is asked about each sample; nothing to choose without an encoder."""
+    task, model = now.recipe.calibration.task, now.recipe.model.name
+    card = loaded_card(model, now)
+    found = card or inspected(model)[0]
+    if found is None:
+        return task
+    if len(found.layout.stacks) == 1:
+        return "auto"
+    st.session_state.setdefault(TASK, task if task in TASKS else "auto")
+    meant = TASKS.get(card.task, card.task) if card else "what the model was trained on"
+    return st.selectbox(
+        "Task",
+        ["auto", *TASKS],
+        key=TASK,
+        format_func=lambda name: f"Automatic: {meant}" if name == "auto" else TASKS[name],
+        help="The encoder reads one part of each sample and the decoder predicts the other, here and in the "
+        "comparison. Span corruption is what T5, mT5 and ByT5 were trained on: 15 % of the tokens go missing, in "
+        "spans, and the decoder says them. Continuation suits models tuned to answer, such as Flan-T5.",
+    )
 
 
 def _number(label: str, name: str, choice: CalibrationChoice, low: int, high: int, meaning: str) -> int:

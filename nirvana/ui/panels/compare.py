@@ -138,7 +138,8 @@ def charts(report: Report) -> None:
     if found is not None:
         where = " ".join(str(found.protocol[name]) for name in ("dtype", "device") if found.protocol.get(name))
         window = found.protocol.get("window")
-        parts = [f"windows of {window:,} tokens" if window else "", where, plain(note)]
+        task = str(found.protocol.get("task") or "")
+        parts = [f"windows of {window:,} tokens" if window else "", task, where, plain(note)]
         protocol = ", ".join(part for part in parts if part).capitalize() + "."
     drawn = [
         (f"compare.{name}", chart)
@@ -236,6 +237,11 @@ def explain() -> None:
     st.latex(
         r"\mathrm{PPL} = \exp\Bigl(-\tfrac{1}{N} \sum_{t} \log p(x_t \mid x_{<t})\Bigr)"
         r"\qquad \mathrm{BPB} = \frac{-\sum_t \log_2 p(x_t \mid x_{<t})}{\mathrm{bytes}}"
+    )
+    st.markdown(
+        "An encoder-decoder reads one part of each window in its encoder and predicts the other, as its **task** says: "
+        "the missing spans, or the second half. Its loss is that of the predicted tokens given all the encoder reads, "
+        "so it compares with no decoder's, nor with another task's."
     )
     st.markdown(
         "The **standard error** says how far the number would move on other text of the same kind: it comes from the "

@@ -10,6 +10,7 @@ from nirvana.models.inspection import ModelPreview, inspect_model
 from nirvana.models.limits import HEADROOM
 from nirvana.models.sources import BUILT_IN
 from nirvana.runs.recipe import ModelChoice
+from nirvana.runs.results import ModelCard
 from nirvana.runs.store import EXAMPLE
 from nirvana.ui import state
 from nirvana.ui.figures import model as figures
@@ -76,21 +77,27 @@ def describe(choice: ModelChoice, now: state.Context) -> ModelPreview | None:
 
     An error is shown.
     """
-    cards = [now.run.model()] + ([now.store.open(EXAMPLE).model()] if choice.name in BUILT_IN else [])
-    card = next((card for card in cards if card is not None and card.name == choice.name), None)
+    card = loaded_card(choice.name, now)
     if card is not None:
         return ModelPreview(card.name, card.origin, card.note, card.family, card.layout, card.geometry, card.dtype)
     if not choice.name:
         st.info("Name a model to see what it is.", icon=":material/edit:")
         return None
-    preview, error = _inspect(choice.name)
+    preview, error = inspected(choice.name)
     if error is not None:
         message(*error)
     return preview
 
 
+def loaded_card(name: str, now: state.Context) -> ModelCard | None:
+    """The model of that name as the open run or the example has loaded it, or None."""
+    cards = [now.run.model()] + ([now.store.open(EXAMPLE).model()] if name in BUILT_IN else [])
+    return next((card for card in cards if card is not None and card.name == name), None)
+
+
 @st.cache_data(ttl=30, max_entries=20, show_spinner="Reading the model's config")
-def _inspect(name: str) -> tuple[ModelPreview | None, tuple[str, str] | None]:
+def inspected(name: str) -> tuple[ModelPreview | None, tuple[str, str] | None]:
+    """What the config says of a model, or what is wrong and what to do about it."""
     try:
         return inspect_model(name), None
     except NirvanaError as error:
