@@ -145,11 +145,14 @@ class StepFolder:
         """Take a step over from another run's folder; nothing happens where it cannot be read."""
         while info := source.info(step):
             try:
-                return self.put(step, (source.path / info["file"]).read_bytes(), info)
+                content = (source.path / info["file"]).read_bytes()
             except FileNotFoundError:
                 continue  # a newer result took its place since the record was read
             except OSError as error:
-                return log.warning("The %s result of %s was not copied: %s", step, source.path.name, error)
+                log.warning("The %s result of %s was not copied: %s", step, source.path.name, error)
+                return
+            self.put(step, content, info)
+            return
 
     def _record(self, step: str) -> Path:
         return self.path / f"{FORMATS[step].name}.info.json"

@@ -17,6 +17,7 @@ from nirvana.errors import NirvanaError, RunError
 from nirvana.evaluation.results import Divergence, Measurement, Report
 from nirvana.files import read_json
 from nirvana.layout import KV_GROUP, NEURON, Layout, Site, SiteLayout
+from nirvana.runs import folder as folder_module
 from nirvana.runs import store as store_module
 from nirvana.runs.index import new_id
 from nirvana.runs.recipe import STEPS, Recipe
@@ -362,6 +363,32 @@ def test_a_missing_example_is_empty(store: Store, tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(store_module, "EXAMPLE_FOLDER", tmp_path / "nowhere")
     example = store.open("example")
     assert example.is_example and example.status == "empty" and example.model() is None
+
+
+@pytest.mark.parametrize("use", ["info", "saliency", "copy"])
+def test_a_result_replaced_between_record_and_file_is_found(
+    store: Store, monkeypatch: pytest.MonkeyPatch, use: str
+) -> None:
+    run, other = store.create(Recipe()), store.create(Recipe())
+    run.put_saliency(make_results(0)["saliency"])
+    newer = make_results(1)["saliency"]
+
+    def read_and_replace(path: Path) -> Any:
+        record = read_json(path)
+        monkeypatch.setattr(folder_module, "read_json", read_json)
+        run.put_saliency(newer)  # as another process may at this moment
+        return record
+
+    monkeypatch.setattr(folder_module, "read_json", read_and_replace)
+    if use == "info":
+        assert run.info("saliency") is not None
+    elif use == "saliency":
+        found = run.saliency()
+        assert found is not None and found.hash == newer.hash
+    else:
+        other.steps.copy("saliency", run.steps)
+        found = other.saliency()
+        assert found is not None and found.hash == newer.hash
 
 
 def write_often(root: str, run_id: str, worker: int) -> None:
