@@ -118,7 +118,7 @@ def test_text_is_shown_letter_by_letter(start: Start, store: Store) -> None:
 
 def test_pasted_text_becomes_a_corpus(start: Start, filled: Run) -> None:
     app = open_page(start, filled)
-    app.text_area(key="calibration.paste").set_value("\n\n".join(f"Paragraph {n} of my own." * 9 for n in range(12)))
+    app.text_area(key="calibration.paste").set_value("\n\n".join(f"Paragraph {n} of my own." * 9 for n in range(25)))
     app.text_input(key="calibration.paste_name").set_value("../my notes")
     app.button(key="calibration.use_paste").click().run()
     assert not app.exception and not app.error

@@ -17,6 +17,7 @@ from nirvana.calibration import corpora
 from nirvana.calibration.corpora import SPLITS, Corpus, hub, load_corpus, save_upload
 from nirvana.calibration.corpora.corpus import normal, sections
 from nirvana.calibration.corpora.docstrings import plain
+from nirvana.calibration.corpora.files import SMALLEST
 from nirvana.calibration.corpora.prose import paragraphs
 from nirvana.calibration.corpora.stored import Splits, stored
 from nirvana.errors import CorpusError
@@ -258,6 +259,7 @@ def test_records_are_documents(tmp_path: Path) -> None:
     [
         ('{"text": "a"}\n{"text": ', "Line 2 of bad.jsonl is not JSON"),
         ('{"text": "a"}\n{"body": "b"}', "Line 2 of bad.jsonl has no text field"),
+        ('{"text": "a"}\n{"text": "\\ud800"}', "Line 2 of bad.jsonl has half of a surrogate pair"),
         ('{"text": 3}', "Line 1"),
         ("[1]", "Line 1"),
         ("", "no text"),
@@ -299,6 +301,13 @@ def test_unknown_names_say_what_there_is(name: str, message: str) -> None:
         load_corpus(name)
 
 
+def test_records_may_hold_any_line_separator_but_a_newline(tmp_path: Path) -> None:
+    records = [f"one{mark}two {number}" for number, mark in enumerate("\u2028\u2029\x85\r")]
+    content = "".join(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in records)
+    corpus = load_corpus(write(tmp_path / "data.jsonl", content))
+    assert {text for name in SPLITS for text in corpus.split(name).documents} == set(records)
+
+
 def test_other_kinds_of_file_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match=r"neither a \.txt nor a \.jsonl"):
         load_corpus(write(tmp_path / "paper.pdf", "x"))
@@ -329,8 +338,21 @@ def test_an_upload_never_overwrites_another() -> None:
     assert load_corpus(names[0]).hash != load_corpus(names[1]).hash
 
 
+def test_an_upload_of_a_few_words_is_refused_with_what_is_needed() -> None:
+    with pytest.raises(CorpusError, match=r"5 bytes: too few .* 5,000 or more"):
+        save_upload("note.txt", "hello")
+    assert save_upload("note.txt", "\n\n".join(texts(40))[: SMALLEST + 200]) == "upload:note.txt"
+
+
 def test_an_upload_that_is_no_corpus_is_not_kept(own_home: Path) -> None:
-    for name, content in (("a.txt", ""), ("b.jsonl", '{"text"'), ("c.txt", b"\xff\xfe"), ("d.txt", "word")):
+    for name, content in (
+        ("a.txt", ""),
+        ("b.jsonl", '{"text"'),
+        ("c.txt", b"\xff\xfe"),
+        ("d.txt", "hello"),
+        ("e.jsonl", '{"text": "a"}\n{"text": "b"}\n{"text": "c"}'),
+        ("f.txt", "\ud800 " * SMALLEST),
+    ):
         with pytest.raises(CorpusError):
             save_upload(name, content)
     assert not (own_home / "uploads").exists()

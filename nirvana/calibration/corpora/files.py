@@ -14,6 +14,7 @@ from nirvana.files import content_hash, data_folder, write_bytes
 SUFFIXES = (".txt", ".jsonl")
 UPLOAD = "upload:"
 LARGEST = 200_000_000  # bytes
+SMALLEST = 5_000  # bytes of an upload: some 200 tokens in the smallest split, from which 128 probes of 64 can be drawn
 
 _SAFE = re.compile(r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,79}$")
 
@@ -70,15 +71,22 @@ def save_upload(name: str, content: str | bytes) -> str:
     `name` is a suggestion: it is reduced to safe characters, and another text of that name is never overwritten.
 
     Raises:
-        CorpusError: the text cannot be a corpus (see `load_file`), so nothing is kept.
+        CorpusError: the text cannot be a corpus (see `load_file`) or is shorter than `SMALLEST`, so nothing is kept.
         NirvanaError: the disk is full or cannot be written.
     """
-    raw = content.encode() if isinstance(content, str) else content
+    raw = content.encode("utf-8", "surrogatepass") if isinstance(content, str) else content  # `parse` refuses these
     stem, suffix = _safe_stem(name), Path(name).suffix.lower()
     suffix = suffix if suffix in SUFFIXES else ".txt"
     if len(raw) > LARGEST:
         raise CorpusError(f"The text is larger than {LARGEST // 1_000_000} MB.", "Cut it: a few MB are plenty.")
-    Corpus.from_documents(parse(raw, name=stem + suffix, lines=suffix == ".jsonl"), name=stem + suffix, kind="upload")
+    documents = parse(raw, name=stem + suffix, lines=suffix == ".jsonl")
+    length = sum(len(document.encode()) for document in documents)
+    if length < SMALLEST:
+        raise CorpusError(
+            f"The text has {length:,} bytes: too few to draw calibration, probe and evaluation windows from.",
+            f"Give {SMALLEST:,} or more, which is about two pages.",
+        )
+    Corpus.from_documents(documents, name=stem + suffix, kind="upload")
     path = _uploads() / (stem + suffix)
     if path.exists() and path.read_bytes() != raw:
         path = path.with_name(f"{stem}-{content_hash(raw)[:8]}{suffix}")
@@ -106,7 +114,7 @@ def uploads() -> list[str]:
 
 
 def _records(text: str, name: str) -> Iterator[str]:
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):  # splitlines would cut inside strings, at U+2028
         if not line.strip():
             continue
         try:
@@ -120,6 +128,12 @@ def _records(text: str, name: str) -> Iterator[str]:
             raise CorpusError(
                 f"Line {number} of {name} has no text field.", 'Each line should be a record such as {"text": "..."}.'
             )
+        try:
+            record["text"].encode()
+        except UnicodeEncodeError as error:
+            raise CorpusError(
+                f"Line {number} of {name} has half of a surrogate pair, which is no character.", "Correct the line."
+            ) from error
         yield record["text"]
 
 
