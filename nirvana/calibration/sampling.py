@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     from nirvana.models.lm import LM
 
 SPREAD = 8  # documents are read until there are this many times the tokens that are drawn
+BATCH = 16  # documents at a time, which fast tokenizers share out; the same everywhere, since the draw depends on it
 
 
 def sample_calibration(
@@ -103,10 +103,8 @@ def _stream(
     separator = tokenize(tokenizer, [SEPARATOR])[0]
     order = [split.documents[index] for index in generator.permutation(len(split.documents))]
     stream: list[int] = []
-    batch = os.cpu_count() or 1  # fast tokenizers work on several texts at once
-    batch *= 8
-    for first in range(0, len(order), batch):
-        for tokens in tokenize(tokenizer, order[first : first + batch]):
+    for first in range(0, len(order), BATCH):
+        for tokens in tokenize(tokenizer, order[first : first + BATCH]):
             stream += [*separator, *tokens] if stream else tokens
         if len(stream) >= enough:
             break

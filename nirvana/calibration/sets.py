@@ -184,7 +184,7 @@ def _integers(values: Any, name: str) -> np.ndarray:
             f"{name} must be a non-empty 2-D array of integers, not {array.dtype} of shape {array.shape}.",
             "Pass tokens of shape (samples, length).",
         )
-    return np.ascontiguousarray(array, dtype=np.int64)
+    return np.array(array, dtype=np.int64, order="C")  # a copy: the hash must hold whatever the caller does next
 
 
 @dataclass(frozen=True)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import itertools
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+import torch
 
 from nirvana.calibration.corpora import load_corpus
 from nirvana.calibration.corpora.corpus import CorpusSplit
 from nirvana.calibration.sampling import sample_calibration, sample_probe
+from nirvana.calibration.sets import CalibrationSet
 from nirvana.errors import CorpusError
 
 if TYPE_CHECKING:
@@ -42,6 +45,21 @@ def test_the_same_seed_gives_the_same_windows(tiny_lm: LM, sample_text: Path) ->
     corpus = load_corpus(sample_text)
     first, again, other = (sample_calibration(tiny_lm, corpus, samples=4, length=32, seed=s) for s in (1, 1, 2))
     assert first.hash == again.hash != other.hash
+
+
+def test_the_number_of_processors_does_not_change_the_draw(tiny_lm: LM, monkeypatch: pytest.MonkeyPatch) -> None:
+    documents, hashes = [numbered(20) + str(index) for index in range(400)], set()
+    for processors in (1, 3, 64):
+        monkeypatch.setattr(os, "cpu_count", lambda count=processors: count)
+        hashes.add(sample_calibration(tiny_lm, documents, samples=4, length=32).hash)
+    assert len(hashes) == 1
+
+
+def test_a_set_of_its_own_keeps_its_tokens_whatever_becomes_of_the_tensor() -> None:
+    ids = torch.arange(12).view(3, 4)
+    calibration = CalibrationSet(input_ids=ids)
+    ids.zero_()
+    assert torch.equal(calibration.input_ids, torch.arange(12).view(3, 4))
 
 
 def test_the_global_random_state_is_left_alone(tiny_lm: LM, sample_text: Path) -> None:
