@@ -12,6 +12,7 @@ from nirvana.plan import PruningPlan
 from nirvana.saliency.scores import Saliency
 from nirvana.ui import state
 from nirvana.ui.figures import allocation as figures
+from nirvana.ui.figures import shares
 from nirvana.ui.panels import page
 from nirvana.ui.panels.allocation import allocation_controls, explain_gamma, offer_reachable
 from nirvana.ui.panels.charts import scores_protocol, show_chart
@@ -52,16 +53,16 @@ def outcome(plan: PruningPlan) -> None:
 
 
 def charts(scores: Saliency, plan: PruningPlan, protocol: str) -> None:
+    if len(plan.layout.stacks) > 1:
+        show_chart("allocation.stacks", shares.kept_by_part(plan), protocol)
     for stack in plan.layout.stacks:
-        if len(plan.layout.stacks) > 1:
-            st.markdown(f"**{stack}**")
         show_chart(f"allocation.kept.{stack}", figures.kept_shares(plan, stack), protocol)
     pools = [kind for kind in (NEURON, KV_GROUP) if plan.layout.pool(kind)]
     for kind, column in zip(pools, st.columns(len(pools)), strict=True):
         with column:
             key = "allocation.scores.mlp" if kind == NEURON else "allocation.scores.attention"
             show_chart(key, figures.score_histogram(scores, plan, kind), protocol)
-    show_chart("allocation.parts", figures.parameters_by_part(plan), protocol)
+    show_chart("allocation.parts", shares.parameters_by_part(plan), protocol)
 
 
 context = state.context("allocation")

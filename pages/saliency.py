@@ -53,7 +53,17 @@ protocol = scores_protocol(context.run, scores)
 stacks = scores.layout.stacks
 stack = stacks[0]
 if len(stacks) > 1:
-    stack = st.segmented_control("Stack", stacks, default=stacks[0], required=True, key="saliency.stack") or stack
+    st.session_state.setdefault("saliency.stack", stack)
+    chosen = st.segmented_control(
+        "Stack",
+        stacks,
+        required=True,
+        key="saliency.stack",
+        bind="query-params",
+        format_func=lambda name: name.capitalize(),
+        help="The encoder reads the input; the decoder writes, and reads the encoder's output by cross-attention.",
+    )
+    stack = chosen if chosen in stacks else stack
 take_click(scores, stack)
 draft = draft_plan(scores, context.recipe.allocation)
 above = st.container()  # filled once the layer is known

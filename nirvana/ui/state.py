@@ -16,7 +16,7 @@ from nirvana.runs.store import EXAMPLE, Run, Store
 from nirvana.runs.validation import check_recipe
 
 RUN, DRAFT, PROBLEM, OWN = "nirvana.run", "nirvana.draft", "nirvana.problem", "nirvana.own"
-VIEWS = ("saliency.layer", "saliency.colour", "saliency.sort")  # how to look at a run, not what it is
+VIEWS = ("saliency.layer", "saliency.stack", "saliency.colour", "saliency.sort")  # how to look at a run, not what it is
 
 
 @dataclass(frozen=True, eq=False)

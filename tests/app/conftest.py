@@ -15,8 +15,10 @@ from streamlit.testing.v1 import AppTest
 
 from nirvana.allocation import allocate
 from nirvana.calibration.sets import CalibrationSelection, CalibrationSet, Candidate
+from nirvana.calibration.tasks import SPANS
 from nirvana.evaluation.results import Divergence, Measurement, Report
 from nirvana.layout import Layout
+from nirvana.models.families.base import Family
 from nirvana.models.families.llama import LlamaFamily
 from nirvana.plan import PruningPlan
 from nirvana.runs.index import LIVE, new_id, this_process
@@ -35,6 +37,7 @@ SMALL = {
     "vocab_size": 300,
     "tie_word_embeddings": True,
 }
+SMALL_T5 = {"num_layers": 3, "num_heads": 4, "d_model": 32, "d_kv": 8, "d_ff": 96, "vocab_size": 300}
 PLACE = {"device": "cpu", "dtype": "float32", "seconds": 1.5}
 
 
@@ -72,23 +75,25 @@ def filled(store: Store) -> Run:
     return fill(store.create(Recipe(), name="Filled"))
 
 
-def fill(run: Run, config: dict[str, Any] = SMALL, *, seed: int = 0) -> Run:
+def fill(run: Run, config: dict[str, Any] = SMALL, *, family: Family | None = None, seed: int = 0) -> Run:
     """Give a run made-up results of every step, as its recipe asks for."""
     draw = np.random.default_rng(seed)
-    layout = LlamaFamily().layout(config)
+    family = family or LlamaFamily()
+    layout = family.layout(config)
     run.put_model(
         ModelCard(
             name=run.recipe.model.name,
             origin="made up",
             note="4-bit origin",
-            family="Llama",
+            family=family.name,
             layout=layout,
-            geometry=LlamaFamily().geometry(config),
+            geometry=family.geometry(config),
             hash="ab" * 32,
             device="cpu",
             dtype="float32",
             weight_bytes=layout.parameters * 4,
             has_chat_template=True,
+            task=SPANS if family.encoder_decoder else "",
         ),
         **PLACE,
     )

@@ -11,7 +11,7 @@ import pytest
 from nirvana.allocation import allocate, reachable_sparsity
 from nirvana.layout import KV_GROUP, NEURON, Layout, Site, SiteLayout
 from nirvana.saliency.scores import Saliency
-from nirvana.ui.figures import allocation, distributions, prune, saliency
+from nirvana.ui.figures import allocation, distributions, names, prune, saliency, shares
 from nirvana.ui.figures.chart import Chart, log_ticks
 
 
@@ -27,6 +27,8 @@ def make_saliency(
     for stack in stacks:
         for layer in range(layers):
             sites[Site(stack, layer, "attention")] = SiteLayout(groups, 512, KV_GROUP, biases)
+            if stack == "decoder" and len(stacks) > 1:
+                sites[Site(stack, layer, "cross_attention")] = SiteLayout(groups, 512, KV_GROUP, biases)
             sites[Site(stack, layer, "mlp")] = SiteLayout(neurons, 24, NEURON)
     layout = Layout(sites, {"embeddings": 4096, "norms": 64}, "LlamaForCausalLM")
     generator = np.random.default_rng(0)
@@ -44,7 +46,7 @@ def every_chart(scores: Saliency, stack: str = "decoder") -> list[Chart]:
         charts.append(distributions.score_curve(scores, Site(stack, 1, module), plan))
         charts.append(prune.sizes_by_layer(plan, stack, module))
     charts += [allocation.score_histogram(scores, plan, kind) for kind in (KV_GROUP, NEURON)]
-    charts += [allocation.kept_shares(plan, stack), allocation.parameters_by_part(plan)]
+    charts += [allocation.kept_shares(plan, stack), shares.parameters_by_part(plan), shares.kept_by_part(plan)]
     limit = reachable_sparsity(scores.layout, gamma=2.0)
     charts.append(allocation.rates_by_gamma(scores.layout, 0.3, 2.0, limit))
     return charts
@@ -172,11 +174,43 @@ def test_the_histogram_counts_every_unit_once(kind: str, protected: tuple[int, .
     assert np.abs(table["removed"] - expected).sum() <= 2  # a score may lie on an edge after rounding to float32
 
 
-@pytest.mark.parametrize("biases", [0, 7])
-def test_the_parts_sum_to_the_model_and_the_removed_to_the_target(biases: int) -> None:
-    scores = make_saliency(biases=biases)
+def test_titles_tell_the_parts_of_two_stacks_apart() -> None:
+    both, one = make_saliency(stacks=("encoder", "decoder")).layout, make_saliency().layout
+    found = [(names.part_name(both, *part), names.unit_name(both, *part)) for part in names.parts(both)]
+    assert found == [
+        ("encoder self-attention", "encoder self-attention KV group"),
+        ("encoder MLP", "encoder neuron"),
+        ("decoder self-attention", "decoder self-attention KV group"),
+        ("cross-attention", "cross-attention KV group"),
+        ("decoder MLP", "decoder neuron"),
+    ]
+    assert [names.unit_name(one, *part) for part in names.parts(one)] == ["KV group", "neuron"]
+    titles = [chart.title for chart in every_chart(make_saliency(stacks=("encoder", "decoder")))]
+    assert "Which cross-attention KV groups score high?" in titles
+    assert "How much of each decoder layer stays?" in titles
+
+
+def test_kept_shares_of_stacks_are_those_of_the_plan() -> None:
+    scores = make_saliency(stacks=("encoder", "decoder"))
     plan = allocate(scores, sparsity=0.3, gamma=2.0)
-    parts = allocation.part_table(plan)
+    chart = shares.kept_by_part(plan)
+    assert chart.table["parameters before"].sum() - chart.table["parameters after"].sum() == plan.removed
+    for stack in ("encoder", "decoder"):
+        before, after = (
+            sum(place.parameters for site, place in layout.items() if site.stack == stack)
+            for layout in (plan.layout, plan.pruned_layout)
+        )
+        assert f"the {stack} keeps {after / before:.1%}" in chart.takeaway.lower()
+    least = chart.table.nsmallest(1, "kept share").iloc[0]
+    assert names.part_name(plan.layout, least["stack"], least["module"]) in chart.takeaway
+
+
+@pytest.mark.parametrize("stacks", [("decoder",), ("encoder", "decoder")])
+@pytest.mark.parametrize("biases", [0, 7])
+def test_the_parts_sum_to_the_model_and_the_removed_to_the_target(biases: int, stacks: tuple[str, ...]) -> None:
+    scores = make_saliency(biases=biases, stacks=stacks)
+    plan = allocate(scores, sparsity=0.3, gamma=2.0)
+    parts = shares.part_table(plan)
     assert parts["parameters"].sum() == scores.layout.parameters
     weights = parts[(parts["fate"] == "removed") & ~parts["part"].str.startswith("biases")]
     assert weights["parameters"].sum() == plan.removed

@@ -9,9 +9,10 @@ import pytest
 from nirvana.evaluation.results import Measurement, Report
 from nirvana.layout import Layout
 from nirvana.models.families.llama import LlamaFamily
+from nirvana.models.families.t5 import T5Family
 from nirvana.runs.recipe import Recipe
 from nirvana.ui.figures import model, runs
-from nirvana.ui.figures.theme import module_name, translucent
+from nirvana.ui.figures.theme import translucent
 from nirvana.ui.text import duration, megabytes, millions, plain
 
 CONFIG = {
@@ -62,6 +63,25 @@ def test_every_size_of_the_architecture_is_explained() -> None:
     table = model.geometry_table(LlamaFamily().geometry(CONFIG))
     assert (table["what it is"] != "").all()
     assert "48" in table["value"].to_list()
+
+
+def test_an_encoder_decoder_is_described_by_stack() -> None:
+    config = {"num_layers": 3, "num_decoder_layers": 2, "num_heads": 4, "d_model": 32, "d_kv": 6, "d_ff": 48}
+    config |= {"vocab_size": 100}
+    layout, geometry = T5Family().layout(config), T5Family().geometry(config)
+    table = model.unit_table(layout).set_index("unit")
+    assert table["in all"].to_dict() == {
+        "encoder self-attention KV group": 3 * 4,
+        "encoder neuron": 3 * 48,
+        "decoder self-attention KV group": 2 * 4,
+        "cross-attention KV group": 2 * 4,
+        "decoder neuron": 2 * 48,
+    }
+    assert table["parameters"].sum() == layout.prunable
+    assert model.part_table(layout)["parameters"].sum() == layout.parameters
+    sizes = model.geometry_table(geometry).set_index("size")
+    assert (sizes["what it is"] != "").all()
+    assert sizes.loc["Encoder layers", "value"] == "3" and sizes.loc["Decoder layers", "value"] == "2"
 
 
 def test_recipes_differ_where_a_choice_does() -> None:
@@ -120,8 +140,6 @@ def test_numbers_and_names_in_words() -> None:
     assert millions(134_515_008) == "134.5 M"
     assert millions(8_030_261_248) == "8.03 B"
     assert megabytes(538_060_032) == "538 MB"
-    assert module_name("mlp") == "MLP"
-    assert module_name("cross_attention") == "cross attention"
     assert translucent("#2B83BA", 0.35) == "rgba(43, 131, 186, 0.35)"
 
 

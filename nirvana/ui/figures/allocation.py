@@ -10,11 +10,12 @@ import plotly.graph_objects as go
 
 from nirvana.allocation import pruning_rates
 from nirvana.errors import PlanError
-from nirvana.layout import KV_GROUP, NEURON, Layout
+from nirvana.layout import KV_GROUP, Layout
 from nirvana.plan import PruningPlan
 from nirvana.saliency.scores import Saliency
 from nirvana.ui.figures import theme
 from nirvana.ui.figures.chart import Chart, count, layer_axis, log_ticks, positive_floor, short
+from nirvana.ui.figures.names import layer_name, part_colour, part_name
 
 BINS = 72
 MARGIN = {"l": 8, "r": 8, "t": 8, "b": 8}
@@ -28,22 +29,21 @@ def gamma_label(gamma: float) -> str:
 
 def kept_shares(plan: PruningPlan, stack: str) -> Chart:
     """Share of each layer's attention and MLP units that stay."""
-    table = site_table(plan)
+    layout, table = plan.layout, site_table(plan)
     table = table[table["stack"] == stack]
     figure = go.Figure()
-    for kind, colour in ((KV_GROUP, theme.ATTENTION), (NEURON, theme.MLP)):
-        for module, rows in table[table["kind"] == kind].groupby("module", sort=False):
-            figure.add_trace(
-                go.Bar(
-                    x=rows["layer"].to_numpy(np.int32),
-                    y=rows["kept share"].to_numpy(np.float32),
-                    name=theme.module_name(str(module)),
-                    marker={"color": colour},
-                    customdata=rows[["after", "before"]].to_numpy(np.int32),
-                    hovertemplate=f"layer %{{x}}<br>%{{customdata[0]:,}} of %{{customdata[1]:,}} {kind}s stay "
-                    "(%{y:.1%})<extra>%{fullData.name}</extra>",
-                )
+    for module, rows in table.groupby("module", sort=False):
+        figure.add_trace(
+            go.Bar(
+                x=rows["layer"].to_numpy(np.int32),
+                y=rows["kept share"].to_numpy(np.float32),
+                name=part_name(layout, stack, str(module)),
+                marker={"color": part_colour(str(module))},
+                customdata=rows[["after", "before"]].to_numpy(np.int32),
+                hovertemplate=f"layer %{{x}}<br>%{{customdata[0]:,}} of %{{customdata[1]:,}} {rows['kind'].iloc[0]}s "
+                "stay (%{y:.1%})<extra>%{fullData.name}</extra>",
             )
+        )
     layers = sorted(table["layer"].unique())
     figure.update_layout(
         height=320,
@@ -59,10 +59,10 @@ def kept_shares(plan: PruningPlan, stack: str) -> Chart:
     lowest = table.nsmallest(1, "kept share").iloc[0]
     whole = int((table.groupby("layer")["kept share"].min() == 1).sum())
     return Chart(
-        title="How much of each layer stays?",
+        title=f"How much of each {layer_name(layout, stack)} stays?",
         figure=figure,
         takeaway=f"Layer {lowest['layer']} loses most: {1 - lowest['kept share']:.0%} of its "
-        f"{theme.module_name(lowest['module'])}. {count(whole, 'layer')} of {len(layers)} "
+        f"{part_name(layout, stack, lowest['module'])}. {count(whole, 'layer')} of {len(layers)} "
         f"{'keeps' if whole == 1 else 'keep'} everything.",
         table=table.reset_index(drop=True),
         reading="Each layer's share follows from the scores; only the two totals are set.",
@@ -144,47 +144,6 @@ def score_histogram(saliency: Saliency, plan: PruningPlan, kind: str) -> Chart:
     )
 
 
-def parameters_by_part(plan: PruningPlan) -> Chart:
-    """Every parameter of the model, split into never pruned, kept and removed; the parts sum to the whole."""
-    table = part_table(plan)
-    colours = {"attention, kept": theme.ATTENTION, "MLP, kept": theme.MLP, "never pruned": theme.NEUTRAL}
-    figure = go.Figure()
-    for part, parameters, share, fate in table.itertuples(index=False):
-        gone = fate == "removed"
-        key = part if part in colours else part.replace("removed", "kept") if gone else "never pruned"
-        figure.add_trace(
-            go.Bar(
-                y=["parameters"],
-                x=[parameters],
-                name=part,
-                orientation="h",
-                marker={
-                    "color": theme.translucent(colours.get(key, theme.NEUTRAL), 0.25 if gone else 1.0),
-                    "pattern": {
-                        "shape": "/" if gone else "",
-                        "fgcolor": colours.get(key, theme.NEUTRAL),
-                        "size": 6,
-                    },
-                },
-                hovertemplate=f"{part}<br>{parameters:,} parameters ({share:.1%})<extra></extra>",
-            )
-        )
-    figure.update_layout(
-        height=170, margin=MARGIN, barmode="stack", legend=LEGEND | {"traceorder": "normal"}, bargap=0.1
-    )
-    figure.update_yaxes(visible=False)
-    figure.update_xaxes(title="Parameters", showgrid=False, range=[0, plan.layout.parameters])
-    prunable = plan.layout.prunable
-    return Chart(
-        title="Where do the removed parameters come from?",
-        figure=figure,
-        takeaway=f"{plan.removed:,} of {prunable:,} prunable parameters go ({plan.sparsity:.3%}), which is "
-        f"{plan.removed / plan.layout.parameters:.1%} of the whole model.",
-        table=table,
-        reading=f"The parts sum to {int(table['parameters'].sum()):,}, the whole model.",
-    )
-
-
 def rates_by_gamma(layout: Layout, sparsity: float, gamma: float, reachable: float) -> Chart:
     """The two pruning rates over gamma at one sparsity; x = gamma / (1 + gamma), so that infinity is on the axis."""
     places = np.linspace(0, 1, 201)
@@ -260,23 +219,6 @@ def site_table(plan: PruningPlan) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows)
-
-
-def part_table(plan: PruningPlan) -> pd.DataFrame:
-    """Part, parameters, share of the model, and fate; the parameters sum to `plan.layout.parameters`."""
-    layout = plan.layout
-    parts: list[tuple[str, int, str]] = [(part, size, "never pruned") for part, size in layout.other.items()]
-    for kind, name in ((KV_GROUP, "attention"), (NEURON, "MLP")):
-        sites = layout.pool(kind)
-        kept = sum(len(plan.get(site, ())) * layout[site].cost for site in sites)
-        parts.append((f"{name}, kept", kept, "kept"))
-        parts.append((f"{name}, removed", layout.pool_parameters(kind) - kept, "removed"))
-    before = sum(place.units * place.biases for place in layout.values())
-    after = sum(len(plan.get(site, ())) * place.biases for site, place in layout.items())
-    if before:
-        parts += [("biases, kept", after, "kept"), ("biases, removed", before - after, "removed")]
-    rows = [(part, size, size / layout.parameters, fate) for part, size, fate in parts if size]
-    return pd.DataFrame(rows, columns=["part", "parameters", "share", "fate"])
 
 
 def _rates(layout: Layout, sparsity: float, gamma: float) -> tuple[float, float]:

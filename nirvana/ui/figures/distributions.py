@@ -6,11 +6,12 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from nirvana.layout import KV_GROUP, Site
+from nirvana.layout import Site
 from nirvana.plan import PruningPlan
 from nirvana.saliency.scores import Saliency
 from nirvana.ui.figures import theme
 from nirvana.ui.figures.chart import Chart, count, layer_axis, log_axis, positive_floor, short
+from nirvana.ui.figures.names import part_colour, unit_name
 from nirvana.ui.figures.saliency import module_sites
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -23,7 +24,7 @@ def layer_distributions(saliency: Saliency, stack: str, module: str) -> Chart:
     layers = np.array([site.layer for site in sites], np.int32)
     quantiles = np.stack([np.quantile(saliency[site], QUANTILES) for site in sites]).astype(np.float32)
     few = max(len(saliency[site]) for site in sites) <= 16
-    colour = theme.ATTENTION if kind == KV_GROUP else theme.MLP
+    colour = part_colour(module)
     figure = go.Figure()
     if few:
         x = np.repeat(layers, [len(saliency[site]) for site in sites])
@@ -84,7 +85,7 @@ def layer_distributions(saliency: Saliency, stack: str, module: str) -> Chart:
     table = pd.DataFrame(quantiles, columns=[f"{quantile:.0%}" for quantile in QUANTILES])
     table.insert(0, "layer", layers)
     return Chart(
-        title=f"How do {kind} scores differ between layers?",
+        title=f"How do {unit_name(saliency.layout, stack, module)} scores differ between layers?",
         figure=figure,
         takeaway=f"The median is highest in layer {layers[best]} ({short(medians[best])}) and lowest in layer "
         f"{layers[worst]} ({short(medians[worst])}){apart}.",
@@ -103,7 +104,7 @@ def score_curve(saliency: Saliency, site: Site, plan: PruningPlan | None = None)
     kept = len(plan[site]) if plan is not None and site in plan else units
     shown = np.unique(np.concatenate([np.linspace(0, units - 1, min(units, 1024)).round(), [kept - 1, kept]]))
     shown = shown[(shown >= 0) & (shown < units)].astype(np.int32)
-    colour = theme.ATTENTION if kind == KV_GROUP else theme.MLP
+    colour = part_colour(site.module)
     figure = go.Figure()
     for name, part, fill in (
         ("kept", shown[shown < kept], colour),
@@ -162,7 +163,7 @@ def score_curve(saliency: Saliency, site: Site, plan: PruningPlan | None = None)
         else f"All {count(units, kind)} stay; the best scores {short(values[0])}, the worst {short(values[-1])}."
     )
     return Chart(
-        title=f"Which {kind}s of layer {site.layer} go?",
+        title=f"Which {unit_name(saliency.layout, site.stack, site.module)}s of layer {site.layer} go?",
         figure=figure,
         takeaway=takeaway,
         table=unit_table(saliency, site, plan),

@@ -7,15 +7,17 @@ from collections.abc import Mapping
 import pandas as pd
 import plotly.graph_objects as go
 
-from nirvana.layout import ATTENTION, MLP, Layout
+from nirvana.layout import Layout
 from nirvana.ui.figures import theme
 from nirvana.ui.figures.allocation import LEGEND, MARGIN
 from nirvana.ui.figures.chart import Chart, count
+from nirvana.ui.figures.names import part_colour, part_name, parts, unit_name
 from nirvana.ui.text import millions
 
-OTHER = ("#B77D00", theme.NEUTRAL, theme.PRUNED, "#7A6FC2")
+OTHER = ("#B77D00", theme.NEUTRAL, theme.PRUNED, "#8C6D5A")
 GEOMETRY = {  # key of ModelPreview.geometry: label, what it means
     "layers": ("Layers", "blocks of attention and MLP, one after the other"),
+    "decoder_layers": ("Decoder layers", "the same with cross-attention, which reads the encoder's output"),
     "hidden": ("Hidden size", "numbers that stand for one token between layers"),
     "heads": ("Query heads per layer", "each looks at earlier tokens in its own way"),
     "kv_heads": ("KV groups per layer", "key and value heads; query heads share them"),
@@ -29,7 +31,8 @@ GEOMETRY = {  # key of ModelPreview.geometry: label, what it means
 def parameters_by_part(layout: Layout) -> Chart:
     """One bar, the whole model, in parts; attention and MLP can be pruned."""
     table = part_table(layout)
-    colours = dict(zip([*layout.other], OTHER, strict=False)) | {"attention": theme.ATTENTION, "MLP": theme.MLP}
+    colours = dict(zip([*layout.other], OTHER, strict=False))
+    colours |= {part_name(layout, *part): part_colour(part[1]) for part in parts(layout)}
     figure = go.Figure()
     for part, parameters, share, prunable in table.itertuples(index=False):
         figure.add_trace(
@@ -38,7 +41,7 @@ def parameters_by_part(layout: Layout) -> Chart:
                 x=[parameters],
                 name=part,
                 orientation="h",
-                marker={"color": colours.get(part, theme.NEUTRAL)},
+                marker={"color": colours.get(part, theme.NEUTRAL), "line": {"color": "white", "width": 1}},
                 hovertemplate=f"{part}<br>{parameters:,} parameters ({share:.1%})<br>"
                 f"{'can be pruned' if prunable else 'never pruned'}<extra></extra>",
             )
@@ -62,11 +65,11 @@ def parameters_by_part(layout: Layout) -> Chart:
 
 def part_table(layout: Layout) -> pd.DataFrame:
     """Parameters of each part, the largest first: part, parameters, share, whether it can be pruned."""
-    parts: dict[str, int] = {}
+    found: dict[str, int] = {}
     for site, place in layout.items():
-        name = {ATTENTION: "attention", MLP: "MLP"}.get(site.module, theme.module_name(site.module))
-        parts[name] = parts.get(name, 0) + place.units * (place.cost + place.biases)
-    rows = [(part, size, True) for part, size in parts.items()]
+        name = part_name(layout, site.stack, site.module)
+        found[name] = found.get(name, 0) + place.units * (place.cost + place.biases)
+    rows = [(part, size, True) for part, size in found.items()]
     rows += [(part, size, False) for part, size in layout.other.items() if size]
     table = pd.DataFrame(rows, columns=["part", "parameters", "prunable"])
     table.insert(2, "share", table["parameters"] / layout.parameters)
@@ -74,13 +77,13 @@ def part_table(layout: Layout) -> pd.DataFrame:
 
 
 def unit_table(layout: Layout) -> pd.DataFrame:
-    """What can be cut: one row a kind of unit, with how many there are and what one costs."""
+    """What can be cut: one row a kind of unit in each stack, with how many there are and what one costs."""
     rows = []
-    for kind in dict.fromkeys(place.kind for place in layout.values()):
-        places = [layout[site] for site in layout.pool(kind)]
+    for stack, module in parts(layout):
+        places = [place for site, place in layout.items() if (site.stack, site.module) == (stack, module)]
         widths, costs = {place.units for place in places}, {place.cost for place in places}
-        size = layout.pool_parameters(kind)
-        rows.append((kind, _range(widths), sum(place.units for place in places), _range(costs), size))
+        size, unit = sum(place.parameters for place in places), unit_name(layout, stack, module)
+        rows.append((unit, _range(widths), sum(place.units for place in places), _range(costs), size))
     table = pd.DataFrame(rows, columns=["unit", "per layer", "in all", "weights in one", "parameters"])
     table["share of the model"] = table["parameters"] / layout.parameters
     return table
@@ -88,10 +91,10 @@ def unit_table(layout: Layout) -> pd.DataFrame:
 
 def geometry_table(geometry: Mapping[str, int]) -> pd.DataFrame:
     """The sizes of the architecture, with what each means."""
-    rows = [
-        (GEOMETRY.get(key, (key.replace("_", " "), ""))[0], f"{value:,}", GEOMETRY.get(key, ("", ""))[1])
-        for key, value in geometry.items()
-    ]
+    labels = {key: (key.replace("_", " "), "") for key in geometry} | GEOMETRY
+    if "decoder_layers" in geometry:
+        labels["layers"] = ("Encoder layers", GEOMETRY["layers"][1])
+    rows = [(labels[key][0], f"{value:,}", labels[key][1]) for key, value in geometry.items()]
     return pd.DataFrame(rows, columns=["size", "value", "what it is"])
 
 

@@ -31,7 +31,7 @@ def by_position(selection: CalibrationSelection) -> Chart:
         figure=figure,
         takeaway=takeaway,
         table=table,
-        reading=f"Position 1 has seen one token. Mean over {count(_samples(selection), 'probe sample')}; "
+        reading=f"{_first_position(selection)} Mean over {count(_samples(selection), 'probe sample')}; "
         f"{'log' if log else 'linear'} axis.",
     )
 
@@ -69,6 +69,12 @@ def probes_by_divergence(selection: CalibrationSelection) -> list[int]:
     """Probe samples from the highest KL of the winner to the lowest."""
     values = selection.candidates[selection.winner].divergence.per_sample
     return [int(index) for index in np.argsort(-values, kind="stable")]
+
+
+def _first_position(selection: CalibrationSelection) -> str:
+    if selection.probe.decoder_tokens is None:
+        return "Position 1 has seen one token."
+    return "Positions are the decoder's; at position 1 it has seen the encoder's input alone."
 
 
 def _samples(selection: CalibrationSelection) -> int:

@@ -6,18 +6,18 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from nirvana.layout import KV_GROUP
 from nirvana.plan import PruningPlan
 from nirvana.ui.figures import theme
 from nirvana.ui.figures.allocation import LEGEND, MARGIN, site_table
 from nirvana.ui.figures.chart import Chart, layer_axis
+from nirvana.ui.figures.names import part_colour, unit_name
 
 
 def sizes_by_layer(plan: PruningPlan, stack: str, module: str) -> Chart:
     """Units of one module before (outline) and after (solid), by layer."""
     table = site_table(plan)
     table = table[(table["stack"] == stack) & (table["module"] == module)].reset_index(drop=True)
-    kind = str(table["kind"].iloc[0])
+    kind, unit = str(table["kind"].iloc[0]), unit_name(plan.layout, stack, module)
     layers = table["layer"].to_numpy(np.int32)
     before, after = table["before"].to_numpy(np.int32), table["after"].to_numpy(np.int32)
     figure = go.Figure()
@@ -36,7 +36,7 @@ def sizes_by_layer(plan: PruningPlan, stack: str, module: str) -> Chart:
             x=layers,
             y=after,
             name="after",
-            marker={"color": theme.ATTENTION if kind == KV_GROUP else theme.MLP},
+            marker={"color": part_colour(module)},
             width=0.56,
             customdata=(1 - after / before).astype(np.float32),
             hovertemplate="%{y:,} after (%{customdata:.1%} removed)<extra></extra>",
@@ -50,13 +50,13 @@ def sizes_by_layer(plan: PruningPlan, stack: str, module: str) -> Chart:
     changed = int((after < before).sum())
     worst = int(np.argmin(after / before))
     takeaway = (
-        f"{before.sum():,} {kind}s become {after.sum():,}; {changed} of {len(layers)} layers shrink, layer "
+        f"{before.sum():,} {unit}s become {after.sum():,}; {changed} of {len(layers)} layers shrink, layer "
         f"{layers[worst]} most: {before[worst]:,} to {after[worst]:,}."
         if changed
-        else f"All {before.sum():,} {kind}s stay."
+        else f"All {before.sum():,} {unit}s stay."
     )
     return Chart(
-        title=f"How many {kind}s does each layer keep?",
+        title=f"How many {unit}s does each layer keep?",
         figure=figure,
         takeaway=takeaway,
         table=table,

@@ -13,6 +13,7 @@ from nirvana.plan import PruningPlan
 from nirvana.saliency.scores import Saliency
 from nirvana.ui.figures import theme
 from nirvana.ui.figures.chart import Chart, layer_axis, log_ticks, positive_floor, short
+from nirvana.ui.figures.names import unit_name
 
 COLUMNS = 512  # more cannot be told apart on a screen and cost megabytes on the wire
 COLOURS = {"log": "log scale", "linear": "linear scale", "rank": "rank in the pool"}
@@ -78,6 +79,7 @@ def unit_heatmap(
     """
     sites = module_sites(saliency, stack, module)
     kind = saliency.layout[sites[0]].kind
+    unit = unit_name(saliency.layout, stack, module)
     bins = bin_units(saliency, sites, ordered=ordered)
     layers = np.array([site.layer for site in sites], np.int32)
     columns = bins.score.shape[1]
@@ -117,9 +119,9 @@ def unit_heatmap(
     if columns <= 12:
         figure.update_xaxes(tickmode="linear", tick0=0, dtick=1)
     return Chart(
-        title=f"Which {kind}s score high?",
+        title=f"Which {unit}s score high?",
         figure=figure,
-        takeaway=_concentration(saliency, sites, kind),
+        takeaway=_concentration(saliency, sites, unit),
         table=_bin_table(sites, bins),
         reading=_heatmap_reading(kind, bins.width, colour, ordered, plan is not None),
     )
@@ -185,7 +187,7 @@ def _kept_line(plan: PruningPlan, sites: list[Site]) -> go.Scatter:
     )
 
 
-def _concentration(saliency: Saliency, sites: list[Site], kind: str) -> str:
+def _concentration(saliency: Saliency, sites: list[Site], unit: str) -> str:
     values = np.concatenate([saliency[site] for site in sites])
     best = max(sites, key=lambda site: float(saliency[site].max()))
     peak = f"the highest score, {short(saliency[best].max())}, is in layer {best.layer}"
@@ -193,7 +195,7 @@ def _concentration(saliency: Saliency, sites: list[Site], kind: str) -> str:
         return peak[0].upper() + peak[1:] + "."
     running = np.cumsum(np.sort(values)[::-1], dtype=np.float64)
     half = int(np.searchsorted(running, running[-1] / 2)) + 1
-    return f"The best {half / len(values):.1%} of the {kind}s hold half of the saliency; {peak}."
+    return f"The best {half / len(values):.1%} of the {unit}s hold half of the saliency; {peak}."
 
 
 def _bin_table(sites: list[Site], bins: Bins) -> pd.DataFrame:

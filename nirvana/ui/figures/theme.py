@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 ATTENTION = "#2B83BA"  # blue
+CROSS_ATTENTION = "#7A6FC2"  # violet
 MLP = "#009E73"  # bluish green
 REMOVED = "#D55E00"  # vermilion
 NEUTRAL = "#868D97"  # what is never pruned, or a size before
@@ -22,8 +23,3 @@ def translucent(colour: str, alpha: float) -> str:
     """A hex colour with an opacity, e.g. "rgba(43, 131, 186, 0.35)"."""
     red, green, blue = (int(colour[start : start + 2], 16) for start in (1, 3, 5))
     return f"rgba({red}, {green}, {blue}, {alpha:g})"
-
-
-def module_name(module: str) -> str:
-    """A module as running text has it, e.g. "MLP", "attention", "cross attention"."""
-    return module.replace("_", " ").replace("mlp", "MLP")

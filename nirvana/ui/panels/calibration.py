@@ -130,7 +130,7 @@ def show_text(calibration: CalibrationSet, sample: int) -> None:
     """One sample's text, letter by letter; its token ids where the text was not kept."""
     text = calibration.texts[sample] if sample < len(calibration.texts) else ""
     st.code(text or " ".join(map(str, calibration.tokens[sample])), language=None, wrap_lines=True)
-    what = f"{count(calibration.length, 'token')} of {plain(calibration.source or 'an unnamed text')}"
+    what = f"{_length(calibration)} of {plain(calibration.source or 'an unnamed text')}"
     st.caption(f"{what}." if text else f"{what}; the text was not kept, so these are token ids.")
 
 
@@ -138,7 +138,7 @@ def token_metrics(calibration: CalibrationSet) -> None:
     """The size of a set that nothing was compared with."""
     st.markdown("One set was drawn, so nothing was tried and nothing was compared.")
     with st.grid(3, min_column_width=170):
-        _metric("Samples", f"{calibration.samples:,}", f"of {calibration.length:,} tokens")
+        _metric("Samples", f"{calibration.samples:,}", f"of {_length(calibration)}")
         _metric("Tokens", f"{calibration.tokens.size:,}")
         _metric("Seed", "none" if calibration.seed is None else f"{calibration.seed}")
 
@@ -164,10 +164,17 @@ def result_protocol(run: Run, result: CalibrationSelection | CalibrationSet) -> 
     chosen = result.calibration if isinstance(result, CalibrationSelection) else result
     if isinstance(result, CalibrationSelection):
         parts.append(f"trials: {result.criterion} at {result.sparsity:.0%}, gamma {gamma_label(result.gamma)}")
-        parts.append(f"{result.probe.samples:,} probes of {count(result.probe.length, 'token')}")
+        parts.append(f"{result.probe.samples:,} probes of {_length(result.probe)}")
     parts.append(f"{plain(chosen.source)} {chosen.source_hash[:8]}".strip())
     parts.append(chosen.task)
     return "; ".join(part for part in parts if part) + "."
+
+
+def _length(calibration: CalibrationSet) -> str:
+    """Tokens in a sample, e.g. "128 tokens", "110 tokens read and 33 predicted"."""
+    if calibration.decoder_tokens is None:
+        return count(calibration.length, "token")
+    return f"{count(calibration.length, 'token')} read and {calibration.decoder_tokens.shape[1]:,} predicted"
 
 
 def explain_kl() -> None:

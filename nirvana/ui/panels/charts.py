@@ -54,5 +54,6 @@ def scores_protocol(run: Run, scores: Saliency) -> str:
     if scores.calibration_hash:
         parts.append(f"calibration set {scores.calibration_hash[:8]}")
         if calibration is not None and calibration.hash == scores.calibration_hash:
-            parts.append(f"{calibration.samples * calibration.length:,} tokens")
+            read = f"{calibration.tokens.size:,} tokens"
+            parts.append(f"{read}, {calibration.task}" if calibration.task else read)
     return ", ".join(parts) + (f" ({card.note})." if card and card.note else ".")

@@ -125,7 +125,13 @@ def fits(preview: ModelPreview, choice: ModelChoice) -> bool:
             height="stretch",
             help="The share of the parameters that is in attention and MLP blocks.",
         )
-        st.metric("Layers", f"{preview.geometry.get('layers', len(layout))}", border=True, height="stretch")
+        layers = {stack: len(layout.layers(stack)) for stack in layout.stacks}
+        st.metric(
+            "Layers" if len(layers) == 1 else "Encoder and decoder layers",
+            " + ".join(map(str, layers.values())),
+            border=True,
+            height="stretch",
+        )
         st.metric(
             "Memory for the weights",
             megabytes(size),
@@ -172,8 +178,14 @@ def anatomy(preview: ModelPreview) -> None:
     )
     st.caption(
         "A **KV group** is one key and one value head with the query heads that read them. A **neuron** is one row of "
-        "the MLP's gate and up projections with its column of the down projection. A unit goes as a whole, so the "
-        "matrices that are left are smaller, not full of zeros."
+        "the projections into the MLP (gate and up) with its column of the projection out of it (down). A unit goes as "
+        "a whole, so the matrices that are left are smaller, not full of zeros."
+        + (
+            " The decoder has two kinds of attention: **self-attention** reads what was written so far, "
+            "**cross-attention** what the encoder made of its input. A KV group is one head in each."
+            if len(preview.layout.stacks) > 1
+            else ""
+        )
     )
     st.markdown("#### How is it built?")
     st.dataframe(figures.geometry_table(preview.geometry), hide_index=True, key="model.geometry", height="content")

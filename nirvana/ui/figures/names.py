@@ -1,0 +1,40 @@
+"""How figures name and colour the parts of a model. A model with two stacks has each module's stack said too."""
+
+from __future__ import annotations
+
+from nirvana.layout import CROSS_ATTENTION, MLP, Layout
+from nirvana.ui.figures import theme
+
+MODULES = {MLP: "MLP", CROSS_ATTENTION: "cross-attention"}
+COLOURS = {MLP: theme.MLP, CROSS_ATTENTION: theme.CROSS_ATTENTION}
+
+
+def part_name(layout: Layout, stack: str, module: str) -> str:
+    """E.g. "attention", "MLP"; with two stacks "encoder self-attention", "cross-attention", "decoder MLP"."""
+    name = MODULES.get(module, module)
+    if len(layout.stacks) == 1 or module == CROSS_ATTENTION:  # which only decoders have
+        return name
+    return f"{stack} {name if module == MLP else f'self-{name}'}"
+
+
+def unit_name(layout: Layout, stack: str, module: str) -> str:
+    """E.g. "KV group", "neuron"; with two stacks "encoder self-attention KV group", "decoder neuron"."""
+    kind = next(place.kind for site, place in layout.items() if (site.stack, site.module) == (stack, module))
+    if len(layout.stacks) == 1:
+        return kind
+    return f"{stack} {kind}" if module == MLP else f"{part_name(layout, stack, module)} {kind}"
+
+
+def layer_name(layout: Layout, stack: str) -> str:
+    """ "layer", or with two stacks "encoder layer", "decoder layer"."""
+    return "layer" if len(layout.stacks) == 1 else f"{stack} layer"
+
+
+def parts(layout: Layout) -> list[tuple[str, str]]:
+    """Each module of each stack, (stack, module), in model order."""
+    return list(dict.fromkeys((site.stack, site.module) for site in layout))
+
+
+def part_colour(module: str) -> str:
+    """A module's colour: blue for attention, violet for cross-attention, green for the MLP."""
+    return COLOURS.get(module, theme.ATTENTION)
