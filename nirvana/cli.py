@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import nirvana
+from nirvana.checkpoints import FORMATS
 from nirvana.commands import run as run_command
 from nirvana.commands import runs as runs_commands
 from nirvana.commands import steps
@@ -67,6 +68,16 @@ def _command(parsers: Any, name: str, function: Any, help_text: str) -> argparse
     return parser
 
 
+def _add_export(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--export",
+        choices=FORMATS,
+        default=FORMATS[0],
+        help="checkpoint: each layer at its own size; uniform: filled up to the widest layer, plain; gguf: for "
+        "llama.cpp (default: checkpoint)",
+    )
+
+
 def _add_run(parsers: Any) -> None:
     run = _command(parsers, "run", run_command.run, "Do every step, from the model to the report, and keep the run.")
     run.epilog = f"Example: {EXAMPLE}"
@@ -74,8 +85,11 @@ def _add_run(parsers: Any) -> None:
     add_options(run, "model", "calibration", "saliency", "allocation", "evaluation")
     run.add_argument("--until", choices=STEPS, default=STEPS[-1], help="the last step to do (default: compare)")
     run.add_argument(
-        "--output", metavar="DIR", help="write the checkpoint, plan.json, report.json and recipe.json here"
+        "--output",
+        metavar="PATH",
+        help="write the model here, and into its folder plan.json, report.json and recipe.json; a .gguf file for gguf",
     )
+    _add_export(run)
     run.add_argument("--name", default="", help="name of the run in the list of runs")
 
 
@@ -104,7 +118,8 @@ def _add_steps(parsers: Any) -> None:
     prune = _command(parsers, "prune", steps.prune, "Cut the units out and write the pruned checkpoint.")
     add_options(prune, "model")
     prune.add_argument("--plan", metavar="FILE", default="plan.json", help="what `allocate` wrote")
-    prune.add_argument("--output", metavar="DIR", default="pruned")
+    prune.add_argument("--output", metavar="PATH", default="pruned", help="a folder, or a .gguf file for gguf")
+    _add_export(prune)
 
     evaluate = _command(parsers, "evaluate", steps.evaluate, "Measure perplexity, and KL from a dense model.")
     add_options(evaluate, "model", "evaluation")

@@ -10,7 +10,8 @@ from nirvana.ui import state
 from nirvana.ui.figures import prune as figures
 from nirvana.ui.panels import page
 from nirvana.ui.panels.charts import scores_protocol, show_chart
-from nirvana.ui.panels.prune import checkpoint, cost, preview
+from nirvana.ui.panels.exports import exports
+from nirvana.ui.panels.prune import cost, preview
 from nirvana.ui.replan import draft_plan, load_saliency
 from nirvana.ui.text import megabytes
 
@@ -111,5 +112,5 @@ if plan is not None and summary is not None:
         st.warning("What follows belongs to earlier choices. Prune to bring it up to date.")
     protocol = scores_protocol(context.run, scores) if scores is not None else ""
     result(plan, summary, protocol)
-    checkpoint(context, summary)
+    exports(context, plan, summary)
 page.show_code("prune")

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nirvana.checkpoints.gguf_export import export_gguf
+from nirvana.checkpoints.gguf_export import export_gguf, refuse_gguf
 from nirvana.checkpoints.placing import placed, refuse_foreign, refuse_other_file
 from nirvana.checkpoints.saving import save
 from nirvana.checkpoints.sizes import FORMATS
-from nirvana.checkpoints.uniform import export_uniform
+from nirvana.checkpoints.uniform import export_uniform, refuse_shared_slots
 from nirvana.checkpoints.verification import Verification, verify_export
 from nirvana.errors import CheckpointError
 from nirvana.evaluation.results import Report
@@ -71,6 +71,17 @@ def export(
             write(lm, staged, recipe=recipe, measured=measured, progress=writing)
         verification = verify_export(lm, staged, progress=reading)
     return Export(place, format, size_of(place), verification)
+
+
+def refused_formats(lm: LM) -> dict[str, str]:
+    """Format -> why `lm` cannot be written in it. Formats that it can be written in are absent; no weights are read."""
+    reasons = {}
+    for format, check in (("uniform", refuse_shared_slots), ("gguf", refuse_gguf)):
+        try:
+            check(lm)
+        except CheckpointError as error:
+            reasons[format] = error.message
+    return reasons
 
 
 def size_of(path: Path) -> int:

@@ -57,12 +57,21 @@ def export_gguf(
     refuse_other_file(target)
     if dtype not in GGML_NAMES:
         raise CheckpointError(f"There is no dtype {dtype!r} for GGUF.", f"Use {', '.join(GGML_NAMES)}.")
-    refuse_unverified(lm.family, lm.settings)
-    tokenizer = tokenizer_source(lm, tokenizer_from)
+    tokenizer = refuse_gguf(lm, tokenizer_from)
     lm.weights()
     with placed(target) as staged:
         _write(lm, staged, dtype, tokenizer, progress)
     return target
+
+
+def refuse_gguf(lm: LM, tokenizer_from: str | os.PathLike[str] | None = None) -> Path:
+    """Refuse a model that no GGUF file can be written of; otherwise the file that its tokenizer is copied from.
+
+    Raises:
+        CheckpointError: the family, a setting or the tokenizer was not verified, or there is no tokenizer to copy.
+    """
+    refuse_unverified(lm.family, lm.settings)
+    return tokenizer_source(lm, tokenizer_from)
 
 
 def refuse_unverified(family: Family, config: Mapping[str, Any]) -> None:

@@ -70,12 +70,11 @@ def export_uniform(
     return target
 
 
-def fill_up(lm: LM, *, progress: ProgressCallback | None = None) -> LM:
-    """A dense LM that computes what `lm` computes, each layer as wide as the widest; shares no weights with it.
+def refuse_shared_slots(lm: LM) -> None:
+    """Refuse a family whose heads cannot be moved to fill a layer up.
 
     Raises:
-        CheckpointError: the family cannot be filled up.
-        ModelError: the weights are not in memory.
+        CheckpointError: naming the family.
     """
     if lm.family.encoder_decoder:
         raise CheckpointError(
@@ -83,6 +82,16 @@ def fill_up(lm: LM, *, progress: ProgressCallback | None = None) -> LM:
             "one relative position bias.",
             "Use the checkpoint format.",
         )
+
+
+def fill_up(lm: LM, *, progress: ProgressCallback | None = None) -> LM:
+    """A dense LM that computes what `lm` computes, each layer as wide as the widest; shares no weights with it.
+
+    Raises:
+        CheckpointError: the family cannot be filled up.
+        ModelError: the weights are not in memory.
+    """
+    refuse_shared_slots(lm)
     model = lm.weights()
     geometry = lm.family.geometry(lm.settings)
     layout = uniform_layout(lm.layout, geometry)

@@ -7,20 +7,22 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nirvana.checkpoints import FORMATS
 from nirvana.commands.console import Bar, print_json, print_report, print_table, strict
-from nirvana.errors import RunError
+from nirvana.errors import CheckpointError, RunError
 from nirvana.files import write_json
 from nirvana.runs.options import apply_options
 from nirvana.runs.recipe import STEPS, Recipe
 from nirvana.runs.validation import check_recipe
 
 if TYPE_CHECKING:
+    from nirvana.models.lm import LM
     from nirvana.runs.models import Models
     from nirvana.runs.run import Run
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Every step, kept as a run; with --output the checkpoint and its records too."""
+    """Every step, kept as a run; with --output the pruned model and its records too."""
     from nirvana.runs.foreground import foreground_job
     from nirvana.runs.store import Store
 
@@ -30,7 +32,7 @@ def run(arguments: argparse.Namespace) -> None:
     if output is not None:
         if STEPS.index(until) < STEPS.index("prune"):
             raise RunError(f"There is no checkpoint before the step prune, and --until says {until}.", "Drop one.")
-        check_output(output)
+        check_output(output, arguments.export)
     check_recipe(recipe, STEPS[: STEPS.index(until) + 1])
     store = Store()
     made = store.create(recipe, name=arguments.name)
@@ -39,18 +41,20 @@ def run(arguments: argparse.Namespace) -> None:
         from nirvana.runs.pipeline import execute
 
         models = Models()
+        if output is not None:
+            _refuse(models.dense(recipe.model, bar.progress), arguments.export)
         execute(made, until=until, progress=bar.progress, models=models, on_step=bar.step)
         if output is not None:
-            bar.step("checkpoint")
-            _write_output(made, models, output, bar)
+            bar.step("export")
+            _write_output(made, models, output, arguments.export, bar)
     show_run(made, arguments.json, output)
 
 
-def check_output(folder: Path) -> None:
-    """Find out before the work whether `save` will take the folder."""
-    from nirvana.checkpoints.placing import refuse_foreign
+def check_output(target: Path, format: str) -> None:
+    """Find out before the work whether an export in `format` may be put there."""
+    from nirvana.checkpoints.placing import refuse_foreign, refuse_other_file
 
-    refuse_foreign(folder.absolute())
+    (refuse_other_file if format == "gguf" else refuse_foreign)(target.absolute())
 
 
 def summary(item: Run) -> dict[str, Any]:
@@ -92,7 +96,7 @@ def show_run(item: Run, as_json: bool, output: Path | None) -> None:
     if failure:
         print(f"{failure['status']}: {failure['message']} {failure['hint']}")
     if output is not None:
-        print(f"The checkpoint and its records are in {output}.")
+        print(f"The pruned model is in {output}.")
 
 
 def _read_recipe(name: str | None) -> Recipe:
@@ -106,14 +110,27 @@ def _read_recipe(name: str | None) -> Recipe:
         raise RunError(f"{name} is not a recipe: {error}.", "A run with --output writes one.") from error
 
 
-def _write_output(made: Run, models: Models, output: Path, bar: Bar) -> None:
-    from nirvana.checkpoints.saving import save
+def _refuse(lm: LM, format: str) -> None:
+    """Find out before the work whether the model can be written in `format`."""
+    from nirvana.checkpoints.exporting import refused_formats
+
+    reason = refused_formats(lm).get(format) if format != FORMATS[0] else None
+    if reason is not None:
+        raise CheckpointError(reason, "Choose another format with --export.")
+
+
+def _write_output(made: Run, models: Models, output: Path, format: str, bar: Bar) -> None:
+    from nirvana.checkpoints.exporting import export
 
     plan, report = made.plan(), made.report()
     if plan is None:
         raise RunError("The plan of this run is damaged.", "Run it again.")
     lm = models.dense(made.recipe.model, bar.progress)
-    folder = save(models.pruned(lm, plan, bar.progress), output, progress=bar.progress)
+    small = models.pruned(lm, plan, bar.progress)
+    recipe = made.recipe.portable().to_json()
+    folder = export(small, output, format=format, recipe=recipe, measured=report, progress=bar.progress).path
+    if not folder.is_dir():
+        return
     write_json(folder / "plan.json", plan.to_json())
     write_json(folder / "recipe.json", made.recipe.to_json())
     if report is not None:

@@ -175,20 +175,23 @@ def prune(arguments: argparse.Namespace) -> None:
     recipe = apply_options(Recipe(), arguments)
     plan = PruningPlan.from_json(_read(arguments.plan, json.loads, "plan", "allocate"))
     output = Path(arguments.output).expanduser()
-    check_output(output)
+    check_output(output, arguments.export)
     with Bar().shown() as bar:
         lm = _load(recipe, bar)
-        from nirvana.checkpoints.saving import save
+        from nirvana.checkpoints.exporting import export
         from nirvana.surgery import prune as cut
 
         bar.step("prune")
         small = cut(lm, plan, progress=bar.progress)
-        folder = save(small, output, progress=bar.progress)
+        written = export(small, output, format=arguments.export, progress=bar.progress)
     sizes = {"dense": lm.layout.parameters, "pruned": small.layout.parameters}
     if arguments.json:
-        print_json({"output": str(folder), "parameters": sizes, "hash": small.hash})
+        checks = list(written.verification.checks)
+        print_json({"output": str(written.path), "bytes": written.bytes, "checks": checks}
+                   | {"format": written.format, "parameters": sizes, "hash": small.hash})  # fmt: skip
     else:
-        print(f"Wrote {folder}: {sizes['dense']:,} => {sizes['pruned']:,} parameters.")
+        print(f"Wrote {written.path}: {sizes['dense']:,} => {sizes['pruned']:,} parameters, {written.bytes:,} bytes.")
+        print(f"Verified: {'; '.join(written.verification.checks)}.")
 
 
 def evaluate(arguments: argparse.Namespace) -> None:

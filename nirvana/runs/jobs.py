@@ -112,9 +112,9 @@ class JobManager:
         atexit.register(self.close)
 
     def submit(self, run_id: str, *, task: str = "run", until: str = STEPS[-1], **arguments: Any) -> Job:
-        """Queue work on a run: "run" computes every step up to `until` that is not current, "export" makes a zip file
-        of the pruned checkpoint (result: "path", "bytes"), "continue" lets both models continue `prompt` (with
-        `chat` and `max_new_tokens`).
+        """Queue work on a run: "run" computes every step up to `until` that is not current, "export" makes one
+        file of the pruned model in `format` (result: "path", "bytes", "format", "checks"), "continue" lets both
+        models continue `prompt` (with `chat` and `max_new_tokens`).
 
         Raises:
             RunError: the run is unknown or the example, or the task or its arguments make no sense.

@@ -11,6 +11,7 @@ from nirvana.allocation import allocate
 from nirvana.calibration.corpora import SELF_GENERATED, Corpus
 from nirvana.calibration.sets import CalibrationSelection, CalibrationSet
 from nirvana.calibration.tasks import task_of
+from nirvana.checkpoints.exporting import refused_formats
 from nirvana.errors import RunError
 from nirvana.evaluation.results import Report
 from nirvana.models.lm import LM
@@ -185,6 +186,7 @@ def _prune(work: Work) -> tuple[PruneSummary, dict[str, Any]]:
         seconds=time.perf_counter() - start,
         device=str(small.device),
         notes=list(plan.notes),
+        refused=refused_formats(small),
     )
     return summary, {"weight_hash": small.hash, "base_hash": lm.hash, **placement(lm)}
 

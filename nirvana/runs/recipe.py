@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import PurePath
 from typing import Any, get_type_hints
 
 from nirvana.errors import RunError
@@ -99,6 +100,12 @@ class Recipe:
         """A copy with some values of one section changed, e.g. `recipe.change("allocation", gamma=3.0)`."""
         return replace(self, **{section: replace(getattr(self, section), **values)})
 
+    def portable(self) -> Recipe:
+        """A copy to hand on: files are named without the folders that they lie in here."""
+        evaluation = tuple(_bare(name) for name in self.evaluation.corpora)
+        copy = self.change("model", name=_bare(self.model.name)).change("evaluation", corpora=evaluation)
+        return copy.change("calibration", corpus=_bare(self.calibration.corpus))
+
     def to_json(self) -> dict[str, Any]:
         data = asdict(self)
         for section, name in (("calibration", "trial_gamma"), ("allocation", "gamma")):
@@ -122,6 +129,11 @@ class Recipe:
                 f"Unknown recipe section: {', '.join(sorted(unknown))}.", f"Sections are {', '.join(types)}."
             )
         return cls(**{name: _section(types[name], name, values) for name, values in data.items()})
+
+
+def _bare(name: str) -> str:
+    local = name.startswith(("/", "~", ".")) or "\\" in name or PurePath(name).suffix in (".txt", ".jsonl", ".gguf")
+    return PurePath(name.replace("\\", "/")).name if local else name
 
 
 def _section(kind: type, name: str, values: Any) -> Any:

@@ -44,6 +44,7 @@ class PruneSummary:
     seconds: float
     device: str
     notes: list[str] = field(default_factory=list)
+    refused: dict[str, str] = field(default_factory=dict)  # export format -> why it cannot be written in it
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

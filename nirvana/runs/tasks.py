@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from nirvana.checkpoints import FORMATS, export_sizes
 from nirvana.errors import CheckpointError, RunError
 from nirvana.progress import Progress, within
 from nirvana.runs.recipe import STEPS
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 PROMPT_LENGTH = 8_000  # characters
 NEW_TOKENS = 512
+TITLES = {"checkpoint": "Checkpoint", "uniform": "Uniform checkpoint", "gguf": "GGUF file"}
 CHUNK = 1 << 22
 MARGIN = 32 << 20  # bytes beside the weights: tokenizer, configs
 
@@ -40,6 +42,7 @@ def check_task(run: Run, task: str, until: str, arguments: dict[str, Any]) -> di
 
     Raises:
         RunError: the task, step or an argument is unknown or out of range, or there is no pruned model yet.
+        CheckpointError: the model cannot be exported in that format.
         NirvanaError: the recipe asks for what cannot be.
     """
     if task not in TASKS:
@@ -55,6 +58,8 @@ def check_task(run: Run, task: str, until: str, arguments: dict[str, Any]) -> di
     elif task in ("export", "continue") and run.info("prune") is None:
         raise RunError("There is no pruned model yet.", "Prune first.")
     clean = {**defaults, **arguments}
+    if task == "export":
+        _check_export(run, **clean)
     if task == "continue":
         _check_continue(**clean)
     return clean
@@ -67,42 +72,41 @@ def run_steps(run: Run, *, models: Models, reporter: Reporter, until: str) -> No
     execute(run, until=until, progress=reporter.progress, models=models, on_step=reporter.step)
 
 
-def export(run: Run, *, models: Models, reporter: Reporter, until: str) -> dict[str, Any]:
-    """Write the pruned checkpoint, see that it reads back bit-equal, and pack it: {"path", "bytes"}.
+def export(run: Run, *, models: Models, reporter: Reporter, until: str, format: str = "checkpoint") -> dict[str, Any]:
+    """Write the pruned model in a format, verify it by reading it back, and pack a folder into one file.
+
+    Returns:
+        "path", "bytes", "format", "plan" (fingerprint of the plan it was made by), "checks" (what was verified).
 
     Raises:
-        CheckpointError: what was read back differs.
+        CheckpointError: the model cannot be written in this format, or what was read back differs.
         RunError: the disk has too little room.
     """
-    from nirvana.checkpoints.saving import save
-    from nirvana.models.loading import load_model
+    from nirvana.checkpoints.exporting import export as write
 
     reporter.step("export", 1, 1)
     _, small = _both(run, models, reporter)
-    free = shutil.disk_usage(run.folder).free
-    needed = 2 * small.weight_bytes + MARGIN
-    if free < needed:
-        raise RunError(
-            f"The checkpoint needs {needed / 1e9:.1f} GB while it is packed; {free / 1e9:.1f} GB are free.",
-            "Free some space, or delete runs that are not needed.",
-        )
-    info = run.info("allocation") or {}
-    name = f"{_file_name(run.recipe.model.name)}-pruned-{str(info.get('fingerprint', ''))[:8]}"
+    _check_room(run, small, format)
+    plan = str((run.info("allocation") or {}).get("fingerprint", ""))
+    name = f"{_file_name(run.recipe.model.name)}-pruned-{plan[:8]}"
+    measured = run.report() if run.step_state("compare") == "done" else None
+    parts = 1 if format == "gguf" else 2
     with tempfile.TemporaryDirectory(prefix=".export-", dir=run.folder) as temporary:
-        folder = save(small, Path(temporary) / name, progress=within(reporter.progress, "Writing", 0, 3))
-        again = load_model(
-            str(folder),
-            device=str(small.device),
-            dtype=str(small.dtype).removeprefix("torch."),
-            progress=within(reporter.progress, "Reading back", 1, 3),
+        written = write(
+            small,
+            Path(temporary) / (f"{name}.gguf" if format == "gguf" else name),
+            format=format,
+            recipe=run.recipe.portable().to_json(),
+            measured=measured,
+            progress=within(reporter.progress, TITLES[format], 0, parts),
         )
-        _check_equal(small, again)
-        again.unload()
-        archive = Path(temporary) / "archive.zip"
-        _pack(folder, archive, reporter)
-        path = run.folder / f"{name}.zip"
-        archive.replace(path)
-    return {"path": str(path), "bytes": path.stat().st_size}
+        ready, path = written.path, run.folder / f"{name}.gguf"
+        if written.path.is_dir():
+            ready, path = Path(temporary) / "archive.zip", run.folder / f"{name}-{format}.zip"
+            _pack(written.path, ready, reporter)
+        ready.replace(path)
+    result = {"path": str(path), "bytes": path.stat().st_size, "format": format, "plan": plan}
+    return result | {"checks": list(written.verification.checks)}
 
 
 def continue_both(
@@ -123,9 +127,17 @@ def continue_both(
 
 TASKS = {
     "run": Task(run_steps, {}),
-    "export": Task(export, {}),
+    "export": Task(export, {"format": "checkpoint"}),
     "continue": Task(continue_both, {"prompt": "", "chat": False, "max_new_tokens": 64}),
 }
+
+
+def _check_export(run: Run, format: Any) -> None:
+    if format not in FORMATS:
+        raise CheckpointError(f"There is no export format {format!r}.", f"Formats are {', '.join(FORMATS)}.")
+    summary = run.pruned()
+    if summary is not None and format in summary.refused:
+        raise CheckpointError(summary.refused[format], "Choose another format.")
 
 
 def _check_continue(prompt: Any, chat: Any, max_new_tokens: Any) -> None:
@@ -148,20 +160,23 @@ def _both(run: Run, models: Models, reporter: Reporter) -> tuple[LM, LM]:
     return lm, models.pruned(lm, plan, reporter.progress)
 
 
-def _check_equal(small: LM, again: LM) -> None:
-    import torch
-
-    written, read = small.weights().state_dict(), again.weights().state_dict()
-    same = written.keys() == read.keys() and all(torch.equal(written[name], read[name]) for name in written)
-    if not same:
-        raise CheckpointError("The checkpoint that was written differs from the model.", "Check the disk; try again.")
+def _check_room(run: Run, small: LM, format: str) -> None:
+    dtype = str(small.dtype).removeprefix("torch.")
+    size = export_sizes(small.layout, small.family.geometry(small.settings), dtype=dtype)[format]
+    needed = (1 if format == "gguf" else 2) * size + MARGIN  # a folder lies there twice while it is packed
+    free = shutil.disk_usage(run.folder).free
+    if free < needed:
+        raise RunError(
+            f"The export needs {needed / 1e9:.1f} GB while it is made; {free / 1e9:.1f} GB are free.",
+            "Free some space, or delete runs that are not needed.",
+        )
 
 
 def _pack(folder: Path, archive: Path, reporter: Reporter) -> None:
     """Pack `folder` without compressing: weights hardly shrink, and it would take minutes."""
     files = sorted(file for file in folder.rglob("*") if file.is_file())
     total = sum(file.stat().st_size for file in files)
-    progress = within(reporter.progress, "Packing", 2, 3)
+    progress = within(reporter.progress, "Packing", 1, 2)
     assert progress is not None
     done = 0
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as target:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from nirvana.models.families.t5 import T5Family
 from nirvana.runs.recipe import CalibrationChoice, EvaluationChoice, Recipe
 from nirvana.runs.store import Run, Store
 from nirvana.ui import state
-from tests.app.conftest import SMALL_T5, fill
+from tests.app.conftest import PLACE, SMALL_T5, fill
 from tests.app.test_journey import wait
 from tests.app.test_widget_keys import keys_on
 from tests.families.test_t5 import TestByT5 as ByT5
@@ -70,6 +71,20 @@ def test_the_plan_is_shown_by_stack(start: Start, encoder_decoder: Run) -> None:
     assert not app.exception
     sizes = {key for key in keys_on(app) if key.startswith("prune.sizes.") and key.count(".") == 3}
     assert {f"prune.sizes.{part}" for part in ("encoder.mlp", "decoder.cross_attention", "decoder.mlp")} <= sizes
+
+
+def test_formats_that_the_model_cannot_be_written_in_say_why(start: Start, encoder_decoder: Run) -> None:
+    summary = encoder_decoder.pruned()
+    assert summary is not None
+    encoder_decoder.put_pruned(replace(summary, refused={"gguf": "T5 models cannot be written."}), **PLACE)
+    app = start(encoder_decoder).run()
+    app.switch_page("pages/prune.py").run()
+    assert not app.button(key="prune.export").disabled
+    captions = app.get_by_key("prune.format").proto.captions
+    assert [caption.partition(":")[0] for caption in captions[:2]] == ["279 kB", "300 kB"]
+    assert "T5 models cannot be written." in captions[2]
+    app.radio(key="prune.format").set_value("gguf").run()
+    assert app.button(key="prune.export").disabled
 
 
 def test_only_a_model_with_an_encoder_has_a_task_to_choose(start: Start, encoder_decoder: Run, store: Store) -> None:
@@ -146,3 +161,14 @@ def test_from_a_model_folder_to_a_comparison(start: Start, store: Store, sample_
         measured = report.find(metric, "pruned")
         assert measured is not None
         assert measured.protocol["task"] == CONTINUATION
+
+    app.switch_page("pages/prune.py").run()
+    app.button(key="prune.export").click().run()
+    assert wait(app).status == "done", app.error
+    assert "prune.download" in keys_on(app) and "prune.export" not in keys_on(app)
+    assert any("bit-equal" in caption.value for caption in app.caption)
+    assert any("AutoModelForSeq2SeqLM" in code.value for code in app.code)
+    app.radio(key="prune.format").set_value("uniform").run()
+    assert app.button(key="prune.export").disabled
+    summary = run.pruned()
+    assert summary is not None and set(summary.refused) == {"uniform", "gguf"}

@@ -75,6 +75,16 @@ def test_run_writes_the_checkpoint_and_its_records(
     assert "perplexity" in shown.out and "±" in shown.out and "windows of 64" in shown.out and "cached" in shown.out
 
 
+def test_a_format_that_cannot_be_is_refused_before_the_work(
+    capsys: pytest.CaptureFixture[str], small: list[str], tmp_path: Path
+) -> None:
+    folder, file = str(tmp_path / "pruned"), str(tmp_path / "pruned.gguf")
+    assert "Let it end in .gguf" in refused(capsys, "run", *small, "--export", "gguf", "--output", folder)
+    assert "did not come from a GGUF file" in refused(capsys, "run", *small, "--export", "gguf", "--output", file)
+    (run,) = Store().runs()
+    assert run.info("model") is None
+
+
 def test_options_override_a_recipe(capsys: pytest.CaptureFixture[str], small: list[str], tmp_path: Path) -> None:
     path = tmp_path / "recipe.json"
     path.write_text(json.dumps({"allocation": {"sparsity": 0.4, "gamma": "inf"}, "calibration": {"seed": 3}}))
@@ -99,7 +109,13 @@ def test_single_steps_give_what_a_run_gives(
     budget = ["--sparsity", "0.3", "--multiple-of", "4"]
     plan = ask(capsys, "allocate", *budget, "--saliency", files["saliency.npz"], "--output", files["plan.json"])
     pruned = ask(capsys, "prune", *model, "--plan", files["plan.json"], "--output", files["pruned"])
-    assert pruned["parameters"]["pruned"] == plan["parameters"]
+    assert pruned["parameters"]["pruned"] == plan["parameters"] and "bit-equal" in pruned["checks"][0]
+    from nirvana.models.loading import load_model
+
+    plain = str(tmp_path / "plain")
+    words = ["--plan", files["plan.json"], "--export", "uniform", "--output", plain]
+    assert ask(capsys, "prune", *model, *words)["format"] == "uniform"
+    assert not load_model(plain, device="cpu").is_pruned
     measure = ["--evaluate-on", str(sample_text), "--window", "64", "--max-tokens", "1024"]
     probe = ["--corpus", str(sample_text), "--probe-samples", "6", "--probe-length", "16"]
     words = ["--model", files["pruned"], "--device", "cpu", "--dense", str(tiny_folder)]

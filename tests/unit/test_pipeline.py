@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import pytest
 
 from nirvana.calibration.generation import generate_corpus
 from nirvana.calibration.sets import CalibrationSelection, CalibrationSet
-from nirvana.errors import Cancelled, CorpusError, ModelError, NirvanaError, PlanError, RunError
+from nirvana.errors import Cancelled, CheckpointError, CorpusError, ModelError, NirvanaError, PlanError, RunError
 from nirvana.files import cache_folder
 from nirvana.progress import Progress
 from nirvana.runs import cached, measurements, step_cache
@@ -23,7 +22,7 @@ from nirvana.runs.models import Models
 from nirvana.runs.pipeline import execute
 from nirvana.runs.recipe import STEPS, Recipe
 from nirvana.runs.store import Run, Store
-from nirvana.runs.tasks import continue_both, export
+from nirvana.runs.tasks import check_task, continue_both, export
 from tests.conftest import write_tiny_model
 
 
@@ -327,9 +326,8 @@ class Reporter:
         self.seen.append(progress)
 
 
-def test_export_writes_an_archive_that_loads_again(
-    store: Store, recipe: Recipe, tmp_path: Path, make_lm: Callable[..., Any]
-) -> None:
+@pytest.mark.parametrize("format", ["checkpoint", "uniform"])
+def test_export_writes_an_archive_that_loads_again(store: Store, recipe: Recipe, tmp_path: Path, format: str) -> None:
     import torch
 
     from nirvana.models.loading import load_model
@@ -338,8 +336,9 @@ def test_export_writes_an_archive_that_loads_again(
     models = Models()
     execute(run, until="prune", models=models)
     reporter: Any = Reporter()
-    result = export(run, models=models, reporter=reporter, until="prune")
+    result = export(run, models=models, reporter=reporter, until="prune", format=format)
     path = Path(result["path"])
+    assert result["format"] == format and result["checks"]
     assert path.parent == run.folder and path.stat().st_size == result["bytes"]
     assert not list(run.folder.glob(".*"))
     fractions = [item.fraction for item in reporter.seen]
@@ -347,12 +346,27 @@ def test_export_writes_an_archive_that_loads_again(
     shutil.unpack_archive(path, tmp_path / "unpacked")
     (folder,) = (tmp_path / "unpacked").iterdir()
     again = load_model(str(folder), device="cpu")
+    assert again.is_pruned is (format == "checkpoint")
+    assert str(tmp_path) not in (folder / "README.md").read_text(encoding="utf-8"), "paths of this machine"
     plan = run.plan()
     assert plan is not None
     small = models.pruned(models.dense(recipe.model), plan)
     tokens = torch.arange(20)[None] % 200
     with torch.no_grad():
-        assert torch.equal(again.weights()(tokens).logits, small.weights()(tokens).logits)
+        found, expected = again.weights()(tokens).logits, small.weights()(tokens).logits
+    assert torch.equal(found, expected) if format == "checkpoint" else torch.allclose(found, expected, atol=1e-5)
+
+
+def test_a_format_that_the_model_cannot_be_written_in_is_not_queued(store: Store, recipe: Recipe) -> None:
+    run = store.create(recipe)
+    execute(run, until="prune")
+    summary = run.pruned()
+    assert summary is not None and list(summary.refused) == ["gguf"]
+    with pytest.raises(CheckpointError, match="did not come from a GGUF file"):
+        check_task(run, "export", "prune", {"format": "gguf"})
+    with pytest.raises(CheckpointError, match="no export format"):
+        check_task(run, "export", "prune", {"format": "onnx"})
+    assert check_task(run, "export", "prune", {}) == {"format": "checkpoint"}
 
 
 def test_a_cancelled_export_leaves_nothing(store: Store, recipe: Recipe) -> None:

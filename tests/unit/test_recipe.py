@@ -22,6 +22,15 @@ def test_a_recipe_survives_json_with_infinity() -> None:
     assert Recipe.from_json(json.loads(text)) == recipe
 
 
+def test_a_portable_recipe_names_files_without_their_folders() -> None:
+    recipe = Recipe().change("model", name="/home/me/models/llama").change("calibration", corpus="~/notes.txt")
+    recipe = recipe.change("evaluation", corpora=("text/novel.txt", "owner/name:config", "upload:a.txt", "ptb"))
+    shared = recipe.portable()
+    assert (shared.model.name, shared.calibration.corpus) == ("llama", "notes.txt")
+    assert shared.evaluation.corpora == ("novel.txt", "owner/name:config", "upload:a.txt", "ptb")
+    assert Recipe().portable() == Recipe()
+
+
 def test_what_is_left_out_takes_its_default() -> None:
     recipe = Recipe.from_json({"allocation": {"sparsity": 0.3}})
     assert recipe == Recipe().change("allocation", sparsity=0.3)

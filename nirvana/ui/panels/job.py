@@ -13,7 +13,7 @@ from nirvana.ui.text import duration, plain
 
 POLL = 0.5  # seconds
 LINES = 40
-TASKS = {"export": "Writing the checkpoint", "continue": "Continuing the prompt"}
+TASKS = {"export": "Exporting", "continue": "Continuing the prompt"}
 
 
 def job_panel() -> None:

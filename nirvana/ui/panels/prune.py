@@ -1,16 +1,12 @@
-"""What pruning will do, what it did, and the checkpoint."""
+"""What pruning will do, and what it costs."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 import streamlit as st
 
 from nirvana.layout import KV_GROUP, NEURON
 from nirvana.plan import PruningPlan
-from nirvana.runs.results import PruneSummary
 from nirvana.runs.store import Run
-from nirvana.ui import state
 from nirvana.ui.figures.chart import count
 from nirvana.ui.text import megabytes
 
@@ -44,32 +40,3 @@ def cost(run: Run, steps: list[str]) -> str:
     if seconds:
         text += f". Last time: {', '.join(f'{step} {value:,.1f} s' for step, value in seconds.items())}"
     return text + "."
-
-
-def checkpoint(context: state.Context, summary: PruneSummary) -> None:
-    """Write the pruned model to a file on demand, and hand it over; nothing is read before the click."""
-    st.markdown("#### Checkpoint")
-    st.markdown(
-        f"safetensors and JSON in one archive, about {megabytes(summary.weight_bytes['pruned'])}. "
-        "`nirvana.load_model` opens the unpacked folder."
-    )
-    exports = [job for job in context.jobs.jobs(context.run.id) if job.task == "export"]
-    done = next((job for job in exports if job.status == "done" and job.result), None)
-    path = Path(str(done.result["path"])) if done and done.result else None
-    if path is not None and path.is_file():
-        st.download_button(
-            f"Download the checkpoint ({megabytes(path.stat().st_size)})",
-            data=path.read_bytes,
-            file_name=path.name,
-            mime="application/zip",
-            key="prune.download",
-            on_click="ignore",
-        )
-        return
-    if st.button(
-        "Prepare the checkpoint",
-        key="prune.export",
-        disabled=context.job is not None,
-        help="Writes the pruned model's files; this takes disk space until the run is deleted.",
-    ):
-        state.start_task("export")
