@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
 import os
-import tempfile
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -31,24 +32,42 @@ def cache_folder() -> Path:
     return Path(home).expanduser() / "cache" if home else Path(platformdirs.user_cache_dir(APPLICATION))
 
 
+def local_path(text: str, error: type[NirvanaError]) -> Path:
+    """The path that someone typed, with `~` expanded; there need be nothing at it.
+
+    Raises:
+        NirvanaError: of the class `error`, where it cannot be looked at: too long, of an unknown user, forbidden.
+    """
+    try:
+        path = Path(text).expanduser()
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return path
+    except (OSError, RuntimeError, ValueError) as problem:
+        reason = str(getattr(problem, "strerror", None) or problem).rstrip(".")
+        raise error(f"{text[:100]!r} cannot be opened: {reason}.", "Check the path.") from problem
+    return path
+
+
 def write_bytes(path: Path, content: bytes) -> None:
     """Write `content` to `path` atomically, making its folder.
 
     Raises:
         NirvanaError: the disk is full or the folder cannot be written; an earlier file at `path` is left as it was.
     """
-    temporary = None
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            temporary = file.name
+        with temporary.open("xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        Path(temporary).replace(path)
-    except OSError as error:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
+        temporary.replace(path)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        if not isinstance(error, OSError):
+            raise
         raise NirvanaError(
             f"Could not write {path.name}: {error.strerror or error}.",
             f"Free some space or check the permissions of {path.parent}.",

@@ -178,7 +178,10 @@ class CalibrationSet:
 def _integers(values: Any, name: str) -> np.ndarray:
     if hasattr(values, "detach"):
         values = values.detach().cpu().numpy()
-    array = np.asarray(values)
+    try:
+        array = np.asarray(values)
+    except ValueError as error:
+        raise CorpusError(f"{name} has rows of different lengths.", "Cut or pad the windows to one length.") from error
     if array.ndim != 2 or array.size == 0 or not np.issubdtype(array.dtype, np.integer):
         raise CorpusError(
             f"{name} must be a non-empty 2-D array of integers, not {array.dtype} of shape {array.shape}.",

@@ -49,6 +49,8 @@ class PruningRecord:
         Raises:
             CheckpointError: the record does not fit the config.
         """
+        if set(self.base_layers) != set(family.layer_counts):
+            raise CheckpointError(f"{FILE} is of another kind of model than config.json.", "Save the model again.")
         dense = self.dense_layout(family, config)
         for site, kept in self.kept.items():
             if site not in dense or kept.ndim != 1 or len(kept) == 0:

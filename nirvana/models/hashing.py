@@ -4,23 +4,40 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from nirvana.errors import NirvanaError
+from nirvana.errors import ModelError, NirvanaError
 from nirvana.files import cache_folder, content_hash, write_bytes
 
 CHUNK = 1 << 22
 
 
-def weight_hash(files: Sequence[Path]) -> str:
-    """SHA-256 over the contents of the weight files, 64 hex digits; their names and places do not count."""
-    return content_hash(*(_file_hash(file) for file in files))
+def weight_hash(files: Sequence[Path]) -> Callable[[], str]:
+    """A function that gives the SHA-256 over the contents of the weight files, 64 hex digits.
+
+    The files' names and places do not count. Call `weight_hash` before the files are read: what it gives raises
+    `ModelError` where they were changed or removed since, so that no other weights are taken for those in memory.
+    """
+    before = [_identity(file) for file in files]
+
+    def compute() -> str:
+        try:
+            if before == [_identity(file) for file in files]:
+                return content_hash(*map(_file_hash, files, before))
+        except OSError:
+            pass  # removed
+        raise ModelError(f"The files in {files[0].parent} have changed since they were read.", "Load the model again.")
+
+    return compute
 
 
-def _file_hash(file: Path) -> str:
+def _identity(file: Path) -> str:
     stat = file.stat()
-    identity = content_hash(str(file.resolve()), str(stat.st_size), str(stat.st_mtime_ns))[:32]
+    return content_hash(str(file.resolve()), str(stat.st_size), str(stat.st_mtime_ns))[:32]
+
+
+def _file_hash(file: Path, identity: str) -> str:
     known = cache_folder() / "hashes" / identity
     if known.is_file():
         return known.read_text(encoding="ascii")

@@ -73,6 +73,7 @@ def load_model(
         check_fits(layout.parameters * precision.itemsize, where, located.name)
     folder = _weights_folder(located, progress)
     files = weight_files(folder)
+    hash_of_files = weight_hash(files)
     config = _library_config(folder)
     tensors = read_tensors(files, precision, progress)
     model = build_model(config, family, layout, tensors, precision)
@@ -100,8 +101,8 @@ def load_model(
         kept=_kept(layout, record),
         device=place,
         dtype=precision,
-        compute_hash=lambda: weight_hash(files),
-        compute_base_hash=lambda: weight_hash(files) if record is None else record.base_hash,
+        compute_hash=hash_of_files,
+        compute_base_hash=hash_of_files if record is None else lambda: record.base_hash,
         plans=() if record is None else record.plans,
     )
 
@@ -120,7 +121,7 @@ def resolve_device(device: str) -> torch.device:
     except RuntimeError:
         raise ModelError(f"There is no device {device!r}.", "Use auto, cpu, cuda, cuda:0 or mps.") from None
     count = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(has_mps)}.get(place.type, 0)
-    if (place.index or 0) >= count:
+    if not 0 <= (place.index or 0) < count:
         raise ModelError(f"The device {device!r} is not available here.", "Use auto or cpu, or check the driver.")
     return torch.device("cuda", place.index or 0) if place.type == "cuda" else torch.device(place.type)
 
@@ -149,9 +150,9 @@ def weight_files(folder: Path) -> list[Path]:
     if index.is_file():
         try:
             names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+            files = [folder / Path(name).name for name in names]  # an index may not point outside its folder
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(f"{index.name} cannot be read: {error}.", "Download the model again.") from error
-        files = [folder / Path(name).name for name in names]  # an index may not point outside its folder
     elif (folder / "model.safetensors").is_file():
         files = [folder / "model.safetensors"]
     else:
@@ -240,6 +241,7 @@ def build_model(
 
     Raises:
         CheckpointError: names or shapes of the tensors are not those that the config asks for.
+        ModelError: the config has values that the library does not know.
     """
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING
 
@@ -253,15 +255,18 @@ def build_model(
             super().__init__(config)
             resize(self, family, config.to_dict(), layout)
 
-    with quiet_library():
-        model, found = Resized.from_pretrained(
-            None,
-            config=config,
-            state_dict=tensors,
-            dtype=dtype,
-            ignore_mismatched_sizes=True,  # refused below, with names
-            output_loading_info=True,
-        )
+    try:
+        with quiet_library():
+            model, found = Resized.from_pretrained(
+                None,
+                config=config,
+                state_dict=tensors,
+                dtype=dtype,
+                ignore_mismatched_sizes=True,  # refused below, with names
+                output_loading_info=True,
+            )
+    except (KeyError, TypeError, ValueError, AttributeError, AssertionError) as error:
+        raise ModelError(f"transformers cannot build this model: {error!r}.", "Correct its config.json.") from error
     is_pruned = layout.sites != family.layout(config.to_dict()).sites
     _check_complete(found, f"config.json, {FILE}" if is_pruned else "config.json")
     model.__class__ = library_class

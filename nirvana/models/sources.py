@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from nirvana.errors import ModelError
+from nirvana.files import local_path
 from nirvana.models.gguf_files import read_gguf_config
 
 HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[\w.-]+)?$")
@@ -46,7 +47,7 @@ def locate(name: str | os.PathLike[str]) -> Located:
         raise ModelError("No model was named.", f"Built-in models: {', '.join(BUILT_IN)}.")
     if text in BUILT_IN:
         return BUILT_IN[text]()
-    path = Path(text).expanduser()
+    path = local_path(text, ModelError)
     if path.is_dir():
         return _folder(path)
     if path.suffix == ".gguf":

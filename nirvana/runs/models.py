@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nirvana.files import json_hash
+from nirvana.errors import ModelError
+from nirvana.files import json_hash, local_path
 from nirvana.plan import PruningPlan
 from nirvana.progress import ProgressCallback
 from nirvana.runs.recipe import ModelChoice
@@ -83,7 +83,7 @@ def numerics(lm: LM) -> dict[str, str]:
 
 def _stamp(name: str) -> tuple[tuple[str, int, int], ...]:
     """Names, times and sizes of a local model's files; empty for built-in names and hub ids."""
-    path = Path(name).expanduser()
+    path = local_path(name, ModelError)
     files = [path] if path.is_file() else sorted(path.glob("*")) if path.is_dir() else []
     found = [(file.name, file.stat()) for file in files]
     return tuple((file, status.st_mtime_ns, status.st_size) for file, status in found)

@@ -102,6 +102,23 @@ def test_the_hash_names_the_weights_and_is_computed_once(folder: Path, monkeypat
     assert load_model(moved).hash != first
 
 
+def test_no_other_weights_are_taken_for_those_that_were_read(folder: Path) -> None:
+    lm = load_model(folder)
+    edit_weights(folder, lambda tensors: tensors["model.norm.weight"].add_(1))
+    with pytest.raises(ModelError, match="have changed"):
+        _ = lm.hash
+    lm = load_model(folder)
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match="have changed"):
+        _ = lm.hash
+
+
+def test_an_index_that_names_no_files_is_refused(folder: Path) -> None:
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": {"model.norm.weight": 1}}')
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        load_model(folder)
+
+
 def test_unloading_gives_the_weights_back(make_lm: Callable[..., LM]) -> None:
     lm = make_lm(hidden_size=256, intermediate_size=16384, num_hidden_layers=4)
     process = psutil.Process()
@@ -131,6 +148,8 @@ def test_reading_weights_can_be_stopped(tiny_folder: Path) -> None:
         ("./no/such/folder", "no folder"),
         ("missing.gguf", "no file"),
         ("nobody/nothing", "hub"),
+        ("~nobody-of-that-name/model", "cannot be opened"),
+        ("x" * 300, "cannot be opened"),
     ],
 )
 def test_unknown_models_are_refused_with_what_to_do(name: str, message: str) -> None:
@@ -204,6 +223,11 @@ def test_a_config_that_disagrees_with_the_weights_is_refused(
         ({"num_key_value_heads": 3}, "cannot share"),
         ({"vocab_size": "many"}, r"config\.json"),
         ({"model_type": "bert"}, "'bert' are not supported"),
+        ({"model_type": ["llama"]}, "are not supported"),
+        ({"hidden_size": float("inf")}, r"config\.json"),
+        ({"max_position_embeddings": -5}, "positions = -5"),
+        ({"hidden_act": "unheard-of"}, "unheard-of"),
+        ({"pad_token_id": 10_000}, "cannot build"),
         ({"quantization_config": {"quant_method": "gptq"}}, "quantised"),
     ],
 )
@@ -246,7 +270,7 @@ def test_a_folder_without_a_tokenizer_is_refused(folder: Path) -> None:
         load_model(folder)
 
 
-@pytest.mark.parametrize("device", ["gpu", "cuda:99", "cpu:3", "tpu"])
+@pytest.mark.parametrize("device", ["gpu", "cuda:99", "cuda:999", "cpu:3", "tpu"])
 def test_devices_that_are_not_there_are_refused(tiny_folder: Path, device: str) -> None:
     with pytest.raises(ModelError, match=device):
         load_model(tiny_folder, device=device)

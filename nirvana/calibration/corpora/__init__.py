@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from pathlib import Path
 
 from nirvana.calibration.corpora import docstrings, python_docs, stdlib_code
 from nirvana.calibration.corpora.corpus import SPLITS, Corpus, CorpusInfo, CorpusSplit, Text
 from nirvana.calibration.corpora.files import SUFFIXES, UPLOAD, load_file, load_upload, save_upload, uploads
 from nirvana.calibration.corpora.hub import ALIASES, HUB_ID, load_alias, load_hub
 from nirvana.errors import CorpusError
+from nirvana.files import local_path
 
 __all__ = [
     "AVAILABLE",
@@ -63,7 +63,7 @@ def load_corpus(name: str | os.PathLike[str]) -> Corpus:
         raise CorpusError("Self-generated text needs a model to write it.", "Call generate_corpus(lm).")
     if text.startswith(UPLOAD):
         return load_upload(text)
-    path = Path(text).expanduser()
+    path = local_path(text, CorpusError)
     if path.suffix.lower() in SUFFIXES or path.is_file():
         return load_file(path)
     if HUB_ID.match(text):

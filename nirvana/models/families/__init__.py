@@ -36,7 +36,7 @@ def family_of(config: Config) -> Family:
             f"Supported model types: {supported}.",
         )
     for family in FAMILIES:
-        if model_type in family.model_types:
+        if isinstance(model_type, str) and model_type in family.model_types:
             family.check(config)
             return family
     raise ModelError(f"Models of type {model_type!r} are not supported.", f"Supported model types: {supported}.")

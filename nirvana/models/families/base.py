@@ -120,10 +120,11 @@ class Family(ABC):
             "heads": 4_096,
             "kv_heads": 4_096,
             "head_dim": 4_096,
+            "positions": 1 << 30,
         }
         try:
             geometry = self.geometry(config)
-        except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+        except (KeyError, TypeError, ValueError, ArithmeticError) as error:
             raise ModelError(
                 f"config.json lacks or garbles a size that the {self.name} family needs: {error}.",
                 "Download the model again, or correct its config.json.",
