@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import re
-import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -51,7 +50,10 @@ def _parse_header(path: Path) -> tuple[dict[str, Any], int]:
 
     def value(key: str, default: Any = None) -> Any:
         field = reader.get_field(key)
-        return default if field is None else field.contents()
+        try:
+            return default if field is None else field.contents()
+        except UnicodeDecodeError as error:
+            raise ModelError(f"{path.name} has a damaged value of {key}.", "Download it again.") from error
 
     architecture = value("general.architecture")
     prefix = f"{architecture}."
@@ -102,6 +104,7 @@ def converted_folder(path: Path, *, progress: ProgressCallback | None = None) ->
     if (folder / "config.json").is_file():
         return folder
     report(progress, "Dequantising once (kept for next time)", 0, 0)
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     try:
@@ -124,12 +127,14 @@ def converted_folder(path: Path, *, progress: ProgressCallback | None = None) ->
             with quiet_library():
                 model.save_pretrained(staged)
             tokenizer.save_pretrained(staged)
-            if not folder.exists():
+            try:
                 staged.replace(folder)
-    except OSError as error:
-        shutil.rmtree(folder, ignore_errors=True)
+            except OSError:
+                if not (folder / "config.json").is_file():  # where another process was quicker, its folder will do
+                    raise
+    except (OSError, SafetensorError) as error:
         raise CheckpointError(
-            f"The converted model could not be kept: {error.strerror or error}.",
+            f"The converted model could not be kept: {getattr(error, 'strerror', None) or error}.",
             f"Free some space in {folder.parent}, or set NIRVANA_HOME to a folder on another disk.",
         ) from error
     return folder
