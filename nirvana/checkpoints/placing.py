@@ -44,8 +44,11 @@ def refuse_foreign(target: Path) -> None:
     if not target.exists():
         return
     contents = list(target.iterdir()) if target.is_dir() else []
-    own = {"config.json"} <= {item.name for item in contents} and all(
-        item.is_file() and item.suffix in CHECKPOINT_SUFFIXES for item in contents
+    names = {item.name for item in contents}
+    own = (
+        "config.json" in names
+        and any(name.endswith(".safetensors") for name in names)
+        and all(item.is_file() and item.suffix in CHECKPOINT_SUFFIXES for item in contents)
     )
     if not target.is_dir() or (contents and not own):
         raise CheckpointError(
@@ -73,6 +76,6 @@ def _swap(staged: Path, target: Path, replaced: Path) -> None:
     target.replace(replaced)
     try:
         staged.replace(target)
-    except OSError:
+    except BaseException:
         replaced.replace(target)
         raise

@@ -16,6 +16,7 @@ from nirvana.checkpoints import saving
 from nirvana.checkpoints.records import read_record
 from nirvana.checkpoints.saving import save
 from nirvana.errors import Cancelled, CheckpointError, ModelError, NirvanaError
+from nirvana.files import write_bytes
 from nirvana.layout import ATTENTION, MLP, Site
 from nirvana.models.lm import LM
 from nirvana.models.loading import load_model
@@ -124,6 +125,16 @@ def test_saving_replaces_a_checkpoint_and_nothing_else(tiny_lm: LM, tmp_path: Pa
     with pytest.raises(CheckpointError, match="left alone"):
         save(tiny_lm, notes / "notes.txt")
     assert (notes / "notes.txt").read_text() == "mine"
+    (notes / "config.json").write_text("{}")  # of a project, say
+    with pytest.raises(CheckpointError, match="left alone"):
+        save(tiny_lm, notes)
+    assert (notes / "notes.txt").read_text() == "mine"
+
+
+def test_files_can_be_read_by_whom_the_system_lets_read_new_files(tmp_path: Path) -> None:
+    write_bytes(tmp_path / "written", b"x")
+    (tmp_path / "plain").write_bytes(b"x")
+    assert (tmp_path / "written").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
 def test_a_full_disk_leaves_what_was_there(tiny_lm: LM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,6 +173,7 @@ def test_an_unloaded_model_cannot_be_saved(make_lm: Callable[..., LM], tmp_path:
     "change",
     [
         {"base_layers": 2},
+        {"base_layers": {"encoder": 3}},
         {"kept": {}},
         {"kept": None},
     ],
