@@ -67,7 +67,7 @@ def test_cancel_ends_the_job_and_keeps_what_was_finished(
     page.goto(f"{server.url}/calibration?run={run.id}")
     settled(page)
     press(page, "calibration-run")
-    expect(page.get_by_text(re.compile("step 2 of 2"))).to_be_visible(timeout=TIMEOUT)
+    expect(page.get_by_text(re.compile("step 2 of 2")).first).to_be_visible(timeout=TIMEOUT)
     press(page, "job-cancel")
     expect(page.get_by_text("The last job was cancelled.")).to_be_visible(timeout=TIMEOUT)
     kept = Store(server.home).open(run.id)
@@ -85,7 +85,7 @@ def test_ctrl_c_ends_the_server_and_its_worker_and_keeps_what_was_finished(
         page.goto(f"{server.url}/calibration?run={run.id}")
         settled(page)
         press(page, "calibration-run")
-        expect(page.get_by_text(re.compile("step 2 of 2"))).to_be_visible(timeout=TIMEOUT)
+        expect(page.get_by_text(re.compile("step 2 of 2")).first).to_be_visible(timeout=TIMEOUT)
         working = workers(server)
         assert len(working) == 1
         os.kill(server.process.pid, signal.SIGINT)
