@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from nirvana.checkpoints import remote_code
 from nirvana.checkpoints.saving import save
@@ -19,34 +16,10 @@ from nirvana.checkpoints.uniform import export_uniform
 from nirvana.models.lm import LM
 from nirvana.models.loading import load_model
 from nirvana.surgery import prune
+from tests.interop.transformers4 import IDS, MODELS, SCALED, logits, read_elsewhere
 from tests.uneven import uneven_plan, write_family_model
 
-READER = Path(__file__).parents[1] / "interop" / "read_with_transformers.py"
-IDS = torch.arange(3, 35).reshape(2, 16)
-LLAMA3 = {
-    "rope_type": "llama3",
-    "rope_theta": 500_000.0,
-    "factor": 8.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 64,
-}
-MODELS: dict[str, tuple[str, dict[str, Any]]] = {
-    "llama": ("Llama", {}),
-    "llama-biases": ("Llama", {"attention_bias": True, "mlp_bias": True, "tie_word_embeddings": False}),
-    "llama-scaled": ("Llama", {"rope_parameters": LLAMA3, "num_key_value_heads": 4}),
-    "llama-theta": ("Llama", {"rope_parameters": {"rope_type": "default", "rope_theta": 3_000.0}}),
-    "mistral": ("Mistral", {"sliding_window": 6}),
-    "qwen2": ("Qwen2", {}),
-    "qwen3": ("Qwen3", {"head_dim": 12, "tie_word_embeddings": False}),
-}
 REMOVED = (("decoder", 1),)
-
-
-def logits(lm: LM) -> np.ndarray:
-    with torch.inference_mode():
-        values: np.ndarray = lm.weights()(IDS).logits.float().numpy()
-    return values
 
 
 @pytest.fixture(scope="module")
@@ -73,15 +46,7 @@ def answers(dense: dict[str, LM], tmp_path_factory: pytest.TempPathFactory) -> d
             np.savez(folders[-1] / "expected.npz", ids=IDS.numpy(), logits=logits(small))
             folders.append(export_uniform(small, place / f"{label}-uniform"))
             np.savez(folders[-1] / "expected.npz", ids=IDS.numpy(), logits=logits(small))
-    process = subprocess.run(
-        [sys.executable, "-I", str(READER), *map(str, folders)],
-        cwd=place,
-        env={**os.environ, "HF_HOME": str(place / "hub"), "HF_HUB_OFFLINE": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert process.returncode == 0, process.stderr[-3000:]
-    lines = [json.loads(line) for line in process.stdout.splitlines()]
+    lines = read_elsewhere(Path(sys.executable), folders, place)
     return {line["folder"]: line for line in lines}
 
 
@@ -118,7 +83,7 @@ def test_the_tokenizer_is_read_without_this_project(answers: dict[str, Any], den
 def test_the_config_says_the_same_to_transformers_4(dense: dict[str, LM], tmp_path: Path) -> None:
     lm = dense["llama-scaled"]
     config = json.loads((save(prune(lm, uneven_plan(lm)), tmp_path / "out") / "config.json").read_text())
-    assert config["rope_theta"] == LLAMA3["rope_theta"]
+    assert config["rope_theta"] == SCALED["rope_theta"]
     assert config["rope_scaling"]["rope_type"] == "llama3"
     assert config["head_dim"] == 8
     tokenizer = json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())

