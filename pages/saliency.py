@@ -53,10 +53,10 @@ protocol = scores_protocol(context.run, scores)
 stacks = scores.layout.stacks
 stack = stacks[0]
 if len(stacks) > 1:
-    st.session_state.setdefault("saliency.stack", stack)
     chosen = st.segmented_control(
         "Stack",
         stacks,
+        default=stack,
         required=True,
         key="saliency.stack",
         bind="query-params",

@@ -51,6 +51,7 @@ def test_scores_are_shown_by_stack_and_kind_of_attention(start: Start, encoder_d
     app = start(encoder_decoder).run()
     app.switch_page("pages/saliency.py").run()
     assert not app.exception
+    assert app.segmented_control(key="saliency.stack").value == "encoder"
     assert "Which encoder self-attention KV groups score high?" in titles(app)
     assert "saliency.heatmap.cross_attention" not in keys_on(app)
     app.segmented_control(key="saliency.stack").select("decoder").run()
@@ -92,7 +93,7 @@ def test_only_a_model_with_an_encoder_has_a_task_to_choose(start: Start, encoder
     app.switch_page("pages/calibration.py").run()
     box = app.selectbox(key="calibration.task")
     assert box.value == "auto"
-    assert box.options[0] == "Automatic: Span corruption: fill in missing spans"
+    assert box.options[0] == "Automatic: span corruption"
     box.select(CONTINUATION).run()
     assert app.session_state[state.DRAFT].calibration.task == CONTINUATION
     assert encoder_decoder.step_state("model", app.session_state[state.DRAFT]) == "done"
@@ -133,7 +134,7 @@ def test_from_a_model_folder_to_a_comparison(start: Start, store: Store, sample_
     assert wait(app).status == "done"
 
     app.switch_page("pages/calibration.py").run()
-    assert app.selectbox(key="calibration.task").options[0].startswith("Automatic: Span corruption")
+    assert app.selectbox(key="calibration.task").options[0] == "Automatic: span corruption"
     app.selectbox(key="calibration.task").select(CONTINUATION).run()
     app.button(key="calibration.run").click().run()
     assert wait(app).status == "done", app.error

@@ -117,7 +117,7 @@ def _choose_task(now: state.Context) -> str:
     if len(found.layout.stacks) == 1:
         return "auto"
     st.session_state.setdefault(TASK, task if task in TASKS else "auto")
-    meant = TASKS.get(card.task, card.task) if card else "what the model was trained on"
+    meant = card.task if card else "what the model was trained on"
     return st.selectbox(
         "Task",
         ["auto", *TASKS],
