@@ -36,6 +36,12 @@ TINY: dict[str, Any] = {
 }
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("smollm2") is not None:
+            item.add_marker(pytest.mark.xdist_group("smollm2"))  # one process converts the model, once
+
+
 @pytest.fixture(autouse=True)
 def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A data and cache folder of this test alone."""
