@@ -1,6 +1,6 @@
 """What scoring costs: time in plain forward passes and peak memory above the loaded model, ours beside plain autograd.
 
-    python benchmarks/saliency.py
+    python -m benchmarks.saliency
 
 Each way runs in a process of its own, between two plain forward passes over the same tokens (the whole batch at once,
 no autograd), on an idle machine. Peak memory is the process's resident memory, as the kernel counts it where it does.
