@@ -86,6 +86,17 @@ def perplexity(
     )
 
 
+def check_text(lm: LM, text: Text, *, window: int) -> None:
+    """Refuse, before anything is computed, what `perplexity` could not measure.
+
+    Raises:
+        CorpusError: the text does not fill one window, or the window is below 2.
+        ModelError: the window is longer than the model's positions.
+    """
+    _check(lm, window, window)
+    _windows(lm, as_split(text, "evaluation"), window, window)
+
+
 def _check(lm: LM, window: int, max_tokens: int) -> None:
     positions = lm.family.geometry(lm.settings).get("positions", window)
     if window > positions:

@@ -13,6 +13,7 @@ from nirvana.calibration.sets import CalibrationSelection, CalibrationSet
 from nirvana.calibration.tasks import task_of
 from nirvana.checkpoints.exporting import refused_formats
 from nirvana.errors import RunError
+from nirvana.evaluation.perplexity import check_text
 from nirvana.evaluation.results import Report
 from nirvana.models.lm import LM
 from nirvana.plan import PruningPlan
@@ -120,11 +121,14 @@ def _announce(on_step: StepCallback | None, todo: Sequence[str], number: int) ->
 def _check_ahead(work: Work, card: ModelCard, steps: tuple[str, ...]) -> None:
     """Find out before the expensive steps what would make a later one fail."""
     check_against_model(work.recipe, card, steps)
-    wanted = [work.recipe.calibration.corpus] if "calibration" in steps else []
-    wanted += work.recipe.evaluation.corpora if "compare" in steps else []
-    for name in wanted:
-        if name != SELF_GENERATED.name:  # which the model has to write first
-            work.corpus(name)
+    calibration, evaluation = work.recipe.calibration, work.recipe.evaluation
+    if "calibration" in steps and calibration.corpus != SELF_GENERATED.name:  # which the model has to write first
+        corpus = work.corpus(calibration.corpus)
+        if "compare" in steps or calibration.candidates > 1:
+            draw_probe(calibration, work.lm(), corpus)
+    for name in evaluation.corpora if "compare" in steps else ():
+        if name != SELF_GENERATED.name:
+            check_text(work.lm(), work.corpus(name), window=evaluation.window)
 
 
 def _model(work: Work) -> tuple[ModelCard, dict[str, Any]]:

@@ -243,6 +243,22 @@ def test_what_must_fail_fails_before_anything_expensive(
     assert caught.value.hint and calls.total() == 0
 
 
+@pytest.mark.parametrize(
+    ("section", "name", "message"),
+    [("calibration", "corpus", "probe text .* too few"), ("evaluation", "corpora", "less than one window of 64")],
+)
+def test_text_that_is_too_short_for_a_later_step_is_refused_at_the_first(
+    store: Store, recipe: Recipe, calls: Counter[str], tmp_path: Path, section: str, name: str, message: str
+) -> None:
+    short = tmp_path / "short.txt"
+    short.write_text("\n\n".join(f"Some {word} words." for word in ("first", "more", "last")))
+    value = (str(short),) if name == "corpora" else str(short)
+    run = store.create(recipe.change(section, **{name: value}))
+    with pytest.raises(CorpusError, match=message):
+        execute(run)
+    assert calls.total() == 0
+
+
 def test_an_unknown_step_is_refused(store: Store, recipe: Recipe) -> None:
     with pytest.raises(RunError, match="no step"):
         execute(store.create(recipe), until="tune")
