@@ -199,11 +199,11 @@ class JobManager:
         """
         job = self.job(job_id)
         with self._lock:
-            entry = self._entries.get(job_id)
-        if entry is not None:
-            if self._lane_of[job_id].cancel(entry):
+            entry, lane = self._entries.get(job_id), self._lane_of.get(job_id)
+        if entry is not None and lane is not None:
+            if lane.cancel(entry):
                 self._ended(entry, Outcome("cancelled", {"step": "", "message": "Cancelled.", "hint": ""}))
-        elif job.live:
+        elif job.live and self.job(job_id).live:  # it may have ended since it was read
             raise RunError("This job belongs to another program.", "Cancel it there.")
 
     def unload(self) -> None:
