@@ -85,5 +85,5 @@ def option_words(recipe: Recipe, always: Iterable[str] = ()) -> list[str]:
         value = getattr(getattr(recipe, option.section), option.name)
         if option.flag in shown or value != getattr(getattr(default, option.section), option.name):
             for item in value if option.many else (value,):
-                words += [option.flag, f"{item:g}" if isinstance(item, float) else str(item)]
+                words += [option.flag, str(item).removesuffix(".0") if isinstance(item, float) else str(item)]
     return words

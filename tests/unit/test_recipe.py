@@ -158,4 +158,9 @@ def test_every_recipe_value_has_an_option() -> None:
 def test_option_words_leave_defaults_out() -> None:
     recipe = Recipe().change("allocation", gamma=math.inf, protected=(1, 2)).change("calibration", seed=3)
     assert option_words(recipe) == ["--seed", "3", "--gamma", "inf", "--protect", "1", "--protect", "2"]
+
+
+def test_option_words_keep_every_digit() -> None:
+    recipe = Recipe().change("allocation", sparsity=0.123456789, gamma=2.0).change("model", name="model-1.0")
+    assert option_words(recipe) == ["--model", "model-1.0", "--sparsity", "0.123456789", "--gamma", "2"]
     assert option_words(Recipe(), always=["--sparsity"]) == ["--sparsity", "0.2"]
