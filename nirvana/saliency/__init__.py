@@ -55,8 +55,8 @@ def score(
         Site -> float32 (units,), with `details` on how it was computed (`seconds`, `strategy` ...).
 
     Raises:
-        SaliencyError: the criterion is unknown, the calibration set does not suit the model, a score is not finite,
-            or the memory does not suffice.
+        SaliencyError: the criterion is unknown, the seed negative, the calibration set does not suit the model, a score
+            is not finite, or the memory does not suffice.
         ModelError: the weights are not in memory.
     """
     from nirvana.saliency.request import Request
@@ -66,6 +66,8 @@ def score(
         raise SaliencyError(f"There is no criterion {criterion!r}.", f"Criteria are {', '.join(CRITERIA)}.")
     if strategy not in ("auto", "micro-batches", "recompute"):
         raise SaliencyError(f"There is no strategy {strategy!r}.", "Use auto, micro-batches or recompute.")
+    if seed < 0:
+        raise SaliencyError(f"A seed cannot be negative, such as {seed}.", "Use 0 or more.")
     lm.weights()
     started = time.perf_counter()
     request = Request(lm, calibration, seed, memory, strategy, progress)
