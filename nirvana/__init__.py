@@ -59,11 +59,7 @@ if TYPE_CHECKING:
     from nirvana.calibration.sets import CalibrationSet as CalibrationSet
     from nirvana.checkpoints.exporting import export as export
     from nirvana.checkpoints.gguf_export import export_gguf as export_gguf
-    from nirvana.checkpoints.exporting import export as export
-    from nirvana.checkpoints.gguf_export import export_gguf as export_gguf
     from nirvana.checkpoints.saving import save as save
-    from nirvana.checkpoints.uniform import export_uniform as export_uniform
-    from nirvana.checkpoints.verification import verify_export as verify_export
     from nirvana.checkpoints.uniform import export_uniform as export_uniform
     from nirvana.checkpoints.verification import verify_export as verify_export
     from nirvana.errors import Cancelled as Cancelled
