@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import streamlit as st
 
 from nirvana.layout import Site
@@ -93,7 +95,9 @@ def how_computed(scores: Saliency) -> None:
 def module_columns(scores: Saliency, stack: str) -> list[st.delta_generator.DeltaGenerator]:
     """Side by side: a narrow column for few units, a wide one for many."""
     sites = {site.module: place.units for site, place in scores.layout.items() if site.stack == stack}
-    return list(st.columns([1 if units <= 64 else 2 for units in sites.values()], gap="large"))
+    narrow, wide = (1.0, 2.0) if len(sites) < 3 else (1.0, 1.25)  # three narrow ones are too tight for a colour bar
+    gap: Literal["medium", "large"] = "large" if len(sites) < 3 else "medium"
+    return list(st.columns([narrow if units <= 64 else wide for units in sites.values()], gap=gap))
 
 
 def _units(key: str, title: str, table: object) -> None:
