@@ -85,7 +85,7 @@ PAGES = (
         STEP_SECTION,
         "Cut the units out, see sizes before and after, download the checkpoint.",
         "Pruning copies the rows and columns that stay into smaller matrices. The result is an ordinary model that "
-        "runs with the library's own code, without masks or special kernels: smaller in memory, and faster. The dense "
+        "runs with the library's own code, without masks or special kernels: smaller on disk and in memory. The dense "
         "model is left as it is.",
     ),
     PageGuide(
