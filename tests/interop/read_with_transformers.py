@@ -22,7 +22,8 @@ def read(folder: Path) -> dict[str, Any]:
         ids, expected = torch.from_numpy(file["ids"]), torch.from_numpy(file["logits"])
     has_code = bool(list(folder.glob("*.py")))
     options = {"trust_remote_code": True} if has_code else {}
-    transformers.logging.set_verbosity_error()
+    quieten: Any = transformers.logging.set_verbosity_error
+    quieten()
     model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", **options)
     tokenizer: Any = AutoTokenizer.from_pretrained(folder)
     with torch.no_grad():
