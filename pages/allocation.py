@@ -16,7 +16,9 @@ from nirvana.ui.figures import shares
 from nirvana.ui.panels import page
 from nirvana.ui.panels.allocation import allocation_controls, explain_gamma, offer_reachable
 from nirvana.ui.panels.charts import scores_protocol, show_chart
+from nirvana.ui.panels.metrics import metric
 from nirvana.ui.replan import draft_plan, load_saliency
+from nirvana.ui.text import millions
 
 
 def outcome(plan: PruningPlan) -> None:
@@ -24,26 +26,16 @@ def outcome(plan: PruningPlan) -> None:
     budget = math.floor(plan.requested * plan.layout.prunable + 1e-6)
     total = plan.layout.parameters
     with st.container(horizontal=True):
-        st.metric(
+        metric(
             "Achieved sparsity",
             f"{plan.sparsity:.5f}",
-            delta=f"{plan.sparsity - plan.requested:+.5f} of the request",
-            delta_color="off",
-            delta_arrow="off",
-            border=True,
-            height="stretch",
-            help="Removed over prunable weights. It misses the request by less than one block of neurons.",
+            f"{plan.sparsity - plan.requested:+.5f} of the request",
+            "Removed over prunable weights. It misses the request by less than one block of neurons.",
         )
-        st.metric("Attention removed", f"{plan.rate(KV_GROUP):.1%}", border=True, height="stretch")
-        st.metric("MLP removed", f"{plan.rate(NEURON):.1%}", border=True, height="stretch")
-        st.metric(
-            "Parameters",
-            f"{plan.pruned_layout.parameters / 1e6:,.1f} M",
-            delta=f"{plan.pruned_layout.parameters / total - 1:.1%}",
-            delta_color="off",
-            border=True,
-            height="stretch",
-        )
+        metric("Attention removed", f"{plan.rate(KV_GROUP):.1%}")
+        metric("MLP removed", f"{plan.rate(NEURON):.1%}")
+        size = plan.pruned_layout.parameters
+        metric("Parameters", millions(size), f"{size / total - 1:.1%} of {millions(total)}")
     st.caption(
         f"Target {budget:,} weights, removed {plan.removed:,}: {budget - plan.removed:,} short of it. "
         "The smallest step is one block of neurons."

@@ -11,9 +11,10 @@ from nirvana.ui.figures import prune as figures
 from nirvana.ui.panels import page
 from nirvana.ui.panels.charts import scores_protocol, show_chart
 from nirvana.ui.panels.exports import exports
+from nirvana.ui.panels.metrics import metric
 from nirvana.ui.panels.prune import cost, preview
 from nirvana.ui.replan import draft_plan, load_saliency
-from nirvana.ui.text import megabytes
+from nirvana.ui.text import megabytes, millions
 
 
 def actions(context: state.Context, possible: bool) -> None:
@@ -48,40 +49,11 @@ def result(plan: PruningPlan, summary: PruneSummary, protocol: str) -> None:
     before, after = summary.parameters["dense"], summary.parameters["pruned"]
     memory = summary.weight_bytes
     with st.container(horizontal=True):
-        st.metric(
-            "Parameters",
-            f"{after / 1e6:,.1f} M",
-            delta=f"{after / before - 1:.1%} of {before / 1e6:,.1f} M",
-            delta_color="off",
-            delta_arrow="off",
-            border=True,
-            height="stretch",
-        )
-        st.metric(
-            "Memory of the weights",
-            megabytes(memory["pruned"]),
-            delta=f"{memory['pruned'] / memory['dense'] - 1:.1%} of {megabytes(memory['dense'])}",
-            delta_color="off",
-            delta_arrow="off",
-            border=True,
-            height="stretch",
-        )
-        st.metric(
-            "Sparsity",
-            f"{plan.sparsity:.5f}",
-            help="Removed over prunable weights.",
-            border=True,
-            height="stretch",
-        )
-        st.metric(
-            "Time to prune",
-            f"{summary.seconds:.1f} s",
-            delta=summary.device,
-            delta_color="off",
-            delta_arrow="off",
-            border=True,
-            height="stretch",
-        )
+        metric("Parameters", millions(after), f"{after / before - 1:.1%} of {millions(before)}")
+        change = f"{memory['pruned'] / memory['dense'] - 1:.1%} of {megabytes(memory['dense'])}"
+        metric("Memory of the weights", megabytes(memory["pruned"]), change)
+        metric("Sparsity", f"{plan.sparsity:.5f}", meaning="Removed over prunable weights.")
+        metric("Time to prune", f"{summary.seconds:.1f} s", summary.device)
     for note in summary.notes:
         st.info(note, icon=":material/info:")
     for stack in plan.layout.stacks:

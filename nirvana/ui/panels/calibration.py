@@ -11,6 +11,7 @@ from nirvana.ui.figures import positions, tokens
 from nirvana.ui.figures.allocation import gamma_label
 from nirvana.ui.figures.chart import count, plus_minus, short
 from nirvana.ui.panels.charts import show_chart
+from nirvana.ui.panels.metrics import metric
 from nirvana.ui.text import plain
 
 SET, SAMPLE, PROBE = "calibration.set", "calibration.sample", "calibration.probe"
@@ -33,8 +34,8 @@ def winner(selection: CalibrationSelection) -> None:
     found = figures.verdict(selection)
     number = selection.winner + 1
     with st.grid(4, min_column_width=170):
-        _metric("Winner", f"Set {number}", f"seed {best.calibration.seed}" if best.calibration.seed is not None else "")
-        _metric(
+        metric("Winner", f"Set {number}", f"seed {best.calibration.seed}" if best.calibration.seed is not None else "")
+        metric(
             "Mean KL",
             f"{short(best.divergence.mean)} nats",
             f"± {best.divergence.standard_error:.2g}",
@@ -42,13 +43,13 @@ def winner(selection: CalibrationSelection) -> None:
             "identical.",
         )
         if found is not None:
-            _metric(
+            metric(
                 f"Runner-up, set {found.runner_up + 1}",
                 f"{found.margin:+.2g} nats",
                 f"± {found.error:.2g}",
                 "The difference to the winner, probe by probe, with its standard error.",
             )
-        _metric("Trial sparsity", f"{best.sparsity:.2%}", f"gamma {gamma_label(selection.gamma)}")
+        metric("Trial sparsity", f"{best.sparsity:.2%}", f"gamma {gamma_label(selection.gamma)}")
     st.markdown(in_words(selection))
 
 
@@ -138,9 +139,9 @@ def token_metrics(calibration: CalibrationSet) -> None:
     """The size of a set that nothing was compared with."""
     st.markdown("One set was drawn, so nothing was tried and nothing was compared.")
     with st.grid(3, min_column_width=170):
-        _metric("Samples", f"{calibration.samples:,}", f"of {_length(calibration)}")
-        _metric("Tokens", f"{calibration.tokens.size:,}")
-        _metric("Seed", "none" if calibration.seed is None else f"{calibration.seed}")
+        metric("Samples", f"{calibration.samples:,}", f"of {_length(calibration)}")
+        metric("Tokens", f"{calibration.tokens.size:,}")
+        metric("Seed", "none" if calibration.seed is None else f"{calibration.seed}")
 
 
 def fingerprints(result: CalibrationSelection | CalibrationSet) -> None:
@@ -196,20 +197,6 @@ def _pick(label: str, key: str, size: int, meaning: str | None = None) -> int:
     """A number from 1 to `size`, returned from 0."""
     st.session_state[key] = min(st.session_state.get(key, 1), size)
     return int(st.number_input(label, min_value=1, max_value=size, step=1, key=key, help=meaning)) - 1
-
-
-def _metric(label: str, value: str, detail: str = "", meaning: str | None = None) -> None:
-    detail = "" if "nan" in detail else detail
-    st.metric(
-        label,
-        value,
-        delta=detail or None,
-        delta_color="off",
-        delta_arrow="off",
-        border=True,
-        height="stretch",
-        help=meaning,
-    )
 
 
 def _set_label(selection: CalibrationSelection, index: int) -> str:

@@ -12,6 +12,7 @@ from nirvana.ui import state
 from nirvana.ui.estimates import expected_seconds
 from nirvana.ui.guide import GUIDES
 from nirvana.ui.panels.messages import page_link
+from nirvana.ui.panels.metrics import metric
 from nirvana.ui.panels.sidebar import STATUS
 from nirvana.ui.text import duration, millions, moment, plain
 
@@ -69,8 +70,8 @@ def headline(run: Run) -> None:
     st.markdown("#### What came of it: the example" if run.is_example else f"#### What came of it: {plain(run.name)}")
     before, after = plan.layout.parameters, plan.pruned_layout.parameters
     with st.grid(4, min_column_width=150):
-        _metric("Parameters", millions(after), f"{after / before - 1:.1%} of {millions(before)}")
-        _metric(
+        metric("Parameters", millions(after), f"{after / before - 1:.1%} of {millions(before)}")
+        metric(
             "Sparsity",
             f"{plan.sparsity:.2%}",
             f"gamma {plan.gamma:g}",
@@ -80,7 +81,7 @@ def headline(run: Run) -> None:
         if pruned is not None:
             corpus = pruned.protocol.get("corpus")
             dense = report.find("perplexity", "dense", corpus=corpus)
-            _metric(
+            metric(
                 f"Perplexity, {plain(corpus)}",
                 f"{pruned.value:,.4g}",
                 f"from {dense.value:,.4g}" if dense else "",
@@ -89,7 +90,7 @@ def headline(run: Run) -> None:
         divergence = report.find("KL divergence", "pruned")
         if divergence is not None:
             error = divergence.standard_error
-            _metric(
+            metric(
                 "KL to the dense model",
                 f"{divergence.value:.3g} nats",
                 f"± {error:.2g}" if error else "",
@@ -100,19 +101,6 @@ def headline(run: Run) -> None:
     with st.container(horizontal=True):
         page_link("saliency", "See which units matter")
         page_link("compare", "See what it cost")
-
-
-def _metric(label: str, value: str, detail: str, meaning: str | None = None) -> None:
-    st.metric(
-        label,
-        value,
-        delta=detail or None,
-        delta_color="off",
-        delta_arrow="off",
-        border=True,
-        height="stretch",
-        help=meaning,
-    )
 
 
 def steps() -> None:

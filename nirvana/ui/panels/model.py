@@ -16,6 +16,7 @@ from nirvana.ui import state
 from nirvana.ui.figures import model as figures
 from nirvana.ui.panels.charts import show_chart
 from nirvana.ui.panels.messages import message
+from nirvana.ui.panels.metrics import metric
 from nirvana.ui.text import megabytes, millions, plain
 
 BUILT_IN_SOURCE, LOCAL, HUB = "Built in", "Folder or .gguf file", "Hugging Face hub"
@@ -117,30 +118,17 @@ def fits(preview: ModelPreview, choice: ModelChoice) -> bool:
     size = preview.weight_bytes(auto if choice.dtype == "auto" else choice.dtype)
     layout = preview.layout
     with st.grid(4, min_column_width=150):
-        st.metric("Parameters", millions(layout.parameters), border=True, height="stretch")
-        st.metric(
-            "Can be pruned",
-            f"{layout.prunable / layout.parameters:.0%}",
-            border=True,
-            height="stretch",
-            help="The share of the parameters that is in attention and MLP blocks.",
-        )
+        metric("Parameters", millions(layout.parameters))
+        share = f"{layout.prunable / layout.parameters:.0%}"
+        metric("Can be pruned", share, meaning="The share of the parameters that is in attention and MLP blocks.")
         layers = {stack: len(layout.layers(stack)) for stack in layout.stacks}
-        st.metric(
-            "Layers" if len(layers) == 1 else "Encoder and decoder layers",
-            " + ".join(map(str, layers.values())),
-            border=True,
-            height="stretch",
-        )
-        st.metric(
+        label = "Layers" if len(layers) == 1 else "Encoder and decoder layers"
+        metric(label, " + ".join(map(str, layers.values())))
+        metric(
             "Memory for the weights",
             megabytes(size),
-            delta=f"{megabytes(device.free)} free on {device.name}",
-            delta_color="off",
-            delta_arrow="off",
-            border=True,
-            height="stretch",
-            help="Scoring needs about as much again for gradients; it takes a slower way where memory is short.",
+            f"{megabytes(device.free)} free on {device.name}",
+            "Scoring needs about as much again for gradients; it takes a slower way where memory is short.",
         )
     origin = f"{plain(preview.family)} family, from {plain(preview.origin)}"
     if state.public_demo():
