@@ -16,6 +16,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from tests.processes import heed_interrupts
+
 ROOT = Path(__file__).parents[2]
 FLAGS = [
     "--no-sandbox",
@@ -66,6 +68,7 @@ def start_server(home: Path) -> Server:
         env={**os.environ, "NIRVANA_HOME": str(home)},
         stdout=log,
         stderr=subprocess.STDOUT,
+        preexec_fn=heed_interrupts,
     )
     url = f"http://127.0.0.1:{port}"
     deadline = time.monotonic() + 60

@@ -121,6 +121,8 @@ def test_too_large_an_upload_is_refused_and_a_text_file_taken(server: Server, pa
     expect(page.get_by_text(re.compile("must be .*smaller|exceed", re.IGNORECASE))).to_be_visible(timeout=TIMEOUT)
     upload.set_input_files(text)
     expect(page.locator(".st-key-calibration-upload").get_by_text("notes.txt")).to_be_visible(timeout=TIMEOUT)
+    page.wait_for_timeout(1000)  # the name is there before the file has arrived
+    settled(page)
     press(page, "calibration-use_upload")
     deadline = time.monotonic() + TIMEOUT / 1000
     while not list((server.home / "uploads").glob("*")):

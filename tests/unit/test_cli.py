@@ -22,6 +22,7 @@ from nirvana.plan import PruningPlan
 from nirvana.runs.recipe import Recipe
 from nirvana.runs.store import Store
 from tests.conftest import write_tiny_model
+from tests.processes import heed_interrupts
 
 ROOT = Path(cli.__file__).parents[1]
 
@@ -278,8 +279,9 @@ def test_usage_errors_exit_with_2(capsys: pytest.CaptureFixture[str]) -> None:
 def start(*words: str, **named: Any) -> subprocess.Popen[str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "nirvana", *words]
+    pipe = subprocess.PIPE
     return subprocess.Popen(
-        command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **named
+        command, env=environment, text=True, stdout=pipe, stderr=pipe, preexec_fn=heed_interrupts, **named
     )
 
 

@@ -22,6 +22,7 @@ from nirvana.runs.jobs import Job, JobManager
 from nirvana.runs.recipe import ModelChoice, Recipe
 from nirvana.runs.results import PruneSummary
 from nirvana.runs.store import Run, Store
+from tests.processes import heed_interrupts
 from tests.unit import job_worker
 
 WORKER = (sys.executable, str(Path(job_worker.__file__)))
@@ -51,6 +52,11 @@ def running(manager: JobManager, job: Job) -> Job:
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "data")
+
+
+def workers() -> list[psutil.Process]:
+    """Workers of this process; other tests' helpers may be its children too."""
+    return [child for child in psutil.Process().children() if WORKER[-1] in child.cmdline()]
 
 
 @pytest.fixture
@@ -98,7 +104,7 @@ def test_the_real_worker_runs_exports_and_continues(store: Store, tiny_folder: P
 
 
 def test_no_process_before_the_first_job_and_one_for_all_that_follow(manager: JobManager, run: Run) -> None:
-    assert psutil.Process().children() == []
+    assert workers() == []
     first, second = manager.submit(run.id, task="work"), manager.submit(run.id, task="work")
     results = [finished(manager, job).result for job in (first, second)]
     assert results[0] is not None and results[1] is not None
@@ -301,7 +307,7 @@ def test_closing_interrupts_what_is_live_and_keeps_what_is_done(store: Store, ru
     wait_until(lambda: manager.job(live.id).step)
     manager.close()
     assert [manager.job(job.id).status for job in (done, live, waiting)] == ["done", "interrupted", "interrupted"]
-    wait_until(lambda: not psutil.Process().children())
+    wait_until(lambda: not workers())
     with pytest.raises(RunError, match="stopping"):
         manager.submit(run.id)
 
@@ -329,7 +335,8 @@ def start_server(store: Store, run: Run, pid_file: Path, task: str) -> tuple[sub
     """A server process in the middle of a job, and the process id of its worker."""
     code = SERVER.format(root=str(ROOT), data=str(store.root), worker=WORKER, run=run.id, task=task)
     environment = {**os.environ, "TEST_WORKER_PID": str(pid_file)}
-    server = subprocess.Popen([sys.executable, "-c", code], env=environment, start_new_session=True)
+    command = [sys.executable, "-c", code]
+    server = subprocess.Popen(command, env=environment, start_new_session=True, preexec_fn=heed_interrupts)
     wait_until(lambda: (run.folder / "begun").exists() or server.poll() is not None)
     return server, int(pid_file.read_text())
 
