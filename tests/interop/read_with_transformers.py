@@ -45,6 +45,7 @@ def read(folder: Path) -> dict[str, Any]:
         "transformers": transformers.__version__,
         "class": type(model).__name__,
         "difference": float((logits.float() - expected).abs().max()),
+        "scale": float(expected.abs().max()),
         "cached_generation_is_uncached": bool(torch.equal(*runs)),
         "without_gradient": [name for name, value in model.named_parameters() if value.grad is None],
         "layer_idx": [layer.self_attn.layer_idx for layer in model.model.layers],

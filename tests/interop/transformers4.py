@@ -104,10 +104,11 @@ def logits(lm: LM) -> np.ndarray:
 
 def read_elsewhere(python: Path, folders: list[Path], place: Path) -> list[dict[str, Any]]:
     """What `read_with_transformers.py` says of each folder, in one process of `python`."""
+    threads = str(torch.get_num_threads())  # another number sums in another order
     process = subprocess.run(
         [python, "-I", READER, *folders],
         cwd=place,
-        env={**os.environ, "HF_HOME": str(place / "hub"), "HF_HUB_OFFLINE": "1"},
+        env={**os.environ, "HF_HOME": str(place / "hub"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": threads},
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -118,11 +119,11 @@ def read_elsewhere(python: Path, folders: list[Path], place: Path) -> list[dict[
 
 def show(answer: dict[str, Any]) -> bool:
     """Print one line; whether all is as it must be."""
-    limit = 1e-5 if answer["folder"].endswith(UNIFORM) else 0.0
+    limit = 1e-5 * answer["scale"] if answer["folder"].endswith(UNIFORM) else 0.0
     good = answer["difference"] <= limit and answer["cached_generation_is_uncached"] and not answer["without_gradient"]
     print(
         f"{'ok ' if good else 'BAD'} {answer['folder']:24} transformers {answer['transformers']}  {answer['class']:26} "
-        f"largest difference {answer['difference']:.1e}, cached generation "
+        f"largest difference {answer['difference']:.1e} of {answer['scale']:.1f}, cached generation "
         f"{'equal' if answer['cached_generation_is_uncached'] else 'DIFFERS'}, "
         f"{len(answer['without_gradient'])} weights without gradient"
     )
