@@ -12,6 +12,7 @@ from nirvana.checkpoints.sizes import uniform_layout
 from nirvana.errors import PlanError
 from nirvana.layout import ATTENTION, KV_GROUP, MLP, NEURON, Layout, Site, SiteLayout
 from nirvana.saliency.scores import Saliency
+from tests.unit.test_allocation import scores
 
 
 def model(groups: list[int], neurons: list[int], *, group_cost: int = 512, neuron_cost: int = 96) -> Layout:
@@ -20,15 +21,6 @@ def model(groups: list[int], neurons: list[int], *, group_cost: int = 512, neuro
         sites[Site("decoder", layer, ATTENTION)] = SiteLayout(heads, group_cost, KV_GROUP)
         sites[Site("decoder", layer, MLP)] = SiteLayout(width, neuron_cost, NEURON)
     return Layout(sites)
-
-
-def scores(layout: Layout, *, seed: int = 0, levels: int = 0) -> Saliency:
-    draw = np.random.default_rng(seed)
-    values = {
-        site: (draw.integers(0, levels, place.units) if levels else draw.random(place.units)).astype(np.float32)
-        for site, place in layout.items()
-    }
-    return Saliency(values, layout, "random")
 
 
 def naive_plan(saliency: Saliency, sparsity: float, gamma: float, multiple: int) -> dict[Site, list[int]] | None:
