@@ -10,7 +10,10 @@ from nirvana.runs.recipe import Recipe
 
 
 class Option(NamedTuple):
-    """An option and the recipe value that it sets; a `many` option may be given several times."""
+    """An option and the recipe value that it sets; a `many` option may be given several times.
+
+    A `bool` option takes no value, and has a `--no-` form.
+    """
 
     flag: str
     section: str
@@ -45,9 +48,17 @@ OPTIONS = (
     Option("--gamma", "allocation", "gamma", float, "MLP rate over attention rate, from 0 to inf"),
     Option("--multiple-of", "allocation", "multiple_of", int, "MLP widths stay multiples of this"),
     Option("--protect", "allocation", "protected", int, "a layer that keeps all its units; may be repeated", True),
+    Option("--uniform", "allocation", "uniform", bool, "the same widths in all layers"),
+    Option("--allocation", "allocation", "method", str, "shared, or published: as the criterion's authors do it"),
+    Option("--compensation", "prune", "compensation", str, "of the output projections: none, bias or least_squares"),
+    Option("--statistics-samples", "prune", "samples", int, "windows that the compensation is computed from"),
+    Option("--statistics-length", "prune", "length", int, "tokens in such a window"),
+    Option("--statistics-seed", "prune", "seed", int, "of the draw of such windows"),
     Option("--evaluate-on", "evaluation", "corpora", str, "a corpus to measure perplexity on; may be repeated", True),
     Option("--window", "evaluation", "window", int, "tokens in a window of the perplexity"),
     Option("--max-tokens", "evaluation", "max_tokens", int, "tokens read of each evaluation corpus"),
+    Option("--zero-shot", "evaluation", "zero_shot", str, "a zero-shot task; may be repeated", True),
+    Option("--zero-shot-items", "evaluation", "zero_shot_items", int, "items asked of each task; 0 asks all"),
 )
 
 
@@ -58,13 +69,18 @@ def add_options(parser: argparse.ArgumentParser, *sections: str, only: Iterable[
         if option.section in sections and (not flags or option.flag in flags):
             value = getattr(getattr(default, option.section), option.name)
             shown = " ".join(map(str, value)) or "none" if option.many else value
+            words = f"{option.help} (default: {shown})"
+            if option.kind is bool:
+                action = argparse.BooleanOptionalAction
+                parser.add_argument(option.flag, dest=option.destination, action=action, default=None, help=words)
+                continue
             parser.add_argument(
                 option.flag,
                 dest=option.destination,
                 type=option.kind,
                 action="append" if option.many else "store",
                 metavar=option.name.upper(),
-                help=f"{option.help} (default: {shown})",
+                help=words,
             )
 
 
@@ -84,6 +100,9 @@ def option_words(recipe: Recipe, always: Iterable[str] = ()) -> list[str]:
     for option in OPTIONS:
         value = getattr(getattr(recipe, option.section), option.name)
         if option.flag in shown or value != getattr(getattr(default, option.section), option.name):
+            if option.kind is bool:
+                words.append(option.flag if value else option.flag.replace("--", "--no-", 1))
+                continue
             for item in value if option.many else (value,):
                 words += [option.flag, str(item).removesuffix(".0") if isinstance(item, float) else str(item)]
     return words

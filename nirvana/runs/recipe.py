@@ -56,21 +56,47 @@ class SaliencyChoice:
 
 @dataclass(frozen=True)
 class AllocationChoice:
-    """`protected`: original indices of layers that keep all their units."""
+    """`protected`: original indices of layers that keep all their units. `uniform`: equal widths in all layers.
+
+    `method`: "shared" ranks globally and balances attention and MLP by gamma; "published" is what the criterion's
+    authors do.
+    """
 
     sparsity: float = 0.2
     gamma: float = 3.36
     multiple_of: int = 8
     protected: tuple[int, ...] = ()
+    uniform: bool = False
+    method: str = "shared"
+
+
+@dataclass(frozen=True)
+class PruneChoice:
+    """How the output projections make up for what goes: "none", "bias" or "least_squares".
+
+    The statistics that this takes are of `samples` windows of `length` tokens, drawn with `seed` from the calibration
+    text.
+    """
+
+    compensation: str = "none"
+    samples: int = 96
+    length: int = 256
+    seed: int = 1
 
 
 @dataclass(frozen=True)
 class EvaluationChoice:
-    """Perplexity protocol, over the evaluation split of each corpus."""
+    """Perplexity protocol, over the evaluation split of each corpus, and zero-shot tasks.
+
+    `zero_shot` names tasks (see `nirvana.evaluation.zero_shot`), of each of which the first `zero_shot_items` items are
+    asked; 0 asks all.
+    """
 
     corpora: tuple[str, ...] = ("python-docs", "library-docs")
     window: int = 512
     max_tokens: int = 16_384
+    zero_shot: tuple[str, ...] = ()
+    zero_shot_items: int = 0
 
 
 @dataclass(frozen=True)
@@ -81,6 +107,7 @@ class Recipe:
     calibration: CalibrationChoice = field(default_factory=CalibrationChoice)
     saliency: SaliencyChoice = field(default_factory=SaliencyChoice)
     allocation: AllocationChoice = field(default_factory=AllocationChoice)
+    prune: PruneChoice = field(default_factory=PruneChoice)
     evaluation: EvaluationChoice = field(default_factory=EvaluationChoice)
 
     def fingerprint(self, step: str) -> str:
@@ -90,8 +117,8 @@ class Recipe:
             "calibration": ("model", "calibration"),
             "saliency": ("model", "calibration", "saliency"),
             "allocation": ("model", "calibration", "saliency", "allocation"),
-            "prune": ("model", "calibration", "saliency", "allocation"),
-            "compare": ("model", "calibration", "saliency", "allocation", "evaluation"),
+            "prune": ("model", "calibration", "saliency", "allocation", "prune"),
+            "compare": ("model", "calibration", "saliency", "allocation", "prune", "evaluation"),
         }[step]
         data = self.to_json()
         return json_hash({section: data[section] for section in sections})
@@ -148,10 +175,11 @@ def _section(kind: type, name: str, values: Any) -> Any:
 
 
 def _convert(kind: Any, name: str, value: Any) -> Any:
-    wrong = RunError(f"{name} must be {getattr(kind, '__name__', kind)}, not {value!r}.", "Correct the recipe.")
+    words = "a list" if str(kind).startswith("tuple") else f"of type {kind.__name__}"
+    wrong = RunError(f"{name} must be {words}, not {value!r}.", "Correct the recipe.")
     if kind is float and (value == "inf" or (isinstance(value, int | float) and not isinstance(value, bool))):
         return float(value)
-    if kind in (int, str) and isinstance(value, kind) and not isinstance(value, bool):
+    if kind in (int, str, bool) and isinstance(value, kind) and isinstance(value, bool) == (kind is bool):
         return value
     if str(kind).startswith("tuple") and isinstance(value, list | tuple):
         item = kind.__args__[0]
