@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from importlib import import_module
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from nirvana.errors import SaliencyError
 
@@ -14,11 +14,41 @@ if TYPE_CHECKING:
     from nirvana.progress import ProgressCallback
     from nirvana.saliency.scores import Saliency
 
-# Each module has `unit_scores(request: Request) -> Scored`, and is imported when it is first asked for.
+Published = Literal["shared", "per-layer", "per-layer-middle", "joint", "layers"]
+
+
+class Criterion(NamedTuple):
+    """What is known of a criterion without importing it.
+
+    Attributes:
+        module: has `unit_scores(request: Request) -> Scored`, and is imported when it is first asked for.
+        title: its name in menus.
+        description: what it measures, in one line.
+        published: how its authors allocate sparsity. "shared": attention and MLP each ranked over all layers, their
+            rates tied by gamma. "per-layer": one rate in every layer, ranked within each. "per-layer-middle": the same,
+            but the first few and the last layers are left alone. "joint": heads and neurons in one ranking over all
+            layers, by score for their parameters. "layers": whole layers go.
+        compensation: what its authors do about the units that go.
+    """
+
+    module: str
+    title: str
+    description: str
+    published: Published
+    compensation: Literal["none", "bias", "least_squares"] = "none"
+
+
 CRITERIA = {
-    "nirvana": "nirvana.saliency.nirvana",
-    "magnitude": "nirvana.saliency.magnitude",
-    "random": "nirvana.saliency.random",
+    "nirvana": Criterion(
+        "nirvana.saliency.nirvana",
+        "NIRVANA",
+        "first-order change of the output: each vocabulary entry's highest logit over the positions",
+        "shared",
+    ),
+    "magnitude": Criterion(
+        "nirvana.saliency.magnitude", "Magnitude", "size of the weights, without reading text", "per-layer"
+    ),
+    "random": Criterion("nirvana.saliency.random", "Random", "a seeded draw, the line to beat", "per-layer"),
 }
 
 Strategy = Literal["auto", "micro-batches", "recompute"]
@@ -27,6 +57,26 @@ Strategy = Literal["auto", "micro-batches", "recompute"]
 def available() -> list[str]:
     """Names that `score` takes as its criterion."""
     return list(CRITERIA)
+
+
+def published_allocation(criterion: str) -> Published:
+    """How the authors of a criterion allocate sparsity (see `Criterion`).
+
+    Raises:
+        SaliencyError: there is no such criterion.
+    """
+    return find_criterion(criterion).published
+
+
+def find_criterion(name: str) -> Criterion:
+    """What is known of a criterion.
+
+    Raises:
+        SaliencyError: there is none of that name.
+    """
+    if name not in CRITERIA:
+        raise SaliencyError(f"There is no criterion {name!r}.", f"Criteria are {', '.join(CRITERIA)}.")
+    return CRITERIA[name]
 
 
 def score(
@@ -44,7 +94,7 @@ def score(
     Args:
         lm: a model with its weights in memory, dense or already pruned. It is not changed.
         calibration: (N, T) tokens. None will do for criteria that look at weights only.
-        criterion: "nirvana" (paper: saliency), "magnitude", "random".
+        criterion: one of `available()`; "nirvana" is the paper's.
         seed: of the draw, for "random".
         memory: bytes that scoring may use above the loaded model; default, what is free on the device.
         strategy: "micro-batches" is faster, "recompute" needs less memory; both give the same scores. "auto" takes
@@ -62,8 +112,7 @@ def score(
     from nirvana.saliency.request import Request
     from nirvana.saliency.scores import Saliency
 
-    if criterion not in CRITERIA:
-        raise SaliencyError(f"There is no criterion {criterion!r}.", f"Criteria are {', '.join(CRITERIA)}.")
+    found = find_criterion(criterion)
     if strategy not in ("auto", "micro-batches", "recompute"):
         raise SaliencyError(f"There is no strategy {strategy!r}.", "Use auto, micro-batches or recompute.")
     if seed < 0:
@@ -71,7 +120,7 @@ def score(
     lm.weights()
     started = time.perf_counter()
     request = Request(lm, calibration, seed, memory, strategy, progress)
-    scores, details = import_module(CRITERIA[criterion]).unit_scores(request)
+    scores, details = import_module(found.module).unit_scores(request)
     return Saliency(
         scores=scores,
         layout=lm.layout,
