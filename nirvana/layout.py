@@ -39,13 +39,15 @@ class SiteLayout(NamedTuple):
     """The units of one site, e.g. `SiteLayout(units=1536, cost=1728, kind="neuron")`.
 
     `cost` is the number of weights removed with one unit; `kind` is the field's name of the unit and decides the
-    pool it is ranked in. `biases` go with a unit too, but count in no sparsity.
+    pool it is ranked in. `biases` go with a unit too, but count in no sparsity. `output_bias` is the size of the bias
+    of the projection by which the site's output leaves it, which belongs to no unit: the hidden size, or 0 without one.
     """
 
     units: int
     cost: int
     kind: str
     biases: int = 0
+    output_bias: int = 0
 
     @property
     def parameters(self) -> int:
@@ -81,7 +83,7 @@ class Layout(Mapping[Site, SiteLayout]):
     @property
     def parameters(self) -> int:
         """All parameters of the model, tied weights counted once."""
-        biases = sum(site.units * site.biases for site in self.sites.values())
+        biases = sum(site.units * site.biases + site.output_bias for site in self.sites.values())
         return self.prunable + biases + sum(self.other.values())
 
     def pool(self, kind: str) -> list[Site]:

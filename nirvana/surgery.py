@@ -100,6 +100,8 @@ def resize(model: PreTrainedModel, family: Family, settings: Mapping[str, object
             linear.weight = nn.Parameter(linear.weight.new_empty(shape))
             if linear.bias is not None and part.dim == 0:
                 linear.bias = nn.Parameter(linear.bias.new_empty(shape[0]))
+            if part.dim == 1 and place.output_bias:  # also where the library builds none
+                linear.bias = nn.Parameter(linear.weight.new_empty(place.output_bias))
             refresh_sizes(linear)
 
 

@@ -65,8 +65,15 @@ class LlamaFamily(Family):
             cost=2 * g["head_dim"] * (per_group + 1) * hidden,
             kind=KV_GROUP,
             biases=(per_group + 2) * g["head_dim"] if biases.inputs else 0,
+            output_bias=hidden if biases.output else 0,
         )
-        mlp = SiteLayout(units=g["intermediate"], cost=3 * hidden, kind=NEURON, biases=2 if biases.mlp else 0)
+        mlp = SiteLayout(
+            units=g["intermediate"],
+            cost=3 * hidden,
+            kind=NEURON,
+            biases=2 if biases.mlp else 0,
+            output_bias=hidden if biases.mlp else 0,
+        )
         sites = {}
         for layer in present:
             sites[Site(STACK, layer, ATTENTION)] = attention
@@ -75,8 +82,6 @@ class LlamaFamily(Family):
         other = {"embeddings": g["vocabulary"] * hidden, "norms": norms * len(present) + hidden}
         if not config.get("tie_word_embeddings", False):
             other["output head"] = g["vocabulary"] * hidden
-        if biases.output or biases.mlp:
-            other["output biases"] = (int(biases.output) + int(biases.mlp)) * hidden * len(present)
         return Layout(sites, other, self.architecture)
 
     def slices(self, config: Config, site: Site) -> list[WeightSlice]:

@@ -68,7 +68,7 @@ def part_table(layout: Layout) -> pd.DataFrame:
     found: dict[str, int] = {}
     for site, place in layout.items():
         name = part_name(layout, site.stack, site.module)
-        found[name] = found.get(name, 0) + place.units * (place.cost + place.biases)
+        found[name] = found.get(name, 0) + place.units * (place.cost + place.biases) + place.output_bias
     rows = [(part, size, True) for part, size in found.items()]
     rows += [(part, size, False) for part, size in layout.other.items() if size]
     table = pd.DataFrame(rows, columns=["part", "parameters", "prunable"])

@@ -100,8 +100,8 @@ def part_table(plan: PruningPlan) -> pd.DataFrame:
         )
         found.append((f"{name}, kept", kept, "kept"))
         found.append((f"{name}, removed", sum(layout[site].parameters for site in sites) - kept, "removed"))
-    before = sum(place.units * place.biases for place in layout.values())
-    after = sum(len(plan.get(site, ())) * place.biases for site, place in layout.items())
+    before = sum(place.units * place.biases + place.output_bias for place in layout.values())
+    after = sum(len(plan[site]) * layout[site].biases + layout[site].output_bias for site in plan)
     if before:
         found += [("biases, kept", after, "kept"), ("biases, removed", before - after, "removed")]
     rows = [(part, size, size / layout.parameters, fate) for part, size, fate in found if size]
