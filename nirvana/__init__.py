@@ -27,6 +27,8 @@ _HOMES = {
     "reachable_sparsity": "nirvana.allocation",
     "PruningPlan": "nirvana.plan",
     "prune": "nirvana.surgery",
+    "collect_statistics": "nirvana.compensation.statistics",
+    "Statistics": "nirvana.compensation.statistics",
     "perplexity": "nirvana.evaluation.perplexity",
     "Perplexity": "nirvana.evaluation.results",
     "divergence": "nirvana.evaluation.divergence",
@@ -62,6 +64,8 @@ if TYPE_CHECKING:
     from nirvana.checkpoints.saving import save as save
     from nirvana.checkpoints.uniform import export_uniform as export_uniform
     from nirvana.checkpoints.verification import verify_export as verify_export
+    from nirvana.compensation.statistics import Statistics as Statistics
+    from nirvana.compensation.statistics import collect_statistics as collect_statistics
     from nirvana.errors import Cancelled as Cancelled
     from nirvana.errors import NirvanaError as NirvanaError
     from nirvana.evaluation.divergence import divergence as divergence

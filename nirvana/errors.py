@@ -35,6 +35,10 @@ class PlanError(NirvanaError, ValueError):
     """A sparsity, ratio or constraint is invalid or out of reach, or a plan does not fit the model."""
 
 
+class CompensationError(NirvanaError):
+    """Statistics are missing, of another model, not finite, or too large for the memory."""
+
+
 class CheckpointError(NirvanaError):
     """A checkpoint cannot be written, or what was read is incomplete or inconsistent."""
 

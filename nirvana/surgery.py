@@ -11,9 +11,12 @@ import numpy as np
 import torch
 from torch import nn
 
+from nirvana.compensation import REGULARISATION, Compensation
+from nirvana.compensation.compensator import Compensator
+from nirvana.compensation.statistics import Statistics
 from nirvana.errors import PlanError
 from nirvana.files import content_hash, json_hash
-from nirvana.layout import Layout
+from nirvana.layout import Layout, Site
 from nirvana.models.families import Family, WeightSlice
 from nirvana.models.lm import LM
 from nirvana.plan import PruningPlan
@@ -23,13 +26,31 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def prune(lm: LM, plan: PruningPlan, *, progress: ProgressCallback | None = None) -> LM:
+def prune(
+    lm: LM,
+    plan: PruningPlan,
+    *,
+    compensation: Compensation = "none",
+    statistics: Statistics | None = None,
+    regularisation: float = REGULARISATION,
+    progress: ProgressCallback | None = None,
+) -> LM:
     """A new LM without the units that `plan` removes, on the same device; `lm` is untouched and shares no weights.
 
     A pruned model can be pruned again: `plan` is relative to the model it was made for.
 
+    Args:
+        compensation: what the output projections (o_proj, down_proj; T5's o and wo) do about the inputs that they lose:
+            "none"; "bias", the mean of what those contributed becomes a bias (FLAP, arXiv 2312.11983); "least_squares",
+            weights and bias are fitted to the outputs of `lm`, each projection on the inputs that it has in `lm`. What
+            removed layers contributed is not made up for.
+        statistics: what `collect_statistics(lm, ...)` gave for this `lm`, where there is a compensation.
+        regularisation: lambda of least squares, as a multiple of the mean variance of the inputs that stay.
+        progress: called after each site; may raise `Cancelled`.
+
     Raises:
         PlanError: the plan was made for a model of another shape, or removes a layer that others depend on.
+        CompensationError: the statistics are missing, of another model, or do not determine the weights.
         ModelError: the weights are not in memory.
     """
     if plan.layout.sites != lm.layout.sites:
@@ -40,34 +61,49 @@ def prune(lm: LM, plan: PruningPlan, *, progress: ProgressCallback | None = None
     if fixed:
         raise PlanError(f"Other layers depend on {', '.join(fixed)}, which cannot be removed.", "Keep those layers.")
     dense = lm.weights()
+    compensator = Compensator(lm, compensation, statistics, regularisation)
     places = layer_places(lm.layout)
     sliced: dict[int, nn.Parameter] = {}  # id of a dense parameter -> what takes its place in the copy
+    biases: dict[Site, torch.Tensor] = {}  # to add to those of output projections
     with torch.no_grad():
-        for site, kept in track(plan.items(), progress, "Slicing weights", len(plan)):
+        for site, kept in track(plan.items(), progress, compensator.stage, len(plan)):
             if len(kept) == lm.layout[site].units:
                 continue
             layer = lm.family.blocks(dense)[site.stack][places[site.stack, site.layer]]
             units = torch.from_numpy(kept)
             for part in lm.family.slices(lm.settings, site):
-                _slice_linear(linear_layer(layer, part), part, units, sliced)
+                linear = linear_layer(layer, part)
+                _slice_linear(linear, part, units, sliced)
+                if part.dim == 1:
+                    update = compensator.update(site, linear.weight, unit_rows(units, part.size))
+                    if update is not None:
+                        weight, biases[site] = update
+                        sliced[id(linear.weight)] = nn.Parameter(weight, requires_grad=linear.weight.requires_grad)
     # deepcopy asks the memo first, so each sliced weight is copied once and the dense one not at all.
     model = copy.deepcopy(dense, memo=dict[int, object](sliced))
     _drop_layers(model, lm, plan, places)
     for site in plan:
         layer = lm.family.blocks(model)[site.stack][layer_places(plan.pruned_layout)[site.stack, site.layer]]
         for part in lm.family.slices(lm.settings, site):
-            refresh_sizes(linear_layer(layer, part))
+            linear = linear_layer(layer, part)
+            refresh_sizes(linear)
+            if part.dim == 1 and site in biases:
+                _add_bias(linear, biases[site])
     kept_units = {site: lm.kept[site][kept] for site, kept in plan.items()}
     lm.family.adapt(model, kept_units)
-    base_hash, plan_hash = lm.compute_hash, json_hash(plan.to_json())
+    layout = pruned_layout(lm.family, lm, plan)
+    grown = {site: layout[site]._replace(output_bias=len(bias)) for site, bias in biases.items()}
+    base_hash, plan_hash, record = lm.compute_hash, json_hash(plan.to_json()), compensator.record()
+    changes = [plan_hash] if record is None else [plan_hash, json_hash(record)]
     return replace(
         lm,
         model=model,
         config=model.config,
-        layout=pruned_layout(lm.family, lm, plan),
+        layout=replace(layout, sites=layout.sites | grown),
         kept=kept_units,
-        compute_hash=lambda: content_hash(base_hash(), plan_hash),
+        compute_hash=lambda: content_hash(base_hash(), *changes),
         plans=(*lm.plans, plan_hash),
+        compensations=lm.compensations if record is None else (*lm.compensations, record),
     )
 
 
@@ -112,6 +148,11 @@ def linear_layer(layer: nn.Module, part: WeightSlice) -> nn.Linear:
     return linear
 
 
+def output_part(lm: LM, site: Site) -> WeightSlice:
+    """The part of `site` that is an output projection: o_proj or down_proj, T5's o or wo, by columns."""
+    return next(part for part in lm.family.slices(lm.settings, site) if part.dim == 1)
+
+
 def unit_rows(units: torch.Tensor, size: int) -> torch.Tensor:
     """Rows (or columns) of `units`: [1, 3] with size 2 gives [2, 3, 6, 7]."""
     return (units[:, None] * size + torch.arange(size)).flatten()
@@ -141,6 +182,11 @@ def _slice_linear(linear: nn.Linear, part: WeightSlice, units: torch.Tensor, sli
             dim = part.dim if name == "weight" else 0
             values = parameter.index_select(dim, index)
             sliced[id(parameter)] = nn.Parameter(values, requires_grad=parameter.requires_grad)
+
+
+def _add_bias(linear: nn.Linear, change: torch.Tensor) -> None:
+    bias = change if linear.bias is None else linear.bias.detach() + change
+    linear.bias = nn.Parameter(bias, requires_grad=linear.weight.requires_grad)
 
 
 def refresh_sizes(linear: nn.Linear) -> None:

@@ -50,6 +50,8 @@ class LM:
         dense: layout of the original model; `layout` itself for one that was never pruned.
         dtype: of the floating-point weights.
         plans: hashes of the pruning plans that were applied, in order.
+        compensations: what was done with them to the output projections, as JSON values; see
+            `nirvana.compensation.compensator`.
     """
 
     model: PreTrainedModel | None
@@ -65,6 +67,7 @@ class LM:
     compute_hash: Callable[[], str]
     compute_base_hash: Callable[[], str]
     plans: tuple[str, ...] = ()
+    compensations: tuple[dict[str, Any], ...] = ()
 
     @cached_property
     def hash(self) -> str:

@@ -1,0 +1,9 @@
+"""Compensation: output projections are changed so that they make up for the units that go."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+Compensation = Literal["none", "bias", "least_squares"]
+METHODS: tuple[Compensation, ...] = ("none", "bias", "least_squares")
+REGULARISATION = 1e-3  # lambda of least squares, as a multiple of the mean variance of the inputs that stay

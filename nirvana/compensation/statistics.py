@@ -1,0 +1,230 @@
+"""First and second moments of what output projections read: all that a closed-form compensation needs to know."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from nirvana.calibration.sets import CalibrationSelection, CalibrationSet
+from nirvana.errors import CompensationError
+from nirvana.files import content_hash, pack, unpack
+from nirvana.layout import Site
+from nirvana.models.limits import available_memory
+from nirvana.progress import ProgressCallback
+
+if TYPE_CHECKING:
+    import torch
+
+    from nirvana.models.lm import LM
+
+SHARE = 0.8  # of the free memory that moments may take: the model has yet to run
+STAGE = "Collecting statistics"
+
+
+class Moments(NamedTuple):
+    """Of the inputs x of one output projection: `mean` float64 (d,), `second` E[x x^T] float32 (d, d) or None."""
+
+    mean: np.ndarray
+    second: np.ndarray | None
+
+
+@dataclass(frozen=True, eq=False)
+class Statistics(Mapping[Site, Moments]):
+    """Site -> moments of its output projection's inputs, e.g. for an MLP of 1536 neurons d = 1536.
+
+    Attributes:
+        tokens: stack -> how many tokens were counted.
+        model_hash: `LM.hash` of the model that read them.
+        sets: what each calibration set was, as JSON values: source, source_hash, seed, task, samples, length, hash.
+        seconds: how long the collection took.
+
+    Raises:
+        CompensationError: a moment is not finite.
+    """
+
+    moments: dict[Site, Moments]
+    tokens: dict[str, int]
+    model_hash: str
+    sets: tuple[dict[str, Any], ...] = ()
+    seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        for site, moments in self.moments.items():
+            if not all(np.isfinite(values).all() for values in moments if values is not None):
+                raise CompensationError(
+                    f"The inputs of {site.key} are not finite.",
+                    "Check the weights for NaN or infinity, or load the model with dtype float32.",
+                )
+
+    def __getitem__(self, site: Site) -> Moments:
+        return self.moments[site]
+
+    def __iter__(self) -> Iterator[Site]:
+        return iter(self.moments)
+
+    def __len__(self) -> int:
+        return len(self.moments)
+
+    def __add__(self, other: Statistics) -> Statistics:
+        """Moments over the tokens of both.
+
+        Raises:
+            CompensationError: they are of different models, or one has means only.
+        """
+        if self.model_hash != other.model_hash or list(self) != list(other):
+            raise CompensationError("The statistics are of different models.", "Collect both with one model.")
+        if self.has_second != other.has_second:
+            raise CompensationError("One of the statistics has means only.", "Collect both with second moments.")
+        moments = {}
+        for site, mine in self.items():
+            ours, theirs = self.tokens[site.stack], other.tokens[site.stack]
+            share, others = ours / (ours + theirs), other[site]
+            second = None
+            if mine.second is not None and others.second is not None:
+                second = mine.second * np.float32(share) + others.second * np.float32(1 - share)
+            moments[site] = Moments(mine.mean * share + others.mean * (1 - share), second)
+        tokens = {stack: count + other.tokens[stack] for stack, count in self.tokens.items()}
+        return Statistics(moments, tokens, self.model_hash, self.sets + other.sets, self.seconds + other.seconds)
+
+    @property
+    def has_second(self) -> bool:
+        """Whether there are second moments, which least squares needs."""
+        return all(moments.second is not None for moments in self.moments.values())
+
+    @property
+    def size(self) -> int:
+        """Bytes in memory."""
+        return sum(values.nbytes for moments in self.moments.values() for values in moments if values is not None)
+
+    @cached_property
+    def hash(self) -> str:
+        """Hash of the moments and the model."""
+        hashes = [content_hash(*(v.tobytes() for v in each if v is not None)) for each in self.moments.values()]
+        return content_hash(self.model_hash, *hashes)
+
+    def to_bytes(self) -> bytes:
+        """Half of each second moment, which is symmetric."""
+        meta = {
+            "version": 1,
+            "tokens": self.tokens,
+            "model_hash": self.model_hash,
+            "sets": list(self.sets),
+            "seconds": self.seconds,
+            "sites": [site.key for site in self.moments],
+        }
+        arrays = {}
+        for site, moments in self.moments.items():
+            arrays[f"{site.key}.mean"] = moments.mean
+            if moments.second is not None:
+                arrays[f"{site.key}.second"] = moments.second[_upper(len(moments.mean))]
+        return pack(meta, arrays, compress=False)
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> Statistics:
+        meta, arrays = unpack(content)
+        moments = {}
+        for key in meta["sites"]:
+            mean, half = arrays[f"{key}.mean"], arrays.get(f"{key}.second")
+            second = None
+            if half is not None:
+                upper = _upper(len(mean))
+                second = np.empty(upper.shape, np.float32)
+                second[upper] = half
+                second.T[upper] = half
+            moments[Site.from_key(key)] = Moments(mean, second)
+        return cls(moments, meta["tokens"], meta["model_hash"], tuple(meta["sets"]), meta["seconds"])
+
+
+def collect_statistics(
+    lm: LM,
+    calibration: CalibrationSet | CalibrationSelection | Sequence[CalibrationSet | CalibrationSelection],
+    *,
+    second_moments: bool = True,
+    progress: ProgressCallback | None = None,
+) -> Statistics:
+    """Mean and E[x x^T] of the inputs of every output projection of `lm`, over all tokens that count.
+
+    Args:
+        lm: the model that will be pruned, dense or already pruned, with its weights in memory. It is not changed.
+        calibration: one set or several, accumulated one after another, so that they may hold any number of tokens.
+            Of an encoder-decoder, encoder sites count the tokens that the encoder reads and decoder sites those that
+            are predicted.
+        second_moments: whether to keep E[x x^T], float32 (d, d) a site: 4 d^2 bytes. Means take next to nothing and are
+            all that the compensation "bias" needs.
+        progress: called often; may raise `Cancelled`.
+
+    Raises:
+        CompensationError: the moments do not fit in memory, or are not finite.
+        SaliencyError: a calibration set does not suit the model.
+        ModelError: the weights are not in memory.
+    """
+    import torch
+
+    from nirvana.compensation.inputs import visit_inputs
+
+    lm.weights()
+    sets = [calibration] if isinstance(calibration, CalibrationSet | CalibrationSelection) else list(calibration)
+    if not sets:
+        raise CompensationError("There is no calibration set to collect statistics from.", "Give at least one.")
+    started = time.perf_counter()
+    widths = input_widths(lm)
+    _check_memory(lm, statistics_bytes(widths.values()) if second_moments else 0)
+    sums = {site: np.zeros(width) for site, width in widths.items()}
+    products = {site: torch.zeros(width, width, device=lm.device) for site, width in widths.items() if second_moments}
+    counts = dict.fromkeys(widths, 0)
+
+    def visit(site: Site, inputs: torch.Tensor) -> None:
+        counts[site] += len(inputs)
+        sums[site] += inputs.sum(dim=0).cpu().numpy()
+        if second_moments:
+            products[site].addmm_(inputs.T, inputs)
+
+    visit_inputs(lm, sets, visit, stage=STAGE, progress=progress)
+    moments = {}
+    for site, count in counts.items():
+        second = None
+        if second_moments:
+            half = products.pop(site).div_(count).triu_()  # a product that is rounded is not quite symmetric
+            second = (half + half.triu(1).T).cpu().numpy()
+        moments[site] = Moments(sums[site] / count, second)
+    tokens = {site.stack: count for site, count in counts.items()}
+    return Statistics(moments, tokens, lm.hash, tuple(map(_describe, sets)), time.perf_counter() - started)
+
+
+def input_widths(lm: LM) -> dict[Site, int]:
+    """Site -> d, the input features of its output projection."""
+    from nirvana.surgery import output_part
+
+    return {site: place.units * output_part(lm, site).size for site, place in lm.layout.items()}
+
+
+def statistics_bytes(widths: Iterable[int]) -> int:
+    """What the second moments of projections of these widths take."""
+    return sum(4 * width * width for width in widths)
+
+
+def _check_memory(lm: LM, needed: int) -> None:
+    for device in {"cpu", str(lm.device)}:  # moments are summed where the model is and kept by the CPU
+        free = available_memory(device)
+        if needed > free * SHARE:
+            raise CompensationError(
+                f"The statistics of {lm.source.name} take {needed:,} bytes ({needed / 2**30:.1f} GiB); "
+                f"{device} has {free / 2**30:.1f} GiB free.",
+                'Use the compensation "bias", which needs means only, a smaller model, or close other programs.',
+            )
+
+
+def _describe(calibration: CalibrationSet | CalibrationSelection) -> dict[str, Any]:
+    chosen = calibration.calibration if isinstance(calibration, CalibrationSelection) else calibration
+    names = ("source", "source_hash", "seed", "task", "samples", "length", "hash")
+    return {name: getattr(chosen, name) for name in names}
+
+
+def _upper(width: int) -> np.ndarray:
+    """Booleans (width, width): the diagonal and what lies above it."""
+    return ~np.tri(width, k=-1, dtype=bool)
