@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 
@@ -13,11 +15,25 @@ from nirvana.surgery import layer_places
 
 def nirvana_scores(lm: LM, calibration: CalibrationSet) -> dict[Site, np.ndarray]:
     """Site -> float64 (units,): sum of |W * df/dW|, f = mean over B and V of the maximum over T of the logits."""
+    return gradient_scores(lm, lambda: all_logits(lm, calibration).max(dim=1).values.mean())
+
+
+def loss_scores(lm: LM, calibration: CalibrationSet) -> dict[Site, np.ndarray]:
+    """Site -> float64 (units,): sum of |W * dL/dW|, L = the library's own loss."""
+    labels = calibration.labels
+    if labels is None:
+        labels = calibration.input_ids.clone()
+        if calibration.attention_mask is not None:
+            labels[calibration.attention_mask == 0] = -100
+    return gradient_scores(lm, lambda: lm.weights()(**_inputs(calibration), labels=labels).loss)
+
+
+def gradient_scores(lm: LM, objective: Callable[[], torch.Tensor]) -> dict[Site, np.ndarray]:
+    """Site -> float64 (units,): sum of |W * dF/dW| of the scalar F that `objective` computes."""
     model = lm.weights()
     model.requires_grad_(True)
     model.zero_grad()
-    logits = all_logits(lm, calibration)  # (B, T, V)
-    torch.autograd.backward(logits.max(dim=1).values.mean())
+    torch.autograd.backward(objective())
     scores = unit_sums(lm)
     model.zero_grad()
     model.requires_grad_(False)
@@ -33,11 +49,15 @@ def all_logits(lm: LM, calibration: CalibrationSet) -> torch.Tensor:
 
 def unmasked_logits(lm: LM, calibration: CalibrationSet) -> torch.Tensor:
     """(B, T, V) as the library gives them."""
+    logits: torch.Tensor = lm.weights()(**_inputs(calibration)).logits
+    return logits
+
+
+def _inputs(calibration: CalibrationSet) -> dict[str, torch.Tensor | None]:
     inputs = {"input_ids": calibration.input_ids, "attention_mask": calibration.attention_mask}
     if calibration.decoder_input_ids is not None:
         inputs["decoder_input_ids"] = calibration.decoder_input_ids
-    logits: torch.Tensor = lm.weights()(**inputs).logits
-    return logits
+    return inputs
 
 
 def unit_sums(lm: LM) -> dict[Site, np.ndarray]:

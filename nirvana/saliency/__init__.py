@@ -45,6 +45,24 @@ CRITERIA = {
         "first-order change of the output: each vocabulary entry's highest logit over the positions",
         "shared",
     ),
+    "nirvana-vocab": Criterion(
+        "nirvana.saliency.nirvana_vocab",
+        "NIRVANA, maximum over the vocabulary",
+        "first-order change of each position's highest logit",
+        "shared",
+    ),
+    "nirvana-per-sample": Criterion(
+        "nirvana.saliency.nirvana_per_sample",
+        "NIRVANA, absolute value per sample",
+        "as NIRVANA, but samples cannot cancel each other; one at a time, so slower",
+        "shared",
+    ),
+    "taylor": Criterion(
+        "nirvana.saliency.taylor",
+        "Taylor (LLM-Pruner)",
+        "first-order change of the language-modelling loss",
+        "per-layer-middle",
+    ),
     "magnitude": Criterion(
         "nirvana.saliency.magnitude", "Magnitude", "size of the weights, without reading text", "per-layer"
     ),

@@ -25,11 +25,20 @@ class Choice(NamedTuple):
     estimate: int
 
 
-def choose(lm: LM, samples: int, length: int, *, strategy: str = "auto", memory: int | None = None) -> Choice:
+def choose(
+    lm: LM,
+    samples: int,
+    length: int,
+    *,
+    strategy: str = "auto",
+    memory: int | None = None,
+    per_sample: bool = False,
+) -> Choice:
     """The fastest way that fits `memory` bytes (default: most of what is free on the device).
 
     Micro-batches cost one forward and backward; recomputation costs one more forward of the blocks, and little
-    memory. A single micro-batch with all samples needs no accumulated gradients.
+    memory. A single micro-batch with all samples needs no accumulated gradients. With `per_sample` samples pass one at
+    a time and nothing is accumulated.
 
     Raises:
         SaliencyError: nothing fits.
@@ -40,10 +49,12 @@ def choose(lm: LM, samples: int, length: int, *, strategy: str = "auto", memory:
     sizes = [full >> shift for shift in range(full.bit_length())]
     if lm.device.type != "cpu":
         sizes.insert(0, samples)
+    if per_sample:
+        sizes = [1]
     smallest = 0
     for name in (MICRO_BATCHES, RECOMPUTE) if strategy == "auto" else (strategy,):
         for size in sizes:
-            smallest = estimate(lm, samples, length, name, size)
+            smallest = estimate(lm, samples, length, name, size, accumulated=not per_sample)
             if smallest <= budget:
                 return Choice(name, size, smallest)
     raise SaliencyError(
@@ -52,15 +63,18 @@ def choose(lm: LM, samples: int, length: int, *, strategy: str = "auto", memory:
     )
 
 
-def estimate(lm: LM, samples: int, length: int, strategy: str, micro_batch: int) -> int:
-    """Bytes above the loaded model that scoring takes at its peak."""
+def estimate(lm: LM, samples: int, length: int, strategy: str, micro_batch: int, *, accumulated: bool = True) -> int:
+    """Bytes above the loaded model that scoring takes at its peak.
+
+    `accumulated`: gradients add up over micro-batches before they are reduced.
+    """
     hidden = lm.family.geometry(lm.settings)["hidden"]
     layers, item = sum(len(lm.layout.layers(stack)) for stack in lm.layout.stacks), lm.dtype.itemsize
     largest = max(lm.layout[site].parameters for site in lm.layout)
     tokens = micro_batch * length
     per_layer = tokens * item * _activations(lm, hidden)
     if strategy == MICRO_BATCHES:
-        kept = 4 * lm.layout.prunable if micro_batch < samples else 0
+        kept = 4 * lm.layout.prunable if accumulated and micro_batch < samples else 0
         return per_layer * layers + kept + 2 * largest * item + SCRATCH
     boundaries = samples * length * hidden * item * (layers + 1)
     return boundaries + 2 * per_layer + 3 * largest * 4 + SCRATCH

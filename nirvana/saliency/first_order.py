@@ -9,7 +9,9 @@ before it is reduced. Two ways to keep that in memory:
 - recompute: the forward pass keeps only the blocks' inputs. Then block by block, from the last, all samples pass
   through that block again, a few at a time, with autograd. Only one block's gradients exist at any moment.
 
-Either way a gradient that is complete is reduced to its unit sums at once and freed.
+Either way a gradient that is complete is reduced to its unit sums at once and freed. Where the absolute value is taken
+per sample, each sample completes its gradients: samples pass one at a time, and every one costs a pass over all
+prunable weights besides its own forward and backward.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from nirvana.models.families import WeightSlice
 from nirvana.models.lm import LM
 from nirvana.progress import ProgressCallback, report
 from nirvana.saliency.budget import MICRO_BATCHES, choose
-from nirvana.saliency.request import Request, Scored
+from nirvana.saliency.request import UNLABELLED, Request, Scored, read_labels
 from nirvana.saliency.units import add_unit_sums, unit_weights
 
 
@@ -37,8 +39,11 @@ class Batch(NamedTuple):
     attention_mask: torch.Tensor | None  # (b, S)
     decoder_input_ids: torch.Tensor | None  # (b, T)
     counted: torch.Tensor | None  # (b, T)
+    labels: torch.Tensor  # (b, T), `UNLABELLED` where nothing should be predicted
     samples: int  # of the whole set
     length: int  # T
+    positions: int  # of the whole set that count
+    predicted: int  # labels in the whole set
     tick: Callable[[], None]
 
     def hidden_states(self, lm: LM) -> torch.Tensor:
@@ -49,13 +54,14 @@ class Batch(NamedTuple):
 OutputGradient = Callable[[nn.Linear, torch.Tensor, Batch], torch.Tensor]
 
 
-def first_order_scores(request: Request, output_gradient: OutputGradient) -> Scored:
+def first_order_scores(request: Request, output_gradient: OutputGradient, *, per_sample: bool = False) -> Scored:
     """Scores of every unit for the F whose gradient at the last hidden states is given.
 
     Args:
         request: what to score, on which tokens, in how much memory.
         output_gradient: (head, hidden (b, T, H), batch) -> (b, T, H), the gradient of F times the number of tokens of
             the whole set: a value per token that neither overflows nor vanishes in half precision.
+        per_sample: take the absolute value for each sample, and sum after it.
 
     Raises:
         SaliencyError: the calibration set does not suit the model, or the memory does not suffice.
@@ -64,17 +70,21 @@ def first_order_scores(request: Request, output_gradient: OutputGradient) -> Sco
     tokens = request.tokens()
     samples, length = tokens.outputs.shape
     longest = max(length, tokens.input_ids.shape[1])
-    choice = choose(lm, samples, longest, strategy=request.strategy, memory=request.memory)
+    choice = choose(lm, samples, longest, strategy=request.strategy, memory=request.memory, per_sample=per_sample)
     steps = _Steps(request.progress)
+    labels = read_labels(request.text())
+    positions = samples * length if tokens.counted is None else int(tokens.counted.sum())
+    predicted = int((labels != UNLABELLED).sum())
 
     def part(start: int) -> Batch:
         rows = slice(start, start + choice.micro_batch)
         ids, mask, decoder_ids, counted = (None if all_ is None else all_[rows].to(lm.device) for all_ in tokens)
         assert ids is not None
-        return Batch(ids, mask, decoder_ids, counted, samples, length, steps)
+        wanted = labels[rows].to(lm.device)
+        return Batch(ids, mask, decoder_ids, counted, wanted, samples, length, positions, predicted, steps)
 
     batches = [part(start) for start in range(0, samples, choice.micro_batch)]
-    gradients = _Gradients(lm, steps)
+    gradients = _Gradients(lm, steps, per_sample=per_sample)
     run = _micro_batches if choice.strategy == MICRO_BATCHES else _recompute
     if lm.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(lm.device)
@@ -108,14 +118,15 @@ class _Steps:
 class _Gradients:
     """The gradients of prunable weights on their way to unit sums. A context that leaves the model as it was.
 
-    While `last` is False gradients are accumulated, in float32; while it is True each one that arrives completes its
-    weight, is reduced and freed.
+    Until `arriving` says that the last ones come, gradients are accumulated, in float32. Then each one that arrives
+    completes its weight, is reduced and freed; with `per_sample`, all do.
     """
 
-    def __init__(self, lm: LM, steps: _Steps) -> None:
+    def __init__(self, lm: LM, steps: _Steps, *, per_sample: bool) -> None:
         self.sums = {site: torch.zeros(place.units, device=lm.device) for site, place in lm.layout.items()}
-        self.last = False
         self.weights = list(unit_weights(lm))
+        self._per_sample = per_sample
+        self._last = False
         self._steps = steps
         self._partial: dict[nn.Parameter, torch.Tensor] = {}
         self._handles: list[Any] = []
@@ -143,6 +154,10 @@ class _Gradients:
         for site, _, weight in self.weights:
             weight.requires_grad_(site in sites)
 
+    def arriving(self, *, last: bool) -> None:
+        """Say whether those that arrive next are the last of their weights."""
+        self._last = last or self._per_sample
+
     def _hook(self, site: Site, part: WeightSlice) -> Callable[[torch.Tensor], None]:
         def arrived(weight: torch.Tensor) -> None:
             assert isinstance(weight, nn.Parameter) and weight.grad is not None
@@ -150,11 +165,11 @@ class _Gradients:
                 earlier = self._partial.pop(weight, None)
                 gradient = weight.grad.float() if earlier is None else earlier.add_(weight.grad)
                 weight.grad = None
-                if not self.last:
+                if not self._last:
                     self._partial[weight] = gradient
             else:
                 gradient = weight.grad
-            if self.last:
+            if self._last:
                 add_unit_sums(self.sums[site], part, weight, gradient)
                 weight.grad = None
             self._steps()
@@ -171,7 +186,7 @@ def _micro_batches(
     gradients.require(set(lm.layout))
     with _ticking(blocks, steps):
         for batch in batches:
-            gradients.last = batch is batches[-1]
+            gradients.arriving(last=batch is batches[-1])
             with torch.enable_grad():
                 hidden = batch.hidden_states(lm)
             with torch.no_grad():
@@ -194,7 +209,7 @@ def _recompute(
             for place in reversed(range(len(modules))):
                 gradients.require({site for site in lm.layout if site[:2] == (stack, layers[place])})
                 for kept in passes:
-                    gradients.last = kept is passes[-1]
+                    gradients.arriving(last=kept is passes[-1])
                     kept.through(stack, modules[place], first=place == 0)
             for kept in passes:
                 kept.into_the_stack_before(stack)
