@@ -54,17 +54,33 @@ class SiteLayout(NamedTuple):
         return self.units * self.cost
 
 
+class PlainForm(NamedTuple):
+    """What a plain checkpoint, whose config has one number for all layers, asks for beyond equal widths.
+
+    `same_units`: (stack, module) whose layers must keep the same units, not only as many. `groups_divide`: the number
+    of KV groups in a layer must divide this; 0 asks for nothing.
+    """
+
+    same_units: tuple[tuple[str, str], ...] = ()
+    groups_divide: int = 0
+
+
+ANY_FORM = PlainForm()
+
+
 @dataclass(frozen=True)
 class Layout(Mapping[Site, SiteLayout]):
     """Site -> SiteLayout, in model order, with what else the model holds.
 
     `other` counts the parameters that are never pruned by part, e.g. `{"embeddings": 28311552, "norms": 35136}`, so
-    that `parameters` is the whole model's count. `architecture` is the transformers class name.
+    that `parameters` is the whole model's count. `architecture` is the transformers class name, and `plain` what its
+    config can say.
     """
 
     sites: dict[Site, SiteLayout]
     other: dict[str, int] = field(default_factory=dict)
     architecture: str = ""
+    plain: PlainForm = ANY_FORM
 
     def __getitem__(self, site: Site) -> SiteLayout:
         return self.sites[site]
@@ -106,9 +122,13 @@ class Layout(Mapping[Site, SiteLayout]):
             "architecture": self.architecture,
             "sites": {site.key: list(layout) for site, layout in self.sites.items()},
             "other": dict(self.other),
+            "plain": {"same_units": list(map(list, self.plain.same_units)), "groups_divide": self.plain.groups_divide},
         }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Layout:
         sites = {Site.from_key(key): SiteLayout(*value) for key, value in data["sites"].items()}
-        return cls(sites, dict(data.get("other", {})), data.get("architecture", ""))
+        plain = data.get("plain", {})  # what was written before there was one asks for nothing
+        same = tuple((str(stack), str(module)) for stack, module in plain.get("same_units", ()))
+        form = PlainForm(same, int(plain.get("groups_divide", 0)))
+        return cls(sites, dict(data.get("other", {})), data.get("architecture", ""), form)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,8 @@ class PruningPlan(Mapping[Site, np.ndarray]):
 
     `plan[Site("decoder", 5, "mlp")]` of shape (kept units,). Sites of `removed_layers` are absent from the mapping.
     `requested` and `sparsity` are fractions of the prunable parameters: what was asked for and what is achieved.
-    `notes` tell, in words, where a constraint moved the budget.
+    `method` is the rule that chose them (see `nirvana.allocation`). `notes` tell, in words, where a constraint moved
+    the budget.
 
     Raises:
         PlanError: indices are out of range, repeated, unsorted or empty, or the sites do not match the layout.
@@ -33,6 +34,7 @@ class PruningPlan(Mapping[Site, np.ndarray]):
     protected: tuple[Site, ...] = ()
     removed_layers: tuple[tuple[str, int], ...] = ()  # (stack, original index)
     notes: tuple[str, ...] = ()
+    method: str = "shared"
 
     def __post_init__(self) -> None:
         expected = [site for site in self.layout if (site.stack, site.layer) not in self.removed_layers]
@@ -77,7 +79,7 @@ class PruningPlan(Mapping[Site, np.ndarray]):
     def pruned_layout(self) -> Layout:
         """The layout of the model that pruning with this plan gives; parameters outside the sites are unchanged."""
         sites = {site: self.layout[site]._replace(units=len(kept)) for site, kept in self.kept.items()}
-        return Layout(sites, dict(self.layout.other), self.layout.architecture)
+        return replace(self.layout, sites=sites)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -85,6 +87,7 @@ class PruningPlan(Mapping[Site, np.ndarray]):
             "layout": self.layout.to_json(),
             "requested": self.requested,
             "sparsity": self.sparsity,
+            "method": self.method,
             "gamma": "inf" if math.isinf(self.gamma) else self.gamma,
             "multiple_of": self.multiple_of,
             "protected": [site.key for site in self.protected],
@@ -110,6 +113,7 @@ class PruningPlan(Mapping[Site, np.ndarray]):
                 protected=tuple(Site.from_key(key) for key in data["protected"]),
                 removed_layers=tuple((stack, int(layer)) for stack, layer in data["removed_layers"]),
                 notes=tuple(data["notes"]),
+                method=str(data.get("method", "shared")),  # the only one there was when plans did not say
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             if isinstance(error, PlanError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from nirvana.layout import KV_GROUP, Layout
 
@@ -48,4 +49,4 @@ def uniform_layout(layout: Layout, geometry: Mapping[str, int]) -> Layout:
         )
         widest[KV_GROUP] = next(allowed, geometry["kv_heads"])
     sites = {site: place._replace(units=widest[place.kind]) for site, place in layout.items()}
-    return Layout(sites, layout.other, layout.architecture)
+    return replace(layout, sites=sites)

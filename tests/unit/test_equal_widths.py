@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +12,9 @@ import pytest
 from nirvana.allocation import allocate, pruning_rates, reachable_sparsity
 from nirvana.checkpoints.sizes import uniform_layout
 from nirvana.errors import PlanError
-from nirvana.layout import ATTENTION, KV_GROUP, MLP, NEURON, Layout, Site, SiteLayout
+from nirvana.layout import ATTENTION, CROSS_ATTENTION, KV_GROUP, MLP, NEURON, Layout, PlainForm, Site, SiteLayout
+from nirvana.models.families.llama import LlamaFamily, MistralFamily
+from nirvana.models.families.t5 import T5Family
 from nirvana.saliency.scores import Saliency
 from tests.unit.test_allocation import scores
 
@@ -23,10 +27,15 @@ def model(groups: list[int], neurons: list[int], *, group_cost: int = 512, neuro
     return Layout(sites)
 
 
+def t5(heads: int = 6, width: int = 40) -> Layout:
+    sizes = {"num_layers": 3, "num_decoder_layers": 2, "d_model": 16, "d_kv": 4, "vocab_size": 50}
+    return T5Family().layout({**sizes, "num_heads": heads, "d_ff": width})
+
+
 def naive_plan(saliency: Saliency, sparsity: float, gamma: float, multiple: int) -> dict[Site, list[int]] | None:
     """Every pair of widths is tried, the narrowest first, attention before the MLP; None where nothing fits."""
     layout = saliency.layout
-    attention = [site for site in layout if site.module == ATTENTION]
+    attention = [site for site in layout if site.module != MLP]
     mlps = [site for site in layout if site.module == MLP]
     rates = pruning_rates(layout, sparsity=sparsity, gamma=gamma)
     if max(rates) > 1 + 1e-9:
@@ -36,7 +45,10 @@ def naive_plan(saliency: Saliency, sparsity: float, gamma: float, multiple: int)
 
     most_groups = min(layout[site].units for site in attention)
     groups = most_groups
+    divide = layout.plain.groups_divide
     for count in range(most_groups, 0, -1):
+        if divide and divide % count:
+            continue
         if sum(layout[site].units - count for site in attention) <= wanted:
             groups = count
     budget -= sum((layout[site].units - groups) * layout[site].cost for site in attention)
@@ -51,7 +63,11 @@ def naive_plan(saliency: Saliency, sparsity: float, gamma: float, multiple: int)
         return None
 
     def best(site: Site, count: int) -> list[int]:
-        order = sorted(range(layout[site].units), key=lambda unit: (saliency[site][unit], unit))
+        together = [site]
+        if (site.stack, site.module) in layout.plain.same_units:
+            together = [other for other in layout if (other.stack, other.module) == (site.stack, site.module)]
+        summed = [sum(float(saliency[other][unit]) for other in together) for unit in range(layout[site].units)]
+        order = sorted(range(layout[site].units), key=lambda unit: (summed[unit], unit))
         return sorted(order[-count:])
 
     return {site: best(site, groups if site in attention else fitting[0]) for site in layout}
@@ -66,6 +82,10 @@ def case(seed: int) -> tuple[Saliency, float, float, int]:
         groups = [int(count) for count in draw.integers(1, 5, layers)]
         neurons = [int(count) for count in draw.integers(20, 50, layers)]
     layout = model(groups, neurons, group_cost=int(draw.integers(50, 900)))
+    if seed % 5 == 1:
+        layout = replace(layout, plain=PlainForm(groups_divide=4))
+    elif seed % 5 == 2:
+        layout = t5(int(draw.integers(1, 7)), int(draw.integers(4, 50)))
     gamma = [0.0, 0.5, 1.0, 3.36, math.inf][int(draw.integers(5))]
     saliency = scores(layout, seed=seed, levels=int(draw.choice([0, 3])))
     return saliency, float(draw.uniform(0.02, 0.9)), gamma, int(draw.choice([1, 4, 8]))
@@ -127,3 +147,53 @@ def test_protected_layers_and_equal_widths_exclude_each_other() -> None:
 def test_uneven_layers_that_cost_more_than_the_budget_to_even_out_are_refused() -> None:
     with pytest.raises(PlanError, match="different widths already"):
         allocate(scores(model([3, 1, 3], [40, 8, 40])), sparsity=0.05, uniform=True)
+
+
+def test_t5s_self_attentions_keep_the_same_heads_in_a_stack_and_everything_as_many() -> None:
+    plan = allocate(scores(t5()), sparsity=0.4, gamma=1.0, uniform=True)
+    for stack in ("encoder", "decoder"):
+        heads = [plan[site].tolist() for site in plan if (site.stack, site.module) == (stack, ATTENTION)]
+        assert heads == [heads[0]] * len(heads)
+    cross = [plan[site].tolist() for site in plan if site.module == CROSS_ATTENTION]
+    assert cross[0] != cross[1]  # which no position bias ties together
+    assert len({len(plan[site]) for site in plan.layout.pool(KV_GROUP)}) == 1
+    assert len({len(plan[site]) for site in plan.layout.pool(NEURON)}) == 1
+    assert any("same heads" in note for note in plan.notes)
+
+
+def test_heads_that_go_together_are_judged_together() -> None:
+    layout = t5(heads=2)
+    values = {site: np.ones(place.units, np.float32) for site, place in layout.items()}
+    values[Site("encoder", 0, ATTENTION)] = np.array([1, 9], np.float32)
+    values[Site("encoder", 1, ATTENTION)] = np.array([5, 3], np.float32)
+    values[Site("encoder", 2, ATTENTION)] = np.array([5, 3], np.float32)
+    plan = allocate(Saliency(values, layout, "random"), sparsity=0.5, gamma=1.0, uniform=True)
+    assert all(plan[Site("encoder", layer, ATTENTION)].tolist() == [1] for layer in range(3))  # 15 against 11
+
+
+def test_heads_lost_unevenly_before_are_not_forced_together() -> None:
+    layout = t5()
+    first = Site("encoder", 0, ATTENTION)
+    pruned = replace(layout, sites=layout.sites | {first: layout[first]._replace(units=4)})
+    plan = allocate(scores(pruned), sparsity=0.5, gamma=1.0, uniform=True)
+    assert any("lost different heads before" in note for note in plan.notes)
+
+
+def test_a_plain_llama_gets_a_number_of_heads_that_its_config_takes() -> None:
+    config = {"hidden_size": 64, "num_attention_heads": 16, "num_key_value_heads": 8, "intermediate_size": 40}
+    config |= {"num_hidden_layers": 3, "vocab_size": 50}
+    plans = {
+        family.name: allocate(scores(family.layout(config)), sparsity=0.3, gamma=1.0, uniform=True)
+        for family in (LlamaFamily(), MistralFamily())
+    }
+    groups = {name: len(plan[Site("decoder", 0, ATTENTION)]) for name, plan in plans.items()}
+    assert groups == {"Llama": 8, "Mistral": 6}  # 2 * 6 heads do not divide 64
+    assert any("cannot have 6 KV groups" in note for note in plans["Llama"].notes)
+    assert 0.2 < plans["Llama"].sparsity <= 0.3
+
+
+def test_what_a_plain_form_asks_for_survives_json() -> None:
+    layout = replace(t5(), plain=PlainForm((("encoder", ATTENTION),), 12))
+    assert Layout.from_json(json.loads(json.dumps(layout.to_json()))) == layout
+    old = {name: value for name, value in layout.to_json().items() if name != "plain"}
+    assert Layout.from_json(old).plain == PlainForm()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from nirvana.layout import ATTENTION, KV_GROUP, MLP, NEURON, Layout, Site, SiteLayout
+from nirvana.layout import ATTENTION, KV_GROUP, MLP, NEURON, Layout, PlainForm, Site, SiteLayout
 from nirvana.models.families.base import Config, Family, Layers, WeightSlice
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ class LlamaFamily(Family):
     name = "Llama"
     model_types = frozenset({"llama"})
     architecture = "LlamaForCausalLM"
+    heads_divide_hidden = True  # the library refuses a config whose number of heads does not
     head_norms = 0  # norms of head_dim weights in each attention module
     default_kv_heads: int | None = None  # None: as many as query heads
     default_head_dim: int | None = None  # None: hidden size / query heads
@@ -82,7 +83,8 @@ class LlamaFamily(Family):
         other = {"embeddings": g["vocabulary"] * hidden, "norms": norms * len(present) + hidden}
         if not config.get("tie_word_embeddings", False):
             other["output head"] = g["vocabulary"] * hidden
-        return Layout(sites, other, self.architecture)
+        plain = PlainForm(groups_divide=hidden // per_group if self.heads_divide_hidden else 0)
+        return Layout(sites, other, self.architecture, plain)
 
     def slices(self, config: Config, site: Site) -> list[WeightSlice]:
         if site.module == MLP:
@@ -133,6 +135,7 @@ class MistralFamily(LlamaFamily):
     name = "Mistral"
     model_types = frozenset({"mistral"})
     architecture = "MistralForCausalLM"
+    heads_divide_hidden = False
     default_kv_heads = 8
 
     def biases(self, config: Config) -> Biases:

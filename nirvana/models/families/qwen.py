@@ -12,6 +12,7 @@ class Qwen2Family(LlamaFamily):
     name = "Qwen2"
     model_types = frozenset({"qwen2"})
     architecture = "Qwen2ForCausalLM"
+    heads_divide_hidden = False
     default_kv_heads = 32
 
     def biases(self, config: Config) -> Biases:
@@ -24,6 +25,7 @@ class Qwen3Family(LlamaFamily):
     name = "Qwen3"
     model_types = frozenset({"qwen3"})
     architecture = "Qwen3ForCausalLM"
+    heads_divide_hidden = False
     head_norms = 2
     default_kv_heads = 32
     default_head_dim = 128

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nirvana.layout import ATTENTION, CROSS_ATTENTION, KV_GROUP, MLP, NEURON, Layout, Site, SiteLayout
+from nirvana.layout import ATTENTION, CROSS_ATTENTION, KV_GROUP, MLP, NEURON, Layout, PlainForm, Site, SiteLayout
 from nirvana.models.families.base import Config, Family, Layers, WeightSlice
 
 if TYPE_CHECKING:
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 ENCODER, DECODER = "encoder", "decoder"
 MODULES = {ENCODER: (ATTENTION, MLP), DECODER: (ATTENTION, CROSS_ATTENTION, MLP)}
+# All blocks of a stack read one position bias, which is by head.
+PLAIN = PlainForm(same_units=((ENCODER, ATTENTION), (DECODER, ATTENTION)))
 ATTENTIONS = {ATTENTION: "layer.0.SelfAttention", CROSS_ATTENTION: "layer.1.EncDecAttention"}
 
 
@@ -76,7 +78,7 @@ class T5Family(Family):
         }
         if not config.get("tie_word_embeddings", True):
             other["output head"] = g["vocabulary"] * g["hidden"]
-        return Layout(sites, other, self.architecture)
+        return Layout(sites, other, self.architecture, PLAIN)
 
     def slices(self, config: Config, site: Site) -> list[WeightSlice]:
         if site.module == MLP:

@@ -1,0 +1,86 @@
+"""Sparsity allocation: how much each layer's attention and MLP lose. One file a rule; pure NumPy."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from nirvana.allocation import equal_widths, shared
+from nirvana.allocation.constraints import Constraints, Protected
+from nirvana.allocation.constraints import protected_sites as protected_sites
+from nirvana.allocation.shared import Rates as Rates
+from nirvana.allocation.shared import pruning_rates as pruning_rates
+from nirvana.errors import PlanError
+from nirvana.layout import Layout
+from nirvana.plan import PruningPlan
+from nirvana.saliency.scores import Saliency
+
+
+def allocate(
+    saliency: Saliency,
+    *,
+    sparsity: float,
+    gamma: float = 3.36,
+    multiple_of: int = 8,
+    protected: Protected = (),
+    uniform: bool = False,
+) -> PruningPlan:
+    """Choose the units to keep so that `sparsity` of the prunable parameters go.
+
+    floor(v_attn * groups) KV groups go, the lowest-scored over all layers. The rest of the budget goes to the MLP:
+    the lowest-scored neurons over all layers, each layer's kept width rounded up to `multiple_of`, then whole blocks
+    of that size, cheapest summed score first, while the budget is not overshot. The achieved sparsity misses the
+    request by less than one such block. Every layer keeps its best KV group and its `multiple_of` best neurons.
+
+    Args:
+        saliency: scores of every unit, with their costs.
+        sparsity: fraction of attention and MLP parameters to remove, in (0, 1).
+        gamma: v_mlp / v_attn, in [0, inf]: 0 prunes attention only, inf the MLP only.
+        multiple_of: MLP widths are kept at multiples of this.
+        protected: layers (original indices, in every stack) or sites that keep all units. They count in the target.
+        uniform: keep the same number of KV groups and of neurons in every layer (see `equal_widths`), the best-scored
+            of each; the achieved sparsity then misses the request by less than one block in every layer.
+
+    Raises:
+        PlanError: a value is invalid, or the sparsity is out of reach; the reachable maximum is named.
+    """
+    if not 0 < sparsity < 1:
+        raise PlanError(f"Sparsity must lie between 0 and 1, not {sparsity}.", "Use 0.2 to remove 20 %.")
+    constraints = _constraints(saliency.layout, gamma, multiple_of, protected)
+    rule = equal_widths if uniform else shared
+    chosen = rule.choose(saliency, constraints, sparsity)
+    return PruningPlan(
+        kept=chosen.kept,
+        layout=saliency.layout,
+        requested=float(sparsity),
+        gamma=float(gamma),
+        multiple_of=multiple_of,
+        protected=constraints.protected,
+        notes=chosen.notes,
+    )
+
+
+def reachable_sparsity(
+    layout: Layout,
+    *,
+    gamma: float = 3.36,
+    multiple_of: int = 8,
+    protected: Protected = (),
+    uniform: bool = False,
+) -> float:
+    """The highest sparsity that `allocate` accepts with this gamma, in [0, 1], floors and protected layers counted.
+
+    Raises:
+        PlanError: gamma, multiple_of or protected is invalid, or layers are protected that should have equal widths.
+    """
+    constraints = _constraints(layout, gamma, multiple_of, protected)
+    best = (equal_widths if uniform else shared).reachable(constraints)
+    return min(math.floor(best * 1e9) / 1e9, 1.0)
+
+
+def _constraints(layout: Layout, gamma: float, multiple_of: int, protected: Protected) -> Constraints:
+    if isinstance(multiple_of, bool) or not isinstance(multiple_of, int | np.integer) or multiple_of < 1:
+        raise PlanError(f"multiple_of must be a whole number from 1, not {multiple_of}.", "Use 8, or 1 for none.")
+    pruning_rates(layout, sparsity=1.0, gamma=gamma)  # refuses a gamma that names nothing
+    return Constraints(layout, gamma, multiple_of, protected_sites(layout, protected))

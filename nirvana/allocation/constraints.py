@@ -1,0 +1,115 @@
+"""What every allocation rule has to respect: floors, protected layers, width multiples."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+
+from nirvana.errors import PlanError
+from nirvana.layout import KV_GROUP, NEURON, Layout, Site
+from nirvana.saliency.scores import Saliency
+
+Protected = Iterable[int | Site]
+
+
+@dataclass(frozen=True)
+class Constraints:
+    """Of one allocation. Every site keeps one KV group or `multiple_of` neurons; protected sites keep everything."""
+
+    layout: Layout
+    gamma: float
+    multiple_of: int
+    protected: tuple[Site, ...]
+
+    @cached_property
+    def removable(self) -> dict[Site, int]:
+        """Units that may go at each site, the floors left standing."""
+        floors = {KV_GROUP: 1, NEURON: self.multiple_of}
+        return {
+            site: 0 if site in self.protected else max(0, place.units - floors[place.kind])
+            for site, place in self.layout.items()
+        }
+
+    @property
+    def room(self) -> int:
+        """Parameters that may go in all."""
+        return parameters(self.layout, self.removable)
+
+    def budget(self, sparsity: float) -> int:
+        """Parameters that a sparsity asks for."""
+        return math.floor(sparsity * self.layout.prunable + 1e-6)
+
+    def widest_below(self, site: Site, count: float) -> int:
+        """The most neurons that may go without `count` being exceeded, the width that stays being a multiple."""
+        units = self.layout[site].units
+        gone = min(math.floor(count + 1e-9), self.removable[site])
+        return units - min(round_up(units - gone, self.multiple_of), units)
+
+    def block(self, site: Site, removed: int) -> int:
+        """Neurons between the width that is left and the next lower multiple."""
+        kept = self.layout[site].units - removed
+        return kept - round_up(kept - self.multiple_of, self.multiple_of)
+
+
+class Chosen(NamedTuple):
+    """What a rule decided: the units that stay at each site of the layers that stay."""
+
+    kept: dict[Site, np.ndarray]
+    notes: tuple[str, ...] = ()
+    removed_layers: tuple[tuple[str, int], ...] = ()
+
+
+def protected_sites(layout: Layout, protected: Protected) -> tuple[Site, ...]:
+    """Sites named by `protected`: layer indices (in every stack) and sites.
+
+    Raises:
+        PlanError: a layer or site is not in the model.
+    """
+    wanted = list(protected)
+    layers = {site.layer for site in layout}
+    for item in wanted:
+        if (item not in layout.sites) if isinstance(item, tuple) else (item not in layers):
+            raise PlanError(f"There is no layer {item} to protect.", f"Layers are {min(layers)} to {max(layers)}.")
+    return tuple(site for site in layout if site in wanted or site.layer in wanted)
+
+
+def out_of_reach(sparsity: float, limit: float, why: str = "") -> PlanError:
+    """The error for a sparsity above `limit`; `why` says under which constraint, e.g. " with gamma 3"."""
+    return PlanError(
+        f"A sparsity of {sparsity:.4g} is out of reach{why}: at most {limit:.4f} can be removed.",
+        "Lower the sparsity, change gamma, or protect fewer layers." if why else "Lower it, or protect fewer layers.",
+    )
+
+
+def lowest_go(saliency: Saliency, removed: Mapping[Site, int]) -> dict[Site, np.ndarray]:
+    """Site -> the units that stay when its `removed` lowest-scored ones go, ascending."""
+    kept = {}
+    for site in saliency.layout:
+        cut = saliency.sorted_ranks[site][removed.get(site, 0)]  # the lowest-ranked unit that stays
+        kept[site] = np.flatnonzero(saliency.ranks[site] >= cut)
+    return kept
+
+
+def parameters(layout: Layout, removed: Mapping[Site, int]) -> int:
+    """How many go with these units."""
+    return sum(count * layout[site].cost for site, count in removed.items())
+
+
+def round_up(value: int, multiple: int) -> int:
+    return -(-value // multiple) * multiple
+
+
+def general_notes(constraints: Constraints, removed: Mapping[Site, int]) -> list[str]:
+    """What is said whatever the rule: protected layers, and a budget below the smallest step."""
+    notes = []
+    if constraints.protected:
+        layers = sorted({site.layer for site in constraints.protected})
+        notes.append(f"Protected: layer {', '.join(map(str, layers))}. They count in the target.")
+    if not any(removed.values()):
+        notes.append("The budget is smaller than the smallest step: nothing is removed.")
+    return notes

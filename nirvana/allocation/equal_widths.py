@@ -1,0 +1,148 @@
+"""Equal widths: the same number of KV groups and of neurons in every layer, so that a plain checkpoint holds them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from nirvana.allocation.constraints import Chosen, Constraints, general_notes, lowest_go, out_of_reach, parameters
+from nirvana.allocation.shared import groups_wanted, highest, pruning_rates
+from nirvana.errors import PlanError
+from nirvana.layout import KV_GROUP, NEURON, Layout, Site
+from nirvana.saliency.scores import Saliency
+
+
+def choose(saliency: Saliency, constraints: Constraints, sparsity: float) -> Chosen:
+    """The same number of KV groups and the same width stay in every layer, the best-scored of each.
+
+    At most the KV groups go that attention's rate asks for over all layers; the rest of the budget goes to the MLPs,
+    whose width is the smallest multiple of `multiple_of` that does not overshoot. Where layers have different widths
+    already, they first come down to the narrowest.
+
+    Where the plain form of the architecture wants the same units in several layers (T5's heads, which share one
+    position bias), those stay whose scores, summed over these layers, are highest: a score is the sum over a unit's
+    weights, and such units go together like one.
+
+    Raises:
+        PlanError: the sparsity is out of reach, layers are protected, or what makes the layers equal takes more than
+            the budget.
+    """
+    layout = constraints.layout
+    budget, rates = constraints.budget(sparsity), pruning_rates(layout, sparsity=sparsity, gamma=constraints.gamma)
+    limit = reachable(constraints)
+    wanted = groups_wanted(layout, rates)
+    removed = _down_to(layout, KV_GROUP, _kept_groups(layout, wanted, group_counts(layout)))
+    left = budget - parameters(layout, removed)
+    if max(rates) > 1 + 1e-9 or left > _mlp_room(constraints):
+        raise out_of_reach(sparsity, limit, f" with gamma {constraints.gamma:g}")
+    fitting = (width for width in widths(constraints) if _cost(layout, NEURON, width) <= left)
+    width = next(fitting, None)
+    if left < 0 or width is None:
+        raise PlanError(
+            "The layers have different widths already, and making them equal removes more than was asked for.",
+            "Raise the sparsity, or allocate without equal widths.",
+        )
+    removed |= _down_to(layout, NEURON, width)
+    kept = lowest_go(saliency, removed)
+    for sites in same_units(layout):
+        kept |= _best_together(saliency, sites, len(kept[sites[0]]))
+    return Chosen(kept, (*_notes(layout, removed, wanted), *general_notes(constraints, removed)))
+
+
+def reachable(constraints: Constraints) -> float:
+    """The highest sparsity that `choose` accepts.
+
+    Raises:
+        PlanError: layers are protected.
+    """
+    if constraints.protected:
+        raise PlanError(
+            "A protected layer keeps all its units, and layers of equal widths would keep theirs too.",
+            "Protect no layers, or allocate without equal widths.",
+        )
+    layout = constraints.layout
+    units = [layout[site].units for site in layout.pool(KV_GROUP)]
+    steps = [sum(units) - kept * len(units) for kept in reversed(group_counts(layout))] if units else [0]
+    return highest(constraints, steps, _mlp_room(constraints))
+
+
+def group_counts(layout: Layout) -> list[int]:
+    """Numbers of KV groups that every layer can have, fewest first: what the plain form allows, and the narrowest."""
+    narrowest = min((layout[site].units for site in layout.pool(KV_GROUP)), default=0)
+    whole = layout.plain.groups_divide
+    return [count for count in range(1, narrowest + 1) if count == narrowest or not whole or whole % count == 0]
+
+
+def widths(constraints: Constraints) -> list[int]:
+    """The MLP widths that all layers can have, smallest first; [0] for a model without MLPs."""
+    layout, multiple = constraints.layout, constraints.multiple_of
+    units = [layout[site].units for site in layout.pool(NEURON)]
+    if not units:
+        return [0]
+    narrowest = min(units)
+    multiples = list(range(multiple, narrowest + 1, multiple))
+    return multiples if multiples and multiples[-1] == narrowest else [*multiples, narrowest]
+
+
+def same_units(layout: Layout) -> list[list[Site]]:
+    """Sites that keep the same units in a plain checkpoint; without those that earlier pruning made differ in size."""
+    found = [[site for site in layout if (site.stack, site.module) == together] for together in layout.plain.same_units]
+    return [sites for sites in found if sites and len({layout[site].units for site in sites}) == 1]
+
+
+def _best_together(saliency: Saliency, sites: list[Site], count: int) -> dict[Site, np.ndarray]:
+    """The `count` units with the highest summed scores (ties: the higher index), at each of `sites`."""
+    summed = np.sum([saliency[site] for site in sites], axis=0, dtype=np.float64)
+    best = np.sort(np.argsort(summed, kind="stable")[len(summed) - count :])
+    return dict.fromkeys(sites, best)
+
+
+def _mlp_room(constraints: Constraints) -> int:
+    """Parameters that go when every MLP comes down to the smallest width."""
+    return _cost(constraints.layout, NEURON, widths(constraints)[0])
+
+
+def _kept_groups(layout: Layout, groups: int, counts: list[int]) -> int:
+    """The fewest KV groups of `counts` that every layer can keep while at most `groups` go in all."""
+    units = [layout[site].units for site in layout.pool(KV_GROUP)]
+    fitting = [kept for kept in counts if sum(units) - kept * len(units) <= groups]
+    return min(fitting, default=min(units, default=0))
+
+
+def _down_to(layout: Layout, kind: str, kept: int) -> dict[Site, int]:
+    return {site: layout[site].units - kept for site in layout.pool(kind)}
+
+
+def _cost(layout: Layout, kind: str, kept: int) -> int:
+    return parameters(layout, _down_to(layout, kind, kept))
+
+
+def _notes(layout: Layout, removed: Mapping[Site, int], wanted: int) -> tuple[str, ...]:
+    """What every layer keeps, and whether it had to differ from the KV groups that gamma asked for, in words."""
+    kept = []
+    for kind in (KV_GROUP, NEURON):
+        pool = layout.pool(kind)
+        if pool:
+            count = layout[pool[0]].units - removed[pool[0]]
+            kept.append(f"{count:,} {kind}{'' if count == 1 else 's'}")
+    notes = [f"Every layer keeps {' and '.join(kept)}."]
+    pool = layout.pool(KV_GROUP)
+    gone = sum(removed[site] for site in pool)
+    if gone != wanted:
+        notes.append(f"gamma asks for {wanted} KV groups; {gone} go, since every layer loses down to the same number.")
+    narrowest = min((layout[site].units for site in pool), default=0)
+    freely = _kept_groups(layout, wanted, list(range(1, narrowest + 1)))
+    if pool and layout[pool[0]].units - removed[pool[0]] != freely:
+        notes.append(
+            f"A plain {layout.architecture} cannot have {freely} KV groups in a layer: "
+            "its number of heads has to divide the hidden size."
+        )
+    for stack, module in layout.plain.same_units:
+        aligned = any((sites[0].stack, sites[0].module) == (stack, module) for sites in same_units(layout))
+        notes.append(
+            f"The {stack}'s {module} layers keep the same heads, those with the highest summed scores."
+            if aligned
+            else f"The {stack}'s {module} layers lost different heads before, so no plain checkpoint holds them."
+        )
+    return tuple(notes)
