@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from nirvana.evaluation.chunks import BATCH_TOKENS, BATCH_TOKENS_ACCELERATOR
 from nirvana.layout import Site
 from nirvana.models.lm import LM
-from nirvana.progress import ProgressCallback, report
-from nirvana.saliency.request import Tokens, read_tokens
+from nirvana.progress import ProgressCallback
+from nirvana.saliency.reading import Reader
 from nirvana.surgery import layer_places, linear_layer, output_part
 
 if TYPE_CHECKING:
@@ -42,60 +41,28 @@ def visit_inputs(
         SaliencyError: a calibration set does not suit the model.
         ModelError: the weights are not in memory.
     """
-    sets = [read_tokens(lm, each) for each in calibration]
-    batches = [(tokens, rows) for tokens in sets for rows in _rows(lm, tokens)]
-    seen = _Seen(lm, visit, stage, progress, total=len(batches) * len(lm.layout))
-    places, blocks = layer_places(lm.layout), lm.family.blocks(lm.weights())
-    handles: list[Any] = []
+    reader = Reader(lm, calibration, steps=len(lm.layout), stage=stage, progress=progress)
+
+    def hook(site: Site) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+        def before(_: nn.Module, inputs: tuple[Any, ...]) -> None:
+            visit(site, reader.counted(site.stack, inputs[0]).float())
+            reader.tick()
+
+        return before
+
+    handles = [output_projection(lm, site).register_forward_pre_hook(hook(site)) for site in lm.layout]
     try:
-        for site in lm.layout:
-            block = blocks[site.stack][places[site.stack, site.layer]]
-            linear = linear_layer(block, output_part(lm, site))
-            handles.append(linear.register_forward_pre_hook(seen.hook(site)))
-        with torch.inference_mode():
-            for tokens, rows in batches:
-                seen.read(tokens, rows)
+        reader.run()
     finally:
         for handle in handles:
             handle.remove()
 
 
-class _Seen:
-    """Passes on the counted inputs of each site, batch after batch."""
+def output_projection(lm: LM, site: Site) -> nn.Linear:
+    """The output projection of `site`, with a weight of (out, d).
 
-    def __init__(self, lm: LM, visit: Visit, stage: str, progress: ProgressCallback | None, total: int) -> None:
-        self._lm = lm
-        self._visit = visit
-        self._stage = stage
-        self._progress = progress
-        self._total = total
-        self._done = 0
-        self._counted: dict[str, torch.Tensor | None] = {}  # stack -> (b, T) booleans, or None where all count
-
-    def read(self, tokens: Tokens, rows: slice) -> None:
-        lm = self._lm
-        ids, mask, decoder_ids, counted = (None if all_ is None else all_[rows].to(lm.device) for all_ in tokens)
-        assert ids is not None
-        *before, last = lm.layout.stacks
-        self._counted = {last: counted} | {stack: None if mask is None else mask.bool() for stack in before}
-        self._report()
-        lm.family.hidden_states(lm.weights(), ids, mask, decoder_ids)
-
-    def hook(self, site: Site) -> Callable[[nn.Module, tuple[Any, ...]], None]:
-        def before(_: nn.Module, inputs: tuple[Any, ...]) -> None:
-            states, counted = inputs[0], self._counted[site.stack]
-            chosen = states.flatten(0, -2) if counted is None else states[counted]
-            self._visit(site, chosen.float())
-            self._done += 1
-            self._report()
-
-        return before
-
-    def _report(self) -> None:
-        report(self._progress, self._stage, self._done, self._total)
-
-
-def _rows(lm: LM, tokens: Tokens) -> Sequence[slice]:
-    longest = max(tokens.input_ids.shape[1], tokens.outputs.shape[1])
-    size = max(1, BATCH_TOKENS.get(lm.device.type, BATCH_TOKENS_ACCELERATOR) // longest)
-    return [slice(first, first + size) for first in range(0, len(tokens.input_ids), size)]
+    Raises:
+        ModelError: the weights are not in memory.
+    """
+    block = lm.family.blocks(lm.weights())[site.stack][layer_places(lm.layout)[site.stack, site.layer]]
+    return linear_layer(block, output_part(lm, site))

@@ -63,6 +63,25 @@ CRITERIA = {
         "first-order change of the language-modelling loss",
         "per-layer-middle",
     ),
+    "flap": Criterion(
+        "nirvana.saliency.flap",
+        "FLAP",
+        "how much what a unit hands on varies around its mean",
+        "joint",
+        "bias",
+    ),
+    "wanda-sp": Criterion(
+        "nirvana.saliency.wanda_sp",
+        "Wanda-sp",
+        "size of the output projection's weights times the norm of what they read",
+        "per-layer",
+    ),
+    "block-influence": Criterion(
+        "nirvana.saliency.block_influence",
+        "Block influence (ShortGPT)",
+        "how far a whole layer turns the hidden states; its units share one score",
+        "layers",
+    ),
     "magnitude": Criterion(
         "nirvana.saliency.magnitude", "Magnitude", "size of the weights, without reading text", "per-layer"
     ),

@@ -28,6 +28,7 @@ from nirvana.models.families import WeightSlice
 from nirvana.models.lm import LM
 from nirvana.progress import ProgressCallback, report
 from nirvana.saliency.budget import MICRO_BATCHES, choose
+from nirvana.saliency.reading import block_input, block_output
 from nirvana.saliency.request import UNLABELLED, Request, Scored, read_labels
 from nirvana.saliency.units import add_unit_sums, unit_weights
 
@@ -266,7 +267,7 @@ class _Pass:
             call = call.reading(self.outputs[before], self._read[before])
         states = call.states.requires_grad_(not first)
         with torch.enable_grad():
-            output = _states(block(states, *call.args, **call.kwargs))
+            output = block_output(block(states, *call.args, **call.kwargs))
         torch.autograd.backward(output, self.upstream)
         if not first:
             assert states.grad is not None
@@ -300,15 +301,14 @@ def _forward(lm: LM, stacks: dict[str, list[nn.Module]], batch: Batch, output_gr
     def note(stack: str) -> Callable[..., None]:
         def before_block(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             torch.set_grad_enabled(False)
-            rest = dict(kwargs)
-            states = args[0] if args else rest.pop("hidden_states")
-            kept.note(stack, _Call(states.detach(), args[1:], rest))
+            rest = {name: value for name, value in kwargs.items() if name != "hidden_states"}
+            kept.note(stack, _Call(block_input(args, kwargs).detach(), args[1:], rest))
 
         return before_block
 
     def cut(stack: str) -> Callable[..., Any]:
         def after_block(_: nn.Module, __: tuple[Any, ...], output: Any) -> Any:
-            end = kept.ends[stack] = _states(output).detach().requires_grad_()
+            end = kept.ends[stack] = block_output(output).detach().requires_grad_()
             torch.set_grad_enabled(True)
             return (end, *output[1:]) if isinstance(output, tuple) else end
 
@@ -325,12 +325,6 @@ def _forward(lm: LM, stacks: dict[str, list[nn.Module]], batch: Batch, output_gr
             handle.remove()
     kept.finish(lm, hidden, batch, output_gradient)
     return kept
-
-
-def _states(output: Any) -> torch.Tensor:
-    """A block's output states; some releases of transformers wrap them in a tuple."""
-    states: torch.Tensor = output[0] if isinstance(output, tuple) else output
-    return states
 
 
 def _stacks(lm: LM) -> dict[str, list[nn.Module]]:

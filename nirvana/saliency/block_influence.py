@@ -1,0 +1,62 @@
+"""Block influence (ShortGPT, arXiv 2403.03853): how far a layer turns the hidden states that pass through it.
+
+    BI = 1 - mean over tokens t of  cos(hidden states of t into the layer, out of it)
+
+It is a score of whole layers: every unit of a layer has its layer's, and as published whole layers are removed, those
+of least influence first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from torch import nn
+from torch.nn import functional as F
+
+from nirvana.models.lm import LM
+from nirvana.saliency.activations import STAGE
+from nirvana.saliency.reading import Reader, block_input, block_output
+from nirvana.saliency.request import Request, Scored
+
+Layer = tuple[str, int]  # stack, original index
+
+
+def unit_scores(request: Request) -> Scored:
+    """The influence of each unit's layer, in [0, 2]; of an encoder-decoder, of the blocks of both stacks."""
+    lm = request.lm
+    blocks = _layers(lm)
+    totals, tokens = dict.fromkeys(blocks, 0.0), dict.fromkeys(blocks, 0)
+    reader = Reader(lm, [request.text()], steps=len(blocks), stage=STAGE, progress=request.progress)
+
+    def hook(layer: Layer) -> Callable[..., None]:
+        def after(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+            states = (block_input(args, kwargs), block_output(output))
+            before, behind = (reader.counted(layer[0], each).float() for each in states)
+            totals[layer] += float(F.cosine_similarity(before, behind, dim=1).sum())
+            tokens[layer] += len(before)
+            reader.tick()
+
+        return after
+
+    handles = [block.register_forward_hook(hook(layer), with_kwargs=True) for layer, block in blocks.items()]
+    try:
+        reader.run()
+    finally:
+        for handle in handles:
+            handle.remove()
+    influence = {layer: 1 - total / tokens[layer] for layer, total in totals.items()}
+    scores = {
+        site: np.full(place.units, influence[site.stack, site.layer], np.float32) for site, place in lm.layout.items()
+    }
+    return Scored(scores, {})
+
+
+def _layers(lm: LM) -> dict[Layer, nn.Module]:
+    """Every block that is there."""
+    return {
+        (stack, layer): block
+        for stack, blocks in lm.family.blocks(lm.weights()).items()
+        for layer, block in zip(lm.layout.layers(stack), blocks, strict=True)
+    }
