@@ -6,9 +6,9 @@ import math
 
 import numpy as np
 
-from nirvana.allocation import equal_widths, shared
 from nirvana.allocation.constraints import Constraints, Protected
 from nirvana.allocation.constraints import protected_sites as protected_sites
+from nirvana.allocation.rules import find_rule, rule_name
 from nirvana.allocation.shared import Rates as Rates
 from nirvana.allocation.shared import pruning_rates as pruning_rates
 from nirvana.errors import PlanError
@@ -25,39 +25,48 @@ def allocate(
     multiple_of: int = 8,
     protected: Protected = (),
     uniform: bool = False,
+    method: str = "shared",
 ) -> PruningPlan:
-    """Choose the units to keep so that `sparsity` of the prunable parameters go.
+    """Choose the units to keep so that `sparsity` of the prunable parameters go, and never more.
 
-    floor(v_attn * groups) KV groups go, the lowest-scored over all layers. The rest of the budget goes to the MLP:
-    the lowest-scored neurons over all layers, each layer's kept width rounded up to `multiple_of`, then whole blocks
-    of that size, cheapest summed score first, while the budget is not overshot. The achieved sparsity misses the
-    request by less than one such block. Every layer keeps its best KV group and its `multiple_of` best neurons.
+    The shared allocation takes floor(v_attn * groups) KV groups, the lowest-scored over all layers. The rest of the
+    budget goes to the MLP: the lowest-scored neurons over all layers, each layer's kept width rounded up to
+    `multiple_of`, then whole blocks of that size, cheapest summed score first, while the budget is not overshot. The
+    achieved sparsity misses the request by less than one such block. Every layer keeps its best KV group and its
+    `multiple_of` best neurons.
 
     Args:
         saliency: scores of every unit, with their costs.
         sparsity: fraction of attention and MLP parameters to remove, in (0, 1).
-        gamma: v_mlp / v_attn, in [0, inf]: 0 prunes attention only, inf the MLP only.
+        gamma: v_mlp / v_attn, in [0, inf]: 0 prunes attention only, inf the MLP only. Rules but the shared one make no
+            use of it.
         multiple_of: MLP widths are kept at multiples of this.
         protected: layers (original indices, in every stack) or sites that keep all units. They count in the target.
         uniform: keep the same number of KV groups and of neurons in every layer (see `equal_widths`), the best-scored
             of each; the achieved sparsity then misses the request by less than one block in every layer.
+        method: "shared", or "published": what the authors of the saliency's criterion do (see `rules` and
+            `nirvana.saliency.published_allocation`).
 
     Raises:
-        PlanError: a value is invalid, or the sparsity is out of reach; the reachable maximum is named.
+        PlanError: a value is invalid, the rule cannot do what is asked, or the sparsity is out of reach; the reachable
+            maximum is named.
     """
     if not 0 < sparsity < 1:
         raise PlanError(f"Sparsity must lie between 0 and 1, not {sparsity}.", "Use 0.2 to remove 20 %.")
-    constraints = _constraints(saliency.layout, gamma, multiple_of, protected)
-    rule = equal_widths if uniform else shared
+    name = rule_name(method, saliency.criterion)
+    rule = find_rule(name, uniform)
+    constraints = rule.constrain(_constraints(saliency.layout, gamma, multiple_of, protected))
     chosen = rule.choose(saliency, constraints, sparsity)
     return PruningPlan(
         kept=chosen.kept,
         layout=saliency.layout,
         requested=float(sparsity),
-        gamma=float(gamma),
+        gamma=float(constraints.gamma),
         multiple_of=multiple_of,
         protected=constraints.protected,
+        removed_layers=chosen.removed_layers,
         notes=chosen.notes,
+        method=name,
     )
 
 
@@ -68,14 +77,19 @@ def reachable_sparsity(
     multiple_of: int = 8,
     protected: Protected = (),
     uniform: bool = False,
+    method: str = "shared",
+    criterion: str = "nirvana",
 ) -> float:
-    """The highest sparsity that `allocate` accepts with this gamma, in [0, 1], floors and protected layers counted.
+    """The highest sparsity that `allocate` accepts, in [0, 1], floors and protected layers counted.
+
+    Args:
+        criterion: whose published allocation is meant, where `method` is "published".
 
     Raises:
-        PlanError: gamma, multiple_of or protected is invalid, or layers are protected that should have equal widths.
+        PlanError: a value is invalid, or the rule cannot do what is asked of it.
     """
-    constraints = _constraints(layout, gamma, multiple_of, protected)
-    best = (equal_widths if uniform else shared).reachable(constraints)
+    rule = find_rule(rule_name(method, criterion), uniform)
+    best = rule.reachable(rule.constrain(_constraints(layout, gamma, multiple_of, protected)))
     return min(math.floor(best * 1e9) / 1e9, 1.0)
 
 

@@ -23,7 +23,7 @@ def spend_in_blocks(
         removed: site -> neurons that would go without rounding, their cost within the budget.
     """
     layout = constraints.layout
-    rounded = {site: constraints.widest_below(site, count) for site, count in removed.items()}
+    rounded = {site: constraints.most_neurons(site, count) for site, count in removed.items()}
     left = budget - sum(count * layout[site].cost for site, count in rounded.items())
 
     def entry(order: int, site: Site) -> tuple[float, int, Site]:

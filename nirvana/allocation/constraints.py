@@ -44,7 +44,7 @@ class Constraints:
         """Parameters that a sparsity asks for."""
         return math.floor(sparsity * self.layout.prunable + 1e-6)
 
-    def widest_below(self, site: Site, count: float) -> int:
+    def most_neurons(self, site: Site, count: float) -> int:
         """The most neurons that may go without `count` being exceeded, the width that stays being a multiple."""
         units = self.layout[site].units
         gone = min(math.floor(count + 1e-9), self.removable[site])

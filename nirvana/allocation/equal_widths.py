@@ -47,7 +47,7 @@ def choose(saliency: Saliency, constraints: Constraints, sparsity: float) -> Cho
     kept = lowest_go(saliency, removed)
     for sites in same_units(layout):
         kept |= _best_together(saliency, sites, len(kept[sites[0]]))
-    return Chosen(kept, (*_notes(layout, removed, wanted), *general_notes(constraints, removed)))
+    return Chosen(kept, (*_notes(constraints, removed, wanted), *general_notes(constraints, removed)))
 
 
 def reachable(constraints: Constraints) -> float:
@@ -93,7 +93,7 @@ def same_units(layout: Layout) -> list[list[Site]]:
 
 def _best_together(saliency: Saliency, sites: list[Site], count: int) -> dict[Site, np.ndarray]:
     """The `count` units with the highest summed scores (ties: the higher index), at each of `sites`."""
-    summed = np.sum([saliency[site] for site in sites], axis=0, dtype=np.float64)
+    summed = np.stack([saliency[site] for site in sites]).sum(axis=0, dtype=np.float64)
     best = np.sort(np.argsort(summed, kind="stable")[len(summed) - count :])
     return dict.fromkeys(sites, best)
 
@@ -118,9 +118,9 @@ def _cost(layout: Layout, kind: str, kept: int) -> int:
     return parameters(layout, _down_to(layout, kind, kept))
 
 
-def _notes(layout: Layout, removed: Mapping[Site, int], wanted: int) -> tuple[str, ...]:
+def _notes(constraints: Constraints, removed: Mapping[Site, int], wanted: int) -> tuple[str, ...]:
     """What every layer keeps, and whether it had to differ from the KV groups that gamma asked for, in words."""
-    kept = []
+    layout, kept = constraints.layout, []
     for kind in (KV_GROUP, NEURON):
         pool = layout.pool(kind)
         if pool:
@@ -130,7 +130,9 @@ def _notes(layout: Layout, removed: Mapping[Site, int], wanted: int) -> tuple[st
     pool = layout.pool(KV_GROUP)
     gone = sum(removed[site] for site in pool)
     if gone != wanted:
-        notes.append(f"gamma asks for {wanted} KV groups; {gone} go, since every layer loses down to the same number.")
+        notes.append(
+            f"gamma {constraints.gamma:g} asks for {wanted} KV groups; {gone} go, since every layer keeps as many."
+        )
     narrowest = min((layout[site].units for site in pool), default=0)
     freely = _kept_groups(layout, wanted, list(range(1, narrowest + 1)))
     if pool and layout[pool[0]].units - removed[pool[0]] != freely:

@@ -148,13 +148,7 @@ def allocate(arguments: argparse.Namespace) -> None:
 
     choice = apply_options(Recipe(), arguments).allocation
     saliency = _read(arguments.saliency, Saliency.from_bytes, "saliency", "score")
-    plan = choose(
-        saliency,
-        sparsity=choice.sparsity,
-        gamma=choice.gamma,
-        multiple_of=choice.multiple_of,
-        protected=choice.protected,
-    )
+    plan = choose(saliency, **vars(choice))
     write_json(Path(arguments.output), plan.to_json())
     rates = {"attention": plan.rate(KV_GROUP), "mlp": plan.rate(NEURON)}
     if arguments.json:

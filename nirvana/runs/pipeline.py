@@ -168,14 +168,7 @@ def _saliency(work: Work) -> tuple[Saliency, dict[str, Any]]:
 
 def _allocation(work: Work) -> tuple[PruningPlan, dict[str, Any]]:
     saliency: Saliency = work.need("saliency")
-    choice = work.recipe.allocation
-    plan = allocate(
-        saliency,
-        sparsity=choice.sparsity,
-        gamma=choice.gamma,
-        multiple_of=choice.multiple_of,
-        protected=choice.protected,
-    )
+    plan = allocate(saliency, **vars(work.recipe.allocation))
     return plan, {"saliency_hash": saliency.hash, "device": "cpu", "dtype": "float32"}
 
 

@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterable
 
 from nirvana.allocation import reachable_sparsity
+from nirvana.allocation.constraints import out_of_reach
+from nirvana.allocation.rules import check_method, uses_gamma
 from nirvana.calibration.tasks import TASKS
 from nirvana.errors import CorpusError, ModelError, PlanError, RunError, SaliencyError
 from nirvana.layout import Layout
@@ -34,7 +36,7 @@ def check_recipe(recipe: Recipe, steps: Iterable[str] = STEPS) -> None:
 
     Raises:
         RunError: a count, length or seed is out of range.
-        PlanError: a sparsity, gamma or protected layer is out of range.
+        PlanError: a sparsity, gamma or protected layer is out of range, or an allocation method is unknown.
         SaliencyError: a criterion is unknown.
         CorpusError: a corpus is not named, or a task is unknown.
         ModelError: the model is not named, or the dtype is unknown.
@@ -67,6 +69,7 @@ def check_recipe(recipe: Recipe, steps: Iterable[str] = STEPS) -> None:
         for corpus in evaluation.corpora:
             _check_corpus(corpus)
         if evaluation.max_tokens < evaluation.window:
+        check_method(allocation.method)
             raise RunError(
                 f"evaluation.max_tokens ({evaluation.max_tokens:,}) is below one window ({evaluation.window:,}).",
                 "Raise it, or use a shorter window.",
@@ -96,17 +99,16 @@ def check_against_model(recipe: Recipe, card: ModelCard, steps: Iterable[str] = 
     if "calibration" in wanted and recipe.calibration.task != "auto" and len(card.layout.stacks) == 1:
         raise CorpusError(f"{card.name} has no encoder, so there is no task to choose.", "Leave it at auto.")
     if "allocation" in wanted:
-        _check_reachable(recipe.allocation, card.layout)
+        _check_reachable(recipe.allocation, recipe.saliency.criterion, card.layout)
 
 
-def _check_reachable(choice: AllocationChoice, layout: Layout) -> None:
-    limit = reachable_sparsity(layout, gamma=choice.gamma, multiple_of=choice.multiple_of, protected=choice.protected)
-    if choice.sparsity > limit:
-        raise PlanError(
-            f"A sparsity of {choice.sparsity:.4g} is out of reach with gamma {choice.gamma:g}: at most {limit:.4f} "
-            "can be removed.",
-            "Lower the sparsity, change gamma, or protect fewer layers.",
-        )
+def _check_reachable(choice: AllocationChoice, criterion: str, layout: Layout) -> None:
+    constraints = vars(choice).copy()
+    sparsity = constraints.pop("sparsity")
+    limit = reachable_sparsity(layout, criterion=criterion, **constraints)
+    if sparsity > limit:
+        why = f" with gamma {choice.gamma:g}" if uses_gamma(choice.method, criterion) else ""
+        raise out_of_reach(sparsity, limit, why)
 
 
 def _check_model(recipe: Recipe) -> None:

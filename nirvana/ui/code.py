@@ -7,10 +7,11 @@ import math
 import shlex
 
 from nirvana.runs.options import option_words
-from nirvana.runs.recipe import STEPS, Recipe
+from nirvana.runs.recipe import STEPS, AllocationChoice, Recipe
 
 WIDTH = 96
 GENERATED = "self-generated"
+SHOWN = ("sparsity", "gamma", "multiple_of")  # of the allocation, also at their defaults
 ALWAYS = ("--model", "--sparsity", "--gamma")
 
 
@@ -26,9 +27,9 @@ def python_code(recipe: Recipe, step: str) -> str:
         lines.append(_call("scores = nv.score", "lm", "calibration", criterion=recipe.saliency.criterion))
     if "allocation" in wanted:
         choice = recipe.allocation
-        protected = {"protected": choice.protected} if choice.protected else {}
-        sizes = {"gamma": choice.gamma, "multiple_of": choice.multiple_of}
-        lines.append(_call("plan = nv.allocate", "scores", sparsity=choice.sparsity, **sizes, **protected))
+        default = AllocationChoice()
+        named = {name: value for name, value in vars(choice).items() if name in SHOWN or value != vars(default)[name]}
+        lines.append(_call("plan = nv.allocate", "scores", **named))
     if "prune" in wanted:
         lines += ["small = nv.prune(lm, plan)", 'nv.save(small, "pruned")']
     if "compare" in wanted:

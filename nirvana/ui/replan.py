@@ -40,17 +40,11 @@ def _ranked(run_id: str, fingerprint: str, _run: Run) -> Saliency | None:
 def draft_plan(saliency: Saliency, choice: AllocationChoice) -> Draft:
     """Allocate as `choice` says; an impossible request comes back as the error."""
     reachable = 0.0
+    constraints = vars(choice).copy()
+    sparsity = constraints.pop("sparsity")
     try:
-        reachable = reachable_sparsity(
-            saliency.layout, gamma=choice.gamma, multiple_of=choice.multiple_of, protected=choice.protected
-        )
-        plan = allocate(
-            saliency,
-            sparsity=choice.sparsity,
-            gamma=choice.gamma,
-            multiple_of=choice.multiple_of,
-            protected=choice.protected,
-        )
+        reachable = reachable_sparsity(saliency.layout, criterion=saliency.criterion, **constraints)
+        plan = allocate(saliency, sparsity=sparsity, **constraints)
     except PlanError as error:
         return Draft(None, error, reachable)
     return Draft(plan, None, reachable)

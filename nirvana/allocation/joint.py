@@ -1,0 +1,47 @@
+"""KV groups and neurons in one ranking over all layers, for scores that were made comparable (as FLAP is published).
+
+FLAP (arXiv 2312.11983), AL-AM: each unit that goes removes its own parameters, so a head weighs as many neurons as it
+has weights. No gamma.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from nirvana.allocation.blocks import spend_in_blocks
+from nirvana.allocation.constraints import Chosen, Constraints, general_notes, lowest_go, out_of_reach, parameters
+from nirvana.layout import KV_GROUP, NEURON
+from nirvana.saliency.scores import Saliency, rank_ascending
+
+
+def choose(saliency: Saliency, constraints: Constraints, sparsity: float) -> Chosen:
+    """Units go from the lowest score up, until the next would overshoot the budget; then widths become multiples.
+
+    Equal scores go in model order. What rounding the widths up gives back is spent in whole blocks of neurons.
+
+    Raises:
+        PlanError: the sparsity is out of reach; the reachable maximum is named.
+    """
+    layout, removable = constraints.layout, constraints.removable
+    budget = constraints.budget(sparsity)
+    if budget > constraints.room:
+        raise out_of_reach(sparsity, reachable(constraints))
+    sites = [site for site in layout if removable[site]]
+    values = np.concatenate([saliency.sorted_scores[site][: removable[site]] for site in sites])
+    owner = np.repeat(np.arange(len(sites)), [removable[site] for site in sites])
+    order = np.empty(len(values), np.int64)
+    order[rank_ascending(values)] = np.arange(len(values))
+    costs = np.array([layout[site].cost for site in sites], np.int64)[owner[order]]
+    going = owner[order[: int(np.searchsorted(np.cumsum(costs), budget, side="right"))]]
+    counts = np.bincount(going, minlength=len(sites))
+    taken = {site: int(count) for site, count in zip(sites, counts, strict=True)}
+    removed = {site: taken.get(site, 0) for site in layout.pool(KV_GROUP)}
+    neurons = {site: taken.get(site, 0) for site in layout.pool(NEURON)}
+    removed |= spend_in_blocks(saliency, constraints, neurons, budget - parameters(layout, removed))
+    note = "KV groups and neurons of all layers in one ranking, each removing its own parameters; gamma plays no part."
+    return Chosen(lowest_go(saliency, removed), (note, *general_notes(constraints, removed)))
+
+
+def reachable(constraints: Constraints) -> float:
+    """The highest sparsity that `choose` accepts."""
+    return constraints.room / constraints.layout.prunable

@@ -1,0 +1,107 @@
+"""Which rule shares a sparsity out: the shared allocation, or what a criterion's authors publish."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from nirvana.allocation import equal_widths, joint, per_layer, shared, whole_layers
+from nirvana.allocation.constraints import Chosen, Constraints
+from nirvana.errors import PlanError
+from nirvana.saliency.scores import Saliency
+
+METHODS = ("shared", "published")
+
+
+class Rule(NamedTuple):
+    """How a sparsity is shared out; `summary` says it in a sentence.
+
+    `constrain` adds the constraints that the rule itself sets; `uniform`: it can give all layers equal widths.
+    """
+
+    summary: str
+    choose: Callable[[Saliency, Constraints, float], Chosen]
+    reachable: Callable[[Constraints], float]
+    uses_gamma: bool = False
+    constrain: Callable[[Constraints], Constraints] = lambda constraints: constraints
+    uniform: bool = False
+
+
+RULES = {
+    "shared": Rule(
+        "Attention and MLP are each ranked over all layers, their rates tied by gamma.",
+        shared.choose,
+        shared.reachable,
+        uses_gamma=True,
+        uniform=True,
+    ),
+    "per-layer": Rule(
+        "Every layer loses the same share of its attention and of its MLP, units ranked within each.",
+        per_layer.choose,
+        per_layer.reachable,
+        constrain=per_layer.equal_rates,
+        uniform=True,
+    ),
+    "per-layer-middle": Rule(
+        "The first eighth and the last sixteenth of the layers are left alone; the others all lose the same share, "
+        "units ranked within each.",
+        per_layer.choose,
+        per_layer.reachable,
+        constrain=per_layer.middle,
+    ),
+    "joint": Rule(
+        "KV groups and neurons of all layers are in one ranking, each removing its own parameters.",
+        joint.choose,
+        joint.reachable,
+    ),
+    "layers": Rule(
+        "Whole layers go, the lowest-scored first.",
+        whole_layers.choose,
+        whole_layers.reachable,
+    ),
+}
+
+
+def check_method(method: str) -> None:
+    """Refuse what `allocate` does not know.
+
+    Raises:
+        PlanError: naming it.
+    """
+    if method not in METHODS:
+        raise PlanError(f"There is no allocation method {method!r}.", f"Use {' or '.join(METHODS)}.")
+
+
+def rule_name(method: str, criterion: str) -> str:
+    """The key in `RULES` that a method means for a criterion.
+
+    Raises:
+        PlanError: there is no such method.
+        SaliencyError: there is no such criterion.
+    """
+    from nirvana.saliency import published_allocation
+
+    check_method(method)
+    return published_allocation(criterion) if method == "published" else "shared"
+
+
+def uses_gamma(method: str, criterion: str) -> bool:
+    """Whether gamma plays a part."""
+    return RULES[rule_name(method, criterion)].uses_gamma
+
+
+def find_rule(name: str, uniform: bool) -> Rule:
+    """The rule of that name, or what it becomes with equal widths.
+
+    Raises:
+        PlanError: the rule gives each layer a width of its own.
+    """
+    rule = RULES[name]
+    if not uniform:
+        return rule
+    if not rule.uniform:
+        raise PlanError(
+            f"The published allocation of this criterion ({name}) does not give all layers equal widths.",
+            "Use the shared allocation, or allocate without equal widths.",
+        )
+    return rule._replace(choose=equal_widths.choose, reachable=equal_widths.reachable)
