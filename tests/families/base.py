@@ -20,10 +20,10 @@ from nirvana.models.inspection import inspect_model
 from nirvana.models.lm import LM
 from nirvana.models.loading import load_model
 from nirvana.plan import PruningPlan
-from nirvana.saliency import score
+from nirvana.saliency import CRITERIA, available, score
 from nirvana.surgery import masked_, prune
 from tests.conftest import byte_tokenizer
-from tests.oracle import all_logits, nirvana_scores, unmasked_logits
+from tests.oracle import all_logits, loss_scores, nirvana_scores, unmasked_logits
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -107,6 +107,18 @@ class FamilyTests:
     @pytest.mark.parametrize("strategy", ["micro-batches", "recompute"])
     def test_saliency_is_the_oracles(self, lm: LM, calibration: CalibrationSet, strategy: Strategy) -> None:
         _scores_agree(lm, calibration, strategy)
+
+    def test_loss_taylor_is_the_librarys_loss(self, lm: LM, calibration: CalibrationSet) -> None:
+        found, expected = score(lm, calibration, criterion="taylor"), loss_scores(lm, calibration)
+        for site, values in expected.items():
+            np.testing.assert_allclose(found[site], values, rtol=1e-4, err_msg=site.key)
+
+    def test_every_criterion_tells_sites_apart(self, pruned: LM, calibration: CalibrationSet) -> None:
+        for criterion in available():
+            found = score(pruned, calibration, criterion=criterion)
+            assert len({float(values[0]) for values in found.values()}) > 2, criterion
+            if CRITERIA[criterion].published != "layers":
+                assert all(len(set(values.tolist())) == len(values) for values in found.values()), criterion
 
     def test_saliency_of_a_pruned_model_is_the_oracles(self, pruned: LM, calibration: CalibrationSet) -> None:
         _scores_agree(pruned, calibration, "micro-batches")
