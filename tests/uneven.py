@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from nirvana.layout import KV_GROUP, Site
 from nirvana.plan import PruningPlan
+from nirvana.surgery import layer_places, linear_layer, output_part
 from tests.conftest import TINY, byte_tokenizer
 
 if TYPE_CHECKING:
@@ -26,6 +28,20 @@ def uneven_plan(lm: LM, *, seed: int = 1, removed_layers: tuple[tuple[str, int],
                 count = int(draw.integers(place.units // 2, place.units))
             kept[site] = np.sort(draw.choice(place.units, count, replace=False))
     return PruningPlan(kept, lm.layout, requested=0.3, gamma=1.0, removed_layers=removed_layers)
+
+
+def with_output_biases(lm: LM, *, seed: int = 2) -> LM:
+    """`lm`, changed in place, with random biases on some output projections of each kind."""
+    import torch
+
+    generator, places, sites = torch.Generator().manual_seed(seed), layer_places(lm.layout), dict(lm.layout.sites)
+    for site in {*list(sites)[::5], list(sites)[-1]}:
+        layer = lm.family.blocks(lm.weights())[site.stack][places[site.stack, site.layer]]
+        linear = linear_layer(layer, output_part(lm, site))
+        values = 0.3 * torch.randn(linear.out_features, generator=generator)
+        linear.bias = torch.nn.Parameter(values.to(linear.weight), requires_grad=False)
+        sites[site] = sites[site]._replace(output_bias=len(values))
+    return replace(lm, layout=replace(lm.layout, sites=sites))
 
 
 def write_family_model(folder: Path, library: str, **changes: Any) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,8 @@ class PruningRecord:
 
     `kept` has original unit indices; a layer without sites was removed. `base` and `base_hash` name the dense model,
     which had `base_layers` layers in each stack; `note` is its source's, e.g. "4-bit origin". `plans` are the hashes of
-    the pruning plans that were applied to it, in order.
+    the pruning plans that were applied to it, in order. `output_biases` are the sites whose output projection has a
+    bias that the dense model's has not.
     """
 
     base: str
@@ -33,6 +34,8 @@ class PruningRecord:
     base_layers: dict[str, int]
     kept: dict[Site, np.ndarray]
     plans: tuple[str, ...]
+    output_biases: tuple[Site, ...] = ()
+    compensations: tuple[dict[str, Any], ...] = ()
 
     @property
     def layers(self) -> dict[str, list[int]]:
@@ -63,7 +66,14 @@ class PruningRecord:
         if list(layout) != list(self.kept) or counts != [(stack, len(left)) for stack, left in self.layers.items()]:
             raise CheckpointError(f"{FILE} and config.json disagree about the layers.", "Save the model again.")
         sites = {site: place._replace(units=len(self.kept[site])) for site, place in layout.items()}
-        return Layout(sites, layout.other, layout.architecture)
+        for site in self.output_biases:
+            if site not in sites or sites[site].output_bias:
+                raise CheckpointError(
+                    f"{FILE} adds an output bias to {site.key}, which is not in the model or has one already.",
+                    "Save the model again.",
+                )
+            sites[site] = sites[site]._replace(output_bias=family.geometry(config)["hidden"])
+        return replace(layout, sites=sites)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -73,6 +83,8 @@ class PruningRecord:
             "note": self.note,
             "base_layers": self.base_layers,
             "plans": list(self.plans),
+            "output_biases": [site.key for site in self.output_biases],
+            "compensations": list(self.compensations),
             "kept": {site.key: kept.tolist() for site, kept in self.kept.items()},
         }
 
@@ -88,6 +100,8 @@ class PruningRecord:
             base_layers={str(stack): int(count) for stack, count in data["base_layers"].items()},
             kept=kept,
             plans=tuple(str(plan) for plan in data["plans"]),
+            output_biases=tuple(Site.from_key(key) for key in data.get("output_biases", ())),
+            compensations=tuple(dict(record) for record in data.get("compensations", ())),
         )
 
 

@@ -14,9 +14,10 @@ from nirvana.checkpoints.records import FILE, PruningRecord
 from nirvana.checkpoints.remote_code import MODULE, auto_map, class_name, remote_code
 from nirvana.evaluation.results import Report
 from nirvana.files import read_json, write_bytes, write_json
+from nirvana.layout import Site
 from nirvana.models.lm import LM
 from nirvana.progress import ProgressCallback, report
-from nirvana.surgery import layer_places
+from nirvana.surgery import layer_places, output_part
 
 if TYPE_CHECKING:
     import torch
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 SHARD_BYTES = 1 << 30
 CARD = "README.md"
+OUTPUT_BIASES = "output_biases"  # in the record of a layer: its linear layers with a bias that the library leaves out
 
 
 def save(
@@ -92,7 +94,14 @@ def record_of(lm: LM) -> PruningRecord | None:
         base_layers={stack: len(lm.dense.layers(stack)) for stack in lm.dense.stacks},
         kept=lm.kept,
         plans=lm.plans,
+        output_biases=tuple(added_biases(lm)),
+        compensations=lm.compensations,
     )
+
+
+def added_biases(lm: LM) -> list[Site]:
+    """The sites whose output projection has a bias that the base model's has not, in model order."""
+    return [site for site, place in lm.layout.items() if place.output_bias and not lm.dense[site].output_bias]
 
 
 def checkpoint_config(lm: LM) -> dict[str, Any]:
@@ -109,8 +118,12 @@ def checkpoint_config(lm: LM) -> dict[str, Any]:
         if rope.get("rope_type", "default") != "default":
             settings["rope_scaling"] = {key: value for key, value in rope.items() if key != "rope_theta"}
     stacks: dict[str, dict[str, Any]] = {stack: {} for stack in lm.layout.stacks}
+    biased = added_biases(lm)
     for (stack, layer), place in layer_places(lm.layout).items():
         different = lm.family.layer_config(lm.settings, lm.kept, stack, layer)
+        modules = [output_part(lm, site).module for site in biased if (site.stack, site.layer) == (stack, layer)]
+        if modules:
+            different[OUTPUT_BIASES] = modules
         if different:
             stacks[stack][str(place)] = different
     if any(stacks.values()):
@@ -119,6 +132,8 @@ def checkpoint_config(lm: LM) -> dict[str, Any]:
         else:
             (layers,) = stacks.values()
             settings |= {"per_layer_config": layers, "allow_global_per_layer_attribute_access": True}
+            if biased:
+                settings[OUTPUT_BIASES] = []  # transformers wants a value for the layers that do not say theirs
         # Whoever goes by the architecture's name must not take this for a model of even widths.
         settings["architectures"] = [class_name(lm.layout.architecture)]
         settings["auto_map"] = auto_map(lm.layout.architecture)

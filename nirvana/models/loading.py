@@ -37,6 +37,7 @@ NOT_FOR_TRANSFORMERS = (
     "per_layer_config",
     "per_stack_config",
     "allow_global_per_layer_attribute_access",
+    "output_biases",
 )
 
 
@@ -104,6 +105,7 @@ def load_model(
         compute_hash=hash_of_files,
         compute_base_hash=hash_of_files if record is None else lambda: record.base_hash,
         plans=() if record is None else record.plans,
+        compensations=() if record is None else record.compensations,
     )
 
 

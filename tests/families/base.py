@@ -11,9 +11,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from nirvana.calibration.sets import CalibrationSet
 from nirvana.checkpoints.saving import save
+from nirvana.compensation import METHODS, Compensation
+from nirvana.compensation.statistics import collect_statistics
 from nirvana.layout import KV_GROUP, Site
 from nirvana.models.families import family_of
 from nirvana.models.inspection import inspect_model
@@ -21,7 +24,7 @@ from nirvana.models.lm import LM
 from nirvana.models.loading import load_model
 from nirvana.plan import PruningPlan
 from nirvana.saliency import CRITERIA, available, score
-from nirvana.surgery import masked_, prune
+from nirvana.surgery import layer_places, linear_layer, masked_, output_part, prune, unit_rows
 from tests.conftest import byte_tokenizer
 from tests.oracle import all_logits, loss_scores, nirvana_scores, unmasked_logits
 
@@ -123,6 +126,44 @@ class FamilyTests:
     def test_saliency_of_a_pruned_model_is_the_oracles(self, pruned: LM, calibration: CalibrationSet) -> None:
         _scores_agree(pruned, calibration, "micro-batches")
 
+    @pytest.mark.parametrize("twice", [False, True], ids=["dense", "already pruned"])
+    def test_compensation_reproduces_what_projections_gave(
+        self, lm: LM, pruned: LM, calibration: CalibrationSet, twice: bool
+    ) -> None:
+        model = pruned if twice else lm
+        read, statistics = projection_inputs(model, calibration), collect_statistics(model, calibration)
+        for site, inputs in read.items():
+            np.testing.assert_allclose(statistics[site].mean, inputs.mean(axis=0), atol=1e-5, err_msg=site.key)
+            second = statistics[site].second
+            assert second is not None
+            np.testing.assert_allclose(second, inputs.T @ inputs / len(inputs), rtol=1e-3, atol=1e-4)
+        plan, errors = some_plan(model, seed=1), dict[str, dict[Site, float]]()
+        for method in METHODS:
+            small = prune(model, plan, compensation=method, statistics=statistics)
+            assert small.layout.parameters == _weights(small)
+            before, after = projections(model), projections(small)
+            errors[method] = {}
+            for site, inputs in read.items():
+                columns = unit_rows(torch.from_numpy(plan[site]), output_part(model, site).size)
+                difference = _output(before[site], inputs) - _output(after[site], inputs[:, columns])
+                errors[method][site] = float((difference**2).mean())
+        cut = [site for site in model.layout if len(plan[site]) < model.layout[site].units]
+        for site in cut:
+            none, bias, best = (errors[method][site] for method in METHODS)
+            assert best <= bias * (1 + 1e-5) and bias <= none * (1 + 1e-5), site.key
+        means = [np.mean([errors[method][site] for site in cut]) for method in METHODS]
+        assert means[2] < means[1] < means[0]
+
+    @pytest.mark.parametrize("method", METHODS)
+    def test_compensating_for_nothing_changes_nothing(
+        self, lm: LM, calibration: CalibrationSet, method: Compensation
+    ) -> None:
+        statistics = collect_statistics(lm, calibration)
+        same = prune(lm, some_plan(lm, share=1.0), compensation=method, statistics=statistics)
+        expected, found = lm.weights().state_dict(), same.weights().state_dict()
+        assert expected.keys() == found.keys() and same.layout == lm.layout
+        assert all(torch.equal(expected[name], found[name]) for name in expected)
+
     def test_pruned_computes_what_masked_computes(self, lm: LM, pruned: LM, calibration: CalibrationSet) -> None:
         masked = prune(lm, some_plan(lm, share=1.0))  # a copy
         masked_(masked, some_plan(lm, seed=1))
@@ -194,6 +235,31 @@ class FamilyTests:
         with torch.inference_mode():
             assert torch.equal(all_logits(reloaded, calibration), all_logits(shorter, calibration))
 
+    def test_output_biases_are_saved_and_read_bit_for_bit(
+        self, biased: LM, calibration: CalibrationSet, tmp_path: Path, read_elsewhere: Read, read_without_us: Read
+    ) -> None:
+        folder, expected = save(biased, tmp_path / "biased"), library_logits(biased, calibration)
+        assert inspect_model(str(folder)).layout == biased.layout
+        assert np.array_equal(read_elsewhere(folder, calibration)["logits"], expected)
+        found = read_without_us(folder, calibration, self.auto_class)
+        assert np.array_equal(found["logits"], expected)
+        assert found["reached"] and found["agree"]
+
+    def test_pruning_keeps_output_biases(self, biased: LM, calibration: CalibrationSet) -> None:
+        plan = some_plan(biased, seed=4)
+        twice, masked = prune(biased, plan), prune(biased, some_plan(biased, share=1.0))
+        masked_(masked, plan)
+        with torch.inference_mode():
+            expected, found = all_logits(masked, calibration), all_logits(twice, calibration)
+        seen = expected.isfinite()
+        assert (found - expected)[seen].abs().max() < 1e-5 * expected[seen].abs().max()
+        shorter = prune(biased, some_plan(biased, seed=7, removed_layers=((biased.layout.stacks[-1], 1),)))
+        for small in (twice, shorter):
+            assert small.layout.parameters == _weights(small)
+            for site, linear in projections(small).items():
+                before = projections(biased)[site].bias
+                assert torch.equal(before, linear.bias) if before is not None else linear.bias is None
+
     def test_scoring_leaves_the_model_as_it_was(self, lm: LM, calibration: CalibrationSet) -> None:
         before = copy.deepcopy(lm.weights().state_dict())
         score(lm, calibration)
@@ -214,6 +280,40 @@ def some_plan(
             count = fewest if place.kind == KV_GROUP or share == 1 else fewest + int(draw.integers(0, 5))
             kept[site] = np.sort(draw.choice(place.units, min(count, place.units), replace=False))
     return PruningPlan(kept, lm.layout, requested=1 - share, gamma=1.0, removed_layers=removed_layers)
+
+
+def projections(lm: LM) -> dict[Site, nn.Linear]:
+    """Site -> its output projection."""
+    places, blocks = layer_places(lm.layout), lm.family.blocks(lm.weights())
+    return {
+        site: linear_layer(blocks[site.stack][places[site.stack, site.layer]], output_part(lm, site))
+        for site in lm.layout
+    }
+
+
+def projection_inputs(lm: LM, calibration: CalibrationSet) -> dict[Site, np.ndarray]:
+    """Site -> float64 (tokens, d): what its output projection reads where tokens count."""
+    seen: dict[Site, torch.Tensor] = {}
+    handles = [
+        linear.register_forward_pre_hook(lambda _, inputs, site=site: seen.__setitem__(site, inputs[0]))
+        for site, linear in projections(lm).items()
+    ]
+    with torch.inference_mode():
+        unmasked_logits(lm, calibration)
+    for handle in handles:
+        handle.remove()
+    mask, targets = calibration.mask, calibration.targets
+    counted = dict.fromkeys(lm.layout.stacks, mask) | ({} if targets is None else {"decoder": targets != -100})
+    return {
+        site: states[torch.from_numpy(counted[site.stack]).bool()].double().numpy() for site, states in seen.items()
+    }
+
+
+def _output(linear: nn.Linear, inputs: np.ndarray) -> np.ndarray:
+    outputs: np.ndarray = inputs @ linear.weight.double().numpy().T
+    if linear.bias is not None:
+        outputs += linear.bias.double().numpy()
+    return outputs
 
 
 def library_logits(lm: LM, calibration: CalibrationSet) -> np.ndarray:

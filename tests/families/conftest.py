@@ -18,6 +18,7 @@ from nirvana.models.lm import LM
 from nirvana.models.loading import load_model
 from nirvana.surgery import prune
 from tests.families.base import Read, some_plan
+from tests.uneven import with_output_biases
 
 # Reads lines of JSON; each names a checkpoint, the class to read it with, a file with the tokens, and what to write.
 # Logits are those of the tokens; `grown` tells whether a backward pass reached every weight.
@@ -115,3 +116,9 @@ def calibration(request: pytest.FixtureRequest, lm: LM) -> CalibrationSet:
 @pytest.fixture(scope="class")
 def pruned(lm: LM) -> LM:
     return prune(lm, some_plan(lm, seed=1))
+
+
+@pytest.fixture(scope="class")
+def biased(lm: LM) -> LM:
+    """Pruned, with random biases on output projections."""
+    return with_output_biases(prune(lm, some_plan(lm, seed=1)))

@@ -23,6 +23,7 @@ from nirvana.models.loading import load_model
 from nirvana.progress import Progress
 from nirvana.saliency import score
 from nirvana.surgery import prune
+from tests.uneven import with_output_biases
 
 IDS = torch.arange(2, 66).view(4, 16)
 
@@ -193,4 +194,26 @@ def test_a_record_of_impossible_units_is_refused(tiny_lm: LM, tmp_path: Path, un
     record["kept"]["decoder.1.mlp"] = units
     (folder / "pruning.json").write_text(json.dumps(record))
     with pytest.raises(NirvanaError, match=r"decoder\.1\.mlp"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize(
+    ("sites", "message"),
+    [
+        (["decoder.0.attention"], r"layers\.2\.mlp\.down_proj\.bias are not expected"),
+        (["decoder.0.attention", "decoder.1.mlp", "decoder.2.mlp"], r"layers\.1\.mlp\.down_proj\.bias are missing"),
+        (["decoder.9.mlp"], r"decoder\.9\.mlp, which is not in the model"),
+        (["decoder.0.attention"] * 2, r"decoder\.0\.attention, which .* has one already"),
+        (["attention"], "cannot be read"),
+        (None, "cannot be read"),
+    ],
+)
+def test_a_record_that_lies_about_output_biases_is_refused(
+    tiny_lm: LM, tmp_path: Path, sites: list[str] | None, message: str
+) -> None:
+    folder = save(with_output_biases(pruned(tiny_lm)), tmp_path / "out")
+    record = json.loads((folder / "pruning.json").read_text())
+    assert record["output_biases"] == ["decoder.0.attention", "decoder.2.mlp"]
+    (folder / "pruning.json").write_text(json.dumps(record | {"output_biases": sites}))
+    with pytest.raises(CheckpointError, match=message):
         load_model(folder)

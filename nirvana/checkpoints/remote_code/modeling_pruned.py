@@ -1,4 +1,5 @@
-"""A pruned LlamaForCausalLM: its layers have the sizes that `per_layer_config` in config.json gives them.
+"""A pruned LlamaForCausalLM: its layers have the sizes that `per_layer_config` in config.json gives them,
+and biases on the output projections that it names.
 
 Read this before you load the checkpoint with trust_remote_code=True. It builds the library's own layers one by one
 and changes nothing of what they compute.
@@ -28,7 +29,10 @@ class PrunedLlamaForCausalLM(LlamaForCausalLM):
         super().__init__(config)
         layer_class = type(self.model.layers[0])
         layers = [layer_class(layer_config(config, index), index) for index in range(config.num_hidden_layers)]
-        for layer in layers:
+        for index, layer in enumerate(layers):
+            for name in getattr(layer_config(config, index), "output_biases", []):  # with values to be read
+                linear = layer.get_submodule(name)
+                linear.bias = nn.Parameter(linear.weight.new_zeros(linear.out_features))
             for module in layer.modules():
                 if hasattr(module, "config"):  # one config for all, so that set_attn_implementation reaches them
                     module.config = config

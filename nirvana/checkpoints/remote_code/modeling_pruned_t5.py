@@ -59,5 +59,8 @@ class PrunedT5ForConditionalGeneration(T5ForConditionalGeneration):
                     for name in ("wi_0", "wi_1") if config.is_gated_act else ("wi",):
                         shrink(mlp, name, outputs=record["d_ff"])
                     shrink(mlp, "wo", inputs=record["d_ff"])
+                for name in record.get("output_biases", []):  # with values to be read
+                    linear = getattr(self, stack).block[int(index)].get_submodule(name)
+                    linear.bias = nn.Parameter(linear.weight.new_zeros(linear.out_features))
         self.set_attn_implementation(KEPT_HEADS)
         self.post_init()
