@@ -19,8 +19,8 @@ class PruningPlan(Mapping[Site, np.ndarray]):
 
     `plan[Site("decoder", 5, "mlp")]` of shape (kept units,). Sites of `removed_layers` are absent from the mapping.
     `requested` and `sparsity` are fractions of the prunable parameters: what was asked for and what is achieved.
-    `method` is the rule that chose them (see `nirvana.allocation`). `notes` tell, in words, where a constraint moved
-    the budget.
+    `method` is the rule that chose them (a key of `nirvana.allocation.rules.RULES`), and `uniform` says that it was to
+    give all layers equal widths. `notes` tell, in words, where a constraint moved the budget.
 
     Raises:
         PlanError: indices are out of range, repeated, unsorted or empty, or the sites do not match the layout.
@@ -35,6 +35,7 @@ class PruningPlan(Mapping[Site, np.ndarray]):
     removed_layers: tuple[tuple[str, int], ...] = ()  # (stack, original index)
     notes: tuple[str, ...] = ()
     method: str = "shared"
+    uniform: bool = False
 
     def __post_init__(self) -> None:
         expected = [site for site in self.layout if (site.stack, site.layer) not in self.removed_layers]
@@ -88,6 +89,7 @@ class PruningPlan(Mapping[Site, np.ndarray]):
             "requested": self.requested,
             "sparsity": self.sparsity,
             "method": self.method,
+            "uniform": self.uniform,
             "gamma": "inf" if math.isinf(self.gamma) else self.gamma,
             "multiple_of": self.multiple_of,
             "protected": [site.key for site in self.protected],
@@ -114,6 +116,7 @@ class PruningPlan(Mapping[Site, np.ndarray]):
                 removed_layers=tuple((stack, int(layer)) for stack, layer in data["removed_layers"]),
                 notes=tuple(data["notes"]),
                 method=str(data.get("method", "shared")),  # the only one there was when plans did not say
+                uniform=bool(data.get("uniform", False)),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             if isinstance(error, PlanError):

@@ -7,6 +7,7 @@ import math
 
 import streamlit as st
 
+from nirvana.allocation.rules import uses_gamma
 from nirvana.layout import KV_GROUP, NEURON
 from nirvana.plan import PruningPlan
 from nirvana.saliency.scores import Saliency
@@ -14,7 +15,7 @@ from nirvana.ui import state
 from nirvana.ui.figures import allocation as figures
 from nirvana.ui.figures import shares
 from nirvana.ui.panels import page
-from nirvana.ui.panels.allocation import allocation_controls, explain_gamma, offer_reachable
+from nirvana.ui.panels.allocation import allocation_controls, explain_gamma, offer_reachable, smallest_step
 from nirvana.ui.panels.charts import scores_protocol, show_chart
 from nirvana.ui.panels.metrics import metric
 from nirvana.ui.replan import draft_plan, load_saliency
@@ -30,7 +31,7 @@ def outcome(plan: PruningPlan) -> None:
             "Achieved sparsity",
             f"{plan.sparsity:.5f}",
             f"{plan.sparsity - plan.requested:+.5f} of the request",
-            "Removed over prunable weights. It misses the request by less than one block of neurons.",
+            f"Removed over prunable weights. It misses the request by less than {smallest_step(plan)}.",
         )
         metric("Attention removed", f"{plan.rate(KV_GROUP):.1%}")
         metric("MLP removed", f"{plan.rate(NEURON):.1%}")
@@ -38,7 +39,7 @@ def outcome(plan: PruningPlan) -> None:
         metric("Parameters", millions(size), f"{size / total - 1:.1%} of {millions(total)}")
     st.caption(
         f"Target {budget:,} weights, removed {plan.removed:,}: {budget - plan.removed:,} short of it. "
-        "The smallest step is one block of neurons."
+        f"The smallest step is {smallest_step(plan)}."
     )
     for note in plan.notes:
         st.info(note, icon=":material/info:")
@@ -68,7 +69,7 @@ if state.step_state("saliency") == "stale":
     st.warning(
         "The scores belong to earlier choices: this plan previews them. Pruning will score the units again first."
     )
-choice = allocation_controls(context.recipe.allocation, scores.layout)
+choice = allocation_controls(context.recipe.allocation, scores.layout, scores.criterion)
 if choice != context.recipe.allocation:
     state.set_recipe(context.recipe.change("allocation", **vars(choice)))
 draft = draft_plan(scores, choice)
@@ -91,8 +92,9 @@ else:
         )
     protocol = scores_protocol(context.run, scores)
     charts(scores, draft.plan, protocol)
-    rates = figures.rates_by_gamma(scores.layout, choice.sparsity, choice.gamma, draft.reachable)
-    show_chart("allocation.rates", rates, protocol)
+    if uses_gamma(choice.method, scores.criterion):
+        rates = figures.rates_by_gamma(scores.layout, choice.sparsity, choice.gamma, draft.reachable)
+        show_chart("allocation.rates", rates, protocol)
 with st.expander("How is the budget shared out?", key="allocation.about"):
     explain_gamma()
 page.job_panel()

@@ -67,6 +67,7 @@ def allocate(
         removed_layers=chosen.removed_layers,
         notes=chosen.notes,
         method=name,
+        uniform=uniform,
     )
 
 

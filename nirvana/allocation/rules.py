@@ -8,17 +8,19 @@ from typing import NamedTuple
 from nirvana.allocation import equal_widths, joint, per_layer, shared, whole_layers
 from nirvana.allocation.constraints import Chosen, Constraints
 from nirvana.errors import PlanError
+from nirvana.plan import PruningPlan
 from nirvana.saliency.scores import Saliency
 
 METHODS = ("shared", "published")
 
 
 class Rule(NamedTuple):
-    """How a sparsity is shared out; `summary` says it in a sentence.
+    """How a sparsity is shared out; `label` says it in a few words, `summary` in a sentence.
 
     `constrain` adds the constraints that the rule itself sets; `uniform`: it can give all layers equal widths.
     """
 
+    label: str
     summary: str
     choose: Callable[[Saliency, Constraints, float], Chosen]
     reachable: Callable[[Constraints], float]
@@ -29,13 +31,15 @@ class Rule(NamedTuple):
 
 RULES = {
     "shared": Rule(
-        "Attention and MLP are each ranked over all layers, their rates tied by gamma.",
+        "global rankings",
+        "KV groups and neurons are each ranked over all layers, and gamma ties their two rates.",
         shared.choose,
         shared.reachable,
         uses_gamma=True,
         uniform=True,
     ),
     "per-layer": Rule(
+        "one ratio in every layer",
         "Every layer loses the same share of its attention and of its MLP, units ranked within each.",
         per_layer.choose,
         per_layer.reachable,
@@ -43,6 +47,7 @@ RULES = {
         uniform=True,
     ),
     "per-layer-middle": Rule(
+        "one ratio in the middle layers",
         "The first eighth and the last sixteenth of the layers are left alone; the others all lose the same share, "
         "units ranked within each.",
         per_layer.choose,
@@ -50,11 +55,13 @@ RULES = {
         constrain=per_layer.middle,
     ),
     "joint": Rule(
+        "one joint ranking",
         "KV groups and neurons of all layers are in one ranking, each removing its own parameters.",
         joint.choose,
         joint.reachable,
     ),
     "layers": Rule(
+        "whole layers",
         "Whole layers go, the lowest-scored first.",
         whole_layers.choose,
         whole_layers.reachable,
@@ -105,3 +112,10 @@ def find_rule(name: str, uniform: bool) -> Rule:
             "Use the shared allocation, or allocate without equal widths.",
         )
     return rule._replace(choose=equal_widths.choose, reachable=equal_widths.reachable)
+
+
+def balance(plan: PruningPlan) -> str:
+    """How a plan's sparsity was shared out, e.g. "gamma 3.36" or "one ratio in every layer"."""
+    rule = RULES.get(plan.method)
+    words = f"gamma {plan.gamma:g}" if rule is None or rule.uses_gamma else rule.label
+    return words + (", equal widths" if plan.uniform else "")

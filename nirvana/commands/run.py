@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nirvana.allocation.rules import balance
 from nirvana.checkpoints import FORMATS
 from nirvana.commands.console import Bar, print_json, print_report, print_table, strict
 from nirvana.errors import CheckpointError, RunError
@@ -87,7 +88,7 @@ def show_run(item: Run, as_json: bool, output: Path | None) -> None:
         rows.append([step, item.step_state(step), time_spent])
     print_table(f"Run {item.id}: {item.name}", ["step", "state", "time"], rows)
     if plan is not None:
-        print(f"Sparsity {plan.sparsity:.5f} of {plan.requested:g} requested, gamma {plan.gamma:g}.")
+        print(f"Sparsity {plan.sparsity:.5f} of {plan.requested:g} requested, {balance(plan)}.")
         for note in plan.notes:
             print(note)
     if report is not None:

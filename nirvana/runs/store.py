@@ -170,8 +170,9 @@ class Store:
 
 def default_name(recipe: Recipe) -> str:
     """E.g. "smollm2-135m, 20 %, gamma 3.36"."""
-    model = Path(recipe.model.name).name or "model"
-    return f"{model}, {recipe.allocation.sparsity * 100:.3g} %, gamma {recipe.allocation.gamma:g}"[:NAME_LENGTH]
+    model, choice = Path(recipe.model.name).name or "model", recipe.allocation
+    shared = f"gamma {choice.gamma:g}" if choice.method == "shared" else f"{recipe.saliency.criterion} as published"
+    return f"{model}, {choice.sparsity * 100:.3g} %, {shared}{', equal widths' * choice.uniform}"[:NAME_LENGTH]
 
 
 def write_example(run: Run, folder: Path = EXAMPLE_FOLDER) -> None:

@@ -75,8 +75,9 @@ PAGES = (
         STEP_SECTION,
         "Set how much to remove, and how attention and MLP share it.",
         "**Sparsity** is the share of attention and MLP weights to remove; **gamma** is how much faster the MLP is "
-        "pruned than attention. Move the sliders: the plan is made again at once from the scores. No layer is given a "
-        "rate of its own: units are ranked against each other over all layers, so layers with low scores lose more.",
+        "pruned than attention. Move the sliders: the plan is made again at once from the scores. In the "
+        "shared allocation no layer has a rate of its own: units are ranked against each other over all layers, so "
+        "layers with low scores lose more. **As published** does what the criterion's authors do instead.",
     ),
     PageGuide(
         "prune",

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from nirvana.allocation.rules import balance
 from nirvana.evaluation.results import Measurement, Report
 from nirvana.runs.store import Run
 from nirvana.ui.figures.chart import plus_minus
@@ -26,7 +27,7 @@ class Standing:
     name: str
     criterion: str
     sparsity: float
-    gamma: float
+    balance: str  # how the sparsity was shared out
     weights: str  # hash of the dense model
     report: Report
 
@@ -63,9 +64,7 @@ def read_standing(run: Run) -> Standing | None:
     if card is None or plan is None or report is None:
         return None
     choice = run.recipe
-    return Standing(
-        run.id, run.name, choice.saliency.criterion, plan.sparsity, choice.allocation.gamma, card.hash, report
-    )
+    return Standing(run.id, run.name, choice.saliency.criterion, plan.sparsity, balance(plan), card.hash, report)
 
 
 def duels(mine: Standing, others: Sequence[Standing]) -> list[Duel]:

@@ -38,7 +38,7 @@ def make_standing(
     run_id: str, perplexity: float, *, criterion: str = "nirvana", sparsity: float = 0.2, **where: Any
 ) -> Standing:
     found = (measure("dense", 15.0, 0.3, **where), measure("pruned", perplexity, perplexity / 50, **where))
-    return Standing(run_id, f"Run {run_id}", criterion, sparsity, 3.36, "cd" * 32, Report(found))
+    return Standing(run_id, f"Run {run_id}", criterion, sparsity, "gamma 3.36", "cd" * 32, Report(found))
 
 
 REPORTS = {
@@ -179,7 +179,7 @@ def test_only_fair_duels_are_fought() -> None:
     unfair = [
         make_standing("b", 10.0, sparsity=0.1),
         make_standing("c", 10.0, window=128),
-        Standing("d", "other model", "random", 0.2, 1.0, "ee" * 32, make_standing("d", 10.0).report),
+        Standing("d", "other model", "random", 0.2, "gamma 1", "ee" * 32, make_standing("d", 10.0).report),
     ]
     fair = make_standing("e", 19.9, criterion="random", sparsity=0.205)
     found = duels(mine, [*unfair, fair])

@@ -9,8 +9,9 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from nirvana.allocation import pruning_rates
+from nirvana.allocation.rules import RULES
 from nirvana.errors import PlanError
-from nirvana.layout import KV_GROUP, Layout
+from nirvana.layout import KV_GROUP, Layout, Site
 from nirvana.plan import PruningPlan
 from nirvana.saliency.scores import Saliency
 from nirvana.ui.figures import theme
@@ -18,6 +19,7 @@ from nirvana.ui.figures.chart import Chart, count, layer_axis, log_ticks, positi
 from nirvana.ui.figures.names import layer_name, part_colour, part_name
 
 BINS = 72
+EQUAL = "Here all layers were to have equal widths."
 MARGIN = {"l": 8, "r": 8, "t": 8, "b": 8}
 LEGEND = {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0}
 
@@ -65,7 +67,7 @@ def kept_shares(plan: PruningPlan, stack: str) -> Chart:
         f"{part_name(layout, stack, lowest['module'])}. {count(whole, 'layer')} of {len(layers)} "
         f"{'keeps' if whole == 1 else 'keep'} everything.",
         table=table.reset_index(drop=True),
-        reading="Each layer's share follows from the scores; only the two totals are set.",
+        reading=f"{RULES[plan.method].summary} {EQUAL if plan.uniform else ''}".strip(),
     )
 
 
@@ -89,15 +91,15 @@ def score_histogram(saliency: Saliency, plan: PruningPlan, kind: str) -> Chart:
     cut, lost, mass = -math.inf, 0, 0.0
     for site in sites:
         values = saliency.sorted_scores[site]
+        removed = removed_scores(saliency, plan, site)
         below = np.searchsorted(values, edges[1:-1].astype(np.float32), side="right")
-        below = np.concatenate([[0], below, [len(values)]])
-        removed = len(values) - len(plan.get(site, ()))
-        everything += np.diff(below)
-        gone += np.diff(np.minimum(below, removed))
-        lost += removed
-        if removed:
-            cut = max(cut, float(values[removed - 1]))
-            mass += float(values[:removed].sum(dtype=np.float64))
+        everything += np.diff(np.concatenate([[0], below, [len(values)]]))
+        below = np.searchsorted(removed, edges[1:-1].astype(np.float32), side="right")
+        gone += np.diff(np.concatenate([[0], below, [len(removed)]]))
+        lost += len(removed)
+        if len(removed):
+            cut = max(cut, float(removed[-1]))
+            mass += float(removed.sum(dtype=np.float64))
     centres = (np.sqrt(edges[:-1] * edges[1:]) if log else (edges[:-1] + edges[1:]) / 2).astype(np.float32)
     widths = np.diff(np.log10(edges) if log else edges).astype(np.float32)
     x = np.log10(centres).astype(np.float32) if log else centres
@@ -137,11 +139,20 @@ def score_histogram(saliency: Saliency, plan: PruningPlan, kind: str) -> Chart:
         table=table,
         reading=(
             f"The dashed line is the highest score that goes, {short(cut)}. Kept units left of it are spared by a "
-            "floor, a protected layer or the width multiple."
+            "floor, a protected layer, the width multiple, or a rule that ranks within layers."
             if lost
             else ""
         ),
     )
+
+
+def removed_scores(saliency: Saliency, plan: PruningPlan, site: Site) -> np.ndarray:
+    """Scores of the units that go, ascending: a site's lowest, unless several sites had to keep the same units."""
+    ascending = saliency.sorted_scores[site]
+    kept = plan.get(site)
+    if kept is not None and plan.uniform and (site.stack, site.module) in plan.layout.plain.same_units:
+        return np.sort(np.delete(saliency[site], kept))
+    return ascending[: len(ascending) - (0 if kept is None else len(kept))]
 
 
 def rates_by_gamma(layout: Layout, sparsity: float, gamma: float, reachable: float) -> Chart:

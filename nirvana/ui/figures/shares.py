@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from nirvana.allocation.rules import RULES
 from nirvana.plan import PruningPlan
 from nirvana.ui.figures import theme
 from nirvana.ui.figures.allocation import LEGEND, MARGIN, site_table
@@ -46,7 +47,9 @@ def kept_by_part(plan: PruningPlan) -> Chart:
         f"{least['kept share']:.1%}.",
         table=table,
         reading="Heads of both stacks and of cross-attention are ranked against each other, and so are the neurons of "
-        "both stacks: these shares follow from the scores.",
+        "both stacks: these shares follow from the scores."
+        if plan.method == "shared" and not plan.uniform
+        else RULES[plan.method].summary,
     )
 
 

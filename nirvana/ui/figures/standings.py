@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 from nirvana.evaluation.results import Measurement
 from nirvana.saliency import available
 from nirvana.ui.figures import theme
-from nirvana.ui.figures.allocation import LEGEND, MARGIN, gamma_label
+from nirvana.ui.figures.allocation import LEGEND, MARGIN
 from nirvana.ui.figures.chart import Chart, log_axis, plus_minus
 from nirvana.ui.standings import Standing, same_text
 
@@ -52,7 +52,7 @@ def perplexity_by_sparsity(mine: Standing, others: Sequence[Standing], ours: Mea
                     "thickness": 1.5,
                     "width": 4,
                 },
-                text=np.array([f"{escape(run.name)}, gamma {gamma_label(run.gamma)}" for run, _ in part]),
+                text=np.array([f"{escape(run.name)}, {escape(run.balance)}" for run, _ in part]),
                 mode="markers",
                 name=escape(criterion),
                 marker={
@@ -108,7 +108,7 @@ def _table(mine: Standing, found: Sequence[tuple[Standing, Measurement]]) -> pd.
             "this run": run is mine,
             "criterion": run.criterion,
             "sparsity": run.sparsity,
-            "gamma": gamma_label(run.gamma),
+            "allocation": run.balance,
             "perplexity": item.value,
             "standard error": item.standard_error,
         }

@@ -6,35 +6,17 @@ import math
 
 import streamlit as st
 
+from nirvana.allocation.rules import RULES, rule_name, uses_gamma
 from nirvana.layout import Layout
+from nirvana.plan import PruningPlan
 from nirvana.runs.recipe import AllocationChoice
+from nirvana.saliency import find_criterion
 from nirvana.ui.figures.allocation import gamma_label
 from nirvana.ui.replan import Draft
 
 GAMMAS = (
-    *(
-        0.0,
-        0.1,
-        0.2,
-        0.3,
-        0.4,
-        0.5,
-        0.6,
-        0.7,
-        0.8,
-        0.9,
-        1.0,
-        1.25,
-        1.5,
-        1.75,
-        2.0,
-        2.25,
-        2.5,
-        2.75,
-        3.0,
-        3.36,
-        3.75,
-    ),
+    *(step / 10 for step in range(11)),
+    *(1.25, 1.5, 1.75, 2.0, 2.25, 2.5, 2.75, 3.0, 3.36, 3.75),
     *(4.0, 4.5, 5.0, 6.0, 7.0, 8.0, 10.0, 15.0, 20.0, 50.0, 100.0, math.inf),
 )
 PRESETS = {  # key: label, gamma, what to expect
@@ -53,17 +35,22 @@ PRESETS = {  # key: label, gamma, what to expect
     "mlp": ("MLP only", math.inf, "Only neurons go; every KV group stays."),
 }
 MULTIPLES = (1, 2, 4, 8, 16, 32, 64, 128)
-SPARSITY, GAMMA = "allocation.sparsity", "allocation.gamma"
+SPARSITY, GAMMA, METHOD = "allocation.sparsity", "allocation.gamma", "allocation.method"
+METHOD_NAMES = {"shared": "Shared allocation", "published": "As published"}
 
 
-def allocation_controls(choice: AllocationChoice, layout: Layout) -> AllocationChoice:
+def allocation_controls(choice: AllocationChoice, layout: Layout, criterion: str) -> AllocationChoice:
     """Sliders and presets, starting from `choice`; the result is what they say now."""
     default = AllocationChoice()  # where a recipe holds a value that no control can show
+    st.session_state.setdefault(METHOD, choice.method if choice.method in METHOD_NAMES else default.method)
     st.session_state.setdefault(SPARSITY, choice.sparsity if 0 <= choice.sparsity <= 1 else default.sparsity)
     st.session_state.setdefault(GAMMA, choice.gamma if choice.gamma >= 0 else default.gamma)
     st.session_state.setdefault("allocation.multiple_of", max(1, choice.multiple_of))
+    st.session_state.setdefault("allocation.uniform", choice.uniform)
     layers = sorted({site.layer for site in layout})
     st.session_state.setdefault("allocation.protected", [layer for layer in choice.protected if layer in layers])
+    method = _method_control(criterion)
+    fixed = not uses_gamma(method, criterion)
     left, right = st.columns(2)
     sparsity = left.slider(
         "Sparsity",
@@ -79,6 +66,7 @@ def allocation_controls(choice: AllocationChoice, layout: Layout) -> AllocationC
         sorted({*GAMMAS, st.session_state[GAMMA]}),
         format_func=gamma_label,
         key=GAMMA,
+        disabled=fixed,
         help="0 prunes attention only, 1 both at the same rate, ∞ the MLP only.",
     )
     with st.container(horizontal=True):
@@ -88,6 +76,7 @@ def allocation_controls(choice: AllocationChoice, layout: Layout) -> AllocationC
                 key=f"allocation.preset.{key}",
                 help=f"gamma {gamma_label(value)}. {help_text}",
                 type="secondary",
+                disabled=fixed,
                 on_click=_set,
                 args=(GAMMA, value),
             )
@@ -105,7 +94,49 @@ def allocation_controls(choice: AllocationChoice, layout: Layout) -> AllocationC
         placeholder="None",
         help="These keep every unit. They still count in the target, so the other layers lose more.",
     )
-    return AllocationChoice(sparsity, gamma, multiple_of, tuple(sorted(protected)))
+    uniform = st.toggle("Equal widths in all layers", key="allocation.uniform", help=_equal_widths_help(layout))
+    return AllocationChoice(sparsity, gamma, multiple_of, tuple(sorted(protected)), uniform, method)
+
+
+def _method_control(criterion: str) -> str:
+    """Shared or published, with what that means for the criterion of the scores."""
+    method = st.segmented_control(
+        "How the sparsity is shared out",
+        list(METHOD_NAMES),
+        format_func=METHOD_NAMES.__getitem__,
+        key=METHOD,
+        required=True,
+        help="Criteria compare fairly in two ways: each as its authors publish it, or all with the same allocation.",
+    )
+    title, published = find_criterion(criterion).title, rule_name("published", criterion)
+    if method == "shared":
+        words = RULES["shared"].summary
+    elif published == "shared":
+        words = f"{title} is published with the shared allocation. {RULES[published].summary}"
+    else:
+        words = f"{title} as published: {RULES[published].label}. {RULES[published].summary} gamma plays no part."
+    st.caption(words)
+    return str(method)
+
+
+def _equal_widths_help(layout: Layout) -> str:
+    words = (
+        "Every layer keeps the same number of KV groups and of neurons, so that a plain checkpoint holds the model at "
+        "its own size, which any program reads that reads the base model. Scores choose which units stay, not "
+        "how many do in each layer."
+    )
+    if layout.plain.same_units:
+        words += " The self-attentions of a stack keep the same heads, since they share one position bias."
+    if layout.plain.groups_divide:
+        words += " The number of heads has to divide the hidden size, so fewer KV groups may go than gamma asks for."
+    return words
+
+
+def smallest_step(plan: PruningPlan) -> str:
+    """What the achieved sparsity can miss the request by, in words."""
+    if plan.method == "layers":
+        return "one layer"
+    return "one block of neurons in every layer" if plan.uniform else "one block of neurons"
 
 
 def offer_reachable(draft: Draft) -> None:
@@ -113,7 +144,7 @@ def offer_reachable(draft: Draft) -> None:
     best = math.floor(draft.reachable * 100) / 100
     if best > 0 and draft.reachable < st.session_state[SPARSITY]:
         st.button(
-            f"Use {best:.0%}, the most that gamma {gamma_label(st.session_state[GAMMA])} can reach",
+            f"Use {best:.0%}, the most that can be reached",
             key="allocation.use_reachable",
             on_click=_set,
             args=(SPARSITY, best),
@@ -133,6 +164,11 @@ def explain_gamma() -> None:
         "rounded down; the MLP takes what is left of the budget, so the total is met to within one block of neurons. "
         "Every layer keeps at least its best KV group and one block of its best neurons."
     )
+    st.markdown(
+        "That is the **shared allocation**, NIRVANA's own. A criterion's authors may share out differently, and scores "
+        "such as norms of activations do not compare across layers. **As published** does what they do:"
+    )
+    st.markdown("\n".join(f"- {rule.label}: {rule.summary}" for rule in list(RULES.values())[1:]))
 
 
 def _set(key: str, value: float) -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
+from nirvana.allocation.rules import balance
+from nirvana.models.sources import BUILT_IN
+from nirvana.models.tiny import NAMES, QUICK
 import streamlit as st
 
 from nirvana.runs.recipe import STEPS, Recipe
@@ -74,7 +77,7 @@ def headline(run: Run) -> None:
         metric(
             "Sparsity",
             f"{plan.sparsity:.2%}",
-            f"gamma {plan.gamma:g}",
+            balance(plan),
             "Share of the attention and MLP weights that was removed.",
         )
         pruned = report.find("perplexity", "pruned")

@@ -6,6 +6,7 @@ import pandas as pd
 import streamlit as st
 
 from nirvana.errors import NirvanaError
+from nirvana.runs.recipe import AllocationChoice
 from nirvana.runs.store import EXAMPLE, Run
 from nirvana.ui import state
 from nirvana.ui.figures import runs as figures
@@ -24,6 +25,11 @@ def listed(now: state.Context) -> list[Run]:
     return [*runs, *([example] if example.model() is not None else [])]
 
 
+def _allocation(choice: AllocationChoice) -> str:
+    words = f"gamma {gamma_label(choice.gamma)}" if choice.method == "shared" else "as published"
+    return words + ", equal widths" * choice.uniform
+
+
 def history(runs: list[Run]) -> None:
     """All runs as a table; a click on a row selects the run below."""
     rows = []
@@ -35,7 +41,7 @@ def history(runs: list[Run]) -> None:
                 "status": "example" if run.is_example else STATUS.get(run.status, run.status),
                 "model": run.recipe.model.name,
                 "sparsity": choice.sparsity,
-                "gamma": gamma_label(choice.gamma),
+                "allocation": _allocation(choice),
                 **figures.history_row(run.report()),
                 "started": moment(run.created),
                 "on disk": megabytes(run.steps.size()),

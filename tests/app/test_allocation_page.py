@@ -1,0 +1,83 @@
+"""The Allocation page: which rule shares a sparsity out, equal widths, and plans without whole layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from nirvana.layout import KV_GROUP, NEURON
+from nirvana.runs.recipe import Recipe
+from nirvana.runs.store import Run, Store
+from nirvana.ui.replan import draft_plan
+from tests.app.conftest import fill
+from tests.app.test_widget_keys import keys_on
+
+Start = Callable[..., AppTest]
+
+
+def open_page(start: Start, run: Run) -> AppTest:
+    app = start(run).run()
+    return app.switch_page("pages/allocation.py").run()
+
+
+def scored_by(store: Store, criterion: str) -> Run:
+    """A run whose scores are of that criterion."""
+    from dataclasses import replace
+
+    run = fill(store.create(Recipe().change("saliency", criterion=criterion), name=criterion))
+    scores = run.saliency()
+    assert scores is not None
+    run.put_saliency(replace(scores, criterion=criterion), device="cpu", dtype="float32", seconds=1.0)
+    return run
+
+
+def test_equal_widths_are_a_choice_of_the_page(start: Start, filled: Run) -> None:
+    app = open_page(start, filled)
+    app.toggle(key="allocation.uniform").set_value(True).run()
+    assert not app.exception
+    assert any("Every layer keeps" in note.value for note in app.info)
+    code = "\n".join(block.value for block in app.code)
+    assert "uniform=True" in code and "--uniform" in code
+
+
+def test_equal_widths_and_protected_layers_exclude_each_other(start: Start, filled: Run) -> None:
+    app = open_page(start, filled)
+    app.multiselect(key="allocation.protected").set_value([0])
+    app.toggle(key="allocation.uniform").set_value(True).run()
+    assert not app.exception
+    assert any("protected layer" in error.value for error in app.error)
+
+
+@pytest.mark.parametrize(
+    ("criterion", "words", "uses_gamma"),
+    [("nirvana", "shared allocation", True), ("magnitude", "one ratio in every layer", False)],
+)
+def test_the_page_says_what_published_means(
+    criterion: str, words: str, uses_gamma: bool, start: Start, store: Store
+) -> None:
+    app = open_page(start, scored_by(store, criterion))
+    app.segmented_control(key="allocation.method").set_value("published").run()
+    assert not app.exception
+    assert any(words in caption.value for caption in app.caption)
+    assert app.select_slider(key="allocation.gamma").disabled is not uses_gamma
+    assert ("allocation.rates" in keys_on(app)) is uses_gamma
+    assert 'method="published"' in "\n".join(block.value for block in app.code)
+
+
+def test_whole_layers_can_go(start: Start, store: Store) -> None:
+    run = scored_by(store, "block-influence")
+    app = open_page(start, run)
+    app.segmented_control(key="allocation.method").set_value("published")
+    app.slider(key="allocation.sparsity").set_value(0.5).run()
+    assert not app.exception
+    assert any("Whole layers go" in note.value for note in app.info)
+    app.switch_page("pages/prune.py").run()
+    assert not app.exception
+    saliency = run.saliency()
+    assert saliency is not None
+    choice = Recipe().change("allocation", sparsity=0.5, method="published").allocation
+    plan = draft_plan(saliency, choice).plan
+    assert plan is not None and len(plan.removed_layers) == 2
+    assert plan.rate(KV_GROUP) == plan.rate(NEURON) == 0.5
