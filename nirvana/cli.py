@@ -116,7 +116,8 @@ def _add_steps(parsers: Any) -> None:
     allocate.add_argument("--output", metavar="FILE", default="plan.json")
 
     prune = _command(parsers, "prune", steps.prune, "Cut the units out and write the pruned checkpoint.")
-    add_options(prune, "model")
+    add_options(prune, "model", "prune")
+    add_options(prune, "calibration", only=("--corpus", "--task"))
     prune.add_argument("--plan", metavar="FILE", default="plan.json", help="what `allocate` wrote")
     prune.add_argument("--output", metavar="PATH", default="pruned", help="a folder, or a .gguf file for gguf")
     _add_export(prune)

@@ -12,9 +12,9 @@ from nirvana.ui.panels import page
 from nirvana.ui.panels.charts import scores_protocol, show_chart
 from nirvana.ui.panels.exports import exports
 from nirvana.ui.panels.metrics import metric
-from nirvana.ui.panels.prune import cost, preview
+from nirvana.ui.panels.prune import compensated, compensation_controls, cost, preview
 from nirvana.ui.replan import draft_plan, load_saliency
-from nirvana.ui.text import megabytes, millions
+from nirvana.ui.text import megabytes, millions, plain
 
 
 def actions(context: state.Context, possible: bool) -> None:
@@ -54,6 +54,8 @@ def result(plan: PruningPlan, summary: PruneSummary, protocol: str) -> None:
         metric("Memory of the weights", megabytes(memory["pruned"]), change)
         metric("Sparsity", f"{plan.sparsity:.5f}", meaning="Removed over prunable weights.")
         metric("Time to prune", f"{summary.seconds:.1f} s", summary.device)
+    if summary.compensation:
+        st.caption(plain(compensated(summary.compensation)))
     for note in summary.notes:
         st.info(note, icon=":material/info:")
     for stack in plan.layout.stacks:
@@ -74,8 +76,12 @@ if draft is None:
     page.empty_state("prune", missing="saliency")
 elif draft.plan is None:
     page.show_error(draft.error)
-elif state.step_state("prune") != "done":
-    preview(draft.plan, context.run)
+else:
+    choice = compensation_controls(context.recipe.prune)
+    if choice != context.recipe.prune:
+        state.set_recipe(context.recipe.change("prune", **vars(choice)))
+    if state.step_state("prune") != "done":
+        preview(draft.plan, context.run)
 actions(context, possible=draft is None or draft.plan is not None)
 page.job_panel()
 plan, summary = context.run.plan(), context.run.pruned()

@@ -100,6 +100,7 @@ def _description(lm: LM, note: str) -> str:
             f"Structured pruning removed {share:.1%} of the attention and MLP parameters of {base_name(lm.source)}: "
             "KV groups with their query heads, and MLP neurons, sliced out of the weights."
         )
+        sentences += map(_compensation, lm.compensations)
     else:
         sentences.append(f"The weights of {base_name(lm.source)}, not pruned.")
     if lm.source.note:
@@ -111,6 +112,18 @@ def _description(lm: LM, note: str) -> str:
     else:
         sentences.append("The base model's files do not say their licence; its terms apply all the same.")
     return "\n".join(sentences) + "\n"
+
+
+def _compensation(record: Mapping[str, Any]) -> str:
+    counts = record["tokens"]
+    tokens = " and ".join(f"{n:,} {stack + ' ' if len(counts) > 1 else ''}tokens" for stack, n in counts.items())
+    texts = ", ".join(dict.fromkeys(each["source"] or "text without a name" for each in record["sets"]))
+    if record["method"] == "bias":
+        return f"What removed units contributed on average became a bias of each output projection ({tokens}, {texts})."
+    return (
+        "Each output projection was then fitted by least squares to what it gave with all units "
+        f"({tokens}, {texts}; regularisation {record['regularisation']:g})."
+    )
 
 
 def _sizes(lm: LM) -> str:

@@ -25,7 +25,7 @@ class PruningRecord:
     `kept` has original unit indices; a layer without sites was removed. `base` and `base_hash` name the dense model,
     which had `base_layers` layers in each stack; `note` is its source's, e.g. "4-bit origin". `plans` are the hashes of
     the pruning plans that were applied to it, in order. `output_biases` are the sites whose output projection has a
-    bias that the dense model's has not.
+    bias that the dense model's has not; `compensations` say what was done to output projections, as `LM` has them.
     """
 
     base: str

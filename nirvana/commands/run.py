@@ -122,12 +122,13 @@ def _refuse(lm: LM, format: str) -> None:
 
 def _write_output(made: Run, models: Models, output: Path, format: str, bar: Bar) -> None:
     from nirvana.checkpoints.exporting import export
+    from nirvana.runs.compensated import pruned_model
 
     plan, report = made.plan(), made.report()
     if plan is None:
         raise RunError("The plan of this run is damaged.", "Run it again.")
     lm = models.dense(made.recipe.model, bar.progress)
-    small = models.pruned(lm, plan, bar.progress)
+    small, _ = pruned_model(made.recipe, models, lm, plan, progress=bar.progress)
     recipe = made.recipe.portable().to_json()
     folder = export(small, output, format=format, recipe=recipe, measured=report, progress=bar.progress).path
     if not folder.is_dir():

@@ -113,6 +113,7 @@ def calibrate(arguments: argparse.Namespace) -> None:
 
 def score(arguments: argparse.Namespace) -> None:
     from nirvana.runs.folder import FORMATS
+    from nirvana.saliency import find_criterion
 
     recipe = apply_options(Recipe(), arguments)
     check_recipe(recipe, ("model", "saliency"))
@@ -120,7 +121,7 @@ def score(arguments: argparse.Namespace) -> None:
     if arguments.calibration is not None:
         chosen = _read(arguments.calibration, FORMATS["calibration"].read, "calibration set", "calibrate")
         calibration = chosen.calibration if isinstance(chosen, CalibrationSelection) else chosen
-    elif recipe.saliency.criterion == "nirvana":
+    elif find_criterion(recipe.saliency.criterion).reads != "nothing":
         raise RunError("This criterion reads text.", "Give --calibration FILE, which `calibrate` writes.")
     with Bar().shown() as bar:
         lm = _load(recipe, bar)
@@ -167,22 +168,25 @@ def allocate(arguments: argparse.Namespace) -> None:
 
 def prune(arguments: argparse.Namespace) -> None:
     recipe = apply_options(Recipe(), arguments)
+    check_recipe(recipe, ("model", "prune"))
     plan = PruningPlan.from_json(_read(arguments.plan, json.loads, "plan", "allocate"))
     output = Path(arguments.output).expanduser()
     check_output(output, arguments.export)
     with Bar().shown() as bar:
         lm = _load(recipe, bar)
         from nirvana.checkpoints.exporting import export
-        from nirvana.surgery import prune as cut
+        from nirvana.runs.compensated import pruned_model
+        from nirvana.runs.models import Models
 
         bar.step("prune")
-        small = cut(lm, plan, progress=bar.progress)
+        small, _ = pruned_model(recipe, Models(), lm, plan, progress=bar.progress)
         written = export(small, output, format=arguments.export, progress=bar.progress)
     sizes = {"dense": lm.layout.parameters, "pruned": small.layout.parameters}
     if arguments.json:
         checks = list(written.verification.checks)
         print_json({"output": str(written.path), "bytes": written.bytes, "checks": checks}
-                   | {"format": written.format, "parameters": sizes, "hash": small.hash})  # fmt: skip
+                   | {"format": written.format, "parameters": sizes, "hash": small.hash}
+                   | {"compensations": list(small.compensations)})  # fmt: skip
     else:
         print(f"Wrote {written.path}: {sizes['dense']:,} => {sizes['pruned']:,} parameters, {written.bytes:,} bytes.")
         print(f"Verified: {'; '.join(written.verification.checks)}.")

@@ -173,7 +173,8 @@ def collect_statistics(
         raise CompensationError("There is no calibration set to collect statistics from.", "Give at least one.")
     started = time.perf_counter()
     widths = input_widths(lm)
-    _check_memory(lm, statistics_bytes(widths.values()) if second_moments else 0)
+    if second_moments:
+        check_memory(lm)
     sums = {site: np.zeros(width) for site, width in widths.items()}
     products = {site: torch.zeros(width, width, device=lm.device) for site, width in widths.items() if second_moments}
     counts = dict.fromkeys(widths, 0)
@@ -208,7 +209,13 @@ def statistics_bytes(widths: Iterable[int]) -> int:
     return sum(4 * width * width for width in widths)
 
 
-def _check_memory(lm: LM, needed: int) -> None:
+def check_memory(lm: LM) -> None:
+    """Refuse second moments that would fill the device or the CPU's memory.
+
+    Raises:
+        CompensationError: naming the bytes that they take.
+    """
+    needed = statistics_bytes(input_widths(lm).values())
     for device in {"cpu", str(lm.device)}:  # moments are summed where the model is and kept by the CPU
         free = available_memory(device)
         if needed > free * SHARE:

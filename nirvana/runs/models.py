@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, cast
 
+from nirvana.compensation import Compensation
 from nirvana.errors import ModelError
 from nirvana.files import json_hash, local_path
 from nirvana.plan import PruningPlan
@@ -11,6 +13,7 @@ from nirvana.progress import ProgressCallback
 from nirvana.runs.recipe import ModelChoice
 
 if TYPE_CHECKING:
+    from nirvana.compensation.statistics import Statistics
     from nirvana.models.lm import LM
 
 
@@ -38,18 +41,38 @@ class Models:
             self._choice = wanted
         return self._dense
 
-    def pruned(self, lm: LM, plan: PruningPlan, progress: ProgressCallback | None = None) -> LM:
+    def pruned(
+        self,
+        lm: LM,
+        plan: PruningPlan,
+        *,
+        compensation: str = "none",
+        statistics: Callable[[], Statistics] | None = None,
+        source: Any = None,
+        progress: ProgressCallback | None = None,
+    ) -> LM:
         """`lm` without what `plan` removes: a run keeps its pruned model as base and plan, and this makes it.
+
+        Args:
+            compensation: see `nirvana.prune`.
+            statistics: gives what the compensation is computed from; called where the model has to be made.
+            source: what tells such statistics from others, as a JSON value.
+            progress: of the pruning.
 
         Raises:
             PlanError: the plan was made for a model of another shape.
+            CompensationError: the compensation is unknown, or the statistics are not to be had.
         """
         from nirvana.surgery import prune
 
-        wanted = json_hash([lm.hash, str(lm.device), str(lm.dtype), plan.to_json()])
+        place = [lm.hash, str(lm.device), str(lm.dtype)]
+        wanted = json_hash([*place, plan.to_json(), compensation, source])
         if self._pruned is None or self._plan != wanted:
             self._drop_pruned()
-            self._pruned = prune(lm, plan, progress=progress)
+            found = statistics() if statistics is not None else None
+            self._pruned = prune(
+                lm, plan, compensation=cast(Compensation, compensation), statistics=found, progress=progress
+            )
             self._plan = wanted
         return self._pruned
 

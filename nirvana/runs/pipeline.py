@@ -18,7 +18,8 @@ from nirvana.evaluation.results import Report
 from nirvana.models.lm import LM
 from nirvana.plan import PruningPlan
 from nirvana.progress import ProgressCallback
-from nirvana.runs.cached import choose_calibration, draw_probe, open_corpus, score_units
+from nirvana.runs.cached import Origin, choose_calibration, draw_probe, open_corpus, score_units
+from nirvana.runs.compensated import check_same_compensation, check_statistics_fit, compensation_summary, pruned_model
 from nirvana.runs.measurements import compare
 from nirvana.runs.models import Models, placement
 from nirvana.runs.recipe import STEPS, Recipe
@@ -43,6 +44,7 @@ class Work:
     models: Models
     progress: ProgressCallback | None
     corpora: dict[str, Corpus] = field(default_factory=dict)
+    statistics: Origin = field(default_factory=dict)  # how those of the compensation came about
 
     def lm(self) -> LM:
         return self.models.dense(self.recipe.model, self.progress)
@@ -51,6 +53,14 @@ class Work:
         if name not in self.corpora:
             self.corpora[name] = open_corpus(name, self.lm(), self.progress)
         return self.corpora[name]
+
+    def pruned(self) -> LM:
+        """The pruned model, made where it is not in memory."""
+        lm, plan, needs_text = self.lm(), self.need("allocation"), self.recipe.prune.compensation != "none"
+        corpus = self.corpus(self.recipe.calibration.corpus) if needs_text else None
+        small, origin = pruned_model(self.recipe, self.models, lm, plan, corpus=corpus, progress=self.progress)
+        self.statistics = self.statistics or origin
+        return small
 
     def need(self, step: str) -> Any:
         """The result of an earlier step.
@@ -122,10 +132,13 @@ def _check_ahead(work: Work, card: ModelCard, steps: tuple[str, ...]) -> None:
     """Find out before the expensive steps what would make a later one fail."""
     check_against_model(work.recipe, card, steps)
     calibration, evaluation = work.recipe.calibration, work.recipe.evaluation
+    corpus = None
     if "calibration" in steps and calibration.corpus != SELF_GENERATED.name:  # which the model has to write first
         corpus = work.corpus(calibration.corpus)
         if "compare" in steps or calibration.candidates > 1:
             draw_probe(calibration, work.lm(), corpus)
+    if "prune" in steps:
+        check_statistics_fit(work.recipe, work.lm(), corpus)
     for name in evaluation.corpora if "compare" in steps else ():
         if name != SELF_GENERATED.name:
             check_text(work.lm(), work.corpus(name), window=evaluation.window)
@@ -176,7 +189,7 @@ def _prune(work: Work) -> tuple[PruneSummary, dict[str, Any]]:
     lm = work.lm()
     plan: PruningPlan = work.need("allocation")
     start = time.perf_counter()
-    small = work.models.pruned(lm, plan, work.progress)
+    small = work.pruned()
     summary = PruneSummary(
         parameters={"dense": lm.layout.parameters, "pruned": small.layout.parameters},
         weight_bytes={"dense": lm.weight_bytes, "pruned": small.weight_bytes},
@@ -184,13 +197,15 @@ def _prune(work: Work) -> tuple[PruneSummary, dict[str, Any]]:
         device=str(small.device),
         notes=list(plan.notes),
         refused=refused_formats(small),
+        compensation=compensation_summary(lm, small, work.statistics),
     )
     return summary, {"weight_hash": small.hash, "base_hash": lm.hash, **placement(lm)}
 
 
 def _compare(work: Work) -> tuple[Report, dict[str, Any]]:
     lm, chosen = work.lm(), work.need("calibration")
-    small = work.models.pruned(lm, work.need("allocation"), work.progress)
+    small = work.pruned()
+    check_same_compensation(work.run.pruned(), lm, small)
     corpora = {name: work.corpus(name) for name in work.recipe.evaluation.corpora}
     if isinstance(chosen, CalibrationSelection):
         probe = chosen.probe

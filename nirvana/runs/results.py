@@ -37,7 +37,11 @@ class ModelCard:
 
 @dataclass(frozen=True)
 class PruneSummary:
-    """What pruning did: sizes before and after. The plan itself is the allocation step's result."""
+    """What pruning did: sizes before and after. The plan itself is the allocation step's result.
+
+    `compensation` is empty without one; else what `LM.compensations` says of it, with "seconds" (of the collection of
+    statistics) and "cached".
+    """
 
     parameters: dict[str, int]  # "dense", "pruned"
     weight_bytes: dict[str, int]
@@ -45,6 +49,7 @@ class PruneSummary:
     device: str
     notes: list[str] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)  # export format -> why it cannot be written in it
+    compensation: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -12,7 +12,8 @@ import nirvana
 from nirvana.errors import NirvanaError
 from nirvana.files import cache_folder, json_hash, write_bytes
 
-LIMIT = 1 << 30  # bytes; beyond it the results that were not used for longest go
+LIMIT = 1 << 30  # bytes of a folder; beyond it the results that were not used for longest go
+LARGE = ("statistics",)  # kinds of result that have a folder of their own, where they push out no others
 ABANDONED = 3600  # seconds after which a half-written file has lost its writer
 log = logging.getLogger(__name__)
 
@@ -50,7 +51,8 @@ def write_cached(key: str, content: bytes, **meta: Any) -> None:
 
 
 def _path(key: str) -> Path:
-    return cache_folder() / "steps" / key
+    kind = key.partition("-")[0]
+    return cache_folder() / (kind if kind in LARGE else "steps") / key
 
 
 def _trim(folder: Path) -> None:

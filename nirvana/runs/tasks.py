@@ -157,12 +157,16 @@ def _both(run: Run, models: Models, reporter: Reporter) -> tuple[LM, LM]:
     lm = models.dense(run.recipe.model, reporter.progress)
     if lm.hash != card.hash:
         raise RunError("The model's files have changed since the plan was made.", "Start a new run.")
-    return lm, models.pruned(lm, plan, reporter.progress)
+    from nirvana.runs.compensated import check_same_compensation, pruned_model
+
+    small, _ = pruned_model(run.recipe, models, lm, plan, progress=reporter.progress)
+    check_same_compensation(run.pruned(), lm, small)
+    return lm, small
 
 
 def _check_room(run: Run, small: LM, format: str) -> None:
     dtype = str(small.dtype).removeprefix("torch.")
-    size = export_sizes(small.layout, small.family.geometry(small.settings), dtype=dtype)[format]
+    size = export_sizes(small.layout, small.kept, dtype=dtype)[format]
     needed = (1 if format == "gguf" else 2) * size + MARGIN  # a folder lies there twice while it is packed
     free = shutil.disk_usage(run.folder).free
     if free < needed:

@@ -9,7 +9,8 @@ from nirvana.allocation import reachable_sparsity
 from nirvana.allocation.constraints import out_of_reach
 from nirvana.allocation.rules import check_method, uses_gamma
 from nirvana.calibration.tasks import TASKS
-from nirvana.errors import CorpusError, ModelError, PlanError, RunError, SaliencyError
+from nirvana.compensation import METHODS
+from nirvana.errors import CompensationError, CorpusError, ModelError, PlanError, RunError, SaliencyError
 from nirvana.layout import Layout
 from nirvana.runs.recipe import STEPS, AllocationChoice, Recipe
 from nirvana.runs.results import ModelCard
@@ -26,6 +27,9 @@ _WHOLE_NUMBERS = {  # section, name: lowest, highest
     ("calibration", "seed"): (0, SEEDS - 1),
     ("calibration", "probe_seed"): (0, SEEDS - 1),
     ("allocation", "multiple_of"): (1, 65_536),
+    ("prune", "samples"): (1, 65_536),
+    ("prune", "length"): (2, 32_768),
+    ("prune", "seed"): (0, SEEDS - 1),
     ("evaluation", "window"): (2, 131_072),
     ("evaluation", "max_tokens"): (2, 1 << 30),
 }
@@ -43,6 +47,7 @@ def check_recipe(recipe: Recipe, steps: Iterable[str] = STEPS) -> None:
     """
     wanted = set(steps)
     sections = {"evaluation": "compare" in wanted, "allocation": bool(wanted & {"allocation", "prune", "compare"})}
+    sections["prune"] = bool(wanted & {"prune", "compare"})
     for (section, name), (low, high) in _WHOLE_NUMBERS.items():
         value = getattr(getattr(recipe, section), name)
         if sections.get(section, True) and not (
@@ -63,13 +68,17 @@ def check_recipe(recipe: Recipe, steps: Iterable[str] = STEPS) -> None:
         _check_rates(calibration.trial_sparsity, calibration.trial_gamma)
     if sections["allocation"]:
         _check_rates(allocation.sparsity, allocation.gamma)
+        check_method(allocation.method)
         if any(isinstance(layer, bool) or not isinstance(layer, int) or layer < 0 for layer in allocation.protected):
             raise PlanError(f"Protected layers are counted from 0, not {allocation.protected}.", "Correct them.")
+    if sections["prune"] and recipe.prune.compensation not in METHODS:
+        raise CompensationError(
+            f"There is no compensation {recipe.prune.compensation!r}.", f"Use {', '.join(METHODS)}."
+        )
     if sections["evaluation"]:
         for corpus in evaluation.corpora:
             _check_corpus(corpus)
         if evaluation.max_tokens < evaluation.window:
-        check_method(allocation.method)
             raise RunError(
                 f"evaluation.max_tokens ({evaluation.max_tokens:,}) is below one window ({evaluation.window:,}).",
                 "Raise it, or use a shorter window.",
@@ -92,6 +101,8 @@ def check_against_model(recipe: Recipe, card: ModelCard, steps: Iterable[str] = 
         lengths |= {"calibration.probe_length": recipe.calibration.probe_length}
     if "compare" in wanted and recipe.evaluation.corpora:
         lengths |= {"evaluation.window": recipe.evaluation.window}
+    if wanted & {"prune", "compare"} and recipe.prune.compensation != "none":
+        lengths |= {"prune.length": recipe.prune.length}
     for name, length in lengths.items():
         positions = card.geometry.get("positions", length)
         if length > positions:

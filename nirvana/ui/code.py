@@ -31,7 +31,7 @@ def python_code(recipe: Recipe, step: str) -> str:
         named = {name: value for name, value in vars(choice).items() if name in SHOWN or value != vars(default)[name]}
         lines.append(_call("plan = nv.allocate", "scores", **named))
     if "prune" in wanted:
-        lines += ["small = nv.prune(lm, plan)", 'nv.save(small, "pruned")']
+        lines += [*_pruning(recipe), 'nv.save(small, "pruned")']
     if "compare" in wanted:
         lines += _evaluation(recipe)
     last = {
@@ -64,6 +64,19 @@ def _calibration(recipe: Recipe) -> list[str]:
             **drawn,
             probe=None,
         ).replace("probe=None", "probe=probe"),
+    ]
+
+
+def _pruning(recipe: Recipe) -> list[str]:
+    choice = recipe.prune
+    if choice.compensation == "none":
+        return ["small = nv.prune(lm, plan)"]
+    drawn = {"samples": choice.samples, "length": choice.length, "seed": choice.seed, **_task(recipe)}
+    means = {} if choice.compensation == "least_squares" else {"second_moments": False}
+    return [
+        _call("windows = nv.sample_calibration", "lm", "text", **drawn),
+        _call("statistics = nv.collect_statistics", "lm", "windows", **means),
+        f'small = nv.prune(lm, plan, compensation="{choice.compensation}", statistics=statistics)',
     ]
 
 

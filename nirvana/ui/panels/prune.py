@@ -2,13 +2,68 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import streamlit as st
 
 from nirvana.layout import KV_GROUP, NEURON
 from nirvana.plan import PruningPlan
+from nirvana.runs.recipe import PruneChoice
 from nirvana.runs.store import Run
 from nirvana.ui.figures.chart import count
+from nirvana.ui.panels.calibration_choice import LARGEST
 from nirvana.ui.text import megabytes
+
+METHOD = "prune.compensation"
+TITLES = {"none": "None", "bias": "Bias", "least_squares": "Least squares"}
+MEANINGS = {
+    "none": "What the removed units wrote is simply missing",
+    "bias": "Their average is added as a constant, as in FLAP (arXiv 2312.11983); takes one reading of some text",
+    "least_squares": "The remaining weights of each output projection are fitted to what it wrote before; takes one "
+    "reading of some text, and memory for the statistics",
+}
+LABELS = {"samples": "Samples", "length": "Tokens in a sample", "seed": "Seed of the draw"}
+LIMITS = {"samples": (1, 65_536), "length": (2, 32_768), "seed": (0, LARGEST)}
+
+
+def compensation_controls(choice: PruneChoice) -> PruneChoice:
+    """How to make up for what goes, and from how much text; starting from `choice`, the result is what they say now."""
+    known = choice.compensation if choice.compensation in TITLES else "none"
+    st.session_state.setdefault(METHOD, known)
+    method = st.radio(
+        "Compensation",
+        list(TITLES),
+        key=METHOD,
+        format_func=TITLES.__getitem__,
+        captions=[f"{MEANINGS[name]}." for name in TITLES],
+        help="Attention and MLP each end in an **output projection**, which loses inputs when units go. It can be "
+        "changed, without training, so that its output stays close to what it was.",
+    )
+    if method == "none":
+        return PruneChoice(method, choice.samples, choice.length, choice.seed)
+    st.caption("The statistics are of samples drawn from the calibration text; more of them fit better.")
+    for name, (low, high) in LIMITS.items():
+        st.session_state.setdefault(f"prune.{name}", min(max(low, getattr(choice, name)), high))
+    numbers = [
+        column.number_input(label, *LIMITS[name], key=f"prune.{name}", step=1)
+        for column, (name, label) in zip(st.columns(len(LABELS)), LABELS.items(), strict=True)
+    ]
+    return PruneChoice(method, *numbers)
+
+
+def compensated(record: dict[str, Any]) -> str:
+    """What was done and from what, in a sentence; empty without compensation."""
+    if not record:
+        return ""
+    tokens = " and ".join(
+        f"{count:,}" + (f" {stack}" if len(record["tokens"]) > 1 else "") for stack, count in record["tokens"].items()
+    )
+    texts = ", ".join(f"{each['samples']} samples of {each['source']}, seed {each['seed']}" for each in record["sets"])
+    how = [f"regularisation {record['regularisation']:g}"] if "regularisation" in record else []
+    if record.get("seconds") is not None:
+        how.append(f"collected in {record['seconds']:,.1f} s" + (", kept from then" if record.get("cached") else ""))
+    title = TITLES.get(record["method"], record["method"]).lower()
+    return f"Compensation: {title}, from {tokens} tokens ({texts}){''.join(f'; {part}' for part in how)}."
 
 
 def preview(plan: PruningPlan, run: Run) -> None:

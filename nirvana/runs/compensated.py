@@ -1,0 +1,128 @@
+"""The pruned model of a recipe: its plan, and the compensation that it asks for, from statistics that are kept."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from nirvana.calibration.corpora import Corpus
+from nirvana.calibration.sampling import sample_calibration
+from nirvana.calibration.sets import CalibrationSet
+from nirvana.compensation.statistics import Statistics, collect_statistics, input_widths, statistics_bytes
+from nirvana.errors import CompensationError, RunError
+from nirvana.models.lm import LM
+from nirvana.plan import PruningPlan
+from nirvana.progress import ProgressCallback, within
+from nirvana.runs.cached import Origin, open_corpus
+from nirvana.runs.models import Models, numerics
+from nirvana.runs.recipe import Recipe
+from nirvana.runs.results import PruneSummary
+from nirvana.runs.step_cache import cache_key, read_cached, write_cached
+
+KEPT_BYTES = 512 << 20  # of statistics in a file; larger ones are collected anew
+
+
+def draw_statistics_set(recipe: Recipe, lm: LM, corpus: Corpus) -> CalibrationSet:
+    """The windows that the recipe's statistics are collected from.
+
+    Raises:
+        CorpusError: the text is too short for them.
+    """
+    choice = recipe.prune
+    drawn: dict[str, Any] = {"samples": choice.samples, "length": choice.length, "seed": choice.seed}
+    return sample_calibration(lm, corpus, task=recipe.calibration.task, **drawn)
+
+
+def pruned_model(
+    recipe: Recipe,
+    models: Models,
+    lm: LM,
+    plan: PruningPlan,
+    *,
+    corpus: Corpus | None = None,
+    progress: ProgressCallback | None = None,
+) -> tuple[LM, Origin]:
+    """`lm` pruned by `plan` with the recipe's compensation, and where its statistics came from; empty without any.
+
+    Args:
+        corpus: the calibration text, where it is open already.
+
+    Raises:
+        NirvanaError: see `nirvana.prune`, `collect_statistics` and `sample_calibration`.
+    """
+    method = recipe.prune.compensation
+    if method == "none":
+        return models.pruned(lm, plan, progress=progress), {}
+    text = corpus or open_corpus(recipe.calibration.corpus, lm, progress)
+    windows = draw_statistics_set(recipe, lm, text)
+    origin: Origin = {}
+
+    def statistics() -> Statistics:
+        found, how = _collect(windows, lm, within(progress, "Statistics", 0, 2), second=method == "least_squares")
+        origin.update(how)
+        return found
+
+    small = models.pruned(
+        lm,
+        plan,
+        compensation=method,
+        statistics=statistics,
+        source=[windows.hash, windows.source, windows.seed],
+        progress=within(progress, "Pruning", 1, 2),
+    )
+    return small, origin
+
+
+def compensation_summary(lm: LM, small: LM, origin: Origin) -> dict[str, Any]:
+    """What a run says of its compensation: the record of the model with how the statistics came about; {} without."""
+    made = small.compensations[len(lm.compensations) :]
+    return made[-1] | {"seconds": origin.get("seconds"), "cached": origin.get("cached", False)} if made else {}
+
+
+def check_same_compensation(summary: PruneSummary | None, lm: LM, small: LM) -> None:
+    """Refuse a model that was made again in another way than the one that a run's numbers are of.
+
+    Raises:
+        RunError: the recipe or the calibration text has changed since.
+    """
+    noted, made = (summary.compensation if summary else {}), compensation_summary(lm, small, {})
+    if any(noted.get(name) != made.get(name) for name in ("method", "regularisation")):
+        raise RunError("The pruned model of this run was compensated in another way.", "Prune again.")
+    if [each["hash"] for each in noted.get("sets", ())] != [each["hash"] for each in made.get("sets", ())]:
+        raise RunError("The text that the compensation was computed from has changed.", "Prune again in a new run.")
+
+
+def check_statistics_fit(recipe: Recipe, lm: LM, corpus: Corpus | None) -> None:
+    """Find out before the expensive steps whether the statistics can be collected.
+
+    Raises:
+        CompensationError: they do not fit in memory.
+        CorpusError: the text is too short for their windows.
+    """
+    from nirvana.compensation.statistics import check_memory
+
+    if recipe.prune.compensation == "least_squares":
+        check_memory(lm)
+    if recipe.prune.compensation != "none" and corpus is not None:
+        draw_statistics_set(recipe, lm, corpus)
+
+
+def _collect(
+    windows: CalibrationSet, lm: LM, progress: ProgressCallback | None, *, second: bool
+) -> tuple[Statistics, Origin]:
+    key = cache_key("statistics", windows=windows.hash, second=second, **numerics(lm))
+    found = read_cached(key)
+    if found is not None:
+        meta, content = found
+        try:
+            kept = Statistics.from_bytes(content)
+            if kept.model_hash == lm.hash:
+                return kept, {"cached": True, "seconds": meta.get("seconds")}
+        except (ValueError, KeyError, TypeError, CompensationError):
+            pass  # damaged, or written by other code than this: collect them again
+    start = time.perf_counter()
+    statistics = collect_statistics(lm, windows, second_moments=second, progress=progress)
+    seconds = time.perf_counter() - start
+    if not second or statistics_bytes(input_widths(lm).values()) // 2 <= KEPT_BYTES:
+        write_cached(key, statistics.to_bytes(), seconds=seconds)
+    return statistics, {"cached": False, "seconds": seconds}
