@@ -12,7 +12,7 @@ from nirvana.checkpoints.gguf_export import export_gguf, refuse_gguf
 from nirvana.checkpoints.placing import placed, refuse_foreign, refuse_other_file
 from nirvana.checkpoints.saving import save
 from nirvana.checkpoints.sizes import FORMATS
-from nirvana.checkpoints.uniform import export_uniform, refuse_shared_slots
+from nirvana.checkpoints.uniform import export_uniform, refuse_uniform
 from nirvana.checkpoints.verification import Verification, verify_export
 from nirvana.errors import CheckpointError
 from nirvana.evaluation.results import Report
@@ -76,7 +76,7 @@ def export(
 def refused_formats(lm: LM) -> dict[str, str]:
     """Format -> why `lm` cannot be written in it. Formats that it can be written in are absent; no weights are read."""
     reasons = {}
-    for format, check in (("uniform", refuse_shared_slots), ("gguf", refuse_gguf)):
+    for format, check in (("uniform", refuse_uniform), ("gguf", refuse_gguf)):
         try:
             check(lm)
         except CheckpointError as error:

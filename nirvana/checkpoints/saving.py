@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -168,14 +168,20 @@ def _write_weights(model: PreTrainedModel, staged: Path, progress: ProgressCallb
 
 def _shards(model: PreTrainedModel) -> list[dict[str, torch.Tensor]]:
     shards: list[dict[str, torch.Tensor]] = [{}]
-    size, seen = 0, set()
-    for name, tensor in model.state_dict().items():
-        if tensor.data_ptr() in seen:  # tied: the loader ties it again
-            continue
-        seen.add(tensor.data_ptr())
+    size = 0
+    for name, tensor in own_tensors(model):
         if shards[-1] and size + tensor.numel() * tensor.itemsize > SHARD_BYTES:
             shards.append({})
             size = 0
         shards[-1][name] = tensor.detach()
         size += tensor.numel() * tensor.itemsize
     return shards
+
+
+def own_tensors(model: PreTrainedModel) -> Iterator[tuple[str, torch.Tensor]]:
+    """Name and value of each tensor, tied ones once: the loader ties them again."""
+    seen = set()
+    for name, tensor in model.state_dict().items():
+        if tensor.data_ptr() not in seen:
+            seen.add(tensor.data_ptr())
+            yield name, tensor

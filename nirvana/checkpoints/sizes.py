@@ -5,48 +5,72 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from nirvana.layout import KV_GROUP, Layout
+import numpy as np
+
+from nirvana.layout import KV_GROUP, NEURON, Layout, Site
 
 FORMATS = ("checkpoint", "uniform", "gguf")
 ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
-# Architectures whose config transformers 5 refuses unless the number of heads divides the hidden size.
-HEADS_DIVIDE_HIDDEN = {"LlamaForCausalLM"}
+Kept = Mapping[Site, np.ndarray]  # site -> original indices of the units that stay
 
 
-def export_sizes(
-    layout: Layout, geometry: Mapping[str, int], *, dtype: str, gguf_dtype: str = "float16"
-) -> dict[str, int]:
+def export_sizes(layout: Layout, kept: Kept, *, dtype: str, gguf_dtype: str = "float16") -> dict[str, int]:
     """Format -> bytes of the weights, e.g. `{"checkpoint": ..., "uniform": ..., "gguf": ...}`.
 
     Args:
         layout: of the model that would be exported.
-        geometry: of the dense model, from its family.
+        kept: which units of the dense model it still has.
         dtype: its floating-point type, "float32", "float16" or "bfloat16".
         gguf_dtype: that of the matrices in a GGUF file.
     """
     own = ITEM_BYTES[dtype]
     return {
         "checkpoint": layout.parameters * own,
-        "uniform": uniform_layout(layout, geometry).parameters * own,
+        "uniform": uniform_layout(layout, kept).parameters * own,
         "gguf": layout.parameters * ITEM_BYTES[gguf_dtype],
     }
 
 
-def uniform_layout(layout: Layout, geometry: Mapping[str, int]) -> Layout:
-    """`layout` with each kind of unit as many times in every layer as in the widest.
+def uniform_layout(layout: Layout, kept: Kept) -> Layout:
+    """`layout` with each kind of unit as many times in every layer as a plain checkpoint needs.
 
-    Where the architecture's config allows only some numbers of heads, the next allowed one is taken.
+    Those are the units of the widest layer; where layers must hold the same units, all that any of them kept; and where
+    the config allows only some numbers of KV groups, the next allowed one.
     """
-    widest: dict[str, int] = {}
-    for place in layout.values():
-        widest[place.kind] = max(widest.get(place.kind, 0), place.units)
-    if layout.architecture in HEADS_DIVIDE_HIDDEN:
-        per_group = geometry["heads"] // geometry["kv_heads"]
-        allowed = (
-            groups
-            for groups in range(widest[KV_GROUP], geometry["kv_heads"])
-            if geometry["hidden"] % (groups * per_group) == 0
+    groups = max((layout[site].units for site in layout.pool(KV_GROUP)), default=0)
+    groups = max([groups, *(len(units) for units in shared_units(layout, kept).values())])
+    whole = layout.plain.groups_divide
+    if whole:
+        groups = next(count for count in range(groups, whole + 1) if whole % count == 0)
+    width = max((layout[site].units for site in layout.pool(NEURON)), default=0)
+    widest = {KV_GROUP: groups, NEURON: width}
+    return replace(layout, sites={site: place._replace(units=widest[place.kind]) for site, place in layout.items()})
+
+
+def shared_units(layout: Layout, kept: Kept) -> dict[tuple[str, str], np.ndarray]:
+    """(stack, module) whose layers must hold the same units in a plain checkpoint -> all that any of them kept."""
+    found = {}
+    for stack, module in layout.plain.same_units:
+        units = [kept[site] for site in layout if (site.stack, site.module) == (stack, module) and site in kept]
+        if units:
+            found[stack, module] = np.unique(np.concatenate(units))
+    return found
+
+
+def padding_note(layout: Layout, kept: Kept) -> str:
+    """Why a uniform checkpoint has more KV groups in a layer than the widest has here; "" where it has not."""
+    pool = layout.pool(KV_GROUP)
+    if not pool:
+        return ""
+    widest, filled = max(layout[site].units for site in pool), uniform_layout(layout, kept)[pool[0]].units
+    union = max((len(units) for units in shared_units(layout, kept).values()), default=0)
+    reasons = []
+    if union > widest:
+        reasons.append("the blocks of a stack share one position bias, so each holds every head that any of them kept")
+    if filled > max(widest, union):
+        reasons.append(
+            f"a plain {layout.architecture} takes no {max(widest, union)}: heads must divide the hidden size"
         )
-        widest[KV_GROUP] = next(allowed, geometry["kv_heads"])
-    sites = {site: place._replace(units=widest[place.kind]) for site, place in layout.items()}
-    return replace(layout, sites=sites)
+    if not reasons:
+        return ""
+    return f"{filled} KV groups in each layer instead of at most {widest}: {'; '.join(reasons)}"

@@ -7,22 +7,27 @@ import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from torch import nn
 
 from nirvana.checkpoints.card import checkpoint_card
 from nirvana.checkpoints.placing import placed, refuse_foreign
-from nirvana.checkpoints.saving import checkpoint_config, write_model
-from nirvana.checkpoints.sizes import uniform_layout
+from nirvana.checkpoints.saving import added_biases, checkpoint_config, own_tensors, write_model
+from nirvana.checkpoints.sizes import padding_note, shared_units, uniform_layout
 from nirvana.errors import CheckpointError
 from nirvana.evaluation.results import Report
 from nirvana.files import content_hash
-from nirvana.models.families import WeightSlice
+from nirvana.layout import KV_GROUP, NEURON, Layout
 from nirvana.models.lm import LM
+from nirvana.models.loading import build_model
 from nirvana.progress import ProgressCallback, report, track
-from nirvana.surgery import layer_places, linear_layer, refresh_sizes
+from nirvana.surgery import layer_places, linear_layer, unit_rows
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 NOTE = (
     "Every layer is filled up with zeros to the width of the widest one, so that this is a plain checkpoint of the "
@@ -42,8 +47,9 @@ def export_uniform(
 
     The zeros add nothing to any activation: the logits are those of `lm` up to the order of summation. The files
     are as large as if every layer were as wide as the widest (see `uniform_layout`); `allocate(..., uniform=True)`
-    makes that no loss. What is written counts as a dense model when it is loaded again; which units were kept is
-    not in it.
+    makes that no loss. T5's blocks share one position bias, so in each self-attention a head lies where the others
+    have theirs of the same index: there the widest is the union of what a stack's blocks kept. What is written counts
+    as a dense model when it is loaded again; which units were kept is not in it.
 
     Args:
         lm: a model with its weights in memory.
@@ -56,84 +62,105 @@ def export_uniform(
         The folder, absolute.
 
     Raises:
-        CheckpointError: the family cannot be filled up, the folder holds something else, or the disk is full or not
-            writable.
+        CheckpointError: the model has biases that a plain one cannot have, the folder holds something else, or the
+            disk is full or not writable.
         ModelError: the weights are not in memory.
     """
     target = Path(folder).expanduser().absolute()
     refuse_foreign(target)
     filled = fill_up(lm, progress=progress)
-    card = checkpoint_card(lm, recipe=recipe, measured=measured, note=NOTE if lm.is_pruned else "")
+    padded = padding_note(lm.layout, lm.kept)
+    note = f"{NOTE}{f' It has {padded}.' if padded else ''}" if lm.is_pruned else ""
+    card = checkpoint_card(lm, recipe=recipe, measured=measured, note=note)
     with placed(target) as staged:
         write_model(filled, staged, checkpoint_config(filled), card, progress)
         report(progress, "Writing the checkpoint", 1, 1)
     return target
 
 
-def refuse_shared_slots(lm: LM) -> None:
-    """Refuse a family whose heads cannot be moved to fill a layer up.
+def refuse_uniform(lm: LM) -> None:
+    """Refuse a model that no plain checkpoint can hold.
 
     Raises:
-        CheckpointError: naming the family.
+        CheckpointError: it has biases that its architecture has no place for.
     """
-    if lm.family.encoder_decoder:
+    homeless = sorted({site.module for site in added_biases(lm)} - set(lm.family.bias_settings))
+    if homeless:
         raise CheckpointError(
-            f"{lm.family.name} models cannot be filled up to equal widths: the heads of all blocks share the slots of "
-            "one relative position bias.",
-            "Use the checkpoint format.",
+            f"A plain {lm.layout.architecture} has no biases on the output projections of "
+            f"{' and '.join(name.replace('_', '-') for name in homeless)}, and compensation added some.",
+            "Use the checkpoint format, or prune without biases.",
         )
 
 
 def fill_up(lm: LM, *, progress: ProgressCallback | None = None) -> LM:
-    """A dense LM that computes what `lm` computes, each layer as wide as the widest; shares no weights with it.
+    """A dense LM that computes what `lm` computes, each layer as wide as `uniform_layout` says; shares no weights.
 
     Raises:
-        CheckpointError: the family cannot be filled up.
+        CheckpointError: see `refuse_uniform`.
         ModelError: the weights are not in memory.
     """
-    refuse_shared_slots(lm)
-    model = lm.weights()
-    geometry = lm.family.geometry(lm.settings)
-    layout = uniform_layout(lm.layout, geometry)
-    places = layer_places(lm.layout)
-    filled: dict[int, nn.Parameter] = {}  # id of a narrow parameter -> what takes its place in the copy
-    for site, place in track(layout.items(), progress, "Filling up layers", len(layout)):
-        layer = lm.family.blocks(model)[site.stack][places[site.stack, site.layer]]
-        for part in lm.family.slices(lm.settings, site):
-            _fill_linear(linear_layer(layer, part), part, place.units, filled)
-    # deepcopy asks the memo first, so each filled weight takes the place of the narrow one without copying that.
-    wide = copy.deepcopy(model, memo=dict[int, object](filled))
-    for site in layout:
-        layer = lm.family.blocks(wide)[site.stack][places[site.stack, site.layer]]
-        for part in lm.family.slices(lm.settings, site):
-            refresh_sizes(linear_layer(layer, part))
-    first, units = next(iter(layout)), {site: np.arange(place.units) for site, place in layout.items()}
-    sizes = lm.family.layer_config(lm.settings, units, first.stack, first.layer)
-    sizes["head_dim"] = geometry["head_dim"]  # no longer hidden size / heads
-    for name, value in sizes.items():
-        setattr(wide.config, name, value)
+    refuse_uniform(lm)
+    config = _plain_config(lm)
+    plain = lm.family.layout(config.to_dict())  # in its own numbers, should layers have been removed
+    model: Any = build_model(config, lm.family, plain, _filled_tensors(lm, plain, progress), lm.dtype)
+    model.config.tie_word_embeddings = lm.config.tie_word_embeddings  # of which some configs have a view of their own
+    model.generation_config = copy.deepcopy(lm.weights().generation_config)
+    model.requires_grad_(False).eval()
+    nn.Module.to(model, lm.device)
+    plain = lm.family.layout(model.config.to_dict())
     narrow_hash = lm.compute_hash
-    plain = lm.family.layout(wide.config.to_dict())  # in its own numbers, should layers have been removed
     return replace(
         lm,
-        model=wide,
-        config=wide.config,
+        model=model,
+        config=model.config,
         layout=plain,
         dense=plain,
         kept={site: np.arange(place.units) for site, place in plain.items()},
         compute_hash=lambda: content_hash(narrow_hash(), "uniform"),
         compute_base_hash=lambda: content_hash(narrow_hash(), "uniform"),
         plans=(),
+        compensations=(),
     )
 
 
-def _fill_linear(linear: nn.Linear, part: WeightSlice, units: int, filled: dict[int, nn.Parameter]) -> None:
-    size = units * part.size
-    for name, parameter in linear.named_parameters(recurse=False):
-        dim = part.dim if name == "weight" else 0
-        if (name == "weight" or part.dim == 0) and parameter.shape[dim] < size:
-            shape = list(parameter.shape)
-            shape[dim] = size
-            wide = parameter.new_zeros(shape)
-            wide.narrow(dim, 0, parameter.shape[dim]).copy_(parameter.detach())
-            filled[id(parameter)] = nn.Parameter(wide, requires_grad=parameter.requires_grad)
+def _plain_config(lm: LM) -> PretrainedConfig:
+    wide = uniform_layout(lm.layout, lm.kept)
+    groups, width = (wide[wide.pool(kind)[0]].units for kind in (KV_GROUP, NEURON))
+    settings = lm.settings | lm.family.uniform_config(lm.settings, groups, width)
+    settings |= {lm.family.bias_settings[site.module]: True for site in added_biases(lm)}
+    config: PretrainedConfig = type(lm.config).from_dict(settings)
+    return config
+
+
+def _filled_tensors(lm: LM, plain: Layout, progress: ProgressCallback | None) -> dict[str, torch.Tensor]:
+    """Name -> tensor on the CPU, as the plain model has them."""
+    model, places, shared = lm.weights(), layer_places(lm.layout), shared_units(lm.layout, lm.kept)
+    names = {module: name for name, module in model.named_modules()}
+    tensors = {name: tensor.detach().to("cpu", copy=True) for name, tensor in own_tensors(model)}
+    for site, place in track(lm.layout.items(), progress, "Filling up layers", len(lm.layout)):
+        index = places[site.stack, site.layer]
+        layer, wide = lm.family.blocks(model)[site.stack][index], plain[site._replace(layer=index)]
+        union = shared.get((site.stack, site.module))
+        slots = np.arange(place.units) if union is None else np.searchsorted(union, lm.kept[site])
+        for part in lm.family.slices(lm.settings, site):
+            name, size = names[linear_layer(layer, part)], wide.units * part.size
+            rows = unit_rows(torch.from_numpy(slots), part.size)
+            tensors[f"{name}.weight"] = _spread(tensors[f"{name}.weight"], part.dim, rows, size)
+            bias, length = f"{name}.bias", size if part.dim == 0 else wide.output_bias
+            if part.dim == 0 and bias in tensors:
+                tensors[bias] = _spread(tensors[bias], 0, rows, size)
+            elif bias not in tensors and (wide.biases if part.dim == 0 else wide.output_bias):
+                tensors[bias] = tensors[f"{name}.weight"].new_zeros(length)
+    for key, name in lm.family.unit_tables.items():
+        units = torch.from_numpy(shared[key])
+        groups = next(place.units for site, place in plain.items() if (site.stack, site.module) == key)
+        tensors[name] = _spread(tensors[name][:, units], 1, torch.arange(len(units)), groups)
+    return tensors
+
+
+def _spread(values: torch.Tensor, dim: int, places: torch.Tensor, size: int) -> torch.Tensor:
+    """Zeros with `size` entries along `dim`, `values` at `places` of them."""
+    shape = list(values.shape)
+    shape[dim] = size
+    return values.new_zeros(shape).index_copy_(dim, places, values)

@@ -15,8 +15,10 @@ from torch import nn
 
 from nirvana.calibration.sets import CalibrationSet
 from nirvana.checkpoints.saving import save
+from nirvana.checkpoints.uniform import export_uniform
 from nirvana.compensation import METHODS, Compensation
 from nirvana.compensation.statistics import collect_statistics
+from nirvana.errors import CheckpointError
 from nirvana.layout import KV_GROUP, Site
 from nirvana.models.families import family_of
 from nirvana.models.inspection import inspect_model
@@ -43,6 +45,7 @@ class FamilyTests:
     purpose: ClassVar[str] = "ForCausalLM"
     auto_class: ClassVar[str] = "AutoModelForCausalLM"
     settings: ClassVar[Settings] = {}
+    plain_output_biases: ClassVar[bool] = False  # whether the library's config can ask for them in attention and MLP
     common: ClassVar[Settings] = {
         "hidden_size": 32,
         "intermediate_size": 48,
@@ -259,6 +262,37 @@ class FamilyTests:
             for site, linear in projections(small).items():
                 before = projections(biased)[site].bias
                 assert torch.equal(before, linear.bias) if before is not None else linear.bias is None
+
+    def test_a_uniform_checkpoint_needs_no_code_and_computes_the_same(
+        self, pruned: LM, calibration: CalibrationSet, tmp_path: Path, read_without_us: Read
+    ) -> None:
+        folder, expected = export_uniform(pruned, tmp_path / "uniform"), library_logits(pruned, calibration)
+        assert not list(folder.glob("*.py")) and not (folder / "pruning.json").exists()
+        found = read_without_us(folder, calibration, self.auto_class)
+        assert np.abs(found["logits"] - expected).max() < 1e-5 * np.abs(expected).max()
+        assert found["agree"], "generation is the same with and without a cache"
+        again = load_model(folder, device="cpu")
+        assert again.layout.parameters == _weights(again)
+        assert again.layout.parameters <= pruned.dense.parameters
+        with torch.inference_mode():
+            difference = all_logits(again, calibration) - all_logits(pruned, calibration)
+        assert difference[difference.isfinite()].abs().max() < 1e-5 * np.abs(expected).max()
+
+    def test_a_uniform_checkpoint_has_output_biases_where_its_architecture_has(
+        self, biased: LM, calibration: CalibrationSet, tmp_path: Path
+    ) -> None:
+        if not self.plain_output_biases:
+            with pytest.raises(CheckpointError, match=f"A plain {biased.layout.architecture} has no biases"):
+                export_uniform(biased, tmp_path / "uniform")
+            assert list(tmp_path.glob("*uniform*")) == []
+            return
+        again, expected = (
+            load_model(export_uniform(biased, tmp_path / "uniform"), device="cpu"),
+            library_logits(biased, calibration),
+        )
+        assert all(place.output_bias for place in again.layout.values())
+        assert again.layout.parameters == _weights(again)
+        assert np.abs(library_logits(again, calibration) - expected).max() < 1e-5 * np.abs(expected).max()
 
     def test_scoring_leaves_the_model_as_it_was(self, lm: LM, calibration: CalibrationSet) -> None:
         before = copy.deepcopy(lm.weights().state_dict())

@@ -9,21 +9,25 @@ from tests.families.base import FamilyTests, Settings
 
 class TestLlamaMultiHead(FamilyTests):
     library = "Llama"
+    plain_output_biases = True
     settings: ClassVar[Settings] = {"num_key_value_heads": 4}
 
 
 class TestLlamaGroupedQuery(FamilyTests):
     library = "Llama"
+    plain_output_biases = True
     settings: ClassVar[Settings] = {"tie_word_embeddings": True, "head_dim": 12}
 
 
 class TestLlamaMultiQuery(FamilyTests):
     library = "Llama"
+    plain_output_biases = True
     settings: ClassVar[Settings] = {"num_key_value_heads": 1}
 
 
 class TestLlamaWithBiases(FamilyTests):
     library = "Llama"
+    plain_output_biases = True
     settings: ClassVar[Settings] = {"attention_bias": True, "mlp_bias": True}
 
 

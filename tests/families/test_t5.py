@@ -6,14 +6,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+import pytest
 import torch
 from torch import nn
 
+from nirvana.allocation import allocate
 from nirvana.calibration.sets import CalibrationSet
+from nirvana.checkpoints.sizes import padding_note
+from nirvana.checkpoints.uniform import export_uniform
 from nirvana.files import read_json, write_json
+from nirvana.layout import KV_GROUP, Site
 from nirvana.models.lm import LM
+from nirvana.models.loading import load_model
+from nirvana.plan import PruningPlan
+from nirvana.saliency import score
+from nirvana.surgery import prune
 from tests.conftest import byte_tokenizer
-from tests.families.base import FamilyTests, Settings
+from tests.families.base import FamilyTests, Settings, library_logits
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -68,6 +77,36 @@ class T5Tests(FamilyTests):
             decoder_input_ids=draw.integers(2, vocabulary, labels.shape),
             labels=labels,
         )
+
+    @pytest.mark.parametrize("heads", [((0,), (2,)), ((0, 2), (2, 3), (3,))], ids=str)
+    def test_a_uniform_checkpoint_has_the_union_of_heads_in_both_stacks(
+        self, lm: LM, calibration: CalibrationSet, tmp_path: Path, heads: tuple[tuple[int, ...], ...]
+    ) -> None:
+        """The decoder keeps one head in each block, always the same."""
+        kept: dict[Site, np.ndarray] = {}
+        for site, place in lm.layout.items():
+            units = {"attention": (1,), "cross_attention": (site.layer,), "mlp": range(20 - site.layer)}[site.module]
+            if site.stack == "encoder" and place.kind == KV_GROUP:
+                units = heads[site.layer % len(heads)]
+            kept[site] = np.array(units)
+        small = prune(lm, PruningPlan(kept, lm.layout, requested=0.5, gamma=1.0))
+        folder = export_uniform(small, tmp_path / "uniform")
+        config = read_json(folder / "config.json")
+        union = len({head for block in heads for head in block})
+        assert (config["num_heads"], config["d_ff"], config["d_kv"]) == (union, 20, 6)
+        again, expected = load_model(folder, device="cpu"), library_logits(small, calibration)
+        assert np.abs(library_logits(again, calibration) - expected).max() < 1e-5 * np.abs(expected).max()
+        note = (folder / "README.md").read_text()
+        assert f"It has {union} KV groups in each layer instead of at most {max(map(len, heads))}: the blocks" in note
+
+    def test_equal_widths_lose_nothing_by_filling_up(self, lm: LM, calibration: CalibrationSet, tmp_path: Path) -> None:
+        plan = allocate(score(lm, None, criterion="magnitude"), sparsity=0.4, gamma=1.0, uniform=True)
+        small = prune(lm, plan)
+        assert padding_note(small.layout, small.kept) == ""
+        again = load_model(export_uniform(small, tmp_path / "uniform"), device="cpu")
+        assert again.layout.prunable == small.layout.prunable < lm.layout.prunable
+        expected = library_logits(small, calibration)
+        assert np.abs(library_logits(again, calibration) - expected).max() < 1e-5 * np.abs(expected).max()
 
 
 class Untied(T5Tests):

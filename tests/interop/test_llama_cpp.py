@@ -20,7 +20,7 @@ from nirvana.saliency import score
 from nirvana.surgery import prune
 from tests.families.gguf_writing import write_gguf
 from tests.families.test_sources import tiny
-from tests.uneven import uneven_plan
+from tests.uneven import uneven_plan, with_output_biases
 
 llama_cpp = pytest.importorskip("llama_cpp", reason="needs llama-cpp-python: make test-interop builds it")
 
@@ -33,6 +33,7 @@ PARAGRAPH = (
 )
 TOLERANCE = {"float32": 5e-5, "float16": 1e-2, "bfloat16": 5e-2}  # of the largest logit
 F32 = 0  # ggml's number of the type
+TOKENS = [int(index) for index in np.random.default_rng(0).integers(2, 250, 100)]
 
 
 @pytest.fixture
@@ -84,14 +85,30 @@ def agree(lm: LM, llama: Any, ids: list[int], dtype: str) -> None:
 def test_tiny_models_agree(
     changes: dict[str, Any], dtype: str, tmp_path: Path, open_gguf: Callable[[Path], Any]
 ) -> None:
-    model = tiny("Llama", num_hidden_layers=3, **changes)
-    tokenizer = write_gguf(tmp_path / "tiny.gguf", "llama", tiny("Llama"))
-    model.save_pretrained(tmp_path / "tiny")
-    load_model(tokenizer, device="cpu").tokenizer.save_pretrained(tmp_path / "tiny")
-    lm = load_model(tmp_path / "tiny", device="cpu")
+    tokenizer, lm = tiny_lm(tmp_path, **changes)
     small = prune(lm, uneven_plan(lm, removed_layers=(("decoder", 1),)))
     llama = open_gguf(export_gguf(small, tmp_path / "out.gguf", dtype=dtype, tokenizer_from=tokenizer))
-    agree(small, llama, [int(index) for index in np.random.default_rng(0).integers(2, 250, 100)], dtype)
+    agree(small, llama, TOKENS, dtype)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_biases_on_some_output_projections_agree(dtype: str, tmp_path: Path, open_gguf: Callable[[Path], Any]) -> None:
+    tokenizer, lm = tiny_lm(tmp_path)
+    small = with_output_biases(prune(lm, uneven_plan(lm)))
+    assert len({place.output_bias for place in small.layout.values()}) == 2  # some have one, some have none
+    llama = open_gguf(export_gguf(small, tmp_path / "out.gguf", dtype=dtype, tokenizer_from=tokenizer))
+    agree(small, llama, TOKENS, dtype)
+    without = prune(lm, uneven_plan(lm))
+    difference = np.abs(logits_of(small, TOKENS) - logits_of(without, TOKENS)).max()
+    assert difference > 2 * TOLERANCE[dtype] * np.abs(logits_of(small, TOKENS)).max()  # they matter
+
+
+def tiny_lm(place: Path, **changes: Any) -> tuple[Path, LM]:
+    """A tiny Llama of three layers, and the GGUF file with its tokenizer."""
+    tokenizer = write_gguf(place / "tiny.gguf", "llama", tiny("Llama"))
+    tiny("Llama", num_hidden_layers=3, **changes).save_pretrained(place / "tiny")
+    load_model(tokenizer, device="cpu").tokenizer.save_pretrained(place / "tiny")
+    return tokenizer, load_model(place / "tiny", device="cpu")
 
 
 @pytest.fixture(scope="module")

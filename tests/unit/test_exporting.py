@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,12 @@ import torch
 from nirvana.checkpoints import FORMATS, export, export_sizes, exporting
 from nirvana.checkpoints.remote_code import MODULE
 from nirvana.checkpoints.saving import save
+from nirvana.checkpoints.sizes import padding_note, uniform_layout
 from nirvana.checkpoints.uniform import export_uniform, fill_up
 from nirvana.checkpoints.verification import verify_export
 from nirvana.errors import Cancelled, CheckpointError, NirvanaError
 from nirvana.evaluation.results import Measurement, Report
+from nirvana.layout import KV_GROUP
 from nirvana.models.families.llama import LlamaFamily
 from nirvana.models.lm import LM
 from nirvana.models.loading import load_model
@@ -47,7 +50,7 @@ def test_every_format_is_written_and_verified(small: LM, tmp_path: Path, format:
     assert made.path.exists() and left(tmp_path) == [made.path.name]
     assert made.verification.difference <= 0.02 * made.verification.scale
     assert made.verification.checks
-    sizes = export_sizes(small.layout, small.family.geometry(small.settings), dtype="float32")
+    sizes = export_sizes(small.layout, small.kept, dtype="float32")
     assert sizes[format] < made.bytes < sizes[format] + 60_000  # the vectors of a GGUF file, the tokenizer, the card
     parts = [progress.stage.partition(":")[0] for progress in seen]
     assert parts == sorted(parts, reverse=True) and set(parts) == {"Writing", "Verifying"}
@@ -167,13 +170,11 @@ def test_a_filled_up_model_is_dense_and_computes_the_same(small: LM, tmp_path: P
 
 def test_only_head_counts_that_divide_the_hidden_size_are_filled_up_to(tiny_lm: LM) -> None:
     config = {**tiny_lm.settings, "num_attention_heads": 8, "num_key_value_heads": 8, "hidden_size": 32}
-    layout, geometry = LlamaFamily().layout(config), LlamaFamily().geometry(config)
-    kept = {site: place._replace(units=3) for site, place in layout.items()}
-    from nirvana.checkpoints.sizes import uniform_layout
-    from nirvana.layout import KV_GROUP, Layout
-
-    narrow = Layout(kept, layout.other, layout.architecture)
-    assert {uniform_layout(narrow, geometry)[site].units for site in layout.pool(KV_GROUP)} == {4}
+    layout = LlamaFamily().layout(config)
+    narrow = replace(layout, sites={site: place._replace(units=3) for site, place in layout.items()})
+    assert {uniform_layout(narrow, {})[site].units for site in layout.pool(KV_GROUP)} == {4}
+    assert padding_note(narrow, {}).startswith("4 KV groups in each layer instead of at most 3: a plain LlamaFor")
+    assert padding_note(layout, {}) == ""
 
 
 def test_the_card_says_what_this_is(small: LM, tmp_path: Path) -> None:

@@ -43,6 +43,8 @@ class Family(ABC):
         layer_counts: stack -> the name under which a config counts its layers.
         fixed_layers: (stack, index) of layers that hold what others use.
         spelled_out: sizes that a saved config gives even where they follow from others.
+        bias_settings: module -> the setting that gives its linear layers biases, its output projection's included.
+        unit_tables: (stack, module) -> a weight with one column a unit of the dense model, which all layers read.
     """
 
     name: str
@@ -51,6 +53,8 @@ class Family(ABC):
     layer_counts: Mapping[str, str] = MappingProxyType({"decoder": "num_hidden_layers"})
     fixed_layers: frozenset[tuple[str, int]] = frozenset()
     spelled_out: tuple[str, ...] = ("head_dim",)
+    bias_settings: Mapping[str, str] = MappingProxyType({})
+    unit_tables: Mapping[tuple[str, str], str] = MappingProxyType({})
 
     @abstractmethod
     def geometry(self, config: Config) -> dict[str, int]:
@@ -70,6 +74,10 @@ class Family(ABC):
 
         In the terms of transformers' per_layer_config where that can say it.
         """
+
+    @abstractmethod
+    def uniform_config(self, config: Config, groups: int, width: int) -> dict[str, Any]:
+        """The settings of a plain model whose layers all have `groups` KV groups and MLPs of `width` neurons."""
 
     @abstractmethod
     def blocks(self, model: PreTrainedModel) -> dict[str, nn.ModuleList]:

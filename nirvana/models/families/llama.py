@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -36,6 +37,7 @@ class LlamaFamily(Family):
     model_types = frozenset({"llama"})
     architecture = "LlamaForCausalLM"
     heads_divide_hidden = True  # the library refuses a config whose number of heads does not
+    bias_settings: Mapping[str, str] = MappingProxyType({ATTENTION: "attention_bias", MLP: "mlp_bias"})
     head_norms = 0  # norms of head_dim weights in each attention module
     default_kv_heads: int | None = None  # None: as many as query heads
     default_head_dim: int | None = None  # None: hidden size / query heads
@@ -114,6 +116,15 @@ class LlamaFamily(Family):
             record["intermediate_size"] = width
         return record
 
+    def uniform_config(self, config: Config, groups: int, width: int) -> dict[str, Any]:
+        g = self.geometry(config)
+        return {
+            "num_attention_heads": groups * (g["heads"] // g["kv_heads"]),
+            "num_key_value_heads": groups,
+            "head_dim": g["head_dim"],  # no longer hidden size / heads
+            "intermediate_size": width,
+        }
+
     def blocks(self, model: PreTrainedModel) -> dict[str, nn.ModuleList]:
         return {STACK: model.model.layers}
 
@@ -136,6 +147,7 @@ class MistralFamily(LlamaFamily):
     model_types = frozenset({"mistral"})
     architecture = "MistralForCausalLM"
     heads_divide_hidden = False
+    bias_settings = MappingProxyType({})
     default_kv_heads = 8
 
     def biases(self, config: Config) -> Biases:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
+
+from nirvana.layout import ATTENTION
 from nirvana.models.families.base import Config
 from nirvana.models.families.llama import Biases, LlamaFamily
 
@@ -13,6 +16,7 @@ class Qwen2Family(LlamaFamily):
     model_types = frozenset({"qwen2"})
     architecture = "Qwen2ForCausalLM"
     heads_divide_hidden = False
+    bias_settings = MappingProxyType({})
     default_kv_heads = 32
 
     def biases(self, config: Config) -> Biases:
@@ -26,6 +30,7 @@ class Qwen3Family(LlamaFamily):
     model_types = frozenset({"qwen3"})
     architecture = "Qwen3ForCausalLM"
     heads_divide_hidden = False
+    bias_settings = MappingProxyType({ATTENTION: "attention_bias"})
     head_norms = 2
     default_kv_heads = 32
     default_head_dim = 128

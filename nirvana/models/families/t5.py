@@ -39,6 +39,12 @@ class T5Family(Family):
     layer_counts = MappingProxyType({ENCODER: "num_layers", DECODER: "num_decoder_layers"})
     fixed_layers = frozenset({(ENCODER, 0), (DECODER, 0)})  # they hold the position bias of their stack
     spelled_out = ()
+    unit_tables = MappingProxyType(
+        {
+            (stack, ATTENTION): f"{stack}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
+            for stack in MODULES
+        }
+    )
 
     def gated(self, config: Config) -> bool:
         return str(config.get("feed_forward_proj", self.default_projection)).startswith("gated")
@@ -99,6 +105,9 @@ class T5Family(Family):
         if width != g["intermediate"]:
             record["d_ff"] = width
         return record
+
+    def uniform_config(self, config: Config, groups: int, width: int) -> dict[str, Any]:
+        return {"num_heads": groups, "d_ff": width}
 
     def blocks(self, model: PreTrainedModel) -> dict[str, nn.ModuleList]:
         library: Any = model

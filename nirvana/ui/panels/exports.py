@@ -36,7 +36,7 @@ def exports(context: state.Context, plan: PruningPlan, summary: PruneSummary) ->
     if card is None:
         return
     st.markdown("#### Take the model along")
-    sizes = export_sizes(plan.pruned_layout, card.geometry, dtype=card.dtype)
+    sizes = export_sizes(plan.pruned_layout, plan, dtype=card.dtype)
 
     def caption(format: str) -> str:
         reason = summary.refused.get(format)
