@@ -7,8 +7,9 @@ import streamlit as st
 from nirvana.saliency import available
 from nirvana.ui import state
 from nirvana.ui.panels import page
+from nirvana.ui.panels.agreement import criterion_against_criterion
 from nirvana.ui.panels.charts import scores_protocol
-from nirvana.ui.panels.criteria import explain_criterion
+from nirvana.ui.panels.criteria import criterion_title, describe_criterion, explain_criterion
 from nirvana.ui.panels.saliency import LAYER, how_computed, one_layer, overview, take_click
 from nirvana.ui.replan import draft_plan, load_saliency
 
@@ -20,11 +21,13 @@ def choose_criterion(context: state.Context) -> None:
         "Criterion",
         available(),
         key="saliency.criterion",
-        help="How a unit's importance is measured. Allocation and pruning work the same way with each.",
+        format_func=criterion_title,
+        help="How a unit's importance is measured. Each can be allocated alike, or as its authors do.",
     )
     if criterion != context.recipe.saliency.criterion:
         state.set_recipe(context.recipe.change("saliency", criterion=criterion))
         st.rerun()
+    st.caption(describe_criterion(criterion))
     with st.expander("What does this criterion measure?", key="saliency.about"):
         explain_criterion(criterion)
     done = state.step_state("saliency") == "done"
@@ -80,5 +83,6 @@ with above:
 if draft.error is not None:
     st.info(f"No cut is drawn. {draft.error}")
 one_layer(scores, stack, layer, draft.plan, protocol)
+criterion_against_criterion(context, scores, stack, draft.plan)
 how_computed(scores)
 page.show_code("saliency")

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from nirvana.runs.recipe import Recipe
+from nirvana.saliency import CRITERIA
 
 
 class Option(NamedTuple):
@@ -27,6 +28,7 @@ class Option(NamedTuple):
         return f"{self.section}.{self.name}"
 
 
+CRITERIA_HELP = "; ".join(f"{name}: {criterion.description}" for name, criterion in CRITERIA.items())
 OPTIONS = (
     Option("--model", "model", "name", str, "built-in name, hub id, folder or .gguf file"),
     Option("--device", "model", "device", str, "auto, cpu, cuda, cuda:1 or mps"),
@@ -43,7 +45,7 @@ OPTIONS = (
     Option("--trial-sparsity", "calibration", "trial_sparsity", float, "sparsity of the trial prunings"),
     Option("--trial-gamma", "calibration", "trial_gamma", float, "gamma of the trial prunings"),
     Option("--task", "calibration", "task", str, "of an encoder-decoder: auto, 'span corruption' or continuation"),
-    Option("--criterion", "saliency", "criterion", str, "nirvana, magnitude or random"),
+    Option("--criterion", "saliency", "criterion", str, f"how units are scored. {CRITERIA_HELP}"),
     Option("--sparsity", "allocation", "sparsity", float, "share of attention and MLP weights to remove"),
     Option("--gamma", "allocation", "gamma", float, "MLP rate over attention rate, from 0 to inf"),
     Option("--multiple-of", "allocation", "multiple_of", int, "MLP widths stay multiples of this"),

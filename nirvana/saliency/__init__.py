@@ -29,6 +29,7 @@ class Criterion(NamedTuple):
             but the first few and the last layers are left alone. "joint": heads and neurons in one ranking over all
             layers, by score for their parameters. "layers": whole layers go.
         compensation: what its authors do about the units that go.
+        reads: what it takes of the calibration text: nothing, one forward pass, or gradients.
     """
 
     module: str
@@ -36,6 +37,7 @@ class Criterion(NamedTuple):
     description: str
     published: Published
     compensation: Literal["none", "bias", "least_squares"] = "none"
+    reads: Literal["nothing", "activations", "gradients"] = "gradients"
 
 
 CRITERIA = {
@@ -69,23 +71,32 @@ CRITERIA = {
         "how much what a unit hands on varies around its mean",
         "joint",
         "bias",
+        reads="activations",
     ),
     "wanda-sp": Criterion(
         "nirvana.saliency.wanda_sp",
         "Wanda-sp",
         "size of the output projection's weights times the norm of what they read",
         "per-layer",
+        reads="activations",
     ),
     "block-influence": Criterion(
         "nirvana.saliency.block_influence",
         "Block influence (ShortGPT)",
         "how far a whole layer turns the hidden states; its units share one score",
         "layers",
+        reads="activations",
     ),
     "magnitude": Criterion(
-        "nirvana.saliency.magnitude", "Magnitude", "size of the weights, without reading text", "per-layer"
+        "nirvana.saliency.magnitude",
+        "Magnitude",
+        "size of the weights, without reading text",
+        "per-layer",
+        reads="nothing",
     ),
-    "random": Criterion("nirvana.saliency.random", "Random", "a seeded draw, the line to beat", "per-layer"),
+    "random": Criterion(
+        "nirvana.saliency.random", "Random", "a seeded draw, the line to beat", "per-layer", reads="nothing"
+    ),
 }
 
 Strategy = Literal["auto", "micro-batches", "recompute"]

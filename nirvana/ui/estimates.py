@@ -6,8 +6,9 @@ from collections.abc import Iterable
 
 from nirvana.runs.recipe import Recipe
 from nirvana.runs.run import Run
+from nirvana.saliency import CRITERIA
 
-SCORING = 3.3  # forward passes that cost as much as the gradients of one
+FORWARD_PASSES = {"nothing": 0.0, "activations": 1.0, "gradients": 3.3}  # that cost as much as scoring
 
 
 def tokens_read(step: str, recipe: Recipe) -> float:
@@ -18,7 +19,8 @@ def tokens_read(step: str, recipe: Recipe) -> float:
         return 2 * (probe + len(evaluation.corpora) * evaluation.max_tokens)
     if choice.candidates == 1:
         return 0
-    scored = choice.samples * choice.length * (SCORING if choice.trial_criterion == "nirvana" else 0)
+    known = CRITERIA.get(choice.trial_criterion)
+    scored = choice.samples * choice.length * (FORWARD_PASSES[known.reads] if known else 0)
     return probe + choice.candidates * (scored + probe)
 
 

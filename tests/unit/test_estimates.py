@@ -12,7 +12,7 @@ from nirvana.layout import NEURON, Layout, Site, SiteLayout
 from nirvana.runs.recipe import Recipe
 from nirvana.runs.results import ModelCard
 from nirvana.runs.store import Run, Store
-from nirvana.ui.estimates import SCORING, expected_seconds, tokens_read
+from nirvana.ui.estimates import FORWARD_PASSES, expected_seconds, tokens_read
 
 
 def calibrated(
@@ -28,9 +28,11 @@ def calibrated(
 
 def test_tokens_are_counted_by_what_is_run_over_them() -> None:
     recipe = Recipe().change("calibration", candidates=4, samples=32, length=128, probe_samples=10, probe_length=64)
-    assert tokens_read("calibration", recipe) == 640 + 4 * (SCORING * 4096 + 640)
+    assert tokens_read("calibration", recipe) == 640 + 4 * (FORWARD_PASSES["gradients"] * 4096 + 640)
     magnitude = recipe.change("calibration", trial_criterion="magnitude")
     assert tokens_read("calibration", magnitude) == 640 + 4 * 640
+    forward = recipe.change("calibration", trial_criterion="flap")
+    assert tokens_read("calibration", forward) == 640 + 4 * (4096 + 640)
     assert tokens_read("calibration", recipe.change("calibration", candidates=1)) == 0
     measured = recipe.change("evaluation", corpora=("a", "b", "c"), max_tokens=1000)
     assert tokens_read("compare", measured) == 2 * (3 * 1000 + 640)

@@ -262,3 +262,19 @@ def test_log_ticks_are_few_and_inside(low: float, high: float) -> None:
     ticks, labels = log_ticks(low, high)
     assert 2 <= len(ticks) <= 7 and len(labels) == len(ticks)
     assert all(low - 1e-9 <= tick <= high + 1e-9 for tick in ticks)
+
+
+def test_scores_below_zero_are_drawn_on_linear_axes() -> None:
+    positive = make_saliency()
+    scores = {site: values - values.mean() for site, values in positive.scores.items()}
+    centred = Saliency(scores, positive.layout, "flap")
+    site = Site("decoder", 1, "mlp")
+    heatmap = saliency.unit_heatmap(centred, "decoder", "mlp", colour="log")
+    assert "linear scale" in heatmap.reading
+    assert float(np.nanmin(heatmap.figure.data[0].z)) == pytest.approx(
+        min(float(centred[each].min()) for each in saliency.module_sites(centred, "decoder", "mlp"))
+    )
+    spread = distributions.layer_distributions(centred, "decoder", "mlp")
+    assert "linear axis" in spread.reading
+    curve = distributions.score_curve(centred, site, allocate(centred, sparsity=0.3, gamma=2.0))
+    assert "Linear axis" in curve.reading and "saliency" not in curve.takeaway

@@ -54,9 +54,12 @@ def plus_minus(value: float, error: float | None) -> str:
 
 
 def positive_floor(values: np.ndarray) -> float | None:
-    """The smallest positive value, which stands in for zeros on a log axis; None where nothing is positive."""
+    """The smallest positive value, which stands in for zeros on a log axis.
+
+    None where a log axis shows nothing: no value is positive, or one is negative.
+    """
     positive = values[values > 0]
-    return float(positive.min()) if positive.size else None
+    return float(positive.min()) if positive.size and not (values < 0).any() else None
 
 
 def log_ticks(low: float, high: float, most: int = 6) -> tuple[list[float], list[str]]:

@@ -154,14 +154,13 @@ def score_curve(saliency: Saliency, site: Site, plan: PruningPlan | None = None)
     if units <= 16:
         figure.update_xaxes(tickvals=list(range(1, units + 1)), ticktext=[f"{kind} {unit}" for unit in order])
     figure.update_yaxes(title="Score", **(log_axis(values) if curve else {"exponentformat": "power"}))
-    total = float(values.sum(dtype=np.float64))
-    lost = float(values[kept:].sum(dtype=np.float64)) / total if total else 0.0
-    takeaway = (
-        f"{units - kept:,} of {count(units, kind)} go ({(units - kept) / units:.1%}), with {lost:.1%} of this layer's "
-        "saliency."
-        if kept < units
-        else f"All {count(units, kind)} stay; the best scores {short(values[0])}, the worst {short(values[-1])}."
-    )
+    takeaway = f"All {count(units, kind)} stay; the best scores {short(values[0])}, the worst {short(values[-1])}."
+    if kept < units:
+        takeaway = f"{units - kept:,} of {count(units, kind)} go ({(units - kept) / units:.1%})"
+        total = float(values.sum(dtype=np.float64))
+        shares = total > 0 and values[-1] >= 0  # scores that are differences from a mean add up to nothing
+        lost = float(values[kept:].sum(dtype=np.float64)) / total if shares else 0.0
+        takeaway += f", with {lost:.1%} of this layer's saliency." if shares else "."
     return Chart(
         title=f"Which {unit_name(saliency.layout, site.stack, site.module)}s of layer {site.layer} go?",
         figure=figure,

@@ -81,6 +81,8 @@ def unit_heatmap(
     kind = saliency.layout[sites[0]].kind
     unit = unit_name(saliency.layout, stack, module)
     bins = bin_units(saliency, sites, ordered=ordered)
+    if colour == "log" and positive_floor(bins.score[np.isfinite(bins.score)]) is None:
+        colour = "linear"
     layers = np.array([site.layer for site in sites], np.int32)
     columns = bins.score.shape[1]
     pool = sum(saliency.layout[site].units for site in saliency.layout.pool(kind))

@@ -14,6 +14,7 @@ from nirvana.ui.figures.allocation import gamma_label
 from nirvana.ui.figures.chart import count
 from nirvana.ui.panels.allocation import GAMMAS
 from nirvana.ui.panels.corpora import choose_corpus
+from nirvana.ui.panels.criteria import criterion_title
 from nirvana.ui.panels.model import inspected, loaded_card
 from nirvana.ui.text import duration
 
@@ -48,6 +49,7 @@ def calibration_controls(now: state.Context) -> CalibrationChoice:
                 "Criterion",
                 list(dict.fromkeys([*available(), choice.trial_criterion])),
                 key="calibration.trial_criterion",
+                format_func=criterion_title,
                 help="A criterion that reads no text prunes alike with every set.",
             )
             st.session_state.setdefault("calibration.trial_sparsity", min(max(choice.trial_sparsity, 0.01), 0.99))
