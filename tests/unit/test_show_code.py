@@ -16,6 +16,7 @@ from nirvana.runs.recipe import (
     CalibrationChoice,
     EvaluationChoice,
     ModelChoice,
+    PruneChoice,
     Recipe,
     SaliencyChoice,
 )
@@ -28,6 +29,7 @@ OTHER = Recipe(
     ),
     saliency=SaliencyChoice("magnitude"),
     allocation=AllocationChoice(0.35, math.inf, 16, (0, 3)),
+    prune=PruneChoice("bias", 12, 34, 5),
     evaluation=EvaluationChoice(("stdlib-code",), 128, 4096),
 )
 
@@ -62,5 +64,8 @@ def test_python_carries_the_choices() -> None:
         'gamma=float("inf"), multiple_of=16, protected=(0, 3)',
         'window=128, max_tokens=4096, task="continuation"',
         "sparsity=0.35",
+        'nv.sample_calibration(lm, text, samples=12, length=34, seed=5, task="continuation")',
+        "nv.collect_statistics(lm, windows, second_moments=False)",
+        'nv.prune(lm, plan, compensation="bias", statistics=statistics)',
     ):
         assert part in source
