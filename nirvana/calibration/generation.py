@@ -14,6 +14,7 @@ from nirvana.calibration.corpora.corpus import Corpus
 from nirvana.calibration.corpora.stored import Splits, stored
 from nirvana.errors import CorpusError, ModelError
 from nirvana.evaluation.continuation import Reporting
+from nirvana.models.generation_settings import own_settings
 from nirvana.progress import ProgressCallback, report
 
 if TYPE_CHECKING:
@@ -155,7 +156,7 @@ def write(
         suppress_tokens=sorted({*lm.tokenizer.all_special_ids, begin} - ends) or None,
     )
     start = torch.full((rows, 1), begin, device=lm.device)
-    with torch.inference_mode():
+    with torch.inference_mode(), own_settings(lm.weights()):
         output = generate(
             input_ids=start,
             attention_mask=torch.ones_like(start),

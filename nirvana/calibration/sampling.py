@@ -8,7 +8,7 @@ import numpy as np
 
 from nirvana.calibration.corpora.corpus import SEPARATOR, CorpusSplit, Text, as_split
 from nirvana.calibration.sets import CalibrationSet
-from nirvana.calibration.tasks import make_pairs, task_of
+from nirvana.calibration.tasks import make_pairs, readable, task_of
 from nirvana.errors import CorpusError
 
 if TYPE_CHECKING:
@@ -80,8 +80,8 @@ def _sample(lm: LM, split: CorpusSplit, samples: int, length: int, seed: int, ta
             "Give more text, or ask for fewer or shorter windows.",
         )
     windows = tokens[starts[:, None] + np.arange(length)]  # (samples, length)
-    texts = lm.tokenizer.batch_decode(windows.tolist())
     if not task:
+        texts = lm.tokenizer.batch_decode(windows.tolist())
         return CalibrationSet(windows, source=split.corpus, source_hash=split.source_hash, seed=seed, texts=texts)
     pairs = make_pairs(lm, windows, task, generator)
     return CalibrationSet(
@@ -92,7 +92,8 @@ def _sample(lm: LM, split: CorpusSplit, samples: int, length: int, seed: int, ta
         source=split.corpus,
         source_hash=split.source_hash,
         seed=seed,
-        texts=texts,
+        texts=readable(lm, pairs.inputs),
+        target_texts=readable(lm, pairs.labels),
     )
 
 

@@ -34,7 +34,8 @@ class CalibrationSet:
         source: where the text came from, e.g. `python-docs`.
         source_hash: content hash of that corpus.
         seed: the seed that drew the windows, where there was one.
-        texts: the N windows as text, for display.
+        texts: what the N samples read, as text, for display; with an encoder, what it reads.
+        target_texts: what the decoder of an encoder-decoder should say, as text, for display.
 
     Raises:
         CorpusError: the ids are not a non-empty 2-D integer array, or what belongs together differs in shape.
@@ -52,6 +53,7 @@ class CalibrationSet:
         source_hash: str = "",
         seed: int | None = None,
         texts: Sequence[str] = (),
+        target_texts: Sequence[str] = (),
     ) -> None:
         self.tokens = _integers(input_ids, "input_ids")
         self.mask = None if attention_mask is None else _integers(attention_mask, "attention_mask")
@@ -72,6 +74,7 @@ class CalibrationSet:
         self.source_hash = source_hash
         self.seed = seed
         self.texts = tuple(texts)
+        self.target_texts = tuple(target_texts)
 
     @property
     def input_ids(self) -> torch.Tensor:
@@ -151,6 +154,7 @@ class CalibrationSet:
             "seed": self.seed,
             "task": self.task,
             "texts": self.texts,
+            "target_texts": self.target_texts,
         }
 
     def arrays(self, prefix: str = "") -> dict[str, np.ndarray]:

@@ -99,6 +99,24 @@ def make_pairs(lm: LM, windows: np.ndarray, task: str, generator: np.random.Gene
     return Examples(inputs, np.hstack([begin, labels[:, :-1]]), np.ascontiguousarray(labels), origin)
 
 
+def readable(lm: LM, rows: np.ndarray) -> list[str]:
+    """Inputs or labels of examples, int64 (N, T), as text, with a numbered gap such as "[1]" for each sentinel."""
+    marks = {token: f"[{number}]" for number, token in enumerate(sentinels(lm), start=1)}
+    texts = []
+    for row in rows.tolist():
+        pieces: list[str] = []
+        run: list[int] = []
+        for token in [*row, None]:
+            if token is None or token in marks:
+                pieces.append(str(lm.tokenizer.decode(run, skip_special_tokens=True)))
+                pieces.append("" if token is None else marks[token])
+                run = []
+            else:
+                run.append(token)
+        texts.append("".join(pieces))
+    return texts
+
+
 def start_token(lm: LM) -> int:
     """The token that the decoder's input begins with."""
     for value in (getattr(lm.config, "decoder_start_token_id", None), lm.tokenizer.pad_token_id):

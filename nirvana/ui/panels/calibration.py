@@ -5,6 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from nirvana.calibration.sets import CalibrationSelection, CalibrationSet
+from nirvana.calibration.tasks import SPANS
 from nirvana.runs.run import Run
 from nirvana.ui.figures import calibration as figures
 from nirvana.ui.figures import positions, tokens
@@ -129,10 +130,17 @@ def read_probes(selection: CalibrationSelection, protocol: str) -> None:
 
 def show_text(calibration: CalibrationSet, sample: int) -> None:
     """One sample's text, letter by letter; its token ids where the text was not kept."""
-    text = calibration.texts[sample] if sample < len(calibration.texts) else ""
-    st.code(text or " ".join(map(str, calibration.tokens[sample])), language=None, wrap_lines=True)
+    parts = [(calibration.texts, calibration.tokens)]
+    if calibration.decoder_tokens is not None and calibration.targets is not None:
+        parts.append((calibration.target_texts, calibration.targets))
+    for (texts, ids), role in zip(parts, ("The encoder reads", "The decoder should say"), strict=False):
+        if len(parts) > 1:
+            st.markdown(f"**{role}**")
+        text = texts[sample] if sample < len(texts) else ""
+        st.code(text or " ".join(map(str, ids[sample])), language=None, wrap_lines=True)
     what = f"{_length(calibration)} of {plain(calibration.source or 'an unnamed text')}"
-    st.caption(f"{what}." if text else f"{what}; the text was not kept, so these are token ids.")
+    gaps = ". [1], [2] ... stand for missing spans" if calibration.task == SPANS else ""
+    st.caption(f"{what}{gaps}." if calibration.texts else f"{what}; the text was not kept, so these are token ids.")
 
 
 def token_metrics(calibration: CalibrationSet) -> None:
