@@ -65,6 +65,13 @@ CRITERIA = {
         "first-order change of the language-modelling loss",
         "per-layer-middle",
     ),
+    "second-order": Criterion(
+        "nirvana.saliency.second_order",
+        "Second order",
+        "loss that is left when what stays makes up for a unit by least squares; one unit after another, so slower",
+        "shared",
+        "least_squares",
+    ),
     "flap": Criterion(
         "nirvana.saliency.flap",
         "FLAP",

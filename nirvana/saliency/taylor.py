@@ -32,16 +32,31 @@ def output_gradient(head: nn.Linear, hidden: torch.Tensor, batch: Batch) -> torc
     Raises:
         SaliencyError: no position of the set has a label.
     """
-    if batch.predicted == 0:
-        raise SaliencyError("The calibration samples predict nothing.", "Use samples of 2 tokens or more.")
+    check_labels(batch.predicted)
     scale = batch.samples * batch.length / batch.predicted
     gradient = torch.zeros_like(hidden)
-    chunk = max(1, CHUNK // head.weight.shape[0])
     for sample, states in enumerate(hidden):
         batch.tick()
-        places = (batch.labels[sample] != UNLABELLED).nonzero().flatten()
-        for part in torch.split(places, chunk):
-            slope = head(states[part]).float().softmax(dim=1)  # (C, V)
-            slope[torch.arange(len(part), device=slope.device), batch.labels[sample, part]] -= 1
-            gradient[sample, part] = slope.mul_(scale).to(hidden.dtype) @ head.weight  # (C, H)
+        gradient[sample] = loss_gradient(head, states, batch.labels[sample], scale)
+    return gradient
+
+
+def check_labels(predicted: int) -> None:
+    """Refuse a set with no label.
+
+    Raises:
+        SaliencyError: `predicted` is 0.
+    """
+    if predicted == 0:
+        raise SaliencyError("The calibration samples predict nothing.", "Use samples of 2 tokens or more.")
+
+
+def loss_gradient(head: nn.Linear, states: torch.Tensor, labels: torch.Tensor, scale: float = 1.0) -> torch.Tensor:
+    """The gradient of the summed negative log-likelihood of labels (T,) at `states`, (T, H), times `scale`."""
+    gradient = torch.zeros_like(states)
+    places = (labels != UNLABELLED).nonzero().flatten()
+    for part in torch.split(places, max(1, CHUNK // head.weight.shape[0])):
+        slope = head(states[part]).float().softmax(dim=1)  # (C, V)
+        slope[torch.arange(len(part), device=slope.device), labels[part]] -= 1
+        gradient[part] = slope.mul_(scale).to(states.dtype) @ head.weight  # (C, H)
     return gradient

@@ -1,0 +1,185 @@
+"""Second-order scores: what is lost by a unit's removal after least squares has made up for it.
+
+The Optimal Brain Surgeon for units of an output projection y = W x, as in ZipLM (arXiv 2302.04089), with C the
+regularised covariance of x, because what makes up for it here also fits a bias. Without feature j the best weights
+leave row i with the squared error W_ij^2 / [C^-1]_jj. Rows are weighted by what errors in them cost,
+
+    a_i = mean over labels of the squared gradient of their negative log-likelihood with respect to y_i,
+
+the empirical Fisher information of y. Units go one after another, the cheapest first, and W and C^-1 are updated after
+each, so that of two units that stand in for each other only the first is cheap. A unit's score is what its turn costs.
+A unit of several columns P goes as a block: tr(a W_P ([C^-1]_PP)^-1 W_P^T).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+
+from nirvana.compensation import REGULARISATION
+from nirvana.compensation.inputs import output_projection
+from nirvana.compensation.statistics import Moments, collect_statistics
+from nirvana.layout import Site
+from nirvana.progress import track, within
+from nirvana.saliency.activations import STAGE
+from nirvana.saliency.budget import MICRO_BATCHES, choose
+from nirvana.saliency.request import UNLABELLED, Request, Scored, read_labels
+from nirvana.saliency.taylor import check_labels, loss_gradient
+
+PENDING = 32  # columns that go before the large matrices are updated, with one product for all of them
+PARTS = 3
+
+
+def unit_scores(request: Request) -> Scored:
+    """What each unit's turn costs; within a site the scores rise in the order in which its units go.
+
+    Raises:
+        SaliencyError: the calibration set does not suit the model or predicts nothing, or the memory does not suffice.
+        CompensationError: the second moments do not fit in memory.
+    """
+    lm = request.lm
+    costs = row_costs(request)
+    reading = within(request.progress, STAGE, 1, PARTS)
+    statistics = collect_statistics(lm, request.text(), progress=reading)
+    removing = within(request.progress, STAGE, 2, PARTS)
+    scores = {}
+    for site in track(list(lm.layout), removing, "Removing units", len(lm.layout)):
+        weight = output_projection(lm, site).weight.detach()
+        scores[site] = removal_costs(weight, costs[site], statistics[site], lm.layout[site].units).astype(np.float32)
+    return Scored(scores, {"regularisation": REGULARISATION})
+
+
+def row_costs(request: Request) -> dict[Site, torch.Tensor]:
+    """Site -> a, float32 (out,) on the model's device. A forward and backward pass, one sample at a time.
+
+    Raises:
+        SaliencyError: see `unit_scores`.
+    """
+    lm, tokens, labels = request.lm, request.tokens(), read_labels(request.text())
+    predicted = int((labels != UNLABELLED).sum())
+    check_labels(predicted)
+    samples, length = tokens.outputs.shape
+    longest = max(length, tokens.input_ids.shape[1])
+    choose(lm, samples, longest, strategy=MICRO_BATCHES, memory=request.memory, per_sample=True)  # or refuse
+    model, outputs, totals = lm.weights(), dict[Site, torch.Tensor](), dict[Site, torch.Tensor]()
+
+    def keep(site: Site) -> Callable[..., None]:
+        def after(_: nn.Module, __: object, output: torch.Tensor) -> None:
+            outputs[site] = output if output.requires_grad else output.requires_grad_()
+
+        return after
+
+    handles = [output_projection(lm, site).register_forward_hook(keep(site)) for site in lm.layout]
+    try:
+        progress = within(request.progress, STAGE, 0, PARTS)
+        for row in track(range(samples), progress, "Gradients", samples):
+            ids, mask, decoder_ids, _ = (None if all_ is None else all_[row : row + 1].to(lm.device) for all_ in tokens)
+            assert ids is not None
+            with torch.enable_grad():
+                hidden = lm.family.hidden_states(model, ids, mask, decoder_ids)
+            with torch.no_grad():
+                upstream = loss_gradient(lm.family.head(model), hidden[0].detach(), labels[row].to(lm.device))
+            gradients = torch.autograd.grad(hidden, list(outputs.values()), upstream[None])
+            for site, gradient in zip(outputs, gradients, strict=True):
+                squares = gradient.float().square().sum(dim=(0, 1))
+                totals[site] = totals[site].add_(squares) if site in totals else squares
+            outputs.clear()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {site: total / predicted for site, total in totals.items()}
+
+
+def removal_costs(weight: torch.Tensor, rows: torch.Tensor, moments: Moments, units: int) -> np.ndarray:
+    """float64 (units,): what each unit's turn costs, for a weight (out, d), row weights (out,) and moments of x.
+
+    In float64, where the weight lies if that device knows float64, else on the CPU. Of inputs that never vary, 0.
+    """
+    assert moments.second is not None
+    place = torch.device("cpu") if weight.device.type == "mps" else weight.device
+    mean = torch.from_numpy(moments.mean).to(place)
+    covariance = torch.from_numpy(moments.second).to(place).double() - torch.outer(mean, mean)
+    strength = float(REGULARISATION * covariance.diagonal().mean())
+    scores = np.zeros(units)
+    if strength <= 0:
+        return scores
+    covariance.diagonal().add_(strength)
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(covariance))
+    exact = weight.to(place).double()
+    loss = exact.T @ (exact * rows.to(place).double()[:, None])  # (d, d)
+    size, left, highest = len(inverse) // units, np.arange(units), 0.0
+    while len(left):
+        gone = _turns(inverse, loss, size, max(1, PENDING // size))
+        for unit, price in zip(gone.places, gone.prices, strict=True):
+            highest = scores[left[unit]] = max(highest, price)
+        stay = np.setdiff1d(np.arange(len(left)), gone.places)
+        left = left[stay]
+        columns = torch.from_numpy(stay[:, None] * size + np.arange(size)).flatten().to(place)
+        reach, change, half = gone.reach[columns], gone.change[columns], gone.half[columns]
+        inverse = inverse[columns][:, columns].addmm_(reach, change.T, alpha=-1)
+        shift = half @ change.T
+        loss = loss[columns][:, columns].sub_(shift).sub_(shift.T)
+    return scores
+
+
+class _Gone(NamedTuple):
+    """Units that went, in order, what each cost, and how the matrices change: C^-1 by -reach change^T, and
+    W^T a W by -(half change^T + change half^T)."""
+
+    places: list[int]
+    prices: list[float]
+    reach: torch.Tensor  # (d, columns)
+    change: torch.Tensor  # (d, columns)
+    half: torch.Tensor  # (d, columns)
+
+
+def _turns(inverse: torch.Tensor, loss: torch.Tensor, size: int, most: int) -> _Gone:
+    """Remove up to `most` units of `size` columns, the cheapest first. `inverse` and `loss` are left as they are.
+
+    Of the matrices as they become, a turn needs the diagonal blocks and the columns of the unit that goes.
+    """
+    width = len(inverse)
+    units = width // size
+    most = min(most, units)
+    reach, change, half = (inverse.new_zeros(width, most * size) for _ in range(3))
+    blocks, losses = _diagonal_blocks(inverse, size), _diagonal_blocks(loss, size)
+    there = torch.ones(units, dtype=torch.bool, device=inverse.device)
+    places, prices = list[int](), list[float]()
+    for turn in range(most):
+        price = torch.where(there, _prices(blocks, losses), torch.inf)
+        unit = int(price.argmin())
+        places.append(unit)
+        prices.append(float(price[unit]))
+        there[unit] = False
+        own, now = (slice(place * size, (place + 1) * size) for place in (unit, turn))
+        past = slice(0, turn * size)
+        inverse_columns = inverse[:, own] - reach[:, past] @ change[own, past].T
+        loss_columns = loss[:, own] - half[:, past] @ change[own, past].T - change[:, past] @ half[own, past].T
+        reach[:, now] = inverse_columns
+        change[:, now] = torch.linalg.solve(inverse_columns[own], inverse_columns, left=False)
+        half[:, now] = loss_columns - change[:, now] @ loss_columns[own] / 2
+        parts = [values[:, now].reshape(units, size, size) for values in (reach, change, half)]
+        blocks -= parts[0] @ parts[1].mT
+        shift = parts[2] @ parts[1].mT
+        losses -= shift + shift.mT
+        blocks[unit] = torch.eye(size, dtype=blocks.dtype, device=blocks.device)  # gone, but not singular
+    return _Gone(places, prices, reach, change, half)
+
+
+def _diagonal_blocks(matrix: torch.Tensor, size: int) -> torch.Tensor:
+    """(d, d) -> a copy of its blocks on the diagonal, (d / size, size, size)."""
+    units = len(matrix) // size
+    index = torch.arange(units, device=matrix.device)
+    return matrix.view(units, size, units, size)[index, :, index].clone()
+
+
+def _prices(blocks: torch.Tensor, losses: torch.Tensor) -> torch.Tensor:
+    """tr(loss block times inverse block^-1) of each unit, (units,)."""
+    if blocks.shape[1] == 1:
+        return (losses / blocks).flatten()
+    prices: torch.Tensor = torch.linalg.solve(blocks, losses).diagonal(dim1=1, dim2=2).sum(dim=1)
+    return prices
