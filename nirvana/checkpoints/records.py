@@ -13,8 +13,9 @@ import numpy as np
 from nirvana.errors import CheckpointError
 from nirvana.layout import Layout, Site
 from nirvana.models.families import Config, Family
+from nirvana.models.sources import PRUNING_FILE
 
-FILE = "pruning.json"
+FILE = PRUNING_FILE
 VERSION = 1
 
 

@@ -15,6 +15,7 @@ from nirvana.checkpoints.remote_code import MODULE, auto_map, class_name, remote
 from nirvana.evaluation.results import Report
 from nirvana.files import read_json, write_bytes, write_json
 from nirvana.layout import Site
+from nirvana.models.generation_settings import FILE as GENERATION
 from nirvana.models.lm import LM
 from nirvana.progress import ProgressCallback, report
 from nirvana.surgery import layer_places, output_part
@@ -72,13 +73,13 @@ def save(
 
 
 def write_model(lm: LM, folder: Path, config: Mapping[str, Any], card: str, progress: ProgressCallback | None) -> None:
-    """What every checkpoint has: weights, config, generation settings, tokenizer and model card."""
+    """What every checkpoint has: weights, config, tokenizer, model card, and the base's generation settings if any."""
     model = lm.weights()
     folder.mkdir()
     _write_weights(model, folder, progress)
     write_json(folder / "config.json", config)
-    if model.generation_config is not None:
-        model.generation_config.save_pretrained(folder)
+    if lm.generation is not None:
+        write_json(folder / GENERATION, lm.generation)
     _write_tokenizer(lm.tokenizer, folder)
     write_bytes(folder / CARD, card.encode())
 

@@ -9,6 +9,7 @@ from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaLis
 
 from nirvana.calibration.tasks import SPANS, sentinels, start_token, task_of
 from nirvana.errors import CorpusError, ModelError
+from nirvana.models.generation_settings import own_settings
 from nirvana.models.lm import LM
 from nirvana.progress import ProgressCallback, report
 
@@ -80,7 +81,7 @@ def continue_prompt(
         pad_token_id=lm.tokenizer.pad_token_id if lm.tokenizer.pad_token_id is not None else lm.tokenizer.eos_token_id,
     )
     report(progress, STAGE, 0, total)
-    with torch.inference_mode():
+    with torch.inference_mode(), own_settings(model):
         output = generate(
             **inputs,
             generation_config=settings,

@@ -40,7 +40,7 @@ def inspect_model(name: str) -> ModelPreview:
 
     located = locate(name)
     family = family_of(located.config)
-    record = read_record(located.path) if located.kind == "folder" else None
+    record = read_record(located.path)
     layout = family.layout(located.config) if record is None else record.layout(family, located.config)
     return ModelPreview(
         name=located.name,

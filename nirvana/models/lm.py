@@ -52,6 +52,7 @@ class LM:
         plans: hashes of the pruning plans that were applied, in order.
         compensations: what was done with them to the output projections, as JSON values; see
             `nirvana.compensation.compensator`.
+        generation: what generation_config.json of the dense model says; None where it has none.
     """
 
     model: PreTrainedModel | None
@@ -68,6 +69,7 @@ class LM:
     compute_base_hash: Callable[[], str]
     plans: tuple[str, ...] = ()
     compensations: tuple[dict[str, Any], ...] = ()
+    generation: dict[str, Any] | None = None
 
     @cached_property
     def hash(self) -> str:

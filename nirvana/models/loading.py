@@ -17,6 +17,7 @@ from nirvana.checkpoints.records import FILE, PruningRecord, read_record
 from nirvana.errors import CheckpointError, ModelError
 from nirvana.layout import Layout
 from nirvana.models.families import Family, family_of
+from nirvana.models.generation_settings import read_generation_settings
 from nirvana.models.gguf_files import converted_folder
 from nirvana.models.hashing import weight_hash
 from nirvana.models.limits import check_fits
@@ -63,10 +64,12 @@ def load_model(
         ModelError: the model is unknown, unsupported, too big, or holds values that are not finite.
         CheckpointError: its weights are truncated, incomplete, or of other shapes than its config says.
     """
+    from transformers import GenerationConfig
+
     located = locate(name)
     family = family_of(located.config)
     _refuse_quantised(located)
-    record = read_record(located.path) if located.kind == "folder" else None
+    record = read_record(located.path)
     place = resolve_device(device)
     precision = resolve_dtype(dtype, located.config, place)
     layout = family.layout(located.config) if record is None else record.layout(family, located.config)
@@ -76,6 +79,7 @@ def load_model(
     files = weight_files(folder)
     hash_of_files = weight_hash(files)
     config = _library_config(folder)
+    generation = None if located.kind == "gguf" else read_generation_settings(folder)
     tensors = read_tensors(files, precision, progress)
     model = build_model(config, family, layout, tensors, precision)
     del tensors
@@ -85,6 +89,8 @@ def load_model(
     layout = family.layout(settings) if record is None else record.layout(family, settings)
     if record is not None:
         family.adapt(model, record.kept)
+    if generation is not None:
+        model.generation_config = GenerationConfig.from_dict(generation)
     report(progress, "Moving weights", 0, 0)
     model.requires_grad_(False)
     nn.Module.to(model, place)
@@ -106,6 +112,7 @@ def load_model(
         compute_base_hash=hash_of_files if record is None else lambda: record.base_hash,
         plans=() if record is None else record.plans,
         compensations=() if record is None else record.compensations,
+        generation=generation,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -137,6 +138,14 @@ def _hub(model_id: str) -> Located:
             ) from error
 
     config_file = attempt(lambda: hf_hub_download(model_id, "config.json"))
+
+    def fetch_record() -> str:
+        """A pruned model's record comes to lie beside config.json; dense models have none."""
+        with contextlib.suppress(EntryNotFoundError):
+            hf_hub_download(model_id, PRUNING_FILE)
+        return str(config_file)
+
+    attempt(fetch_record)
 
     def fetch() -> Path:
         patterns = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "README.md"]  # which names the licence

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -78,3 +78,12 @@ def test_every_token_is_reported_and_may_cancel(tiny_lm: LM) -> None:
     with pytest.raises(Cancelled):
         continue_prompt(tiny_lm, "The river", max_new_tokens=20, progress=stop)
     assert [report.done for report in seen] == [0, 1, 2, 3, 4] and seen[0].total == 20
+
+
+def test_what_a_models_makers_recommend_does_not_change_it(make_lm: Callable[..., LM]) -> None:
+    lm = make_lm()
+    expected = continue_prompt(lm, "hello", max_new_tokens=12)
+    settings: Any = lm.weights().generation_config
+    settings.repetition_penalty, settings.no_repeat_ngram_size = 9.0, 1
+    assert continue_prompt(lm, "hello", max_new_tokens=12) == expected
+    assert lm.weights().generation_config is settings

@@ -14,6 +14,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from nirvana.checkpoints.saving import save
+from nirvana.checkpoints.uniform import export_uniform
 from nirvana.errors import CheckpointError, ModelError, NirvanaError
 from nirvana.models import loading
 from nirvana.models.inspection import inspect_model
@@ -21,6 +23,8 @@ from nirvana.models.limits import check_fits
 from nirvana.models.lm import LM
 from nirvana.models.loading import load_model, resolve_device
 from nirvana.progress import Progress
+from nirvana.surgery import prune
+from tests.uneven import uneven_plan
 
 
 @pytest.fixture
@@ -156,6 +160,79 @@ def test_unknown_models_are_refused_with_what_to_do(name: str, message: str) -> 
     with pytest.raises(ModelError, match=message) as caught:
         load_model(name)
     assert caught.value.hint
+
+
+@pytest.fixture
+def put_on_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Path, str], None]:
+    """`put_on_hub(folder, "owner/name")`: the folder lies in the hub's local cache, as after a download."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+
+    def put(folder: Path, name: str) -> None:
+        place, commit = tmp_path / "hub" / f"models--{name.replace('/', '--')}", "0123456789abcdef" * 2 + "01234567"
+        shutil.copytree(folder, place / "snapshots" / commit)
+        (place / "refs").mkdir()
+        (place / "refs" / "main").write_text(commit)
+
+    return put
+
+
+def test_a_pruned_checkpoint_on_the_hub_is_known_by_its_record(
+    tiny_folder: Path, tmp_path: Path, put_on_hub: Callable[[Path, str], None]
+) -> None:
+    dense = load_model(tiny_folder, device="cpu")
+    small = prune(dense, uneven_plan(dense))
+    put_on_hub(save(small, tmp_path / "small"), "owner/small")
+    put_on_hub(tiny_folder, "owner/dense")
+    again = load_model("owner/small", device="cpu")
+    assert again.layout == inspect_model("owner/small").layout == small.layout
+    assert again.base_hash == dense.hash and again.source.base == "tiny" and again.source.name == "owner/small"
+    expected, found = small.weights().state_dict(), again.weights().state_dict()
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    assert not load_model("owner/dense", device="cpu").is_pruned
+
+
+def test_a_record_on_the_hub_that_lies_is_refused_before_any_weight_is_fetched(
+    tiny_folder: Path, tmp_path: Path, put_on_hub: Callable[[Path, str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lm = load_model(tiny_folder, device="cpu")
+    folder = save(prune(lm, uneven_plan(lm)), tmp_path / "small")
+    record = json.loads((folder / "pruning.json").read_text())
+    (folder / "pruning.json").write_text(json.dumps(record | {"base_layers": {"decoder": 2}}))
+    put_on_hub(folder, "owner/small")
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: pytest.fail("weights were fetched"))
+    with pytest.raises(CheckpointError, match=r"pruning\.json"):
+        load_model("owner/small")
+
+
+def test_generation_settings_are_carried_along_as_they_are(folder: Path, tmp_path: Path) -> None:
+    settings = {"eos_token_id": [1, 7], "temperature": 0.6, "repetition_penalty": 1.3, "_from_model_config": True}
+    (folder / "generation_config.json").write_text(json.dumps(settings))
+    lm = load_model(folder, device="cpu")
+    assert lm.weights().generation_config.repetition_penalty == 1.3
+    small = prune(lm, uneven_plan(lm))
+    for place in (
+        save(small, tmp_path / "small"),
+        save(lm, tmp_path / "same"),
+        export_uniform(small, tmp_path / "wide"),
+    ):
+        assert json.loads((place / "generation_config.json").read_text()) == settings
+        assert load_model(place, device="cpu").weights().generation_config.eos_token_id == [1, 7]
+
+
+def test_no_generation_settings_are_made_up(folder: Path, tmp_path: Path) -> None:
+    (folder / "generation_config.json").unlink()
+    lm = load_model(folder, device="cpu")
+    small = prune(lm, uneven_plan(lm))
+    for place in (save(small, tmp_path / "small"), export_uniform(small, tmp_path / "wide")):
+        assert not (place / "generation_config.json").exists()
+        assert load_model(place, device="cpu").weights().generation_config.eos_token_id == 1  # of config.json
+
+
+@pytest.mark.parametrize("content", ["{", "[1]", '{"cache_implementation": 3}'])
+def test_generation_settings_that_cannot_be_read_are_refused(folder: Path, content: str) -> None:
+    (folder / "generation_config.json").write_text(content)
+    with pytest.raises(ModelError, match=r"generation_config\.json"):
+        load_model(folder)
 
 
 def test_folders_that_are_not_models_are_refused(folder: Path, tmp_path: Path) -> None:

@@ -1,0 +1,51 @@
+"""generation_config.json: how a model's makers let it write. It is carried along, and left out of what is measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nirvana.errors import ModelError
+from nirvana.files import read_json
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+FILE = "generation_config.json"
+
+
+def read_generation_settings(folder: Path) -> dict[str, Any] | None:
+    """What the file in a model's folder says, or None where there is none.
+
+    Raises:
+        ModelError: it cannot be read, or the library does not accept it.
+    """
+    from transformers import GenerationConfig
+
+    if not (folder / FILE).is_file():
+        return None
+    try:
+        settings = read_json(folder / FILE)
+        GenerationConfig.from_dict(settings)
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise ModelError(f"{FILE} of {folder.name} cannot be read: {error}.", "Correct or remove it.") from error
+    return dict(settings)
+
+
+@contextmanager
+def own_settings(model: PreTrainedModel) -> Iterator[None]:
+    """Let `model.generate` go by what it is given and the library's defaults, not by what its makers recommend.
+
+    The library fills what a caller leaves open from their file, a penalty for repetition say, and the protocol of a
+    number or a text would not be the one that is shown with it.
+    """
+    from transformers import GenerationConfig
+
+    makers = model.generation_config
+    model.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        model.generation_config = makers
