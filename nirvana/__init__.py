@@ -27,12 +27,18 @@ _HOMES = {
     "reachable_sparsity": "nirvana.allocation",
     "PruningPlan": "nirvana.plan",
     "prune": "nirvana.surgery",
+    "prune_iteratively": "nirvana.iterative",
     "collect_statistics": "nirvana.compensation.statistics",
     "Statistics": "nirvana.compensation.statistics",
     "perplexity": "nirvana.evaluation.perplexity",
     "Perplexity": "nirvana.evaluation.results",
     "divergence": "nirvana.evaluation.divergence",
     "Divergence": "nirvana.evaluation.results",
+    "sensitivity": "nirvana.evaluation.sensitivity",
+    "Sensitivity": "nirvana.evaluation.sensitivity",
+    "zero_shot": "nirvana.evaluation.zero_shot.harness",
+    "ZeroShot": "nirvana.evaluation.zero_shot.results",
+    "paired_difference": "nirvana.evaluation.zero_shot.results",
     "save": "nirvana.checkpoints.saving",
     "export": "nirvana.checkpoints.exporting",
     "export_uniform": "nirvana.checkpoints.uniform",
@@ -72,6 +78,12 @@ if TYPE_CHECKING:
     from nirvana.evaluation.perplexity import perplexity as perplexity
     from nirvana.evaluation.results import Divergence as Divergence
     from nirvana.evaluation.results import Perplexity as Perplexity
+    from nirvana.evaluation.sensitivity import Sensitivity as Sensitivity
+    from nirvana.evaluation.sensitivity import sensitivity as sensitivity
+    from nirvana.evaluation.zero_shot.harness import zero_shot as zero_shot
+    from nirvana.evaluation.zero_shot.results import ZeroShot as ZeroShot
+    from nirvana.evaluation.zero_shot.results import paired_difference as paired_difference
+    from nirvana.iterative import prune_iteratively as prune_iteratively
     from nirvana.layout import Layout as Layout
     from nirvana.layout import Site as Site
     from nirvana.models.lm import LM as LM

@@ -82,6 +82,22 @@ class PruningPlan(Mapping[Site, np.ndarray]):
         sites = {site: self.layout[site]._replace(units=len(kept)) for site, kept in self.kept.items()}
         return replace(self.layout, sites=sites)
 
+    def then(self, second: PruningPlan, *, requested: float) -> PruningPlan:
+        """The one plan that does what this plan and, on the model that it gives, `second` do; `requested` in all.
+
+        Raises:
+            PlanError: `second` was made for another model than this plan gives.
+        """
+        if second.layout.sites != self.pruned_layout.sites:
+            raise PlanError("The second plan is of another model than the first one gives.", "Score that model.")
+        return replace(
+            self,
+            kept={site: self.kept[site][kept] for site, kept in second.kept.items()},
+            requested=requested,
+            removed_layers=tuple(sorted({*self.removed_layers, *second.removed_layers})),
+            notes=second.notes,
+        )
+
     def to_json(self) -> dict[str, Any]:
         return {
             "version": 1,
