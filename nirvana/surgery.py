@@ -118,7 +118,7 @@ def pruned_layout(family: Family, lm: LM, plan: PruningPlan) -> Layout:
         return plan.pruned_layout
     pruned = plan.pruned_layout
     other = family.layout(lm.settings, {stack: pruned.layers(stack) for stack in lm.layout.stacks}).other
-    return Layout(pruned.sites, other, lm.layout.architecture)
+    return replace(pruned, other=other)
 
 
 def resize(model: PreTrainedModel, family: Family, settings: Mapping[str, object], layout: Layout) -> None:
