@@ -22,8 +22,11 @@ MEANINGS = {
     "least_squares": "The remaining weights of each output projection are fitted to what it wrote before; takes one "
     "reading of some text, and memory for the statistics",
 }
-LABELS = {"samples": "Samples", "length": "Tokens in a sample", "seed": "Seed of the draw"}
-LIMITS = {"samples": (1, 65_536), "length": (2, 32_768), "seed": (0, LARGEST)}
+NUMBERS = {  # key: label, lowest, highest
+    "prune.samples": ("Samples", 1, 65_536),
+    "prune.length": ("Tokens in a sample", 2, 32_768),
+    "prune.seed": ("Seed of the draw", 0, LARGEST),
+}
 
 
 def compensation_controls(choice: PruneChoice) -> PruneChoice:
@@ -42,12 +45,10 @@ def compensation_controls(choice: PruneChoice) -> PruneChoice:
     if method == "none":
         return PruneChoice(method, choice.samples, choice.length, choice.seed)
     st.caption("The statistics are of samples drawn from the calibration text; more of them fit better.")
-    for name, (low, high) in LIMITS.items():
-        st.session_state.setdefault(f"prune.{name}", min(max(low, getattr(choice, name)), high))
-    numbers = [
-        column.number_input(label, *LIMITS[name], key=f"prune.{name}", step=1)
-        for column, (name, label) in zip(st.columns(len(LABELS)), LABELS.items(), strict=True)
-    ]
+    numbers = []
+    for column, (key, (label, low, high)) in zip(st.columns(len(NUMBERS)), NUMBERS.items(), strict=True):
+        st.session_state.setdefault(key, min(max(low, getattr(choice, key.partition(".")[2])), high))
+        numbers.append(int(column.number_input(label, low, high, key=key, step=1)))
     return PruneChoice(method, *numbers)
 
 
