@@ -96,6 +96,25 @@ def test_options_override_a_recipe(capsys: pytest.CaptureFixture[str], small: li
     assert result["steps"]["model"]["device"] == "cpu" and result["steps"]["saliency"] is None
 
 
+def test_allocate_takes_published_allocations_and_equal_widths(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, tiny_folder: Path
+) -> None:
+    scores, output = str(tmp_path / "saliency.npz"), tmp_path / "plan.json"
+    model = ["--model", str(tiny_folder), "--device", "cpu"]
+    ask(capsys, "score", *model, "--criterion", "magnitude", "--output", scores)
+    words = ["allocate", "--saliency", scores, "--sparsity", "0.3", "--multiple-of", "4", "--output", str(output)]
+    for options, method, uniform in (
+        ([], "shared", False),
+        (["--allocation", "published"], "per-layer", False),
+        (["--allocation", "published", "--uniform"], "per-layer", True),
+    ):
+        ask(capsys, *words, *options)
+        plan = PruningPlan.from_json(json.loads(output.read_text()))
+        assert (plan.method, plan.uniform) == (method, uniform)
+        assert not uniform or len({len(kept) for site, kept in plan.items() if site.module == "mlp"}) == 1
+    assert "no allocation method 'best'" in refused(capsys, *words, "--allocation", "best")
+
+
 def test_single_steps_give_what_a_run_gives(
     capsys: pytest.CaptureFixture[str], small: list[str], tmp_path: Path, tiny_folder: Path, sample_text: Path
 ) -> None:

@@ -101,6 +101,7 @@ def test_a_change_reaches_its_step_and_those_after_it(section: str, values: dict
         ("allocation", {"gamma": math.nan}, PlanError),
         ("allocation", {"multiple_of": 0}, RunError),
         ("allocation", {"protected": (-1,)}, PlanError),
+        ("allocation", {"method": "best"}, PlanError),
         ("evaluation", {"corpora": ("",)}, CorpusError),
         ("evaluation", {"window": 1}, RunError),
         ("evaluation", {"window": 512, "max_tokens": 511}, RunError),
@@ -137,6 +138,8 @@ def small_card() -> ModelCard:
         ("evaluation", {"window": 101}, RunError, "evaluation.window"),
         ("allocation", {"sparsity": 0.9}, PlanError, "at most"),
         ("allocation", {"protected": (7,)}, PlanError, "no layer 7"),
+        ("allocation", {"protected": (0,), "uniform": True}, PlanError, "protected layer keeps all"),
+        ("allocation", {"sparsity": 0.6, "uniform": True}, PlanError, "with gamma 3.36: at most"),
     ],
 )
 def test_what_a_model_cannot_meet_is_refused_before_scoring(
@@ -147,6 +150,22 @@ def test_what_a_model_cannot_meet_is_refused_before_scoring(
     with pytest.raises(error, match=message):
         check_against_model(fits.change(section, **values), small_card())
     check_against_model(fits.change(section, **values), small_card(), ("model",))
+
+
+def test_the_reachable_maximum_is_that_of_the_criterions_published_allocation() -> None:
+    recipe = Recipe().change("allocation", sparsity=0.55).change("calibration", length=100, probe_length=100)
+    recipe = recipe.change("evaluation", window=100)
+    with pytest.raises(PlanError, match=r"with gamma 3\.36: at most 0\.[0-4]"):
+        check_against_model(recipe, small_card())
+    published = recipe.change("allocation", method="published")
+    with pytest.raises(PlanError, match=r"out of reach: at most 0\.5000"):  # one group and eight neurons stay
+        check_against_model(published.change("saliency", criterion="magnitude"), small_card())
+    reachable = published.change("allocation", sparsity=0.5)
+    check_against_model(reachable.change("saliency", criterion="magnitude"), small_card())
+    with pytest.raises(PlanError, match="does not give all layers equal widths"):
+        check_against_model(
+            reachable.change("allocation", uniform=True).change("saliency", criterion="flap"), small_card()
+        )
 
 
 def test_every_recipe_value_has_an_option() -> None:

@@ -28,7 +28,7 @@ OTHER = Recipe(
         corpus="self-generated", candidates=1, samples=5, length=99, seed=3, task="continuation"
     ),
     saliency=SaliencyChoice("magnitude"),
-    allocation=AllocationChoice(0.35, math.inf, 16, (0, 3)),
+    allocation=AllocationChoice(0.35, math.inf, 16, (0, 3), True, "published"),
     prune=PruneChoice("bias", 12, 34, 5),
     evaluation=EvaluationChoice(("stdlib-code",), 128, 4096),
 )
@@ -61,7 +61,7 @@ def test_python_carries_the_choices() -> None:
         "nv.generate_corpus(lm)",
         'samples=5, length=99, seed=3, task="continuation"',
         'criterion="magnitude"',
-        'gamma=float("inf"), multiple_of=16, protected=(0, 3)',
+        'gamma=float("inf"),\n    multiple_of=16,\n    protected=(0, 3),\n    uniform=True,\n    method="published",',
         'window=128, max_tokens=4096, task="continuation"',
         "sparsity=0.35",
         'nv.sample_calibration(lm, text, samples=12, length=34, seed=5, task="continuation")',
