@@ -33,6 +33,9 @@ _HOMES = {
     "perplexity": "nirvana.evaluation.perplexity",
     "Perplexity": "nirvana.evaluation.results",
     "divergence": "nirvana.evaluation.divergence",
+    "measure_speed": "nirvana.evaluation.speed",
+    "SpeedReport": "nirvana.evaluation.timings",
+    "quantise": "nirvana.evaluation.quantisation",
     "Divergence": "nirvana.evaluation.results",
     "sensitivity": "nirvana.evaluation.sensitivity",
     "Sensitivity": "nirvana.evaluation.sensitivity",
@@ -76,10 +79,13 @@ if TYPE_CHECKING:
     from nirvana.errors import NirvanaError as NirvanaError
     from nirvana.evaluation.divergence import divergence as divergence
     from nirvana.evaluation.perplexity import perplexity as perplexity
+    from nirvana.evaluation.quantisation import quantise as quantise
     from nirvana.evaluation.results import Divergence as Divergence
     from nirvana.evaluation.results import Perplexity as Perplexity
     from nirvana.evaluation.sensitivity import Sensitivity as Sensitivity
     from nirvana.evaluation.sensitivity import sensitivity as sensitivity
+    from nirvana.evaluation.speed import measure_speed as measure_speed
+    from nirvana.evaluation.timings import SpeedReport as SpeedReport
     from nirvana.evaluation.zero_shot.harness import zero_shot as zero_shot
     from nirvana.evaluation.zero_shot.results import ZeroShot as ZeroShot
     from nirvana.evaluation.zero_shot.results import paired_difference as paired_difference

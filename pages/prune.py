@@ -10,7 +10,7 @@ from nirvana.ui import state
 from nirvana.ui.figures import prune as figures
 from nirvana.ui.panels import page
 from nirvana.ui.panels.charts import scores_protocol, show_chart
-from nirvana.ui.panels.exports import exports
+from nirvana.ui.panels.exports import chosen_format, exports
 from nirvana.ui.panels.metrics import metric
 from nirvana.ui.panels.prune import compensated, compensation_controls, cost, preview
 from nirvana.ui.replan import draft_plan, load_saliency
@@ -91,4 +91,4 @@ if plan is not None and summary is not None:
     protocol = scores_protocol(context.run, scores) if scores is not None else ""
     result(plan, summary, protocol)
     exports(context, plan, summary)
-page.show_code("prune")
+page.show_code("prune", chosen_format())

@@ -6,6 +6,7 @@ import json
 import math
 import shlex
 
+from nirvana.checkpoints import FORMATS
 from nirvana.runs.options import option_words
 from nirvana.runs.recipe import STEPS, AllocationChoice, Recipe
 
@@ -15,8 +16,11 @@ SHOWN = ("sparsity", "gamma", "multiple_of")  # of the allocation, also at their
 ALWAYS = ("--model", "--sparsity", "--gamma")
 
 
-def python_code(recipe: Recipe, step: str) -> str:
-    """A script that does every step up to `step`, with the choices of `recipe`."""
+def python_code(recipe: Recipe, step: str, format: str = "") -> str:
+    """A script that does every step up to `step`, with the choices of `recipe`.
+
+    With a `format` it exports the pruned model in that one, verified; without, it saves it.
+    """
     wanted = STEPS[: STEPS.index(step) + 1]
     lines = ["import nirvana as nv", ""]
     model = recipe.model
@@ -31,7 +35,9 @@ def python_code(recipe: Recipe, step: str) -> str:
         named = {name: value for name, value in vars(choice).items() if name in SHOWN or value != vars(default)[name]}
         lines.append(_call("plan = nv.allocate", "scores", **named))
     if "prune" in wanted:
-        lines += [*_pruning(recipe), 'nv.save(small, "pruned")']
+        target = _literal(_output(format))
+        written = _call("nv.export", "small", target, format=format) if format else f"nv.save(small, {target})"
+        lines += [*_pruning(recipe), written]
     if "compare" in wanted:
         lines += _evaluation(recipe)
     last = {
@@ -124,11 +130,17 @@ def _literal(value: object) -> str:
     return 'float("inf")' if isinstance(value, float) and math.isinf(value) else repr(value)
 
 
-def command_line(recipe: Recipe, step: str) -> str:
+def command_line(recipe: Recipe, step: str, format: str = "") -> str:
     """One shell command that does every step up to `step`; options at their default are left out."""
     words = ["python", "-m", "nirvana", "run", *option_words(recipe, ALWAYS)]
     if step != STEPS[-1]:
         words += ["--until", step]
     if step in ("prune", "compare"):
-        words += ["--output", "pruned"]
+        words += ["--output", _output(format)]
+        words += ["--export", format] if format not in ("", FORMATS[0]) else []
     return shlex.join(words)
+
+
+def _output(format: str) -> str:
+    """Where the pruned model goes: a folder, or a file."""
+    return "pruned.gguf" if format == "gguf" else "pruned"

@@ -170,6 +170,9 @@ def test_from_a_model_folder_to_a_comparison(start: Start, store: Store, sample_
     assert any("bit-equal" in caption.value for caption in app.caption)
     assert any("AutoModelForSeq2SeqLM" in code.value for code in app.code)
     app.radio(key="prune.format").set_value("uniform").run()
+    assert not app.button(key="prune.export").disabled
+    assert any('nv.export(small, "pruned", format="uniform")' in code.value for code in app.code)
+    app.radio(key="prune.format").set_value("gguf").run()
     assert app.button(key="prune.export").disabled
     summary = run.pruned()
-    assert summary is not None and set(summary.refused) == {"uniform", "gguf"}
+    assert summary is not None and set(summary.refused) == {"gguf"}

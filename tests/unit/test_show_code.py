@@ -8,6 +8,7 @@ import shlex
 import pytest
 
 import nirvana as nv
+from nirvana.checkpoints import FORMATS
 from nirvana.cli import build_parser
 from nirvana.runs.options import apply_options
 from nirvana.runs.recipe import (
@@ -69,3 +70,13 @@ def test_python_carries_the_choices() -> None:
         'nv.prune(lm, plan, compensation="bias", statistics=statistics)',
     ):
         assert part in source
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_the_prune_page_exports_in_the_format_that_was_chosen(format: str) -> None:
+    source, words = python_code(Recipe(), "prune", format), shlex.split(command_line(Recipe(), "prune", format))
+    compile(source, "shown", "exec")
+    target = "pruned.gguf" if format == "gguf" else "pruned"
+    assert f'nv.export(small, "{target}", format="{format}")' in source and "nv.save" not in source
+    parsed = build_parser().parse_args(words[3:])
+    assert (parsed.export, parsed.output) == (format, target)

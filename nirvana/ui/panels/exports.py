@@ -7,6 +7,7 @@ from pathlib import Path
 import streamlit as st
 
 from nirvana.checkpoints import FORMATS, export_sizes
+from nirvana.checkpoints.sizes import padding_note
 from nirvana.plan import PruningPlan
 from nirvana.runs.jobs import Job
 from nirvana.runs.results import PruneSummary
@@ -40,7 +41,10 @@ def exports(context: state.Context, plan: PruningPlan, summary: PruneSummary) ->
 
     def caption(format: str) -> str:
         reason = summary.refused.get(format)
-        return f"Not for this model. {plain(reason)}" if reason else f"{megabytes(sizes[format])}: {MEANINGS[format]}."
+        if reason:
+            return f"Not for this model. {plain(reason)}"
+        note = padding_note(plan.pruned_layout, plan) if format == "uniform" else ""
+        return f"{megabytes(sizes[format])}: {MEANINGS[format]}.{f' It will have {plain(note)}.' if note else ''}"
 
     chosen = st.radio(
         "Format",
@@ -74,6 +78,12 @@ def exports(context: state.Context, plan: PruningPlan, summary: PruneSummary) ->
         help="Writes, verifies and packs it; this takes disk space until the run is deleted.",
     ):
         state.start_task("export", format=chosen)
+
+
+def chosen_format() -> str:
+    """The format that the page's control is set to, and the first one before it was shown."""
+    chosen = st.session_state.get(FORMAT)
+    return chosen if chosen in FORMATS else FORMATS[0]
 
 
 def _newest(context: state.Context, format: str) -> Job | None:

@@ -109,13 +109,13 @@ def empty_state(step: str, missing: str) -> None:
                 )
 
 
-def show_code(step: str) -> None:
-    """The draft up to this step as a Python script and as a command line."""
+def show_code(step: str, format: str = "") -> None:
+    """The draft up to this step as a Python script and as a command line, which export in `format` if it is given."""
     recipe = state.context(step).recipe
     with st.expander("Show as code", icon=":material/code:", key=f"{step}.code"):
         python, line = st.tabs(["Python", "Command line"], key=f"{step}.code.tabs")
-        python.code(code.python_code(recipe, step), language="python", wrap_lines=True)
-        line.code(code.command_line(recipe, step), language="bash", wrap_lines=True)
+        python.code(code.python_code(recipe, step, format), language="python", wrap_lines=True)
+        line.code(code.command_line(recipe, step, format), language="bash", wrap_lines=True)
 
 
 @st.fragment
