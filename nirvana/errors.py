@@ -39,6 +39,10 @@ class CompensationError(NirvanaError):
     """Statistics are missing, of another model, not finite, or too large for the memory."""
 
 
+class TaskError(NirvanaError):
+    """A zero-shot task is unknown, cannot be read or downloaded, or does not fit the model."""
+
+
 class CheckpointError(NirvanaError):
     """A checkpoint cannot be written, or what was read is incomplete or inconsistent."""
 

@@ -63,7 +63,9 @@ class Measurement:
 
     `metric` is "perplexity", "bits per byte", "KL divergence", "parameters", "bytes" ...; `subject` is "dense" or
     "pruned"; `protocol` says how it was measured, e.g. `{"corpus": "python-docs", "window": 512, "tokens": 32256}`.
-    `n` is the number of independent parts that `standard_error` comes from (windows, probe samples).
+    `n` is the number of independent parts that `standard_error` comes from (windows, probe samples, items). Of an
+    accuracy, `outcomes` holds which items were right, so that two models can be compared item by item: see
+    `nirvana.evaluation.zero_shot.results`.
     """
 
     metric: str
@@ -72,6 +74,7 @@ class Measurement:
     standard_error: float | None = None
     n: int | None = None
     protocol: dict[str, Any] = field(default_factory=dict)
+    outcomes: str = ""
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,11 @@ class Report:
         return None
 
     def to_json(self) -> dict[str, Any]:
-        return {"version": 1, "measurements": [asdict(measurement) for measurement in self.measurements]}
+        rows = [asdict(measurement) for measurement in self.measurements]
+        for row in rows:
+            if not row["outcomes"]:
+                del row["outcomes"]
+        return {"version": 1, "measurements": rows}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Report:

@@ -1,0 +1,35 @@
+"""The built-in probe: grammatical minimal pairs from our own templates, after the design of BLiMP (arXiv 1912.00582).
+
+No network and no data set are needed. A model is right where it finds the whole good sentence more likely than the bad
+one. Pairs come in couples (see `phenomena`), so a unigram model is right half the time on each phenomenon whatever text
+it was counted on, e.g. the built-in corpora python-docs and library-docs.
+"""
+
+from __future__ import annotations
+
+from nirvana.errors import TaskError
+from nirvana.evaluation.zero_shot.phenomena import PHENOMENA, Draw, Pair
+
+PAIRS = 100  # of each phenomenon
+SEED = 0
+
+
+def minimal_pairs(phenomenon: str, *, count: int = PAIRS, seed: int = SEED) -> tuple[Pair, ...]:
+    """`count` pairs of a phenomenon, no pair twice; two pairs of a couple follow each other.
+
+    Args:
+        phenomenon: a key of `PHENOMENA`, e.g. "anaphor-gender".
+        count: how many; fewer are the first of more.
+        seed: of the choice of words.
+
+    Raises:
+        TaskError: there is no such phenomenon.
+    """
+    if phenomenon not in PHENOMENA:
+        raise TaskError(f"There is no phenomenon {phenomenon!r}.", f"Use {', '.join(PHENOMENA)}.")
+    draw, found = Draw(f"{phenomenon} {seed}"), dict[Pair, None]()
+    while len(found) < count:
+        couple = PHENOMENA[phenomenon].couple(draw)
+        if not found.keys() & set(couple):
+            found |= dict.fromkeys(couple)
+    return tuple(found)[:count]

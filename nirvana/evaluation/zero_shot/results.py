@@ -1,0 +1,204 @@
+"""What zero-shot tasks give: accuracies with the outcome of every item, and differences between two models."""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from nirvana.errors import TaskError
+from nirvana.evaluation.results import Measurement, Report
+
+ACCURACIES = {"acc": "accuracy", "acc_norm": "normalised accuracy"}  # the harness's names and a report's
+CONFIDENCE = 0.95
+Z = 1.959964  # of the normal distribution, both sides
+
+
+@dataclass(frozen=True, eq=False)
+class TaskAccuracy:
+    """One task, e.g. `TaskAccuracy("piqa", {"acc": ..., "acc_norm": ...}, chance=0.5)`.
+
+    Attributes:
+        task: name; phenomena are called "minimal-pairs/<phenomenon>", all of them together "minimal-pairs".
+        correct: "acc" (the likeliest answer is right) and, where answers differ in length, "acc_norm" (the likeliest by
+            character is) -> bool (n,), item by item.
+        chance: accuracy of guessing; 0 where there are no choices to guess from.
+        protocol: how it was measured: harness and its version, shots, hash of the items, version of the task ...
+    """
+
+    task: str
+    correct: Mapping[str, np.ndarray]
+    chance: float
+    protocol: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def n(self) -> int:
+        return len(next(iter(self.correct.values())))
+
+    def value(self, metric: str = "acc") -> float:
+        """Share of items that are right."""
+        return float(self.correct[metric].mean())
+
+    def standard_error(self, metric: str = "acc") -> float:
+        """As the harness computes it: sample deviation over the root of n; NaN for a single item."""
+        values = self.correct[metric]
+        return float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else math.nan
+
+    def to_json(self) -> dict[str, Any]:
+        outcomes = {metric: pack_outcomes(values) for metric, values in self.correct.items()}
+        return {"task": self.task, "n": self.n, "correct": outcomes, "chance": self.chance, "protocol": self.protocol}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> TaskAccuracy:
+        correct = {metric: unpack_outcomes(text, data["n"]) for metric, text in data["correct"].items()}
+        return cls(data["task"], correct, data["chance"], dict(data["protocol"]))
+
+
+@dataclass(frozen=True, eq=False)
+class ZeroShot:
+    """What `nv.zero_shot` measures of one model: its tasks in order; minimal pairs as a whole come before each part."""
+
+    tasks: tuple[TaskAccuracy, ...]
+
+    def find(self, task: str) -> TaskAccuracy:
+        """Raises: TaskError: it was not measured."""
+        for item in self.tasks:
+            if item.task == task:
+                return item
+        raise TaskError(f"{task} was not measured.", f"Measured: {', '.join(item.task for item in self.tasks)}.")
+
+    def to_json(self) -> dict[str, Any]:
+        return {"version": 1, "tasks": [item.to_json() for item in self.tasks]}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> ZeroShot:
+        return cls(tuple(TaskAccuracy.from_json(item) for item in data["tasks"]))
+
+    def __str__(self) -> str:
+        return "\n".join(
+            f"{item.task}: {metric} {item.value(metric):.4f} ± {item.standard_error(metric):.4f} (n = {item.n})"
+            for item in self.tasks
+            for metric in item.correct
+        )
+
+
+@dataclass(frozen=True)
+class PairedDifference:
+    """Accuracy of the pruned model less that of the dense one, on the same items.
+
+    `low` and `high` end the 95 % interval; `lost` items only the dense model gets right, `gained` only the pruned one.
+    """
+
+    value: float
+    low: float
+    high: float
+    lost: int
+    gained: int
+    n: int
+
+    @property
+    def clear(self) -> bool:
+        """Whether the interval excludes zero."""
+        return self.low > 0 or self.high < 0
+
+
+def paired_difference(dense: TaskAccuracy, pruned: TaskAccuracy, *, metric: str = "acc") -> PairedDifference:
+    """How accuracy changed, with a 95 % interval from the items on which the two models differ.
+
+    Raises:
+        TaskError: the two were not measured on the same items, or not by this metric.
+    """
+    for name in ("items", "harness", "shots"):
+        if dense.protocol.get(name) != pruned.protocol.get(name):
+            raise TaskError(f"{dense.task} was measured differently: {name}.", "Measure both models the same way.")
+    if dense.task != pruned.task or metric not in dense.correct or metric not in pruned.correct:
+        raise TaskError(f"{dense.task} and {pruned.task} have no {metric} in common.", "Compare the same task.")
+    return paired_interval(dense.correct[metric], pruned.correct[metric])
+
+
+def paired_interval(dense: np.ndarray, pruned: np.ndarray) -> PairedDifference:
+    """The difference of two bool vectors (n,) and its interval by Bonett and Price (2012).
+
+    A normal approximation to the difference of paired proportions, with one more item lost and one more gained: so
+    that few items, or models that never differ, do not give an interval without width.
+    Source: doi.org/10.3102/1076998611411915.
+    """
+    if dense.shape != pruned.shape or not len(dense):
+        raise TaskError("The two models were not asked the same items.", "Measure both on the same ones.")
+    lost, gained = int((dense & ~pruned).sum()), int((pruned & ~dense).sum())
+    n = len(dense)
+    down, up = (lost + 1) / (n + 2), (gained + 1) / (n + 2)
+    reach = Z * math.sqrt((down + up - (up - down) ** 2) / (n + 2))
+    low, high = max(up - down - reach, -1.0), min(up - down + reach, 1.0)
+    return PairedDifference((gained - lost) / n, low, high, lost, gained, n)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One accuracy of one task for both models of a report; `difference` is None where one is missing."""
+
+    task: str
+    metric: str
+    dense: Measurement | None
+    pruned: Measurement | None
+    difference: PairedDifference | None
+
+    @property
+    def better(self) -> str:
+        """ "dense" or "pruned" where the interval excludes zero, else ""."""
+        if self.difference is None or not self.difference.clear:
+            return ""
+        return "dense" if self.difference.value < 0 else "pruned"
+
+
+def comparisons(report: Report) -> list[Comparison]:
+    """Every accuracy of a report, in its order, paired by task, items and harness."""
+    found: dict[tuple[Any, ...], dict[str, Measurement]] = {}
+    for item in report.measurements:
+        if item.metric in ACCURACIES.values():
+            key = (item.protocol.get("task"), item.metric, item.protocol.get("items"), item.protocol.get("harness"))
+            found.setdefault(key, {})[item.subject] = item
+    return [
+        Comparison(str(task), metric, sides.get("dense"), sides.get("pruned"), _difference(sides))
+        for (task, metric, *_), sides in found.items()
+    ]
+
+
+def _difference(sides: Mapping[str, Measurement]) -> PairedDifference | None:
+    outcomes = [unpack_outcomes(item.outcomes, item.n or 0) for item in sides.values()]
+    if sides.keys() != {"dense", "pruned"} or len({len(values) for values in outcomes} - {0}) != 1:
+        return None
+    dense, pruned = (unpack_outcomes(sides[name].outcomes, sides[name].n or 0) for name in ("dense", "pruned"))
+    return paired_interval(dense, pruned)
+
+
+def measurements(found: ZeroShot, subject: str, protocol: Mapping[str, Any]) -> list[Measurement]:
+    """`found` as a report has it: one measurement for each metric of each task, with its outcomes."""
+    return [
+        Measurement(
+            ACCURACIES[metric],
+            subject,
+            item.value(metric),
+            None if item.n < 2 else item.standard_error(metric),
+            item.n,
+            {"task": item.task, **item.protocol, "chance": item.chance, **protocol},
+            pack_outcomes(values),
+        )
+        for item in found.tasks
+        for metric, values in item.correct.items()
+    ]
+
+
+def pack_outcomes(values: np.ndarray) -> str:
+    """bool (n,) as one bit an item, base64."""
+    return base64.b64encode(np.packbits(np.asarray(values, bool)).tobytes()).decode()
+
+
+def unpack_outcomes(text: str, n: int) -> np.ndarray:
+    """The reverse of `pack_outcomes`."""
+    bits: np.ndarray = np.unpackbits(np.frombuffer(base64.b64decode(text), np.uint8)).astype(bool)[:n]
+    return bits
