@@ -8,10 +8,11 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from nirvana.layout import KV_GROUP, NEURON
+from nirvana.models.families.t5 import T5Family
 from nirvana.runs.recipe import Recipe
 from nirvana.runs.store import Run, Store
 from nirvana.ui.replan import draft_plan
-from tests.app.conftest import fill
+from tests.app.conftest import SMALL_T5, fill
 from tests.app.test_widget_keys import keys_on
 
 Start = Callable[..., AppTest]
@@ -81,3 +82,13 @@ def test_whole_layers_can_go(start: Start, store: Store) -> None:
     plan = draft_plan(saliency, choice).plan
     assert plan is not None and len(plan.removed_layers) == 2
     assert plan.rate(KV_GROUP) == plan.rate(NEURON) == 0.5
+
+
+def test_t5s_self_attentions_keep_the_same_heads(start: Start, store: Store) -> None:
+    app = open_page(start, fill(store.create(Recipe()), SMALL_T5, family=T5Family()))
+    app.select_slider(key="allocation.gamma").set_value(1.0)
+    app.slider(key="allocation.sparsity").set_value(0.4)
+    app.toggle(key="allocation.uniform").set_value(True).run()
+    assert not app.exception
+    assert sum("keep the same heads" in note.value for note in app.info) == 2  # of the encoder, of the decoder
+    assert "share one position bias" in str(app.toggle(key="allocation.uniform").help)
