@@ -122,7 +122,9 @@ def _add_steps(parsers: Any) -> None:
     prune.add_argument("--output", metavar="PATH", default="pruned", help="a folder, or a .gguf file for gguf")
     _add_export(prune)
 
-    evaluate = _command(parsers, "evaluate", steps.evaluate, "Measure perplexity, and KL from a dense model.")
+    evaluate = _command(
+        parsers, "evaluate", steps.evaluate, "Measure perplexity and zero-shot tasks, and KL from a dense model."
+    )
     add_options(evaluate, "model", "evaluation")
     add_options(
         evaluate, "calibration", only=("--corpus", "--probe-samples", "--probe-length", "--probe-seed", "--task")

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from nirvana.evaluation.results import Measurement, Report
+from nirvana.evaluation.zero_shot.results import ACCURACIES, comparisons
 from nirvana.progress import Progress
 
 PIPED_WIDTH = 140  # columns, where no terminal says
@@ -98,15 +99,35 @@ def print_report(report: Report, title: str) -> None:
     """Dense beside pruned, each with its standard error, and how it was measured."""
     keys: dict[tuple[str, str], dict[str, Measurement]] = {}
     for item in report.measurements:
-        keys.setdefault((item.metric, str(item.protocol.get("corpus", ""))), {})[item.subject] = item
+        if item.metric not in ACCURACIES.values():
+            keys.setdefault((item.metric, str(item.protocol.get("corpus", ""))), {})[item.subject] = item
     rows = []
     for (metric, corpus), found in keys.items():
         label = f"{metric}, {corpus}" if corpus else metric
         values = [_value(found[subject]) if subject in found else "-" for subject in ("dense", "pruned")]
         rows.append([label, *values, _protocol(next(iter(found.values())))])
     print_table(title, ["", "dense", "pruned", "protocol"], rows)
+    _print_accuracies(report)
     for line in _footnotes(report):
         print(line)
+
+
+def _print_accuracies(report: Report) -> None:
+    """Zero-shot tasks: both models, and the difference on the same items."""
+    rows, harness = [], ""
+    for found in comparisons(report):
+        measured = found.dense or found.pruned
+        if measured is None:
+            continue
+        harness = str(measured.protocol["harness"])
+        values = [_value(item) if item is not None else "-" for item in (found.dense, found.pruned)]
+        change = found.difference
+        between = f"{change.value:+.4f} [{change.low:+.4f}, {change.high:+.4f}]" if change else "-"
+        label = found.task if found.metric == "accuracy" else f"{found.task}, normalised"
+        rows.append([label, *values, between, found.better, f"{measured.n:,}"])
+    if rows:
+        columns = ["accuracy", "dense", "pruned", "pruned - dense [95 %]", "better", "items"]
+        print_table(f"Zero-shot, {harness}", columns, rows)
 
 
 def _value(item: Measurement) -> str:

@@ -13,6 +13,8 @@ from nirvana.calibration.tasks import task_of
 from nirvana.evaluation.continuation import continue_prompt
 from nirvana.evaluation.divergence import divergence
 from nirvana.evaluation.perplexity import perplexity
+from nirvana.evaluation.zero_shot import results as accuracies
+from nirvana.evaluation.zero_shot.tasks import LocalTask, find_tasks, harness_version
 from nirvana.evaluation.results import Measurement, Report
 from nirvana.models.lm import LM
 from nirvana.progress import ProgressCallback, within
@@ -33,7 +35,7 @@ def compare(
     progress: ProgressCallback | None,
 ) -> Report:
     """All measurements of the dense and the pruned model, and a first continuation of one prompt by both."""
-    parts = len(subjects) * len(corpora) + 2
+    parts = len(subjects) * (len(corpora) + len(choice.zero_shot)) + 2
     choice, task = run.recipe.evaluation, run.recipe.calibration.task
     measured = measure(subjects, corpora, choice, probe, progress, task=task, parts=parts)
     _continue(run, subjects, within(progress, "Continuation", parts - 1, parts))
@@ -50,7 +52,7 @@ def measure(
     task: str = "auto",
     parts: int | None = None,
 ) -> list[Measurement]:
-    """Parameters and bytes, perplexity and bits per byte on each corpus, and KL on the probe where there is one.
+    """Parameters and bytes, perplexity and bits per byte on each corpus, KL on the probe if there is one, accuracies.
 
     Args:
         subjects: "dense", "pruned" or both; KL needs both.
@@ -59,7 +61,7 @@ def measure(
         parts: into how many parts the progress is divided, where more follow.
     """
     measurements = sizes(subjects)
-    parts = parts or len(subjects) * len(corpora) + (probe is not None)
+    parts = parts or len(subjects) * (len(corpora) + len(choice.zero_shot)) + (probe is not None)
     part = 0
     for name, corpus in corpora.items():
         for subject, lm in subjects.items():
@@ -68,6 +70,12 @@ def measure(
             part += 1
     if probe is not None:
         nested = within(progress, "Divergence", part, parts)
+        part += 1
+    for name in choice.zero_shot:
+        for subject, lm in subjects.items():
+            nested = within(progress, f"{name}, {subject}", part, parts)
+            measurements += _accuracies(lm, subject, name, choice.zero_shot_items, nested)
+            part += 1
         measurements += _divergence(subjects["dense"], subjects["pruned"], probe, nested)
     return measurements
 
@@ -136,6 +144,20 @@ def _divergence(dense: LM, pruned: LM, probe: CalibrationSet, progress: Progress
 
     inputs = {"dense": dense.hash, "probe": probe.hash, "source": probe.source, "seed": probe.seed}
     return _through_cache("divergence", inputs, pruned, "pruned", measure)
+
+def _accuracies(lm: LM, subject: str, name: str, items: int, progress: ProgressCallback | None) -> list[Measurement]:
+    """Of one zero-shot task, or of those that a folder holds."""
+    tasks = find_tasks([name], items=items)
+    asked = [[task.name, task.hash if isinstance(task, LocalTask) else str(items)] for task in tasks]
+
+    def measure() -> list[Measurement]:
+        from nirvana.evaluation.zero_shot.harness import zero_shot
+
+        found = zero_shot(lm, name, items=items, progress=progress)
+        return accuracies.measurements(found, subject, {"note": lm.source.note, **placement(lm)})
+
+    return _through_cache("zero-shot", {"tasks": asked, "harness": harness_version()}, lm, subject, measure)
+
 
 
 def _continue(run: Run, subjects: Mapping[str, LM], progress: ProgressCallback | None) -> None:

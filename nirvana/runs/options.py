@@ -59,7 +59,14 @@ OPTIONS = (
     Option("--evaluate-on", "evaluation", "corpora", str, "a corpus to measure perplexity on; may be repeated", True),
     Option("--window", "evaluation", "window", int, "tokens in a window of the perplexity"),
     Option("--max-tokens", "evaluation", "max_tokens", int, "tokens read of each evaluation corpus"),
-    Option("--zero-shot", "evaluation", "zero_shot", str, "a zero-shot task; may be repeated", True),
+    Option(
+        "--zero-shot",
+        "evaluation",
+        "zero_shot",
+        str,
+        "minimal-pairs, a hub task such as piqa, a .jsonl file or folder; may be repeated",
+        True,
+    ),
     Option("--zero-shot-items", "evaluation", "zero_shot_items", int, "items asked of each task; 0 asks all"),
 )
 

@@ -129,8 +129,8 @@ class Recipe:
 
     def portable(self) -> Recipe:
         """A copy to hand on: files are named without the folders that they lie in here."""
-        evaluation = tuple(_bare(name) for name in self.evaluation.corpora)
-        copy = self.change("model", name=_bare(self.model.name)).change("evaluation", corpora=evaluation)
+        evaluation = {name: tuple(map(_bare, getattr(self.evaluation, name))) for name in ("corpora", "zero_shot")}
+        copy = self.change("model", name=_bare(self.model.name)).change("evaluation", **evaluation)
         return copy.change("calibration", corpus=_bare(self.calibration.corpus))
 
     def to_json(self) -> dict[str, Any]:

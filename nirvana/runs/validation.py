@@ -11,6 +11,7 @@ from nirvana.allocation.rules import check_method, uses_gamma
 from nirvana.calibration.tasks import TASKS
 from nirvana.compensation import METHODS
 from nirvana.errors import CompensationError, CorpusError, ModelError, PlanError, RunError, SaliencyError
+from nirvana.evaluation.zero_shot.tasks import MAX_ITEMS, check_fit, check_name
 from nirvana.layout import Layout
 from nirvana.runs.recipe import STEPS, AllocationChoice, Recipe
 from nirvana.runs.results import ModelCard
@@ -32,6 +33,7 @@ _WHOLE_NUMBERS = {  # section, name: lowest, highest
     ("prune", "seed"): (0, SEEDS - 1),
     ("evaluation", "window"): (2, 131_072),
     ("evaluation", "max_tokens"): (2, 1 << 30),
+    ("evaluation", "zero_shot_items"): (0, MAX_ITEMS),
 }
 
 
@@ -43,6 +45,8 @@ def check_recipe(recipe: Recipe, steps: Iterable[str] = STEPS) -> None:
         PlanError: a sparsity, gamma or protected layer is out of range, or an allocation method is unknown.
         SaliencyError: a criterion is unknown.
         CorpusError: a corpus is not named, or a task is unknown.
+        CompensationError: the compensation is unknown.
+        TaskError: a zero-shot task is unknown, or not there.
         ModelError: the model is not named, or the dtype is unknown.
     """
     wanted = set(steps)
@@ -83,6 +87,8 @@ def check_recipe(recipe: Recipe, steps: Iterable[str] = STEPS) -> None:
                 f"evaluation.max_tokens ({evaluation.max_tokens:,}) is below one window ({evaluation.window:,}).",
                 "Raise it, or use a shorter window.",
             )
+        for task in evaluation.zero_shot:
+            check_name(task)
 
 
 def check_against_model(recipe: Recipe, card: ModelCard, steps: Iterable[str] = STEPS) -> None:
@@ -91,6 +97,7 @@ def check_against_model(recipe: Recipe, card: ModelCard, steps: Iterable[str] = 
     Raises:
         RunError: a window is longer than the model's positions.
         CorpusError: a task is chosen for a model without an encoder.
+        TaskError: a zero-shot task is not for this model.
         PlanError: the sparsity is out of reach, naming the reachable maximum, or a protected layer does not exist.
     """
     wanted = set(steps)
@@ -107,6 +114,8 @@ def check_against_model(recipe: Recipe, card: ModelCard, steps: Iterable[str] = 
         positions = card.geometry.get("positions", length)
         if length > positions:
             raise RunError(f"{name} is {length:,}, and {card.name} has {positions:,} positions.", "Lower it.")
+    if "compare" in wanted:
+        check_fit(recipe.evaluation.zero_shot, card.name, encoder=len(card.layout.stacks) > 1)
     if "calibration" in wanted and recipe.calibration.task != "auto" and len(card.layout.stacks) == 1:
         raise CorpusError(f"{card.name} has no encoder, so there is no task to choose.", "Leave it at auto.")
     if "allocation" in wanted:

@@ -98,7 +98,16 @@ def _evaluation(recipe: Recipe) -> list[str]:
             "    for model in (lm, small):",
             f"        print(nv.perplexity(model, evaluation, {sizes}))",
         ]
-    return [*lines, "print(nv.divergence(lm, small, probe).mean)"]
+    lines.append("print(nv.divergence(lm, small, probe).mean)")
+    if choice.zero_shot:
+        items = f", items={choice.zero_shot_items}" if choice.zero_shot_items else ""
+        tasks = ", ".join(map(_literal, choice.zero_shot))
+        lines += [
+            f"dense, pruned = (nv.zero_shot(model, [{tasks}]{items}) for model in (lm, small))",
+            "for one, other in zip(dense.tasks, pruned.tasks):",
+            "    print(one.task, one.value(), nv.paired_difference(one, other))",
+        ]
+    return lines
 
 
 def _probe(recipe: Recipe) -> str:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from nirvana.errors import NirvanaError
+from nirvana.evaluation.zero_shot.tasks import characters
 from nirvana.runs.recipe import Recipe
 from nirvana.runs.run import Run
 from nirvana.saliency import CRITERIA
 
 FORWARD_PASSES = {"nothing": 0.0, "activations": 1.0, "gradients": 3.3}  # that cost as much as scoring
+CHARACTERS_PER_TOKEN = 4.5  # of English
 
 
 def tokens_read(step: str, recipe: Recipe) -> float:
@@ -16,12 +19,21 @@ def tokens_read(step: str, recipe: Recipe) -> float:
     choice, evaluation = recipe.calibration, recipe.evaluation
     probe = choice.probe_samples * choice.probe_length
     if step == "compare":
-        return 2 * (probe + len(evaluation.corpora) * evaluation.max_tokens)
+        asked = zero_shot_characters(recipe) or 0
+        return 2 * (probe + len(evaluation.corpora) * evaluation.max_tokens + asked / CHARACTERS_PER_TOKEN)
     if choice.candidates == 1:
         return 0
     known = CRITERIA.get(choice.trial_criterion)
     scored = choice.samples * choice.length * (FORWARD_PASSES[known.reads] if known else 0)
     return probe + choice.candidates * (scored + probe)
+
+
+def zero_shot_characters(recipe: Recipe) -> int | None:
+    """Characters that a model reads of the zero-shot tasks; None where that is known only after a download."""
+    try:
+        return characters(recipe.evaluation.zero_shot, recipe.evaluation.zero_shot_items)
+    except NirvanaError:
+        return None  # said where the tasks are chosen
 
 
 def expected_seconds(step: str, recipe: Recipe, run: Run, others: Iterable[Run] = ()) -> float | None:

@@ -156,6 +156,25 @@ def test_evaluate_a_dense_model_alone(capsys: pytest.CaptureFixture[str], tiny_f
     assert {item["metric"] for item in report["measurements"]} == {"perplexity", "bits per byte", "parameters", "bytes"}
 
 
+def test_evaluate_zero_shot_tasks_of_both_models(
+    capsys: pytest.CaptureFixture[str], tiny_folder: Path, tmp_path: Path, small: list[str]
+) -> None:
+    own, pruned = tmp_path / "own.jsonl", tmp_path / "pruned"
+    own.write_text('{"query": "One and", "choices": ["two", "three."], "gold": 1}\n' * 3, encoding="utf-8")
+    assert cli.main(["run", *small, "--until", "prune", "--sparsity", "0.3", "--output", str(pruned)]) == 0
+    capsys.readouterr()
+    words = ["evaluate", "--model", str(pruned), "--device", "cpu", "--dense", str(tiny_folder), *small[4:6]]
+    words += ["--probe-samples", "6", "--probe-length", "16", "--evaluate-on", small[5], "--window", "64"]
+    words += ["--max-tokens", "128", "--zero-shot", "minimal-pairs", "--zero-shot", str(own), "--zero-shot-items", "2"]
+    assert cli.main(words) == 0
+    shown = capsys.readouterr().out
+    assert "Zero-shot, lm-eval" in shown and "minimal-pairs/filler-gap" in shown and "own.jsonl, normalised" in shown
+    report = ask(capsys, *words)
+    found = [item for item in report["measurements"] if item["protocol"].get("task") == "minimal-pairs"]
+    assert [(item["subject"], item["n"]) for item in found] == [("dense", 24), ("pruned", 24)]
+    assert "no zero-shot task" in refused(capsys, "evaluate", "--model", str(tiny_folder), "--zero-shot", "mnli")
+
+
 def test_score_without_text(capsys: pytest.CaptureFixture[str], tiny_folder: Path, tmp_path: Path) -> None:
     words = ["score", "--model", str(tiny_folder), "--device", "cpu", "--output", str(tmp_path / "s.npz")]
     first = ask(capsys, *words, "--criterion", "random", "--seed", "1")

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from nirvana.calibration.sets import CalibrationSet
+from nirvana.evaluation.zero_shot.minimal_pairs import minimal_pairs
+from nirvana.evaluation.zero_shot.phenomena import PHENOMENA
 from nirvana.layout import NEURON, Layout, Site, SiteLayout
 from nirvana.runs.recipe import Recipe
 from nirvana.runs.results import ModelCard
@@ -36,6 +38,11 @@ def test_tokens_are_counted_by_what_is_run_over_them() -> None:
     assert tokens_read("calibration", recipe.change("calibration", candidates=1)) == 0
     measured = recipe.change("evaluation", corpora=("a", "b", "c"), max_tokens=1000)
     assert tokens_read("compare", measured) == 2 * (3 * 1000 + 640)
+    asked = measured.change("evaluation", zero_shot=("minimal-pairs",), zero_shot_items=2)
+    letters = sum(len(text) for key in PHENOMENA for pair in minimal_pairs(key, count=2) for text in pair)
+    assert tokens_read("compare", asked) == pytest.approx(2 * (3 * 1000 + 640 + letters / 4.5))
+    unknown = measured.change("evaluation", zero_shot=("no such task",))
+    assert tokens_read("compare", unknown) == tokens_read("compare", measured)
 
 
 def test_time_grows_with_the_candidates(tmp_path: Path) -> None:

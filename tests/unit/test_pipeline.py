@@ -13,7 +13,17 @@ import pytest
 
 from nirvana.calibration.generation import generate_corpus
 from nirvana.calibration.sets import CalibrationSelection, CalibrationSet
-from nirvana.errors import Cancelled, CheckpointError, CorpusError, ModelError, NirvanaError, PlanError, RunError
+from nirvana.errors import (
+    Cancelled,
+    CheckpointError,
+    CorpusError,
+    ModelError,
+    NirvanaError,
+    PlanError,
+    RunError,
+    TaskError,
+)
+from nirvana.evaluation.zero_shot.results import comparisons
 from nirvana.files import cache_folder
 from nirvana.progress import Progress
 from nirvana.runs import cached, measurements, step_cache
@@ -438,3 +448,42 @@ def test_results_on_disk_hold_no_code_and_no_paths_of_others(store: Store, recip
                 assert all(arrays[name].dtype != object for name in arrays.files)
         else:
             json.loads(file.read_text(encoding="utf-8"))
+
+
+def test_zero_shot_tasks_are_measured_once_per_model(
+    store: Store, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from nirvana.evaluation.zero_shot import harness
+
+    asked: list[tuple[bool, str]] = []
+    original = harness.zero_shot
+
+    def counted(lm: Any, name: str, **named: Any) -> Any:
+        asked.append((lm.is_pruned, name))
+        return original(lm, name, **named)
+
+    monkeypatch.setattr(harness, "zero_shot", counted)
+    recipe = recipe.change("evaluation", corpora=(), zero_shot=("minimal-pairs",), zero_shot_items=4)
+    seen: list[Progress] = []
+    run = store.create(recipe)
+    execute(run, progress=seen.append)
+    assert any(item.stage == "minimal-pairs, pruned: Zero-shot" for item in seen)
+    report = run.report()
+    assert report is not None
+    found = {item.task: item for item in comparisons(report)}
+    assert len(found) == 13 and found["minimal-pairs"].difference is not None
+    measured = report.find("accuracy", "dense", task="minimal-pairs")
+    assert measured is not None and measured.n == 48 and measured.standard_error
+    assert measured.protocol["harness"].startswith("lm-eval") and measured.protocol["device"] == "cpu"
+    execute(store.create(recipe.change("allocation", sparsity=0.2)))
+    execute(store.create(recipe.change("allocation", sparsity=0.2).change("calibration", probe_samples=5)))
+    assert asked == [(False, "minimal-pairs"), (True, "minimal-pairs"), (True, "minimal-pairs")]
+
+
+def test_zero_shot_tasks_that_cannot_be_asked_are_refused_before_the_work(store: Store, recipe: Recipe) -> None:
+    for changes, error, message in (
+        ({"zero_shot": ("mnli",)}, TaskError, "mnli"),
+        ({"zero_shot": ("minimal-pairs",), "zero_shot_items": -1}, RunError, "zero_shot_items"),
+    ):
+        with pytest.raises(error, match=message):
+            execute(store.create(recipe.change("evaluation", **changes)))

@@ -25,9 +25,11 @@ def test_a_recipe_survives_json_with_infinity() -> None:
 def test_a_portable_recipe_names_files_without_their_folders() -> None:
     recipe = Recipe().change("model", name="/home/me/models/llama").change("calibration", corpus="~/notes.txt")
     recipe = recipe.change("evaluation", corpora=("text/novel.txt", "owner/name:config", "upload:a.txt", "ptb"))
+    recipe = recipe.change("evaluation", zero_shot=("minimal-pairs", "/home/me/tasks", "tasks/own.jsonl"))
     shared = recipe.portable()
     assert (shared.model.name, shared.calibration.corpus) == ("llama", "notes.txt")
     assert shared.evaluation.corpora == ("novel.txt", "owner/name:config", "upload:a.txt", "ptb")
+    assert shared.evaluation.zero_shot == ("minimal-pairs", "tasks", "own.jsonl")
     assert Recipe().portable() == Recipe()
 
 

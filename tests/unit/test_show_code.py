@@ -31,7 +31,7 @@ OTHER = Recipe(
     saliency=SaliencyChoice("magnitude"),
     allocation=AllocationChoice(0.35, math.inf, 16, (0, 3), True, "published"),
     prune=PruneChoice("bias", 12, 34, 5),
-    evaluation=EvaluationChoice(("stdlib-code",), 128, 4096),
+    evaluation=EvaluationChoice(("stdlib-code",), 128, 4096, ("minimal-pairs", "./my tasks"), 25),
 )
 
 
@@ -65,6 +65,7 @@ def test_python_carries_the_choices() -> None:
         'gamma=float("inf"),\n    multiple_of=16,\n    protected=(0, 3),\n    uniform=True,\n    method="published",',
         'window=128, max_tokens=4096, task="continuation"',
         "sparsity=0.35",
+        'nv.zero_shot(model, ["minimal-pairs", "./my tasks"], items=25) for model in (lm, small)',
         'nv.sample_calibration(lm, text, samples=12, length=34, seed=5, task="continuation")',
         "nv.collect_statistics(lm, windows, second_moments=False)",
         'nv.prune(lm, plan, compensation="bias", statistics=statistics)',

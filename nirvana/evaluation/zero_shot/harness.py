@@ -23,7 +23,14 @@ from lm_eval.tasks import TaskManager
 from nirvana.errors import ModelError, NirvanaError, TaskError
 from nirvana.evaluation.chunks import BATCH_TOKENS, BATCH_TOKENS_ACCELERATOR
 from nirvana.evaluation.zero_shot.results import ACCURACIES, TaskAccuracy, ZeroShot
-from nirvana.evaluation.zero_shot.tasks import MINIMAL_PAIRS, LocalTask, Task, find_tasks, harness_version
+from nirvana.evaluation.zero_shot.tasks import (
+    MINIMAL_PAIRS,
+    LocalTask,
+    Task,
+    check_fit,
+    find_tasks,
+    harness_version,
+)
 from nirvana.files import content_hash
 from nirvana.models.lm import LM
 from nirvana.models.quiet import quiet_library
@@ -121,11 +128,7 @@ def zero_shot(
         ModelError: the weights are not in memory, or the model's output is not a number.
     """
     wanted = find_tasks([tasks] if isinstance(tasks, str) else tasks, items=items)
-    if lm.family.encoder_decoder and any(task.name.startswith(f"{MINIMAL_PAIRS}/") for task in wanted):
-        raise TaskError(
-            f"Minimal pairs are whole sentences, and {lm.source.name}, an encoder-decoder, only answers to some input.",
-            "Choose tasks with a question and answers, such as a local .jsonl file.",
-        )
+    check_fit((task.name for task in wanted), lm.source.name, encoder=lm.family.encoder_decoder)
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 0:
         raise TaskError(f"{batch_size} is no batch size.", "Use 0, or a whole number.")
     with _silence():

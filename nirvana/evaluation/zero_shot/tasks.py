@@ -107,6 +107,19 @@ def check_name(name: str) -> None:
         files(name)
 
 
+def check_fit(names: Iterable[str], model: str, *, encoder: bool) -> None:
+    """Refuse what a model cannot be asked.
+
+    Raises:
+        TaskError: minimal pairs, for a model with an encoder.
+    """
+    if encoder and any(name.partition("/")[0] == MINIMAL_PAIRS for name in names):
+        raise TaskError(
+            f"Minimal pairs are whole sentences, and {model}, an encoder-decoder, only answers to some input.",
+            "Choose tasks with a question and answers, such as a local .jsonl file.",
+        )
+
+
 def files(name: str) -> list[Path]:
     """The .jsonl files that a path names: itself, or those in a folder, by name.
 
