@@ -13,9 +13,9 @@ from nirvana.calibration.tasks import task_of
 from nirvana.evaluation.continuation import continue_prompt
 from nirvana.evaluation.divergence import divergence
 from nirvana.evaluation.perplexity import perplexity
+from nirvana.evaluation.results import Measurement, Report
 from nirvana.evaluation.zero_shot import results as accuracies
 from nirvana.evaluation.zero_shot.tasks import LocalTask, find_tasks, harness_version
-from nirvana.evaluation.results import Measurement, Report
 from nirvana.models.lm import LM
 from nirvana.progress import ProgressCallback, within
 from nirvana.runs.models import numerics, placement
@@ -35,8 +35,8 @@ def compare(
     progress: ProgressCallback | None,
 ) -> Report:
     """All measurements of the dense and the pruned model, and a first continuation of one prompt by both."""
-    parts = len(subjects) * (len(corpora) + len(choice.zero_shot)) + 2
     choice, task = run.recipe.evaluation, run.recipe.calibration.task
+    parts = len(subjects) * (len(corpora) + len(choice.zero_shot)) + 2
     measured = measure(subjects, corpora, choice, probe, progress, task=task, parts=parts)
     _continue(run, subjects, within(progress, "Continuation", parts - 1, parts))
     return Report(tuple(measured))
@@ -70,13 +70,13 @@ def measure(
             part += 1
     if probe is not None:
         nested = within(progress, "Divergence", part, parts)
+        measurements += _divergence(subjects["dense"], subjects["pruned"], probe, nested)
         part += 1
     for name in choice.zero_shot:
         for subject, lm in subjects.items():
             nested = within(progress, f"{name}, {subject}", part, parts)
             measurements += _accuracies(lm, subject, name, choice.zero_shot_items, nested)
             part += 1
-        measurements += _divergence(subjects["dense"], subjects["pruned"], probe, nested)
     return measurements
 
 
@@ -145,6 +145,7 @@ def _divergence(dense: LM, pruned: LM, probe: CalibrationSet, progress: Progress
     inputs = {"dense": dense.hash, "probe": probe.hash, "source": probe.source, "seed": probe.seed}
     return _through_cache("divergence", inputs, pruned, "pruned", measure)
 
+
 def _accuracies(lm: LM, subject: str, name: str, items: int, progress: ProgressCallback | None) -> list[Measurement]:
     """Of one zero-shot task, or of those that a folder holds."""
     tasks = find_tasks([name], items=items)
@@ -157,7 +158,6 @@ def _accuracies(lm: LM, subject: str, name: str, items: int, progress: ProgressC
         return accuracies.measurements(found, subject, {"note": lm.source.note, **placement(lm)})
 
     return _through_cache("zero-shot", {"tasks": asked, "harness": harness_version()}, lm, subject, measure)
-
 
 
 def _continue(run: Run, subjects: Mapping[str, LM], progress: ProgressCallback | None) -> None:
