@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from nirvana.models.families import Config, Family
 from nirvana.models.sources import PRUNING_FILE
 
 FILE = PRUNING_FILE
+OUTPUT_BIASES = "output_biases"  # in the record of a layer: its linear layers with a bias that the library leaves out
 VERSION = 1
 
 
@@ -74,7 +75,25 @@ class PruningRecord:
                     "Save the model again.",
                 )
             sites[site] = sites[site]._replace(output_bias=family.geometry(config)["hidden"])
+        self._check_layer_records(family, config)
         return replace(layout, sites=sites)
+
+    def _check_layer_records(self, family: Family, config: Config) -> None:
+        """Refuse a config.json whose records of layers say other sizes, heads or biases than this: one of them lies."""
+        written = config.get("per_stack_config" if family.encoder_decoder else "per_layer_config")
+        if written is None:
+            return
+        for stack, expected in layer_records(family, config, self.kept, self.output_biases).items():
+            found = written.get(stack, {}) if family.encoder_decoder and isinstance(written, Mapping) else written
+            layers = _by_number(found) if isinstance(found, Mapping) else {"": found}
+            right = _by_number(expected)
+            wrong = [place for place in {**right, **layers} if layers.get(place) != right.get(place)]
+            if wrong:
+                raise CheckpointError(
+                    f"{FILE} and config.json disagree about layer {wrong[0]} of the {stack}: its sizes, its heads, or "
+                    "which output projections have biases.",
+                    "Save the model again.",
+                )
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -104,6 +123,30 @@ class PruningRecord:
             output_biases=tuple(Site.from_key(key) for key in data.get("output_biases", ())),
             compensations=tuple(dict(record) for record in data.get("compensations", ())),
         )
+
+
+def layer_records(
+    family: Family, config: Config, kept: Mapping[Site, np.ndarray], output_biases: Iterable[Site]
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """Stack -> place of a layer -> how it differs from `config`, for the layers that do."""
+    biased = list(output_biases)
+    stacks: dict[str, dict[str, dict[str, Any]]] = {}
+    for stack in family.layer_counts:
+        layers, stacks[stack] = sorted({site.layer for site in kept if site.stack == stack}), {}
+        for place, layer in enumerate(layers):
+            record = family.layer_config(config, kept, stack, layer)
+            sites = [site for site in biased if (site.stack, site.layer) == (stack, layer)]
+            parts = [part for site in sites for part in family.slices(config, site)]
+            if sites:
+                record[OUTPUT_BIASES] = [part.module for part in parts if part.dim == 1]
+            if record:
+                stacks[stack][str(place)] = record
+    return stacks
+
+
+def _by_number(records: Mapping[str, Any]) -> dict[Any, Any]:
+    """Records by the layer's number: transformers writes keys again with zeros before them."""
+    return {int(place) if place.isdigit() else place: record for place, record in records.items()}
 
 
 def read_record(folder: Path) -> PruningRecord | None:

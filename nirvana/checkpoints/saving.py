@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from nirvana.checkpoints.card import checkpoint_card
 from nirvana.checkpoints.placing import placed, refuse_foreign
 from nirvana.checkpoints.provenance import base_name
-from nirvana.checkpoints.records import FILE, PruningRecord
+from nirvana.checkpoints.records import FILE, OUTPUT_BIASES, PruningRecord, layer_records
 from nirvana.checkpoints.remote_code import MODULE, auto_map, class_name, remote_code
 from nirvana.evaluation.results import Report
 from nirvana.files import read_json, write_bytes, write_json
@@ -18,7 +18,6 @@ from nirvana.layout import Site
 from nirvana.models.generation_settings import FILE as GENERATION
 from nirvana.models.lm import LM
 from nirvana.progress import ProgressCallback, report
-from nirvana.surgery import layer_places, output_part
 
 if TYPE_CHECKING:
     import torch
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
 
 SHARD_BYTES = 1 << 30
 CARD = "README.md"
-OUTPUT_BIASES = "output_biases"  # in the record of a layer: its linear layers with a bias that the library leaves out
 
 
 def save(
@@ -118,15 +116,8 @@ def checkpoint_config(lm: LM) -> dict[str, Any]:
         settings["rope_theta"] = rope["rope_theta"]
         if rope.get("rope_type", "default") != "default":
             settings["rope_scaling"] = {key: value for key, value in rope.items() if key != "rope_theta"}
-    stacks: dict[str, dict[str, Any]] = {stack: {} for stack in lm.layout.stacks}
     biased = added_biases(lm)
-    for (stack, layer), place in layer_places(lm.layout).items():
-        different = lm.family.layer_config(lm.settings, lm.kept, stack, layer)
-        modules = [output_part(lm, site).module for site in biased if (site.stack, site.layer) == (stack, layer)]
-        if modules:
-            different[OUTPUT_BIASES] = modules
-        if different:
-            stacks[stack][str(place)] = different
+    stacks = layer_records(lm.family, lm.settings, lm.kept, biased)
     if any(stacks.values()):
         if lm.family.encoder_decoder:  # transformers' own key knows one stack
             settings["per_stack_config"] = stacks

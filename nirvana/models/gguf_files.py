@@ -69,6 +69,12 @@ def _parse_header(path: Path) -> tuple[dict[str, Any], int]:
             f"{path.name} scales its rotary positions by stored factors, which cannot be converted.",
             "Use the model's folder of safetensors.",
         )
+    scaling = value(prefix + "rope.scaling.type") or ("linear" if value(prefix + "rope.scale_linear") else "none")
+    if scaling != "none":  # which transformers leaves out too
+        raise ModelError(
+            f"{path.name} scales its rotary positions ({scaling}), which cannot be converted.",
+            "Use the model's folder of safetensors.",
+        )
     embedding = next((tensor for tensor in reader.tensors if tensor.name == "token_embd.weight"), None)
     config = {
         "model_type": architecture,

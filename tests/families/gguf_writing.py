@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from tests.conftest import byte_tokenizer
@@ -34,8 +35,20 @@ def gguf_vocabulary() -> list[str]:
     return [*sorted(vocabulary, key=lambda token: vocabulary[token]), "th"]
 
 
-def write_gguf(path: Path, architecture: str, model: PreTrainedModel, *, licence: str = "", **counts: int) -> Path:
-    """Write `model`, whose vocabulary is `gguf_vocabulary()`; `counts` are more keys of the architecture."""
+def write_gguf(
+    path: Path,
+    architecture: str,
+    model: PreTrainedModel,
+    *,
+    licence: str = "",
+    scaling: str = "",
+    rope_factors: bool = False,
+    **counts: int,
+) -> Path:
+    """Write `model`, whose vocabulary is `gguf_vocabulary()`; `counts` are more keys of the architecture.
+
+    `scaling` names how rotary positions are scaled; with `rope_factors` the file holds factors for that.
+    """
     from gguf import GGUFWriter
 
     config = model.config
@@ -58,6 +71,10 @@ def write_gguf(path: Path, architecture: str, model: PreTrainedModel, *, licence
     writer.add_rope_dimension_count(size)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_rope_freq_base(10_000.0)
+    if scaling:
+        writer.add_string(f"{architecture}.rope.scaling.type", scaling)
+    if rope_factors:
+        writer.add_tensor("rope_freqs.weight", np.ones(size // 2, np.float32))
     for name, count in counts.items():
         writer.add_uint32(f"{architecture}.{name}", count)
     writer.add_tokenizer_model("gpt2")

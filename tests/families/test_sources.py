@@ -70,11 +70,32 @@ def test_a_gguf_file_with_experts_is_refused(tmp_path: Path) -> None:
         load_model(path)
 
 
-def test_a_gguf_file_of_another_architecture_is_refused_by_name(tmp_path: Path) -> None:
+def test_a_gguf_file_of_another_architecture_is_refused_by_name(tmp_path: Path, own_home: Path) -> None:
     path = write_gguf(tmp_path / "other.gguf", "starcoder2", tiny("Llama"))
     with pytest.raises(ModelError, match="'starcoder2'") as raised:
         load_model(path)
     assert "llama, mistral, mt5, qwen2, qwen3, t5" in raised.value.hint
+    assert not (own_home / "cache" / "models").exists(), "nothing was converted"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rope_factors": True}, "by stored factors"),
+        ({"scaling": "linear"}, r"\(linear\)"),
+        ({"scaling": "yarn"}, r"\(yarn\)"),
+        ({"rope.scale_linear": 2}, r"\(linear\)"),
+    ],
+)
+def test_a_gguf_file_with_scaled_positions_is_refused(
+    changes: dict[str, Any], message: str, tmp_path: Path, own_home: Path
+) -> None:
+    path = write_gguf(tmp_path / "scaled.gguf", "llama", tiny("Llama"), **changes)
+    with pytest.raises(ModelError, match=f"scales its rotary positions ?{message}"):
+        load_model(path)
+    assert not (own_home / "cache" / "models").exists(), "nothing was converted"
+    plain = write_gguf(tmp_path / "plain.gguf", "llama", tiny("Llama"), scaling="none")
+    assert load_model(plain, device="cpu").settings["rope_parameters"]["rope_type"] == "default"
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,10 @@ from torch import nn
 
 from nirvana.allocation import allocate
 from nirvana.calibration.sets import CalibrationSet
+from nirvana.checkpoints.saving import save
 from nirvana.checkpoints.sizes import padding_note
 from nirvana.checkpoints.uniform import export_uniform
+from nirvana.errors import CheckpointError
 from nirvana.files import read_json, write_json
 from nirvana.layout import KV_GROUP, Site
 from nirvana.models.lm import LM
@@ -98,6 +100,18 @@ class T5Tests(FamilyTests):
         assert np.abs(library_logits(again, calibration) - expected).max() < 1e-5 * np.abs(expected).max()
         note = (folder / "README.md").read_text()
         assert f"It has {union} KV groups in each layer instead of at most {max(map(len, heads))}: the blocks" in note
+
+    def test_a_record_that_names_other_heads_is_refused(self, pruned: LM, tmp_path: Path) -> None:
+        """As many, so every weight has its shape; but they would read the position biases of others."""
+        folder = save(pruned, tmp_path / "pruned")
+        record = read_json(folder / "pruning.json")
+        kept = record["kept"]["encoder.1.attention"]
+        others = sorted(set(range(4)) - set(kept))[: len(kept)]
+        record["kept"]["encoder.1.attention"] = others
+        write_json(folder / "pruning.json", record)
+        assert len(others) == len(kept) and others != kept
+        with pytest.raises(CheckpointError, match="disagree about layer 1 of the encoder"):
+            load_model(folder)
 
     def test_equal_widths_lose_nothing_by_filling_up(self, lm: LM, calibration: CalibrationSet, tmp_path: Path) -> None:
         plan = allocate(score(lm, None, criterion="magnitude"), sparsity=0.4, gamma=1.0, uniform=True)

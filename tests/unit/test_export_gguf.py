@@ -22,7 +22,8 @@ from nirvana.progress import Progress
 from nirvana.surgery import prune
 from tests.families.gguf_writing import write_gguf
 from tests.families.test_sources import tiny
-from tests.uneven import uneven_plan, write_family_model
+from tests.interop.transformers4 import SCALED
+from tests.uneven import uneven_plan, with_output_biases, write_family_model
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +116,9 @@ def test_other_families_are_refused_by_name(library: str, tmp_path: Path) -> Non
     ("changes", "message"),
     [
         ({"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}}, "'linear'"),
+        ({"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}}, "'dynamic'"),
+        ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4, "factor": 2.0}}, "'yarn'"),
+        ({"rope_parameters": SCALED}, "'llama3'"),
         ({"hidden_act": "gelu"}, "'gelu'"),
     ],
 )
@@ -122,6 +126,16 @@ def test_settings_that_were_not_verified_are_refused(changes: dict[str, Any], me
     lm = load_model(write_family_model(tmp_path / "model", "Llama", **changes), device="cpu")
     with pytest.raises(CheckpointError, match=message):
         export_gguf(lm, tmp_path / "out.gguf")
+    assert not list(tmp_path.glob("*out.gguf*"))
+
+
+def test_biases_of_output_projections_are_written_where_they_are(dense: LM, tmp_path: Path) -> None:
+    lm = with_output_biases(prune(dense, uneven_plan(dense)))
+    path = export_gguf(lm, tmp_path / "out.gguf", dtype="float16")
+    biases = {tensor.name: tensor for tensor in GGUFReader(str(path)).tensors if tensor.name.endswith("bias")}
+    assert set(biases) == {"blk.0.attn_output.bias", "blk.2.ffn_down.bias"}
+    assert {tensor.tensor_type.name for tensor in biases.values()} == {"F32"}
+    assert verify_export(lm, path).difference < 0.02 * verify_export(lm, path).scale
 
 
 def test_a_model_without_a_source_file_needs_one_for_its_tokenizer(tiny_lm: LM, tmp_path: Path) -> None:

@@ -118,6 +118,14 @@ def lie_about_shapes(folder: Path) -> None:
     (folder / "pruning.json").write_text(json.dumps(record))
 
 
+def lie_about_shapes_twice(folder: Path) -> None:
+    """In the config as well, so that only the weights can tell."""
+    lie_about_shapes(folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["per_layer_config"]["0"]["intermediate_size"] -= 1
+    (folder / "config.json").write_text(json.dumps(config))
+
+
 def lie_about_the_version(folder: Path) -> None:
     record = json.loads((folder / "pruning.json").read_text())
     (folder / "pruning.json").write_text(json.dumps(record | {"version": 99}))
@@ -128,7 +136,8 @@ def lie_about_the_version(folder: Path) -> None:
     [
         (change_weight, "computes something else"),
         (truncate, "truncated or not a safetensors file"),
-        (lie_about_shapes, r"pruning\.json.*mlp"),
+        (lie_about_shapes, "disagree about layer 0 of the decoder"),
+        (lie_about_shapes_twice, r"pruning\.json and the weights disagree: .*mlp"),
         (lie_about_the_version, "version 99"),
     ],
 )

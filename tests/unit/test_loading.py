@@ -250,6 +250,18 @@ def test_folders_that_are_not_models_are_refused(folder: Path, tmp_path: Path) -
         load_model(folder)
 
 
+def test_pickles_beside_safetensors_are_never_read(folder: Path, tmp_path: Path) -> None:
+    trap = tmp_path / "ran"
+    before = load_model(folder, device="cpu")
+    for name in ("pytorch_model.bin", "model.pt", "training_args.bin"):
+        (folder / name).write_bytes(b"cos\nsystem\n(S'touch " + str(trap).encode() + b"'\ntR.")
+    lm = load_model(folder, device="cpu")
+    assert not trap.exists() and lm.hash == before.hash
+    with pytest.raises(CheckpointError, match="left alone"):
+        save(lm, folder)
+    assert (folder / "pytorch_model.bin").exists()
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_weights_that_are_not_finite_are_refused_by_name(folder: Path, value: float) -> None:
     name = "model.layers.1.mlp.up_proj.weight"

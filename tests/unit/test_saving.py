@@ -200,8 +200,8 @@ def test_a_record_of_impossible_units_is_refused(tiny_lm: LM, tmp_path: Path, un
 @pytest.mark.parametrize(
     ("sites", "message"),
     [
-        (["decoder.0.attention"], r"layers\.2\.mlp\.down_proj\.bias are not expected"),
-        (["decoder.0.attention", "decoder.1.mlp", "decoder.2.mlp"], r"layers\.1\.mlp\.down_proj\.bias are missing"),
+        (["decoder.0.attention"], "disagree about layer 2"),  # which has one at its MLP
+        (["decoder.0.attention", "decoder.1.mlp", "decoder.2.mlp"], "disagree about layer 1"),
         (["decoder.9.mlp"], r"decoder\.9\.mlp, which is not in the model"),
         (["decoder.0.attention"] * 2, r"decoder\.0\.attention, which .* has one already"),
         (["attention"], "cannot be read"),
@@ -217,3 +217,49 @@ def test_a_record_that_lies_about_output_biases_is_refused(
     (folder / "pruning.json").write_text(json.dumps(record | {"output_biases": sites}))
     with pytest.raises(CheckpointError, match=message):
         load_model(folder)
+
+
+@pytest.mark.parametrize(
+    ("sites", "message"),
+    [
+        (["decoder.0.attention"], r"layers\.2\.mlp\.down_proj\.bias are not expected"),
+        (["decoder.0.attention", "decoder.1.mlp", "decoder.2.mlp"], r"layers\.1\.mlp\.down_proj\.bias are missing"),
+    ],
+)
+def test_output_biases_that_the_weights_do_not_have_are_refused(
+    tiny_lm: LM, tmp_path: Path, sites: list[str], message: str
+) -> None:
+    folder = save(with_output_biases(pruned(tiny_lm)), tmp_path / "out")
+    for name, changes in (("pruning.json", {"output_biases": sites}), ("config.json", {"per_layer_config": None})):
+        content = json.loads((folder / name).read_text())
+        (folder / name).write_text(json.dumps(content | changes))
+    with pytest.raises(CheckpointError, match=message):
+        load_model(folder)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        {"intermediate_size": 7},
+        {"num_key_value_heads": 2, "num_attention_heads": 4, "intermediate_size": 40},
+        {},
+        ["no record"],
+        None,
+    ],
+)
+def test_a_config_whose_layers_are_not_those_of_the_record_is_refused(tiny_lm: LM, tmp_path: Path, layer: Any) -> None:
+    folder = save(pruned(tiny_lm), tmp_path / "out")
+    config = json.loads((folder / "config.json").read_text())
+    config["per_layer_config"]["1"] = layer
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match="disagree about layer 1 of the decoder"):
+        load_model(folder)
+
+
+def test_the_layers_of_a_config_that_transformers_wrote_again_are_known(tiny_lm: LM, tmp_path: Path) -> None:
+    from transformers import AutoConfig
+
+    folder = save(pruned(tiny_lm), tmp_path / "out")
+    before = logits(load_model(folder, device="cpu"))
+    AutoConfig.from_pretrained(folder).save_pretrained(folder)
+    assert torch.equal(logits(load_model(folder, device="cpu")), before)
