@@ -15,12 +15,13 @@ T = TypeVar("T")
 class Progress(NamedTuple):
     """One report: `done` of `total` units of `stage`, e.g. `Progress("Scoring", 3, 8)`.
 
-    A total of 0 means that the length is not known.
+    A total of 0 means that the length is not known. `text` is what there is to read so far, where text is written.
     """
 
     stage: str
     done: int
     total: int
+    text: str = ""
 
     @property
     def fraction(self) -> float:
@@ -31,10 +32,10 @@ class Progress(NamedTuple):
 ProgressCallback = Callable[[Progress], None]
 
 
-def report(progress: ProgressCallback | None, stage: str, done: int, total: int) -> None:
+def report(progress: ProgressCallback | None, stage: str, done: int, total: int, text: str = "") -> None:
     """Pass one report on, if anyone listens. Raises what the callback raises (`Cancelled`)."""
     if progress is not None:
-        progress(Progress(stage, done, total))
+        progress(Progress(stage, done, total, text))
 
 
 def track(items: Iterable[T], progress: ProgressCallback | None, stage: str, total: int) -> Iterator[T]:
@@ -51,7 +52,7 @@ def within(progress: ProgressCallback | None, prefix: str, part: int, parts: int
     >>> seen = []
     >>> within(seen.append, "Candidate 2 of 4", 1, 4)(Progress("Scoring", 1, 2))
     >>> seen
-    [Progress(stage='Candidate 2 of 4: Scoring', done=375, total=1000)]
+    [Progress(stage='Candidate 2 of 4: Scoring', done=375, total=1000, text='')]
     """
     if progress is None:
         return None
@@ -59,6 +60,6 @@ def within(progress: ProgressCallback | None, prefix: str, part: int, parts: int
 
     def nested(inner: Progress) -> None:
         done = round((part + inner.fraction) / parts * resolution)
-        report(progress, f"{prefix}: {inner.stage}", done, resolution)
+        report(progress, f"{prefix}: {inner.stage}", done, resolution, inner.text)
 
     return nested

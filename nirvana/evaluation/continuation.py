@@ -1,8 +1,10 @@
-"""Greedy continuation of a prompt: what a model says, for reading beside another's."""
+"""Greedy continuation of a prompt: what a model says, for reading beside another's, and how likely another finds it."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
@@ -13,17 +15,49 @@ from nirvana.models.generation_settings import own_settings
 from nirvana.models.lm import LM
 from nirvana.progress import ProgressCallback, report
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 STAGE = "Continuing"
+DECODING: dict[str, Any] = {"skip_special_tokens": True}
+BROKEN = "\N{REPLACEMENT CHARACTER}"
+
+
+@dataclass(frozen=True, eq=False)
+class Written:
+    """What a model wrote after a prompt.
+
+    Attributes:
+        text: without the prompt and without special tokens.
+        pieces: what each token of the text adds to it.
+        inputs: what the model read: "input_ids" and "attention_mask", (1, S).
+        sequence: (1, T) ids that its decoder has seen and written, from the first on.
+        places: where in `sequence` the tokens of `pieces` are.
+    """
+
+    text: str
+    pieces: tuple[str, ...]
+    inputs: dict[str, torch.Tensor]
+    sequence: torch.Tensor
+    places: tuple[int, ...]
 
 
 class Reporting(StoppingCriteria):
-    """Reports each new token; the callback stops the text by raising `Cancelled`."""
+    """Reports each new token with the text so far; the callback stops the text by raising `Cancelled`."""
 
-    def __init__(self, progress: ProgressCallback | None, prompt: int, total: int) -> None:
-        self.progress, self.prompt, self.total = progress, prompt, total
+    def __init__(
+        self,
+        progress: ProgressCallback | None,
+        prompt: int,
+        total: int,
+        text: Callable[[torch.Tensor], str] = lambda ids: "",
+    ) -> None:
+        self.progress, self.prompt, self.total, self.text = progress, prompt, total, text
 
     def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
-        report(self.progress, STAGE, input_ids.shape[1] - self.prompt, self.total)
+        if self.progress is not None:
+            done = input_ids.shape[1] - self.prompt
+            report(self.progress, STAGE, done, self.total, self.text(input_ids[0, self.prompt :]))
         return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
 
 
@@ -35,6 +69,18 @@ def continue_prompt(
     max_new_tokens: int = 64,
     progress: ProgressCallback | None = None,
 ) -> str:
+    """The text that `write` gives."""
+    return write(lm, prompt, chat=chat, max_new_tokens=max_new_tokens, progress=progress).text
+
+
+def write(
+    lm: LM,
+    prompt: str,
+    *,
+    chat: bool = False,
+    max_new_tokens: int = 64,
+    progress: ProgressCallback | None = None,
+) -> Written:
     """The most likely next tokens, one after the other, without the prompt.
 
     An encoder-decoder reads the prompt with its encoder. One that was trained on missing spans is asked for the span
@@ -44,7 +90,7 @@ def continue_prompt(
         prompt: some text; the continuation follows it directly.
         chat: give the prompt as a user's turn in the model's chat template instead, and return the answer.
         max_new_tokens: stop after this many, or where the model ends the text, or where its positions end.
-        progress: called after each token; may raise `Cancelled`.
+        progress: called after each token, with the text so far; may raise `Cancelled`.
 
     Raises:
         CorpusError: the prompt is empty or fills the model's positions, or the number of tokens is below 1.
@@ -80,16 +126,60 @@ def continue_prompt(
         decoder_start_token_id=start_token(lm) if lm.family.encoder_decoder else None,
         pad_token_id=lm.tokenizer.pad_token_id if lm.tokenizer.pad_token_id is not None else lm.tokenizer.eos_token_id,
     )
+
+    def shown(ids: torch.Tensor) -> str:
+        return str(lm.tokenizer.decode([token for token in ids.tolist() if token not in marks], **DECODING))
+
     report(progress, STAGE, 0, total)
     with torch.inference_mode(), own_settings(model):
         output = generate(
             **inputs,
             generation_config=settings,
-            stopping_criteria=StoppingCriteriaList([Reporting(progress, written, total)]),
+            stopping_criteria=StoppingCriteriaList([Reporting(progress, written, total, shown)]),
         )
-    report(progress, STAGE, total, total)
-    new = [token for token in output[0, written:].tolist() if token not in marks]
-    return str(lm.tokenizer.decode(new, skip_special_tokens=True))
+    text = shown(output[0, written:])
+    report(progress, STAGE, total, total, text)
+    hidden = {*marks, *lm.tokenizer.all_special_ids}
+    ids = output[0].tolist()
+    places = [place for place in range(written, len(ids)) if ids[place] not in hidden]
+    pieces = _pieces(lm.tokenizer, [ids[place] for place in places], text)
+    return Written(text, pieces, inputs, output, tuple(places))
+
+
+def token_probabilities(lm: LM, written: Written) -> tuple[float, ...]:
+    """How likely `lm` finds each token of what was written, given all before it: one forward over the whole text.
+
+    Raises:
+        ModelError: the model has another vocabulary than the one that wrote, or its weights are not in memory.
+    """
+    sequence, inputs = written.sequence.to(lm.device), {name: ids.to(lm.device) for name, ids in written.inputs.items()}
+    head = lm.family.head(lm.weights())
+    if int(max(sequence.max(), inputs["input_ids"].max())) >= len(head.weight):
+        raise ModelError("The two models have different vocabularies.", "Compare a model with one pruned from it.")
+    if not written.places:
+        return ()
+    with torch.inference_mode():
+        if lm.family.encoder_decoder:
+            hidden = lm.family.hidden_states(
+                lm.weights(), inputs["input_ids"], inputs["attention_mask"], sequence[:, :-1]
+            )
+        else:
+            hidden = lm.family.hidden_states(lm.weights(), sequence[:, :-1], None)
+        places = torch.tensor(written.places, device=lm.device)
+        scores = torch.log_softmax(head(hidden[0, places - 1]).float(), dim=-1)  # (tokens, V)
+        chosen = scores.gather(1, sequence[0, places][:, None])[:, 0].exp()
+    return tuple(chosen.tolist())
+
+
+def _pieces(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], text: str) -> tuple[str, ...]:
+    """What each token adds to `text`. Some end within a letter, and some change what is before them: they wait."""
+    pieces, told = [], 0
+    for count in range(1, len(ids) + 1):
+        so_far = text if count == len(ids) else str(tokenizer.decode(list(ids[:count]), **DECODING))
+        whole = text.startswith(so_far) and not (so_far.endswith(BROKEN) and count < len(ids))
+        pieces.append(text[told : len(so_far)] if whole else "")
+        told = max(told, len(so_far)) if whole else told
+    return tuple(pieces)
 
 
 def _with_missing_end(inputs: dict[str, torch.Tensor], mark: int) -> dict[str, torch.Tensor]:

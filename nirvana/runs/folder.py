@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -180,12 +180,38 @@ class StepFolder:
         try:
             items = read_json(self.path / CONTINUATIONS)
             required = {"prompt", "chat", "max_new_tokens", "dense", "pruned", "fingerprint"}
-            return [item for item in items if set(item) == required]
+            return [item for item in items if required <= set(item)]
         except FileNotFoundError:
             return []
         except (OSError, ValueError, TypeError) as error:
             log.warning("%s cannot be read: %s", self.path / CONTINUATIONS, error)
             return []
+
+    def side(self, name: str, fingerprint: str) -> Any:
+        """A result beside the steps, as JSON, made with the pruned model of that fingerprint; None without one."""
+        try:
+            record = read_json(self.path / f"{name}.json")
+            return record["result"] if record["fingerprint"] == fingerprint else None
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            log.warning("%s cannot be read: %s", self.path / f"{name}.json", error)
+            return None
+
+    def put_side(self, name: str, result: Any, fingerprint: str) -> None:
+        """Keep a result beside the steps, in place of the earlier one of that name.
+
+        Raises:
+            NirvanaError: the disk is full or the folder cannot be written.
+        """
+        write_json(self.path / f"{name}.json", {"fingerprint": fingerprint, "result": result})
+
+    def copy_sides(self, names: Sequence[str], source: StepFolder, fingerprint: str) -> None:
+        """Take results beside the steps over from another run with the same pruned model."""
+        for name in names:
+            found = source.side(name, fingerprint)
+            if found is not None:
+                self.put_side(name, found, fingerprint)
 
     def sweep(self) -> None:
         """Remove what a killed writer left half done; only while nobody writes here."""

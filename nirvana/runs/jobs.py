@@ -35,12 +35,12 @@ class Job:
 
     `position` is 0 while it runs, else its place in the queue of its device, from 1. `stage`, `done` and `total`
     describe the current step, which is the `step_number`-th of `steps`; a total of 0 means that the length is not
-    known. Times are seconds since 1970.
+    known. `text` is what was written so far. Times are seconds since 1970.
     """
 
     id: str
     run_id: str
-    task: str  # "run", "export" or "continue"
+    task: str  # one of `nirvana.runs.tasks.TASKS`
     until: str
     arguments: dict[str, Any]
     device: str
@@ -57,6 +57,7 @@ class Job:
     step: str = ""
     step_number: int = 0
     steps: int = 0
+    text: str = ""
     first: tuple[float, float] | None = field(default=None, repr=False)
 
     @property
@@ -114,7 +115,8 @@ class JobManager:
     def submit(self, run_id: str, *, task: str = "run", until: str = STEPS[-1], **arguments: Any) -> Job:
         """Queue work on a run: "run" computes every step up to `until` that is not current, "export" makes one
         file of the pruned model in `format` (result: "path", "bytes", "format", "checks"), "continue" lets both
-        models continue `prompt` (with `chat` and `max_new_tokens`).
+        models continue `prompt` (with `chat` and `max_new_tokens`), "speed" times both (with `batch`, `prompt`,
+        `new_tokens`, `repeats`, `schemes`), "sizes" measures quality against bytes (with `schemes`).
 
         Raises:
             RunError: the run is unknown or the example, or the task or its arguments make no sense.
@@ -277,7 +279,7 @@ class JobManager:
             position = queue.index(row["id"]) + 1 if row["id"] in queue else 1
         names = ("id", "run_id", "task", "until", "device", "status", "created", "started", "finished")
         entry = self._entries.get(row["id"]) if row["status"] == "running" else None
-        live = ("stage", "done", "total", "step", "step_number", "steps", "first")
+        live = ("stage", "done", "total", "step", "step_number", "steps", "text", "first")
         return Job(
             **{name: row[name] for name in names},
             position=position,

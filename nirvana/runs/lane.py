@@ -35,6 +35,7 @@ class Entry:
     step: str = ""
     step_number: int = 0
     steps: int = 0
+    text: str = ""
     first: tuple[float, float] | None = None  # (time, fraction) of the step's first report with a known length
     lines: deque[str] = field(default_factory=lambda: deque(maxlen=LOG_LINES))
 
@@ -242,9 +243,10 @@ class Lane:
                 continue
             elif kind == "step":
                 entry.step, entry.step_number, entry.steps = event["step"], event["number"], event["steps"]
-                entry.stage, entry.done, entry.total, entry.first = "", 0, 0, None
+                entry.stage, entry.done, entry.total, entry.text, entry.first = "", 0, 0, "", None
             elif kind == "progress":
                 entry.stage, entry.done, entry.total = event["stage"], event["done"], event["total"]
+                entry.text = event["text"]
                 if entry.first is None and entry.total:
                     entry.first = time.time(), entry.done / entry.total
             elif kind == "end":

@@ -10,7 +10,6 @@ from typing import Any
 from nirvana.calibration.corpora import Corpus
 from nirvana.calibration.sets import CalibrationSet
 from nirvana.calibration.tasks import task_of
-from nirvana.evaluation.continuation import continue_prompt
 from nirvana.evaluation.divergence import divergence
 from nirvana.evaluation.perplexity import perplexity
 from nirvana.evaluation.results import Measurement, Report
@@ -18,9 +17,9 @@ from nirvana.evaluation.zero_shot import results as accuracies
 from nirvana.evaluation.zero_shot.tasks import LocalTask, find_tasks, harness_version
 from nirvana.models.lm import LM
 from nirvana.progress import ProgressCallback, within
+from nirvana.runs.continuing import continue_with_both
 from nirvana.runs.models import numerics, placement
 from nirvana.runs.recipe import EvaluationChoice
-from nirvana.runs.results import Continuation
 from nirvana.runs.run import Run
 from nirvana.runs.step_cache import cache_key, read_cached, write_cached
 
@@ -164,13 +163,8 @@ def _continue(run: Run, subjects: Mapping[str, LM], progress: ProgressCallback |
     """A first greedy continuation by both models, so that the page has one to show."""
     if any(item.prompt == PROMPT and not item.chat for item in run.continuations()):
         return
-    texts = {
-        subject: continue_prompt(
-            lm, PROMPT, max_new_tokens=NEW_TOKENS, progress=within(progress, subject, part, len(subjects))
-        )
-        for part, (subject, lm) in enumerate(subjects.items())
-    }
-    run.add_continuation(Continuation(PROMPT, False, NEW_TOKENS, **texts))
+    both = (subjects["dense"], subjects["pruned"])
+    run.add_continuation(continue_with_both(*both, PROMPT, max_new_tokens=NEW_TOKENS, progress=progress))
 
 
 def _through_cache(

@@ -60,18 +60,43 @@ class PruneSummary:
 
 
 @dataclass(frozen=True)
+class ScoredText:
+    """A text token by token, with the probability of each, given all before it, under both models.
+
+    `texts` join to the whole text; a token that ends within a letter has none, and the letter goes with its last token.
+    """
+
+    texts: tuple[str, ...]
+    dense: tuple[float, ...]
+    pruned: tuple[float, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        rounded = {name: [float(f"{value:.3g}") for value in getattr(self, name)] for name in ("dense", "pruned")}
+        return {"texts": list(self.texts), **rounded}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> ScoredText:
+        return cls(*(tuple(data[name]) for name in ("texts", "dense", "pruned")))
+
+
+@dataclass(frozen=True)
 class Continuation:
-    """Greedy continuations of one prompt by both models."""
+    """Greedy continuations of one prompt by both models.
+
+    `scored` has each of them, "dense" and "pruned", token by token; it is empty where that was not recorded.
+    """
 
     prompt: str
     chat: bool
     max_new_tokens: int
     dense: str
     pruned: str
+    scored: dict[str, ScoredText] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        return asdict(self) | {"scored": {name: text.to_json() for name, text in self.scored.items()}}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Continuation:
-        return cls(**data)
+        scored = {name: ScoredText.from_json(text) for name, text in data.get("scored", {}).items()}
+        return cls(**{**data, "scored": scored})

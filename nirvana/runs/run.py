@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from nirvana.calibration.sets import CalibrationSelection, CalibrationSet
 from nirvana.errors import RunError
 from nirvana.evaluation.results import Report
+from nirvana.evaluation.timings import SpeedReport
 from nirvana.plan import PruningPlan
 from nirvana.runs.folder import FORMATS, StepFolder
 from nirvana.runs.index import LIVE, Index
@@ -21,6 +24,9 @@ from nirvana.runs.results import Continuation, ModelCard, PruneSummary
 from nirvana.saliency.scores import Saliency
 
 PACKAGES = ("nirvana-studio", "torch", "transformers", "tokenizers", "numpy", "safetensors", "datasets", "gguf")
+SPEED, SIZES = SIDES = ("speed", "sizes")  # results beside the steps
+Side = TypeVar("Side")
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,6 +117,23 @@ class Run:
         info = self.info("prune")
         return self.steps.continuations(str(info["fingerprint"])) if info else []
 
+    def speed(self) -> SpeedReport | None:
+        """How fast the models are, as it was last measured with the plan that the run holds now."""
+        return self._side(SPEED, SpeedReport.from_json)
+
+    def sizes(self) -> Report | None:
+        """Quality against bytes of both models and their quantised copies, likewise."""
+        return self._side(SIZES, Report.from_json)
+
+    def _side(self, name: str, read: Callable[[Any], Side]) -> Side | None:
+        info = self.info("prune")
+        found = self.steps.side(name, str(info["fingerprint"])) if info else None
+        try:
+            return None if found is None else read(found)
+        except (KeyError, TypeError, ValueError) as error:
+            log.warning("%s of run %s cannot be read: %s", name, self.id, error)
+            return None
+
     def put_model(self, card: ModelCard, **info: Any) -> None:
         self.put("model", card, **info)
 
@@ -139,6 +162,24 @@ class Run:
         if self.is_example or info is None:
             raise RunError("There is no pruned model to continue with.", "Prune first.")
         self.steps.add_continuation(continuation, str(info["fingerprint"]))
+
+    def put_speed(self, report: SpeedReport) -> None:
+        """Keep it with the pruned model; raises as `put_sizes`."""
+        self._put_side(SPEED, report)
+
+    def put_sizes(self, report: Report) -> None:
+        """Keep it with the pruned model.
+
+        Raises:
+            RunError: the run is the example, or holds no pruned model.
+        """
+        self._put_side(SIZES, report)
+
+    def _put_side(self, name: str, report: SpeedReport | Report) -> None:
+        info = self.info("prune")
+        if self.is_example or info is None:
+            raise RunError("There is no pruned model to measure.", "Prune first.")
+        self.steps.put_side(name, report.to_json(), str(info["fingerprint"]))
 
     def put(self, step: str, result: Any, **info: Any) -> None:
         """Store a result with its record; the fingerprint is that of the run's recipe unless `info` has one.

@@ -16,7 +16,7 @@ from nirvana.files import data_folder, read_json, write_json
 from nirvana.runs.folder import StepFolder
 from nirvana.runs.index import LIVE, Index, new_id
 from nirvana.runs.recipe import STEPS, Recipe
-from nirvana.runs.run import Run
+from nirvana.runs.run import SIDES, Run
 
 __all__ = ["Run", "Store", "default_name", "write_example"]
 
@@ -62,6 +62,7 @@ class Store:
             if parent is not None and run.info("prune"):
                 for continuation in parent.continuations():
                     run.add_continuation(continuation)
+                run.steps.copy_sides(SIDES, parent.steps, str((run.info("prune") or {})["fingerprint"]))
             self.index.insert("runs", id=run_id, name=label, recipe=recipe.to_json(), created=now, updated=now)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
@@ -184,6 +185,8 @@ def write_example(run: Run, folder: Path = EXAMPLE_FOLDER) -> None:
     info = run.info("prune")
     for continuation in run.continuations():
         target.add_continuation(continuation, str(info["fingerprint"]) if info else "")
+    if info:
+        target.copy_sides(SIDES, run.steps, str(info["fingerprint"]))
     write_json(folder / "run.json", {"name": run.name, "created": run.created, "recipe": run.recipe.to_json()})
 
 

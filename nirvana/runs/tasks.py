@@ -14,8 +14,9 @@ from nirvana.checkpoints import FORMATS, export_sizes
 from nirvana.errors import CheckpointError, RunError
 from nirvana.progress import Progress, within
 from nirvana.runs.recipe import STEPS
-from nirvana.runs.results import Continuation
 from nirvana.runs.run import Run
+from nirvana.runs.subjects import both_models
+from nirvana.runs.timing import SIZES, SPEED, check_schemes, check_speed, time_both, weigh_both
 from nirvana.runs.validation import check_recipe
 
 if TYPE_CHECKING:
@@ -55,13 +56,17 @@ def check_task(run: Run, task: str, until: str, arguments: dict[str, Any]) -> di
         raise RunError(f"The task {task} does not take {', '.join(sorted(unknown))}.", "Leave it out.")
     if task == "run":
         check_recipe(run.recipe, STEPS[: STEPS.index(until) + 1])
-    elif task in ("export", "continue") and run.info("prune") is None:
+    elif task in ("export", "continue", "speed", "sizes") and run.info("prune") is None:
         raise RunError("There is no pruned model yet.", "Prune first.")
     clean = {**defaults, **arguments}
     if task == "export":
         _check_export(run, **clean)
     if task == "continue":
         _check_continue(**clean)
+    if task == "speed":
+        check_speed(run, **clean)
+    if task == "sizes":
+        check_schemes(**clean)
     return clean
 
 
@@ -85,7 +90,7 @@ def export(run: Run, *, models: Models, reporter: Reporter, until: str, format: 
     from nirvana.checkpoints.exporting import export as write
 
     reporter.step("export", 1, 1)
-    _, small = _both(run, models, reporter)
+    _, small = both_models(run, models, reporter.progress)
     _check_room(run, small, format)
     plan = str((run.info("allocation") or {}).get("fingerprint", ""))
     name = f"{_file_name(run.recipe.model.name)}-pruned-{plan[:8]}"
@@ -113,14 +118,13 @@ def continue_both(
     run: Run, *, models: Models, reporter: Reporter, until: str, prompt: str, chat: bool, max_new_tokens: int
 ) -> dict[str, Any]:
     """Let both models continue a prompt, and keep the texts with the run."""
-    from nirvana.evaluation.continuation import continue_prompt
+    from nirvana.runs.continuing import continue_with_both
 
     reporter.step("continue", 1, 1)
-    texts = {}
-    for part, (subject, lm) in enumerate(zip(("dense", "pruned"), _both(run, models, reporter), strict=True)):
-        progress = within(reporter.progress, subject.capitalize(), part, 2)
-        texts[subject] = continue_prompt(lm, prompt, chat=chat, max_new_tokens=max_new_tokens, progress=progress)
-    continuation = Continuation(prompt, chat, max_new_tokens, **texts)
+    both = both_models(run, models, reporter.progress)
+    continuation = continue_with_both(
+        *both, prompt, chat=chat, max_new_tokens=max_new_tokens, progress=reporter.progress
+    )
     run.add_continuation(continuation)
     return continuation.to_json()
 
@@ -129,6 +133,8 @@ TASKS = {
     "run": Task(run_steps, {}),
     "export": Task(export, {"format": "checkpoint"}),
     "continue": Task(continue_both, {"prompt": "", "chat": False, "max_new_tokens": 64}),
+    "speed": Task(time_both, SPEED),
+    "sizes": Task(weigh_both, SIZES),
 }
 
 
@@ -147,21 +153,6 @@ def _check_continue(prompt: Any, chat: Any, max_new_tokens: Any) -> None:
         raise RunError("chat is true or false.", "Correct it.")
     if isinstance(max_new_tokens, bool) or not isinstance(max_new_tokens, int) or not 1 <= max_new_tokens <= NEW_TOKENS:
         raise RunError(f"max_new_tokens is a whole number from 1 to {NEW_TOKENS}.", "Correct it.")
-
-
-def _both(run: Run, models: Models, reporter: Reporter) -> tuple[LM, LM]:
-    """The dense model and the pruned one that the run holds, made again where they are not in memory."""
-    plan, card = run.plan(), run.model()
-    if plan is None or card is None:
-        raise RunError("There is no pruned model yet.", "Prune first.")
-    lm = models.dense(run.recipe.model, reporter.progress)
-    if lm.hash != card.hash:
-        raise RunError("The model's files have changed since the plan was made.", "Start a new run.")
-    from nirvana.runs.compensated import check_same_compensation, pruned_model
-
-    small, _ = pruned_model(run.recipe, models, lm, plan, progress=reporter.progress)
-    check_same_compensation(run.pruned(), lm, small)
-    return lm, small
 
 
 def _check_room(run: Run, small: LM, format: str) -> None:

@@ -28,6 +28,14 @@ def work(run: Any, *, reporter: Any, seconds: float = 0.0, **_: Any) -> dict[str
     return {"pid": os.getpid(), "run": run.id}
 
 
+def write(run: Any, *, reporter: Any, **_: Any) -> None:
+    """Report the same text until asked to stop."""
+    reporter.step("continue", 1, 1)
+    while True:
+        reporter.progress(Progress("Writing", 3, 8, "Once upon"))
+        time.sleep(0.02)
+
+
 def deaf(run: Any, *, reporter: Any, **_: Any) -> None:
     """Never look whether to stop, and leave a file half written."""
     reporter.step("saliency", 1, 1)
@@ -80,6 +88,7 @@ def break_down(run: Any, **_: Any) -> None:
 
 TASKS = {
     "work": Task(work, {"seconds": 0.0}),
+    "write": Task(write, {}),
     "deaf": Task(deaf, {}),
     "hold": Task(hold, {}),
     "chatter": Task(chatter, {}),

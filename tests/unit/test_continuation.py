@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -9,8 +10,9 @@ import pytest
 import torch
 
 from nirvana.errors import Cancelled, CorpusError, ModelError
-from nirvana.evaluation.continuation import continue_prompt
+from nirvana.evaluation.continuation import _pieces, continue_prompt, token_probabilities, write
 from nirvana.progress import Progress
+from nirvana.runs.continuing import continue_with_both
 
 if TYPE_CHECKING:
     from nirvana.models.lm import LM
@@ -87,3 +89,54 @@ def test_what_a_models_makers_recommend_does_not_change_it(make_lm: Callable[...
     settings.repetition_penalty, settings.no_repeat_ngram_size = 9.0, 1
     assert continue_prompt(lm, "hello", max_new_tokens=12) == expected
     assert lm.weights().generation_config is settings
+
+
+@pytest.mark.parametrize("prompt", ["The river", "näive 🦊"])
+def test_pieces_make_up_the_text_and_have_the_probabilities_that_chose_them(tiny_lm: LM, prompt: str) -> None:
+    written = write(tiny_lm, prompt, max_new_tokens=12)
+    assert "".join(written.pieces) == written.text and len(written.pieces) == len(written.places)
+    found = token_probabilities(tiny_lm, written)
+    ids = tiny_lm.tokenizer(prompt)["input_ids"]
+    for place, probability in zip(written.places, found, strict=True):
+        with torch.no_grad():
+            before = torch.tensor([written.sequence[0, :place].tolist()])
+            scores = tiny_lm.weights()(input_ids=before).logits[0, -1].softmax(-1)
+        assert probability == pytest.approx(float(scores.max()), rel=1e-4)
+    assert written.sequence[0, : len(ids)].tolist() == ids
+
+
+def test_another_model_judges_what_was_written(tiny_lm: LM, make_lm: Callable[..., LM]) -> None:
+    other = make_lm(seed=5)
+    written = write(tiny_lm, "The river", max_new_tokens=8)
+    own, theirs = token_probabilities(tiny_lm, written), token_probabilities(other, written)
+    with torch.no_grad():
+        scores = other.weights()(input_ids=written.sequence).logits[0].softmax(-1)
+    expected = [float(scores[place - 1, int(written.sequence[0, place])]) for place in written.places]
+    assert theirs == pytest.approx(expected, rel=1e-4) and theirs != pytest.approx(own, rel=0.1)
+
+
+def test_letters_of_several_tokens_go_with_their_last(tiny_lm: LM) -> None:
+    text = "aé🦊"
+    ids = tiny_lm.tokenizer(text)["input_ids"]
+    assert _pieces(tiny_lm.tokenizer, ids, text) == ("a", "", "é", "", "", "", "🦊")
+    cut = str(tiny_lm.tokenizer.decode(ids[:5]))
+    assert "".join(_pieces(tiny_lm.tokenizer, ids[:5], cut)) == cut
+
+
+def test_the_text_so_far_is_reported(tiny_lm: LM) -> None:
+    seen: list[Progress] = []
+    text = continue_prompt(tiny_lm, "The river", max_new_tokens=6, progress=seen.append)
+    assert seen[0].text == "" and seen[-1].text == text
+    assert all(len(one.text) <= len(other.text) for one, other in itertools.pairwise(seen))
+
+
+def test_both_models_judge_both_texts(tiny_lm: LM, make_lm: Callable[..., LM]) -> None:
+    other, seen = make_lm(seed=5), list[Progress]()
+    found = continue_with_both(tiny_lm, other, "The river", max_new_tokens=5, progress=seen.append)
+    assert found.dense == continue_prompt(tiny_lm, "The river", max_new_tokens=5)
+    for subject, lm in (("dense", tiny_lm), ("pruned", other)):
+        scored, written = found.scored[subject], write(lm, "The river", max_new_tokens=5)
+        assert "".join(scored.texts) == getattr(found, subject) == written.text
+        assert scored.dense == token_probabilities(tiny_lm, written)
+        assert scored.pruned == token_probabilities(other, written)
+    assert seen[-1].text == f"Dense: {found.dense}\n\nPruned: {found.pruned}" and seen[-1].fraction == 1

@@ -26,7 +26,7 @@ from nirvana.calibration.tasks import (
     task_of,
 )
 from nirvana.errors import CorpusError, SaliencyError
-from nirvana.evaluation.continuation import continue_prompt
+from nirvana.evaluation.continuation import continue_prompt, token_probabilities, write
 from nirvana.evaluation.divergence import divergence
 from nirvana.evaluation.perplexity import perplexity
 from nirvana.layout import KV_GROUP, Site
@@ -223,6 +223,18 @@ def test_a_prompt_is_continued_by_the_decoder(t5: LM, byt5: LM) -> None:
         text = continue_prompt(lm, "The river finds", max_new_tokens=6)
         assert "The river" not in text and "extra_id" not in text
         assert text == continue_prompt(lm, "The river finds", max_new_tokens=6)
+
+
+def test_what_a_decoder_wrote_is_judged_with_all_that_it_read(t5: LM, byt5: LM) -> None:
+    for lm in (t5, byt5):
+        written = write(lm, "The river finds", max_new_tokens=6)
+        assert "".join(written.pieces) == written.text
+        found = token_probabilities(lm, written)
+        with torch.no_grad():
+            logits = lm.weights()(**written.inputs, decoder_input_ids=written.sequence).logits[0]
+        ids = written.sequence[0]
+        expected = [float(logits[place - 1].softmax(-1)[ids[place]]) for place in written.places]
+        assert found == pytest.approx(expected, rel=1e-4)
 
 
 def test_it_writes_no_corpus_by_itself(t5: LM) -> None:

@@ -103,6 +103,14 @@ def test_the_real_worker_runs_exports_and_continues(store: Store, tiny_folder: P
         manager.close()
 
 
+def test_text_is_shown_while_it_is_written(manager: JobManager, run: Run) -> None:
+    job = manager.submit(run.id, task="write")
+    wait_until(lambda: manager.job(job.id).text)
+    assert manager.job(job.id).text == "Once upon"
+    manager.cancel(job.id)
+    assert finished(manager, job).text == ""
+
+
 def test_no_process_before_the_first_job_and_one_for_all_that_follow(manager: JobManager, run: Run) -> None:
     assert workers() == []
     first, second = manager.submit(run.id, task="work"), manager.submit(run.id, task="work")
@@ -240,6 +248,9 @@ def test_export_and_continue_need_a_pruned_model(store: Store, run: Run) -> None
         manager.submit(run.id, task="export")
     with pytest.raises(RunError, match="no pruned model"):
         manager.submit(run.id, task="continue", prompt="Hello")
+    for task in ("speed", "sizes"):
+        with pytest.raises(RunError, match="no pruned model"):
+            manager.submit(run.id, task=task)
     with pytest.raises(RunError, match="does not take"):
         manager.submit(run.id, task="export", path="/tmp/elsewhere")
     manager.close()

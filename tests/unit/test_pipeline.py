@@ -69,7 +69,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
     for name in ("score", "select_calibration", "sample_calibration"):
         count(cached, name)
-    for name in ("perplexity", "divergence", "continue_prompt"):
+    for name in ("perplexity", "divergence", "continue_with_both"):
         count(measurements, name)
     return counter
 
@@ -164,7 +164,7 @@ def test_a_new_run_with_the_same_inputs_computes_nothing(store: Store, recipe: R
     second = store.create(recipe)
     execute(second)
     changed = calls - before
-    assert set(changed) <= {"continue_prompt"}
+    assert set(changed) <= {"continue_with_both"}
     saliency, again = first.saliency(), second.saliency()
     assert saliency is not None and again is not None and saliency.hash == again.hash
     assert first.report() == second.report()

@@ -15,15 +15,20 @@ from nirvana.allocation import allocate
 from nirvana.calibration.sets import CalibrationSelection, CalibrationSet, Candidate
 from nirvana.errors import NirvanaError, RunError
 from nirvana.evaluation.results import Divergence, Measurement, Report
+from nirvana.evaluation.timings import ModelSpeed, SpeedReport, Spread
 from nirvana.files import read_json
 from nirvana.layout import KV_GROUP, NEURON, Layout, Site, SiteLayout
 from nirvana.runs import folder as folder_module
 from nirvana.runs import store as store_module
 from nirvana.runs.index import new_id
 from nirvana.runs.recipe import STEPS, Recipe
-from nirvana.runs.results import Continuation, ModelCard, PruneSummary
+from nirvana.runs.results import Continuation, ModelCard, PruneSummary, ScoredText
 from nirvana.runs.store import NAME_LENGTH, Run, Store, write_example
 from nirvana.saliency.scores import Saliency
+
+SIZES = Report((Measurement("bytes", "dense int8", 120.0, protocol={"note": "int8"}),))
+ONCE = Spread.of([1.0, 2.0])
+SPEED = SpeedReport({"dense": ModelSpeed(ONCE, ONCE, ONCE, 9, False, 8, 7, 6, 5, "float32")}, 1, 8, 2, 2, "cpu", 1)
 
 
 def make_results(seed: int = 0) -> dict[str, Any]:
@@ -131,11 +136,14 @@ def test_a_copy_takes_what_still_holds(store: Store) -> None:
     parent = store.create(Recipe())
     fill(parent)
     parent.add_continuation(Continuation("Hello", False, 8, "world", "word"))
+    parent.put_sizes(SIZES)
     changed = store.create(Recipe().change("allocation", sparsity=0.3), parent=parent)
     assert [changed.step_state(step) for step in STEPS] == ["done"] * 3 + ["missing"] * 3
     assert changed.continuations() == []
+    assert changed.sizes() is None
     same = store.create(Recipe(), parent=parent)
     assert same.status == "done" and [item.dense for item in same.continuations()] == ["world"]
+    assert same.sizes() == parent.sizes() == SIZES
     before = result_file(parent, "saliency").read_bytes()
     fill(same, seed=1)
     assert result_file(parent, "saliency").read_bytes() == before, "the parent keeps everything"
@@ -153,6 +161,36 @@ def test_a_continuation_belongs_to_its_pruned_model(store: Store) -> None:
     run = store.set_recipe(run.id, Recipe().change("allocation", sparsity=0.4))
     fill(run)
     assert run.continuations() == []
+
+
+def test_speed_and_sizes_belong_to_their_pruned_model(store: Store) -> None:
+    run = store.create(Recipe())
+    assert run.speed() is None and run.sizes() is None
+    with pytest.raises(RunError, match="no pruned model"):
+        run.put_sizes(SIZES)
+    fill(run)
+    run.put_sizes(SIZES)
+    run.put_speed(SPEED)
+    assert run.sizes() == SIZES and run.speed() == SPEED
+    (run.folder / "speed.json").write_text('{"fingerprint": 3}', encoding="utf-8")
+    assert run.speed() is None
+    run = store.set_recipe(run.id, Recipe().change("allocation", sparsity=0.4))
+    fill(run)
+    assert run.sizes() is None
+
+
+def test_continuations_keep_their_probabilities_and_older_ones_have_none(store: Store) -> None:
+    run = store.create(Recipe())
+    fill(run)
+    scored = {name: ScoredText((" wo", "rld"), (0.5, 0.123456), (1.0, 1.23456e-7)) for name in ("dense", "pruned")}
+    run.add_continuation(Continuation("Hello", False, 8, " world", " world", scored))
+    kept = run.continuations()[0].scored["dense"]
+    assert kept == ScoredText((" wo", "rld"), (0.5, 0.123), (1.0, 1.23e-07))
+    path = run.folder / "continuations.json"
+    records = json.loads(path.read_text(encoding="utf-8"))
+    del records[0]["scored"]
+    path.write_text(json.dumps(records), encoding="utf-8")
+    assert [item.scored for item in run.continuations()] == [{}]
 
 
 def test_a_new_pruned_model_drops_the_archive_of_the_last(store: Store) -> None:
@@ -340,12 +378,14 @@ def test_the_example_is_read_only_and_can_be_a_parent(
     made = store.create(Recipe(), name="Demo")
     fill(made)
     made.add_continuation(Continuation("Hello", False, 8, "world", "word"))
+    made.put_speed(SPEED)
     folder = tmp_path / "packaged"
     write_example(made, folder)
     monkeypatch.setattr(store_module, "EXAMPLE_FOLDER", folder)
     example = store.open("example")
     assert example.name == "Demo" and example.status == "done" and example.failure() is None
     assert [item.pruned for item in example.continuations()] == ["word"]
+    assert example.speed() == SPEED and example.sizes() is None
     assert "example" not in {run.id for run in store.runs()}
     for change in (
         lambda: store.delete("example"),

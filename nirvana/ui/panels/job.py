@@ -13,7 +13,12 @@ from nirvana.ui.text import duration, plain
 
 POLL = 0.5  # seconds
 LINES = 40
-TASKS = {"export": "Exporting", "continue": "Continuing the prompt"}
+TASKS = {
+    "export": "Exporting",
+    "continue": "Continuing the prompt",
+    "speed": "Measuring speed",
+    "sizes": "Measuring quality against bytes",
+}
 
 
 def job_panel() -> None:
@@ -56,6 +61,8 @@ def _live(job_id: str, step: str) -> None:
 def show_progress(job: Job) -> None:
     """One bar: over the current step where its length is known."""
     st.progress(job.fraction, text=f"**{title(job)}**{_stage(job)}")
+    if job.text:
+        st.code(job.text, language=None, wrap_lines=True)
 
 
 def title(job: Job) -> str:

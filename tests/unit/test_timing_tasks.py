@@ -1,0 +1,131 @@
+"""Speed and quality against bytes of a run's models: what is kept, what is measured once, and what is refused."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nirvana.errors import RunError
+from nirvana.evaluation import perplexity as perplexity_module
+from nirvana.evaluation.quantisation import quantise
+from nirvana.progress import Progress
+from nirvana.runs import measurements
+from nirvana.runs.models import Models
+from nirvana.runs.pipeline import execute
+from nirvana.runs.recipe import Recipe
+from nirvana.runs.store import Run, Store
+from nirvana.runs.tasks import check_task
+from nirvana.runs.timing import quality_against_bytes, time_both, weigh_both
+
+pytest.importorskip("bitsandbytes")
+VARIANTS = ["dense", "pruned", "dense int8", "pruned int8", "dense int4", "pruned int4"]
+
+
+class Reporter:
+    def __init__(self) -> None:
+        self.seen: list[Progress] = []
+
+    def step(self, step: str, number: int, steps: int) -> None: ...
+
+    def progress(self, progress: Progress) -> None:
+        self.seen.append(progress)
+
+
+@pytest.fixture
+def recipe(tiny_folder: Path, sample_text: Path) -> Recipe:
+    return (
+        Recipe()
+        .change("model", name=str(tiny_folder), device="cpu")
+        .change("calibration", corpus=str(sample_text), candidates=1, samples=4, length=32)
+        .change("allocation", sparsity=0.3, multiple_of=4)
+        .change("evaluation", corpora=(str(sample_text),), window=64, max_tokens=512)
+    )
+
+
+@pytest.fixture
+def models() -> Models:
+    return Models()
+
+
+@pytest.fixture
+def run(recipe: Recipe, models: Models) -> Run:
+    run = Store().create(recipe)
+    execute(run, until="prune", models=models)
+    return run
+
+
+def test_speed_is_kept_with_the_run(run: Run, models: Models) -> None:
+    arguments = check_task(run, "speed", "prune", {"prompt": 8, "new_tokens": 3, "repeats": 2, "schemes": ["int8"]})
+    reporter: Any = Reporter()
+    time_both(run, models=models, reporter=reporter, until="prune", **arguments)
+    found = run.speed()
+    assert found is not None and list(found.models) == ["dense", "pruned", "dense int8", "pruned int8"]
+    assert (found.batch, found.prompt, found.new_tokens, found.repeats) == (1, 8, 3, 2)
+    assert all(len(speed.decode.values) == 2 for speed in found.models.values())
+    assert found.models["dense int8"].file_bytes < found.models["dense"].file_bytes
+    assert reporter.seen[-1].fraction == 1
+    assert len(models.resident()) == 2
+
+
+def test_quality_against_bytes_is_kept_with_the_run(
+    run: Run, recipe: Recipe, models: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: Counter[str] = Counter()
+    original = perplexity_module.perplexity
+
+    def counted(lm: Any, *arguments: Any, **named: Any) -> Any:
+        calls[lm.hash] += 1
+        return original(lm, *arguments, **named)
+
+    monkeypatch.setattr(measurements, "perplexity", counted)
+    reporter: Any = Reporter()
+    arguments = check_task(run, "sizes", "prune", {})
+    weigh_both(run, models=models, reporter=reporter, until="prune", **arguments)
+    found = run.sizes()
+    assert found is not None
+    perplexities = {item.subject: item for item in found.measurements if item.metric == "perplexity"}
+    assert list(perplexities) == VARIANTS and len(calls) == 6
+    assert len({item.value for item in perplexities.values()}) == 6
+    assert {item.protocol["tokens"] for item in perplexities.values()} == {perplexities["dense"].protocol["tokens"]}
+    dense = models.dense(recipe.model)
+    stored = {item.subject: item.value for item in found.measurements if item.metric == "bytes"}
+    assert stored["dense"] == dense.weight_bytes and stored["dense int4"] == quantise(dense, "int4").weight_bytes
+    assert stored["pruned int8"] < stored["pruned"]
+    assert "int4" in perplexities["pruned int4"].protocol["note"] and not perplexities["pruned"].protocol["note"]
+    done = [progress.fraction for progress in reporter.seen]
+    assert done[-1] == 1 and sorted(done) == done
+    weigh_both(run, models=models, reporter=reporter, until="prune", **arguments)
+    assert set(calls.values()) == {1}, "each variant is measured once"
+
+
+def test_it_needs_a_text(run: Run, recipe: Recipe, models: Models) -> None:
+    dense = models.dense(recipe.model)
+    with pytest.raises(RunError, match="no text"):
+        quality_against_bytes(dense, dense, recipe.change("evaluation", corpora=()))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"batch": 0},
+        {"prompt": True},
+        {"repeats": 51},
+        {"new_tokens": 1},
+        {"prompt": 250, "new_tokens": 16},
+        {"schemes": ["int2"]},
+        {"schemes": "int8"},
+    ],
+)
+def test_arguments_are_checked_before_the_job(run: Run, arguments: dict[str, Any]) -> None:
+    with pytest.raises(RunError) as caught:
+        check_task(run, "speed", "prune", arguments)
+    assert caught.value.hint
+
+
+def test_schemes_of_sizes_are_checked_too(run: Run) -> None:
+    with pytest.raises(RunError, match="int8, int4"):
+        check_task(run, "sizes", "prune", {"schemes": ["fp4"]})
+    assert check_task(run, "sizes", "prune", {}) == {"schemes": ["int8", "int4"]}
