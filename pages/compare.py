@@ -20,6 +20,7 @@ from nirvana.ui.panels.compare import (
     verdicts,
 )
 from nirvana.ui.panels.continuations import ask, history
+from nirvana.ui.panels.zero_shot import answers, explain_tasks, task_controls, tasks_usable
 
 
 def measure(now: state.Context, possible: bool) -> None:
@@ -38,11 +39,11 @@ def measure(now: state.Context, possible: bool) -> None:
 
 now = state.context("compare")
 page.page_header("compare")
-choice = evaluation_controls(now.recipe.evaluation)
+choice = task_controls(evaluation_controls(now.recipe.evaluation))
 if choice != now.recipe.evaluation:
     state.set_recipe(now.recipe.change("evaluation", **vars(choice)))
     st.rerun()
-measure(now, usable(choice))
+measure(now, usable(choice) and tasks_usable(choice, now.run.model()))
 page.job_panel()
 report = now.run.report()
 if report is None:
@@ -56,6 +57,7 @@ else:
     verdicts(now.run, report, mine, others)
     side_by_side(report)
     charts(report)
+    answers(report)
     if mine is not None:
         other_runs(mine, others)
     everything(now.run, report)
@@ -63,6 +65,9 @@ if now.run.info("prune") is not None:
     st.markdown("### Let both continue a prompt")
     ask(now)
     history(now.run.continuations())
-with st.expander("What are perplexity, bits per byte and standard error?", icon=":material/help:", key="compare.about"):
+with st.expander(
+    "What are perplexity, bits per byte, accuracy and standard error?", icon=":material/help:", key="compare.about"
+):
     explain()
+    explain_tasks()
 page.show_code("compare")

@@ -164,14 +164,16 @@ def check_public(recipe: Recipe) -> None:
     """Refuse what a public demo does not offer; pages hide it, but a browser can send anything.
 
     Raises:
-        RunError: the model or a corpus is not built in.
+        RunError: the model, a corpus or a zero-shot task is not built in.
     """
     from nirvana.calibration.corpora import AVAILABLE
+    from nirvana.evaluation.zero_shot.tasks import MINIMAL_PAIRS
     from nirvana.models.sources import BUILT_IN
 
     names = {recipe.calibration.corpus, *recipe.evaluation.corpora}
     built_in = {name for name, corpus in AVAILABLE.items() if corpus.offline}
-    if recipe.model.name not in BUILT_IN or not names <= built_in:
+    tasks = set(recipe.evaluation.zero_shot) - {MINIMAL_PAIRS}
+    if recipe.model.name not in BUILT_IN or tasks or not names <= built_in:
         raise RunError("This demo runs the built-in model on built-in texts.", "Install the program to use your own.")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import streamlit as st
 
@@ -20,6 +21,7 @@ from nirvana.ui.figures.standings import perplexity_by_sparsity
 from nirvana.ui.panels.charts import show_chart
 from nirvana.ui.panels.corpora import check_source, corpus_label, corpus_options
 from nirvana.ui.panels.messages import message, show_error
+from nirvana.ui.panels.zero_shot import asked
 from nirvana.ui.standings import (
     Standing,
     beaten_baselines,
@@ -69,7 +71,7 @@ def evaluation_controls(choice: EvaluationChoice) -> EvaluationChoice:
             key=MAX_TOKENS,
             help="More tokens make the standard error smaller, and take longer.",
         )
-    return EvaluationChoice(tuple(corpora), int(window), int(most))
+    return replace(choice, corpora=tuple(corpora), window=int(window), max_tokens=int(most))
 
 
 def usable(choice: EvaluationChoice) -> bool:
@@ -96,7 +98,7 @@ def cost(recipe: Recipe, now: state.Context) -> str:
     texts = (
         f"{count(len(choice.corpora), 'text')} of at most {choice.max_tokens:,} tokens" if choice.corpora else "no text"
     )
-    text = f"Both models read {texts}, and the probe for KL"
+    text = f"Both models read {texts} and the probe for KL{asked(recipe)}"
     seconds = expected_seconds("compare", recipe, now.run, [now.store.open(EXAMPLE)])
     return f"{text}: about {duration(seconds)}, by what it took before." if seconds else f"{text}."
 
