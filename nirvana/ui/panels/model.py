@@ -43,7 +43,13 @@ def choose_model(choice: ModelChoice) -> ModelChoice:
     known = list(BUILT_IN)
     if source == BUILT_IN_SOURCE:
         st.session_state.setdefault("model.built_in", choice.name if choice.name in known else known[0])
-        name = st.selectbox("Model", known, key="model.built_in", help=SOURCES[source])
+        name = st.radio(
+            "Model",
+            known,
+            key="model.built_in",
+            captions=[BUILT_IN[name].description.capitalize() + "." for name in known],
+            help=SOURCES[source],
+        )
     else:
         key, label, example = {
             LOCAL: ("model.path", "Folder or file on the machine that serves this page", "~/models/my-llama"),

@@ -1,0 +1,12 @@
+"""Models of a few million bytes that come with the program, so that every step answers in seconds.
+
+They read bytes and know English prose as far as that size allows; `training.json` beside each says how it was made.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+FOLDER = Path(__file__).parent
+NAMES = ("tiny-llama", "tiny-qwen3", "tiny-t5")
+QUICK = NAMES[0]  # for demos and first steps
