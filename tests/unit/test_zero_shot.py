@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -390,6 +391,14 @@ assert not tried, tried
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "minimal-pairs/filler-gap: acc" in done.stdout and "ways.jsonl: acc" in done.stdout
+
+
+@pytest.mark.skipif("NIRVANA_TEST_DATA" not in os.environ, reason="NIRVANA_TEST_DATA names no folder of real items")
+def test_a_folder_of_real_tasks_is_asked(tiny_lm: LM) -> None:
+    found = zero_shot(tiny_lm, str(Path(os.environ["NIRVANA_TEST_DATA"]) / "zeroshot"), items=3)
+    assert {item.n for item in found.tasks} == {3} and len(found.tasks) >= 7
+    assert set(found.find("winogrande.jsonl").correct) == {"acc"}
+    assert set(found.find("piqa.jsonl").correct) == {"acc", "acc_norm"} and found.find("arc_easy.jsonl").chance == 0.25
 
 
 @pytest.mark.smollm2
