@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shlex
+from collections.abc import Mapping, Sequence
 
 from nirvana.checkpoints import FORMATS
 from nirvana.runs.options import option_words
@@ -148,6 +149,37 @@ def command_line(recipe: Recipe, step: str, format: str = "") -> str:
         words += ["--output", _output(format)]
         words += ["--export", format] if format not in ("", FORMATS[0]) else []
     return shlex.join(words)
+
+
+def speed_code(recipe: Recipe, protocol: Mapping[str, int], schemes: Sequence[str]) -> str:
+    """What times both models, after the script that makes `lm` and `small`, and measures quality against bytes."""
+    lines = ['models = {"dense": lm, "pruned": small}']
+    if schemes:
+        lines += [
+            f"for scheme in {_literal(list(schemes))}:",
+            '    models[f"dense {scheme}"] = nv.quantise(lm, scheme)',
+            '    models[f"pruned {scheme}"] = nv.quantise(small, scheme)',
+        ]
+    lines.append(_call("speeds = nv.measure_speed", "models", **protocol))
+    lines += ['print(speeds.models["pruned"].decode, speeds.ratio("pruned", "decode"))']
+    if schemes and recipe.evaluation.corpora:
+        sizes = f"window={recipe.evaluation.window}, max_tokens={recipe.evaluation.max_tokens}"
+        lines += [
+            f"text = {_corpus(recipe.evaluation.corpora[0])}",
+            "for name, model in models.items():",
+            f"    print(name, model.weight_bytes, nv.perplexity(model, text, {sizes}))",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def speed_command(run_id: str, protocol: Mapping[str, int], schemes: Sequence[str]) -> str:
+    """One shell command that does the same with a kept run."""
+    words = ["python", "-m", "nirvana", "speed", run_id]
+    for name, value in protocol.items():
+        words += [f"--{name.replace('_', '-')}", str(value)]
+    for scheme in schemes:
+        words += ["--quantised", scheme]
+    return shlex.join([*words, *(["--sizes"] if schemes else [])])
 
 
 def _output(format: str) -> str:

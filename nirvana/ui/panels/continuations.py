@@ -6,10 +6,12 @@ from typing import Literal
 
 import streamlit as st
 
-from nirvana.runs.results import Continuation
+from nirvana.runs.results import Continuation, ScoredText
 from nirvana.runs.tasks import NEW_TOKENS, PROMPT_LENGTH
 from nirvana.ui import state
-from nirvana.ui.figures.chart import count
+from nirvana.ui.figures.chart import count, plus_minus
+from nirvana.ui.panels.page import table_and_csv
+from nirvana.ui.shading import legend, shaded, text_perplexity, token_table
 
 PROMPT, CHAT, LENGTH, SHOWN = "compare.prompt", "compare.chat", "compare.new_tokens", "compare.continuation"
 
@@ -74,14 +76,30 @@ def history(found: list[Continuation]) -> None:
 
 
 def show(item: Continuation) -> None:
-    """Prompt and both continuations, letter by letter."""
+    """Prompt and both continuations, letter by letter, shaded by probability where that was recorded."""
     st.caption("Prompt" + (", in the chat template" if item.chat else ""))
     st.code(item.prompt, language=None, wrap_lines=True)
     for name, text, column in zip(("Dense", "Pruned"), (item.dense, item.pruned), st.columns(2), strict=True):
         with column:
             st.markdown(f"**{name}**")
-            st.code(text or "(ends at once)", language=None, wrap_lines=True, height=_height(text))
+            if item.scored:
+                _judged(name, item.scored[name.lower()])
+            else:
+                st.code(text or "(ends at once)", language=None, wrap_lines=True, height=_height(text))
+    if item.scored:
+        st.html(legend())
+        table_and_csv("compare.tokens.table", token_table(item.scored))
     st.caption(f"{agreement(item)} Greedy, at most {count(item.max_new_tokens, 'new token')}.")
+
+
+def _judged(writer: str, text: ScoredText) -> None:
+    """What one model wrote, shaded by its probability under the writer, then under the other."""
+    first, second = ("dense", "pruned") if writer == "Dense" else ("pruned", "dense")
+    for judge in (first, second):
+        found = plus_minus(text_perplexity(getattr(text, judge)), None)
+        st.caption(f"As the {judge} model sees it" + (f": perplexity {found}" if text.texts else ""))
+        with st.container(border=True, height=_height("".join(text.texts))):
+            st.html(shaded(text, judge))
 
 
 def _height(text: str) -> int | Literal["content"]:
