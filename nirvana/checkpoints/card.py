@@ -13,9 +13,9 @@ from nirvana.layout import KV_GROUP, NEURON, Layout
 from nirvana.models.lm import LM
 from nirvana.models.sources import HUB_ID
 
-LOAD_WITH_CODE = """Where this project is not installed, with transformers {release} or newer. The class in
-`modeling_pruned.py` builds the library's own layers one by one, with the widths in `config.json`; it is short, read it
-first:
+LOAD_WITH_CODE = """Where this project is not installed, with transformers {release} or newer (`pip install
+"transformers>={release}"`). {limits}The class in `modeling_pruned.py` builds the library's own layers one by one, with
+the widths in `config.json`; it is short, read it first:
 
 ```python
 from transformers import {auto_class}, AutoTokenizer
@@ -68,7 +68,9 @@ def checkpoint_card(
         _sizes(lm),
         "## How to load it\n",
         (LOAD_WITH_CODE if remote_code else LOAD_PLAIN).format(
-            auto_class=template.auto_class, release=template.transformers
+            auto_class=template.auto_class,
+            release=template.transformers,
+            limits=f"{template.limits} " if template.limits else "",
         ),
         LOAD_HERE,
     ]

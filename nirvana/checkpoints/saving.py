@@ -133,12 +133,15 @@ def checkpoint_config(lm: LM) -> dict[str, Any]:
 
 
 def _write_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """The tokenizer's files, under a class name that transformers 4 knows too."""
+    """The tokenizer's files, under names that transformers 4 knows too and 5 still reads."""
     tokenizer.save_pretrained(folder)
     path = folder / "tokenizer_config.json"
     settings = read_json(path)
     if settings.get("tokenizer_class") == "TokenizersBackend":
-        write_json(path, settings | {"tokenizer_class": "PreTrainedTokenizerFast"})
+        settings["tokenizer_class"] = "PreTrainedTokenizerFast"
+    if isinstance(settings.get("extra_special_tokens"), list):
+        settings["additional_special_tokens"] = settings.pop("extra_special_tokens")
+    write_json(path, settings)
 
 
 def _write_weights(model: PreTrainedModel, staged: Path, progress: ProgressCallback | None) -> None:

@@ -113,6 +113,20 @@ class T5Tests(FamilyTests):
         with pytest.raises(CheckpointError, match="disagree about layer 1 of the encoder"):
             load_model(folder)
 
+    def test_the_card_says_which_transformers_reads_it(self, pruned: LM, tmp_path: Path) -> None:
+        folder = save(pruned, tmp_path / "pruned")
+        card = " ".join((folder / "README.md").read_text().split())
+        assert '`pip install "transformers>=5.15"`' in card and "all of transformers 4 among them, refuse it" in card
+        assert 'require_version("transformers>=5.15"' in (folder / "modeling_pruned.py").read_text()
+        assert "transformers 4" not in (export_uniform(pruned, tmp_path / "uniform") / "README.md").read_text()
+
+    def test_special_tokens_are_saved_under_a_name_that_transformers_4_knows(self, lm: LM, tmp_path: Path) -> None:
+        folder = save(lm, tmp_path / "saved")
+        settings, again = read_json(folder / "tokenizer_config.json"), load_model(folder, device="cpu").tokenizer
+        assert not isinstance(settings.get("extra_special_tokens"), list)
+        assert again.all_special_tokens == lm.tokenizer.all_special_tokens
+        assert len(again.all_special_tokens) >= SENTINELS
+
     def test_equal_widths_lose_nothing_by_filling_up(self, lm: LM, calibration: CalibrationSet, tmp_path: Path) -> None:
         plan = allocate(score(lm, None, criterion="magnitude"), sparsity=0.4, gamma=1.0, uniform=True)
         small = prune(lm, plan)

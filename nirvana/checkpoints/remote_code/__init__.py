@@ -19,12 +19,20 @@ class Template(NamedTuple):
     family: str
     auto_class: str
     transformers: str  # the oldest release that it works with
+    limits: str = ""  # what older ones cannot do, for the model card
 
 
 # The ending of a transformers class -> its template.
 TEMPLATES = {
     "ForCausalLM": Template("modeling_pruned.py", "Llama", "AutoModelForCausalLM", "4.57"),
-    "ForConditionalGeneration": Template("modeling_pruned_t5.py", "T5", "AutoModelForSeq2SeqLM", "5.15"),
+    "ForConditionalGeneration": Template(
+        "modeling_pruned_t5.py",
+        "T5",
+        "AutoModelForSeq2SeqLM",
+        "5.15",
+        "Older releases, all of transformers 4 among them, refuse it: their T5 has all heads of the base model in "
+        "every block. A uniform export loads there.",
+    ),
 }
 
 

@@ -13,6 +13,9 @@ from transformers import T5Config, T5ForConditionalGeneration
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.utils.versions import require_version
+
+require_version("transformers>=5.15", "T5 of older releases has all heads of the base model in every block.")
 
 KEPT_HEADS = "kept_heads_of_blocks"
 ATTENTIONS = {"attention": (0, "SelfAttention"), "cross_attention": (1, "EncDecAttention")}
