@@ -15,6 +15,7 @@ from nirvana.calibration.sets import CalibrationSet
 from nirvana.checkpoints.saving import save
 from nirvana.checkpoints.sizes import padding_note
 from nirvana.checkpoints.uniform import export_uniform
+from nirvana.checkpoints.verification import verify_export
 from nirvana.errors import CheckpointError
 from nirvana.files import read_json, write_json
 from nirvana.layout import KV_GROUP, Site
@@ -24,7 +25,8 @@ from nirvana.plan import PruningPlan
 from nirvana.saliency import score
 from nirvana.surgery import prune
 from tests.conftest import byte_tokenizer
-from tests.families.base import FamilyTests, Settings, library_logits
+from tests.families.base import FamilyTests, Settings, library_logits, some_plan
+from tests.uneven import with_output_biases
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -112,6 +114,15 @@ class T5Tests(FamilyTests):
         assert len(others) == len(kept) and others != kept
         with pytest.raises(CheckpointError, match="disagree about layer 1 of the encoder"):
             load_model(folder)
+
+    @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+    def test_half_precision_is_saved_bit_for_bit(self, folder: Path, tmp_path: Path, dtype: str) -> None:
+        """The library holds `wo` in float32 where all else is float16, and a bias need not be a float16 number."""
+        lm = load_model(folder, device="cpu", dtype=dtype)
+        small = with_output_biases(prune(lm, some_plan(lm, seed=1)))
+        wide = {name.split(".")[-2] for name, p in small.weights().named_parameters() if p.dtype == torch.float32}
+        assert wide == (lm.family.kept_in_float32 if dtype == "float16" else set())
+        assert verify_export(small, save(small, tmp_path / "pruned")).difference == 0
 
     def test_the_card_says_which_transformers_reads_it(self, pruned: LM, tmp_path: Path) -> None:
         folder = save(pruned, tmp_path / "pruned")

@@ -43,6 +43,7 @@ class Family(ABC):
         layer_counts: stack -> the name under which a config counts its layers.
         fixed_layers: (stack, index) of layers that hold what others use.
         spelled_out: sizes that a saved config gives even where they follow from others.
+        kept_in_float32: linear layers, by their last name, that the library holds in float32 where all else is float16.
         bias_settings: module -> the setting that gives its linear layers biases, its output projection's included.
         unit_tables: (stack, module) -> a weight with one column a unit of the dense model, which all layers read.
     """
@@ -53,6 +54,7 @@ class Family(ABC):
     layer_counts: Mapping[str, str] = MappingProxyType({"decoder": "num_hidden_layers"})
     fixed_layers: frozenset[tuple[str, int]] = frozenset()
     spelled_out: tuple[str, ...] = ("head_dim",)
+    kept_in_float32: frozenset[str] = frozenset()
     bias_settings: Mapping[str, str] = MappingProxyType({})
     unit_tables: Mapping[tuple[str, str], str] = MappingProxyType({})
 

@@ -39,6 +39,7 @@ class T5Family(Family):
     layer_counts = MappingProxyType({ENCODER: "num_layers", DECODER: "num_decoder_layers"})
     fixed_layers = frozenset({(ENCODER, 0), (DECODER, 0)})  # they hold the position bias of their stack
     spelled_out = ()
+    kept_in_float32 = frozenset({"wo"})
     unit_tables = MappingProxyType(
         {
             (stack, ATTENTION): f"{stack}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
