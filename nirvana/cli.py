@@ -11,13 +11,23 @@ from typing import Any
 
 import nirvana
 from nirvana.checkpoints import FORMATS
+from nirvana.commands import report as report_command
 from nirvana.commands import run as run_command
 from nirvana.commands import runs as runs_commands
+from nirvana.commands import speed as speed_command
 from nirvana.commands import steps
 from nirvana.errors import Cancelled, NirvanaError
+from nirvana.evaluation.schemes import SCHEMES
 from nirvana.runs.options import add_options
 from nirvana.runs.recipe import STEPS
+from nirvana.runs.timing import RANGES, SPEED
 
+HELP = {
+    "batch": "prompts at once",
+    "prompt": "tokens of each prompt",
+    "new_tokens": "tokens to write after it",
+    "repeats": "turns of each model",
+}
 EXAMPLE = "python -m nirvana run --model smollm2-135m --sparsity 0.2 --gamma 3.36 --output pruned"
 FAILED, STOPPED = 2, 130
 
@@ -57,6 +67,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands_of = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_run(commands_of)
     _add_steps(commands_of)
+    _add_speed(commands_of)
     _add_runs(commands_of)
     return parser
 
@@ -139,7 +150,26 @@ def _add_steps(parsers: Any) -> None:
     generate.add_argument("--output", metavar="FILE", default="generated.jsonl")
 
 
+def _add_speed(parsers: Any) -> None:
+    about = "Time models in turns: a kept run's dense and pruned one, or any."
+    speed = _command(parsers, "speed", speed_command.speed, about)
+    speed.add_argument(
+        "models", nargs="+", metavar="RUN_OR_MODEL", help="a run's id, or models, the first to compare with"
+    )
+    for name, (low, high) in RANGES.items():
+        option = f"--{name.replace('_', '-')}"
+        text = f"{HELP[name]}, {low} to {high:,} (default: {SPEED[name]})"
+        speed.add_argument(option, type=int, default=SPEED[name], metavar="N", help=text)
+    speed.add_argument("--quantised", action="append", choices=list(SCHEMES), help="time a quantised copy of each too")
+    speed.add_argument("--sizes", action="store_true", help="measure quality against bytes as well, of a run's models")
+    speed.add_argument("--device", help="of models that are named (default: auto)")
+    speed.add_argument("--dtype", help="likewise")
+
+
 def _add_runs(parsers: Any) -> None:
+    report = _command(parsers, "report", report_command.report, "Write everything that a run holds as one HTML file.")
+    report.add_argument("run", metavar="RUN", help='as listed by `runs list`, or "example"')
+    report.add_argument("--output", metavar="FILE", help="where to (default: RUN.html)")
     runs = parsers.add_parser("runs", help="List, show, rename, pin or delete runs.", description="The kept runs.")
     actions = runs.add_subparsers(required=True, metavar="ACTION")
     _command(actions, "list", runs_commands.list_runs, "List all runs.")

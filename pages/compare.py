@@ -20,6 +20,7 @@ from nirvana.ui.panels.compare import (
     verdicts,
 )
 from nirvana.ui.panels.continuations import ask, history
+from nirvana.ui.panels.report import report_download
 from nirvana.ui.panels.speed import speed
 from nirvana.ui.panels.zero_shot import answers, explain_tasks, task_controls, tasks_usable
 
@@ -62,6 +63,7 @@ else:
     if mine is not None:
         other_runs(mine, others)
     everything(now.run, report)
+    report_download(now.run)
 if now.run.info("prune") is not None:
     speed(now)
     st.markdown("### Let both continue a prompt")

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+import nirvana
 from nirvana.errors import RunError
 from nirvana.evaluation import perplexity as perplexity_module
 from nirvana.evaluation.quantisation import quantise
@@ -19,6 +20,7 @@ from nirvana.runs.recipe import Recipe
 from nirvana.runs.store import Run, Store
 from nirvana.runs.tasks import check_task
 from nirvana.runs.timing import quality_against_bytes, time_both, weigh_both
+from nirvana.ui import code
 
 pytest.importorskip("bitsandbytes")
 VARIANTS = ["dense", "pruned", "dense int8", "pruned int8", "dense int4", "pruned int4"]
@@ -129,3 +131,15 @@ def test_schemes_of_sizes_are_checked_too(run: Run) -> None:
     with pytest.raises(RunError, match="int8, int4"):
         check_task(run, "sizes", "prune", {"schemes": ["fp4"]})
     assert check_task(run, "sizes", "prune", {}) == {"schemes": ["int8", "int4"]}
+
+
+def test_the_code_that_pages_show_runs(
+    run: Run, recipe: Recipe, models: Models, capsys: pytest.CaptureFixture[str]
+) -> None:
+    protocol = {"batch": 1, "prompt": 8, "new_tokens": 3, "repeats": 2}
+    script = code.speed_code(recipe, protocol, ["int8"])
+    dense, plan = models.dense(recipe.model), run.plan()
+    assert plan is not None
+    exec(script, {"nv": nirvana, "lm": dense, "small": models.pruned(dense, plan)})
+    said = capsys.readouterr().out
+    assert "Spread(median=" in said and "pruned int8" in said and "Perplexity(value=" in said

@@ -1,0 +1,178 @@
+"""The report: one file that parses, holds every section's numbers, and fetches nothing."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from nirvana import cli
+from nirvana.models.families.t5 import T5Family
+from nirvana.runs.recipe import Recipe
+from nirvana.runs.results import Continuation, ScoredText
+from nirvana.runs.store import Run, Store
+from nirvana.ui.report import report_html
+from nirvana.ui.report.document import Document, cell
+from tests.app.conftest import ROOT, SMALL_T5, fill
+from tests.app.test_compare_page import open_page
+from tests.app.test_speed_panel import put_sizes, put_speed
+
+VOID = {"meta", "br", "img", "link", "input", "hr", "base"}
+FETCHING = {"src", "href", "srcset", "action", "data", "poster", "formaction", "background"}
+
+
+class Page(HTMLParser):
+    """Checks that tags are closed; keeps text outside scripts, by section, and everything that could be fetched."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.links: list[str] = []
+        self.ids: list[str] = []
+        self.policy = ""
+        self.section = ""
+        self.text: dict[str, str] = {}
+        self.charts = 0
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = {name: value or "" for name, value in attrs}
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag == "h2":
+            self.section = found["id"]
+        self.charts += found.get("class", "") == "plotly-graph-div"
+        if "id" in found:
+            self.ids.append(found["id"])
+        self.links += [value for name, value in found.items() if name in FETCHING]
+        if found.get("http-equiv") == "Content-Security-Policy":
+            self.policy = found["content"]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "script" not in self.open and "style" not in self.open:
+            self.text[self.section] = self.text.get(self.section, "") + data + " "
+
+
+def read(html: str) -> Page:
+    page = Page()
+    page.feed(html)
+    page.close()
+    assert page.open == []
+    return page
+
+
+@pytest.fixture
+def whole(filled: Run) -> Run:
+    put_speed(filled)
+    put_sizes(filled)
+    scored = {name: ScoredText((" the", " <b>city"), (0.5, 0.25), (1.0, 0.01)) for name in ("dense", "pruned")}
+    filled.add_continuation(Continuation("Rome is", False, 8, " the <b>city", " the <b>city", scored))
+    return filled
+
+
+def test_every_section_has_its_numbers(whole: Run) -> None:
+    page = read(report_html(whole))
+    card, plan, report, calibration = whole.model(), whole.plan(), whole.report(), whole.calibration()
+    assert card and plan and report and calibration
+    text = page.text
+    assert list(text) == [
+        *("", "recipe", "model", "calibration", "saliency", "allocation", "prune", "compare", "speed"),
+        *("continuations", "provenance"),
+    ]
+    assert f"{plan.sparsity:.2%}" in text[""] and "4-bit origin" in text[""]
+    assert "python-docs" in text["recipe"] and json.dumps(whole.recipe.to_json(), indent=1) in text["recipe"]
+    assert f"{card.layout.parameters:,}" in text["model"] and card.hash in text["model"]
+    assert calibration.hash in text["calibration"] or "6 probe samples of 16 tokens" in text["calibration"]
+    assert "nirvana" in text["saliency"] and "micro-batches" in text["saliency"]
+    assert f"{plan.removed:,}" in text["allocation"]
+    assert f"{plan.pruned_layout.parameters:,}" in text["prune"] and "decoder.0.mlp" in text["prune"]
+    for item in report.measurements:
+        assert cell(item.value) in text["compare"], item
+    assert "reads 1.50 times as fast" in text["speed"] and "3 turns of each model" in text["speed"]
+    assert "31" in text["speed"] and "300,000,000" in text["speed"]
+    assert "The capital of France is" in text["continuations"] and " <b>city" in text["continuations"]
+    assert "compare" in text["provenance"] and "torch" in text["provenance"]
+    assert page.charts > 15 and len(page.ids) == len(set(page.ids))
+
+
+def test_it_fetches_nothing_whatever_names_say(store: Store) -> None:
+    recipe = Recipe().change("calibration", corpus="/home/someone/novel.txt")
+    run = fill(store.create(recipe, name='<img src="https://example.org/x">'))
+    run.add_continuation(Continuation("</pre><script src=//example.org/y></script>", False, 8, "a", "b"))
+    html = report_html(run)
+    page = read(html)
+    assert all(link.startswith("#") for link in page.links) and page.links
+    assert "default-src 'none'" in page.policy and "connect-src" not in page.policy
+    assert "<img" not in html.replace("&lt;img", "").split("</head>")[1]
+    assert "/home/someone" not in html and "novel.txt" in page.text["recipe"]
+
+
+def test_an_empty_run_has_a_report_too(store: Store) -> None:
+    page = read(report_html(store.create(Recipe(), name="Empty")))
+    assert list(page.text) == ["", "recipe", "provenance"] and page.charts == 0
+    assert "empty" in page.text[""]
+
+
+def test_an_encoder_decoder_and_stale_results(store: Store) -> None:
+    run = fill(store.create(Recipe()), SMALL_T5, family=T5Family())
+    page = read(report_html(store.set_recipe(run.id, Recipe().change("evaluation", window=64))))
+    assert "belong to earlier choices than the recipe: compare" in page.text[""]
+    assert "encoder self-attention" in page.text["model"] and "cross-attention" in page.text["allocation"]
+
+
+def test_long_tables_wait_behind_a_click() -> None:
+    document = Document("Title")
+    document.table(pd.DataFrame({"value": range(12)}))
+    assert "<details>" not in document.html().split("</head>")[1]
+    document.table(pd.DataFrame({"value": range(13)}), summary="Many")
+    assert "<summary>Many (13 rows)</summary>" in document.html()
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (None, ""),
+        (True, "yes"),
+        (1_234_567, "1,234,567"),
+        (float("nan"), ""),
+        (float("inf"), "inf"),
+        (1234.5678, "1,234.6"),
+        (2.0e6, "2,000,000"),
+        ({"a": 1, "b": [0.5, "x"]}, "a: 1; b: 0.5, x"),
+    ],
+)
+def test_cells_say_what_they_hold(value: object, words: str) -> None:
+    assert cell(value) == words
+
+
+def test_the_page_offers_it(start: Callable[..., AppTest], filled: Run) -> None:
+    app = open_page(start, filled)
+    buttons: Any = app.get("download_button")
+    assert [button.label for button in buttons if button.key == "compare.report"] == ["Download the report (HTML)"]
+
+
+def test_the_command_writes_the_example_without_torch(tmp_path: Path) -> None:
+    output = tmp_path / "report.html"
+    code = (
+        f"import sys; from nirvana import cli; code = cli.main(['report', 'example', '--output', {str(output)!r}, "
+        "'--json']); print('torch' in sys.modules, 'streamlit' in sys.modules, file=sys.stderr); sys.exit(code)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["bytes"] == output.stat().st_size
+    assert done.stderr.split()[-2:] == ["False", "False"]
+    assert read(output.read_text(encoding="utf-8")).charts > 10
+
+
+def test_the_command_knows_no_other_run(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["report", "nosuchrun"]) == cli.FAILED
+    assert "no such run" in capsys.readouterr().err
