@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from nirvana.calibration.tasks import is_bytes
 from nirvana.checkpoints.provenance import base_name, licence_of
 from nirvana.checkpoints.remote_code import template_of
 from nirvana.evaluation.results import Measurement, Report
@@ -21,7 +22,7 @@ the widths in `config.json`; it is short, read it first:
 from transformers import {auto_class}, AutoTokenizer
 
 model = {auto_class}.from_pretrained("folder", dtype="auto", trust_remote_code=True)
-tokenizer = AutoTokenizer.from_pretrained("folder")
+tokenizer = AutoTokenizer.from_pretrained("folder"){tokens}
 ```
 """
 LOAD_PLAIN = """With transformers alone; no code comes with this checkpoint:
@@ -30,9 +31,10 @@ LOAD_PLAIN = """With transformers alone; no code comes with this checkpoint:
 from transformers import {auto_class}, AutoTokenizer
 
 model = {auto_class}.from_pretrained("folder", dtype="auto")
-tokenizer = AutoTokenizer.from_pretrained("folder")
+tokenizer = AutoTokenizer.from_pretrained("folder"){tokens}
 ```
 """
+PROMPTS = "\n# Prompts: tokenizer(text, add_special_tokens=False), or they end with </s> before the model can go on."
 LOAD_HERE = """With NIRVANA Studio, which runs no code from the folder:
 
 ```python
@@ -71,6 +73,7 @@ def checkpoint_card(
             auto_class=template.auto_class,
             release=template.transformers,
             limits=f"{template.limits} " if template.limits else "",
+            tokens=PROMPTS if is_bytes(lm.tokenizer) and not lm.family.encoder_decoder else "",
         ),
         LOAD_HERE,
     ]

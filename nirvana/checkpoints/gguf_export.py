@@ -113,8 +113,8 @@ def tokenizer_source(lm: LM, given: str | os.PathLike[str] | None = None) -> Any
             raise CheckpointError(
                 f"{base_name(lm.source)} did not come from a GGUF file, and its tokenizer cannot be turned into "
                 "llama.cpp's form.",
-                "Name a GGUF file of the same base model to copy the tokenizer from (tokenizer_from), or use the "
-                "checkpoint or the uniform format.",
+                "Use the checkpoint or the uniform format; or, in Python, copy that of a GGUF file of the same "
+                "base model: nv.export_gguf(..., tokenizer_from=path).",
             )
         path = base
     else:

@@ -155,6 +155,7 @@ def _write_weights(model: PreTrainedModel, staged: Path, progress: ProgressCallb
     for done, (name, tensors) in enumerate(zip(names, shards, strict=True)):
         report(progress, "Writing the checkpoint", done, len(shards) + 1)
         save_file({key: value.contiguous() for key, value in tensors.items()}, staged / name, {"format": "pt"})
+        (staged / name).chmod(staged.stat().st_mode & 0o666)  # safetensors lets the owner alone read it
     if len(shards) > 1:
         where = {key: name for name, tensors in zip(names, shards, strict=True) for key in tensors}
         total = sum(value.numel() * value.itemsize for tensors in shards for value in tensors.values())

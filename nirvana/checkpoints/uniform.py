@@ -33,6 +33,7 @@ NOTE = (
     "Every layer is filled up with zeros to the width of the widest one, so that this is a plain checkpoint of the "
     "base's architecture. It computes what the pruned model computes."
 )
+EQUAL = "Every layer has the same widths, so this is a plain checkpoint of the base's architecture."
 
 
 def export_uniform(
@@ -70,7 +71,8 @@ def export_uniform(
     refuse_foreign(target)
     filled = fill_up(lm, progress=progress)
     padded = padding_note(lm.layout, lm.kept)
-    note = f"{NOTE}{f' It has {padded}.' if padded else ''}" if lm.is_pruned else ""
+    told = EQUAL if filled.layout.prunable == lm.layout.prunable else f"{NOTE}{f' It has {padded}.' if padded else ''}"
+    note = told if lm.is_pruned else ""
     card = checkpoint_card(lm, recipe=recipe, measured=measured, note=note)
     with placed(target) as staged:
         write_model(filled, staged, checkpoint_config(filled), card, progress)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from nirvana.allocation import allocate
 from nirvana.checkpoints import FORMATS, export, export_sizes, exporting
 from nirvana.checkpoints.remote_code import MODULE
 from nirvana.checkpoints.saving import save
@@ -23,6 +24,7 @@ from nirvana.models.families.llama import LlamaFamily
 from nirvana.models.lm import LM
 from nirvana.models.loading import load_model
 from nirvana.progress import Progress
+from nirvana.saliency import score
 from nirvana.surgery import prune
 from tests.families.gguf_writing import write_gguf
 from tests.families.test_sources import tiny
@@ -200,6 +202,12 @@ def test_the_card_says_what_this_is(small: LM, tmp_path: Path) -> None:
     assert str(tmp_path) not in card
     uniform = (export_uniform(small, tmp_path / "uniform") / "README.md").read_text()
     assert "trust_remote_code" not in uniform and "filled up with zeros" in uniform
+
+
+def test_the_card_of_equal_widths_speaks_of_no_zeros(tiny_lm: LM, tmp_path: Path) -> None:
+    plan = allocate(score(tiny_lm, None, criterion="magnitude"), sparsity=0.2, uniform=True)
+    card = (export_uniform(prune(tiny_lm, plan), tmp_path / "out") / "README.md").read_text()
+    assert "the same widths" in card and "zeros" not in card
 
 
 def test_the_card_repeats_the_bases_licence(tiny_folder: Path, tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ def test_it_is_small_and_says_how_it_was_made(name: str) -> None:
     record = json.loads((FOLDER / name / "training.json").read_text(encoding="utf-8"))
     assert all(cycle["steps"] and len(cycle["text"]) > 1 and "seed" in cycle for cycle in record["cycles"])
     assert not any(record["held_out"]["file"] in cycle["text"] for cycle in record["cycles"])
+    assert record["held_out"]["bits_per_byte"] <= (2.5 if record["held_out"]["task"] else 1.9)
     card = (FOLDER / name / "README.md").read_text(encoding="utf-8")
     assert "license: apache-2.0" in card
     assert f"{record['held_out']['bits_per_byte']:.3f} bits per byte" in card
