@@ -110,7 +110,7 @@ def take_turn(lm: LM, tokens: torch.Tensor, new_tokens: int, step: Any) -> Turn:
         newest = output.logits[:, -1:].argmax(-1)  # (B, 1)
         first = _now(lm.device)
         step()
-        inputs |= cached(lm, output.past_key_values)  # which the library extends in place
+        inputs |= cached(lm, output)  # which the library extends in place
         name = "decoder_input_ids" if lm.family.encoder_decoder else "input_ids"
         for _ in range(new_tokens - 1):
             inputs[name] = newest
@@ -122,10 +122,10 @@ def take_turn(lm: LM, tokens: torch.Tensor, new_tokens: int, step: Any) -> Turn:
     return Turn(first - start, end - first, peak)
 
 
-def cached(lm: LM, cache: Any) -> dict[str, Any]:
-    """The argument that gives a forward its keys and values; transformers renamed it."""
+def cached(lm: LM, output: Any) -> dict[str, Any]:
+    """The argument that gives a forward the keys and values of an earlier `output`; transformers renamed both."""
     name = "cache" if "cache" in inspect.signature(lm.weights().forward).parameters else "past_key_values"
-    return {name: cache}
+    return {name: getattr(output, name)}
 
 
 def _summary(lm: LM, turns: list[Turn], batch: int, prompt: int, new_tokens: int) -> ModelSpeed:

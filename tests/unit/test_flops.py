@@ -76,8 +76,8 @@ def test_torch_counts_the_same_for_a_decoder(make_lm: Callable[..., LM], pruned:
     tokens = torch.arange(14).reshape(2, 7)
     assert counted(lm, input_ids=tokens, logits_to_keep=1) == prefill_flops(lm.layout, geometry, batch=2, prompt=7)
     with torch.inference_mode():
-        cache = lm.weights()(input_ids=tokens, use_cache=True).past_key_values
-    step = counted(lm, input_ids=tokens[:, :1], **cached(lm, cache))
+        before = lm.weights()(input_ids=tokens, use_cache=True)
+    step = counted(lm, input_ids=tokens[:, :1], **cached(lm, before))
     assert step == decode_flops(lm.layout, geometry, batch=2, prompt=7, new_tokens=2)
 
 
@@ -94,6 +94,6 @@ def test_torch_counts_the_same_for_an_encoder_decoder(tmp_path: Path, pruned: bo
     model: Any = lm.weights()
     with torch.inference_mode():
         encoded = model.get_encoder()(input_ids=tokens)
-        cache = model(encoder_outputs=encoded, decoder_input_ids=begin, use_cache=True).past_key_values
-    step = counted(lm, encoder_outputs=encoded, decoder_input_ids=begin, **cached(lm, cache))
+        before = model(encoder_outputs=encoded, decoder_input_ids=begin, use_cache=True)
+    step = counted(lm, encoder_outputs=encoded, decoder_input_ids=begin, **cached(lm, before))
     assert step == decode_flops(lm.layout, geometry, batch=2, prompt=7, new_tokens=2)
