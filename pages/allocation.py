@@ -17,6 +17,7 @@ from nirvana.ui.figures import shares
 from nirvana.ui.panels import page
 from nirvana.ui.panels.allocation import allocation_controls, explain_gamma, offer_reachable, smallest_step
 from nirvana.ui.panels.charts import scores_protocol, show_chart
+from nirvana.ui.panels.messages import show_notes
 from nirvana.ui.panels.metrics import metric
 from nirvana.ui.replan import draft_plan, load_saliency
 from nirvana.ui.text import millions
@@ -41,8 +42,7 @@ def outcome(plan: PruningPlan) -> None:
         f"Target {budget:,} weights, removed {plan.removed:,}: {budget - plan.removed:,} short of it. "
         f"The smallest step is {smallest_step(plan)}."
     )
-    for note in plan.notes:
-        st.info(note, icon=":material/info:")
+    show_notes(plan.notes)
 
 
 def charts(scores: Saliency, plan: PruningPlan, protocol: str) -> None:

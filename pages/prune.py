@@ -11,6 +11,7 @@ from nirvana.ui.figures import prune as figures
 from nirvana.ui.panels import page
 from nirvana.ui.panels.charts import scores_protocol, show_chart
 from nirvana.ui.panels.exports import chosen_format, exports
+from nirvana.ui.panels.messages import show_notes
 from nirvana.ui.panels.metrics import metric
 from nirvana.ui.panels.prune import compensated, compensation_controls, cost, preview
 from nirvana.ui.replan import draft_plan, load_saliency
@@ -56,8 +57,7 @@ def result(plan: PruningPlan, summary: PruneSummary, protocol: str) -> None:
         metric("Time to prune", f"{summary.seconds:.1f} s", summary.device)
     if summary.compensation:
         st.caption(plain(compensated(summary.compensation)))
-    for note in summary.notes:
-        st.info(note, icon=":material/info:")
+    show_notes(summary.notes)
     for stack in plan.layout.stacks:
         names = list(dict.fromkeys(site.module for site in plan.layout if site.stack == stack))
         for name, column in zip(names, st.columns(len(names)), strict=True):

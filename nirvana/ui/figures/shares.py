@@ -76,7 +76,11 @@ def parameters_by_part(plan: PruningPlan) -> Chart:
             )
         )
     figure.update_layout(
-        height=170, margin=MARGIN, barmode="stack", legend=LEGEND | {"traceorder": "normal"}, bargap=0.1
+        height=130 + 12 * len(table),
+        margin=MARGIN,
+        barmode="stack",
+        legend=LEGEND | {"traceorder": "normal"},
+        bargap=0.1,
     )
     figure.update_yaxes(visible=False)
     figure.update_xaxes(title="Parameters", showgrid=False, range=[0, plan.layout.parameters])

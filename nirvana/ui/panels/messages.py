@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import streamlit as st
 from streamlit.errors import StreamlitPageNotFoundError
 
@@ -19,6 +21,13 @@ def show_error(error: NirvanaError | None) -> None:
 def message(what: str, hint: str = "") -> None:
     """An error box: what is wrong in bold, what to do below it. Markdown in either is not read: they quote names."""
     st.error(f"**{plain(what)}**" + (f"\n\n{plain(hint)}" if hint else ""), icon=":material/error:")
+
+
+def show_notes(notes: Sequence[str]) -> None:
+    """What a plan's constraints did to it, in one box."""
+    if notes:
+        lines = [plain(note) for note in notes]
+        st.info("\n".join(f"- {line}" for line in lines) if len(lines) > 1 else lines[0], icon=":material/info:")
 
 
 def page_link(key: str, label: str = "") -> None:

@@ -47,7 +47,7 @@ def choose_model(choice: ModelChoice) -> ModelChoice:
             "Model",
             known,
             key="model.built_in",
-            captions=[BUILT_IN[name].description.capitalize() + "." for name in known],
+            captions=[f"{text[0].upper()}{text[1:]}. {pace}" for _, text, pace, _ in BUILT_IN.values()],
             help=SOURCES[source],
         )
     else:
