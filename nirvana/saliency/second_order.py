@@ -1,14 +1,14 @@
 """Second-order scores: what is lost by a unit's removal after least squares has made up for it.
 
-The Optimal Brain Surgeon for units of an output projection y = W x, as in ZipLM (arXiv 2302.04089), with C the
-regularised covariance of x, because what makes up for it here also fits a bias. Without feature j the best weights
-leave row i with the squared error W_ij^2 / [C^-1]_jj. Rows are weighted by what errors in them cost,
+The Optimal Brain Surgeon for units of an output projection y = W x, as in ZipLM (arXiv 2302.04089), with G the
+regularised second moment E[x x^T], of which the compensation "least_squares" is made too. Without feature j the best
+weights leave row i with the squared error W_ij^2 / [G^-1]_jj. Rows are weighted by what errors in them cost,
 
     a_i = mean over labels of the squared gradient of their negative log-likelihood with respect to y_i,
 
-the empirical Fisher information of y. Units go one after another, the cheapest first, and W and C^-1 are updated after
+the empirical Fisher information of y. Units go one after another, the cheapest first, and W and G^-1 are updated after
 each, so that of two units that stand in for each other only the first is cheap. A unit's score is what its turn costs.
-A unit of several columns P goes as a block: tr(a W_P ([C^-1]_PP)^-1 W_P^T).
+A unit of several columns P goes as a block: tr(a W_P ([G^-1]_PP)^-1 W_P^T).
 """
 
 from __future__ import annotations
@@ -97,18 +97,17 @@ def row_costs(request: Request) -> dict[Site, torch.Tensor]:
 def removal_costs(weight: torch.Tensor, rows: torch.Tensor, moments: Moments, units: int) -> np.ndarray:
     """float64 (units,): what each unit's turn costs, for a weight (out, d), row weights (out,) and moments of x.
 
-    In float64, where the weight lies if that device knows float64, else on the CPU. Of inputs that never vary, 0.
+    In float64, where the weight lies if that device knows float64, else on the CPU. Of inputs that are always zero, 0.
     """
     assert moments.second is not None
     place = torch.device("cpu") if weight.device.type == "mps" else weight.device
-    mean = torch.from_numpy(moments.mean).to(place)
-    covariance = torch.from_numpy(moments.second).to(place).double() - torch.outer(mean, mean)
-    strength = float(REGULARISATION * covariance.diagonal().mean())
+    second = torch.from_numpy(moments.second).to(place, torch.float64, copy=True)
+    strength = float(REGULARISATION * second.diagonal().mean())
     scores = np.zeros(units)
     if strength <= 0:
         return scores
-    covariance.diagonal().add_(strength)
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(covariance))
+    second.diagonal().add_(strength)
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(second))
     exact = weight.to(place).double()
     loss = exact.T @ (exact * rows.to(place).double()[:, None])  # (d, d)
     size, left, highest = len(inverse) // units, np.arange(units), 0.0
@@ -127,7 +126,7 @@ def removal_costs(weight: torch.Tensor, rows: torch.Tensor, moments: Moments, un
 
 
 class _Gone(NamedTuple):
-    """Units that went, in order, what each cost, and how the matrices change: C^-1 by -reach change^T, and
+    """Units that went, in order, what each cost, and how the matrices change: G^-1 by -reach change^T, and
     W^T a W by -(half change^T + change half^T)."""
 
     places: list[int]

@@ -29,19 +29,17 @@ def problem(width: int, *, rows: int = 5, seed: int = 0) -> tuple[np.ndarray, np
 
 
 def greedily(weight: np.ndarray, rows: np.ndarray, moments: Moments, units: int) -> np.ndarray:
-    """The least weighted squared error without a set of features comes from the Schur complement of their part of C."""
+    """The least weighted squared error without a set of features comes from the Schur complement of their part of G."""
     assert moments.second is not None
     size = weight.shape[1] // units
-    covariance = moments.second.astype(np.float64) - np.outer(moments.mean, moments.mean)
-    covariance += REGULARISATION * covariance.diagonal().mean() * np.eye(len(covariance))
+    second = moments.second.astype(np.float64)
+    second += REGULARISATION * second.diagonal().mean() * np.eye(len(second))
 
     def left(gone: list[int]) -> float:
         out = np.concatenate([np.arange(unit * size, (unit + 1) * size) for unit in gone])
         kept = np.setdiff1d(np.arange(weight.shape[1]), out)
-        schur = covariance[np.ix_(out, out)]
-        schur = schur - covariance[np.ix_(out, kept)] @ np.linalg.solve(
-            covariance[np.ix_(kept, kept)], covariance[np.ix_(kept, out)]
-        )
+        explained = second[np.ix_(out, kept)] @ np.linalg.solve(second[np.ix_(kept, kept)], second[np.ix_(kept, out)])
+        schur = second[np.ix_(out, out)] - explained
         return float(np.trace(weight[:, out].T @ (rows[:, None] * weight[:, out]) @ schur))
 
     gone: list[int] = []
@@ -63,9 +61,9 @@ def test_a_units_score_is_what_its_turn_costs(width: int, units: int) -> None:
 
 
 def test_two_features_by_hand() -> None:
-    """Without correlation nothing makes up for a feature: its cost is its variance times its squared weights."""
+    """Without correlation nothing makes up for a feature: its cost is its mean square times its squared weights."""
     weight, rows = torch.tensor([[1.0, 2.0], [3.0, 1.0]]), torch.tensor([1.0, 0.5])
-    moments = Moments(np.array([1.0, 0.0]), np.array([[3.0, 0.0], [0.0, 2.0]], np.float32))  # variances 2 and 2
+    moments = Moments(np.array([1.0, 0.0]), np.array([[2.0, 0.0], [0.0, 2.0]], np.float32))
     found = removal_costs(weight, rows, moments, 2)
     np.testing.assert_allclose(found, np.array([2 * (1 + 4.5), 2 * (4 + 0.5)]) * (1 + REGULARISATION), rtol=1e-6)
 
@@ -80,8 +78,8 @@ def test_of_two_equal_features_only_the_first_to_go_is_cheap() -> None:
     assert cheap < 0.01 < 1 < dear
 
 
-def test_inputs_that_never_vary_cost_nothing() -> None:
-    moments = Moments(np.ones(4), np.ones((4, 4), np.float32))
+def test_inputs_that_are_always_zero_cost_nothing() -> None:
+    moments = Moments(np.zeros(4), np.zeros((4, 4), np.float32))
     assert not removal_costs(torch.ones(2, 4), torch.ones(2), moments, 4).any()
 
 
