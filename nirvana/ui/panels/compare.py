@@ -263,7 +263,8 @@ def _card(title: str, pair: Pair, extra: str = "", words: object = None) -> None
         lines = [plain(figures.describe_protocol(measured)), extra]
         if measured.n:
             lines.insert(1, f"n = {measured.n:,}")
-        st.caption(". ".join(line.rstrip(".") for line in lines if line) + ".")
+        if any(lines):
+            st.caption(". ".join(line.rstrip(".") for line in lines if line) + ".")
 
 
 def _value(label: str, item: Measurement | None, words: object, ratio: float = float("nan")) -> None:
