@@ -71,9 +71,9 @@ EXPLAINED = {
     "second-order": Explained(
         "**Second order** expects that what stays will make up for what goes. The loss that is left when the output "
         "projection $W$ is fitted without a unit's columns follows in closed form from the second moment $G$ of what "
-        "it reads; rows are weighted by the squared gradient $a_i$ of the loss at the projection's output. Units go one "
-        "after another, each fitted away before the next is chosen, so of two that stand in for each other only the "
-        "first is cheap. Meant for pruning with least squares. (As in ZipLM, arXiv 2302.04089)",
+        "it reads; rows are weighted by the squared gradient $a_i$ of the loss at the projection's output. Units go "
+        "one after another, each fitted away before the next is chosen, so of two that stand in for each other only "
+        "the first is cheap. Meant for pruning with least squares. (As in ZipLM, arXiv 2302.04089)",
         (r"\mathrm{score}_j = \sum_i a_i\, \frac{W_{ij}^2}{[G^{-1}]_{jj}}",),
     ),
     "flap": Explained(
