@@ -145,6 +145,7 @@ def _notes(constraints: Constraints, removed: Mapping[Site, int], wanted: int) -
         notes.append(
             f"The {stack}'s {module} layers keep the same heads, those with the highest summed scores."
             if aligned
-            else f"The {stack}'s {module} layers lost different heads before, so no plain checkpoint holds them."
+            else f"The {stack}'s {module} layers lost different heads before, so a plain checkpoint has to be wider "
+            "than they are."
         )
     return tuple(notes)
