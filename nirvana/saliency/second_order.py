@@ -49,7 +49,7 @@ def unit_scores(request: Request) -> Scored:
     scores = {}
     for site in track(list(lm.layout), removing, "Removing units", len(lm.layout)):
         weight = output_projection(lm, site).weight.detach()
-        scores[site] = removal_costs(weight, costs[site], statistics[site], lm.layout[site].units).astype(np.float32)
+        scores[site] = removal_costs(weight, costs[site], statistics[site], lm.layout[site].units)
     return Scored(scores, {"regularisation": REGULARISATION})
 
 
@@ -95,26 +95,28 @@ def row_costs(request: Request) -> dict[Site, torch.Tensor]:
 
 
 def removal_costs(weight: torch.Tensor, rows: torch.Tensor, moments: Moments, units: int) -> np.ndarray:
-    """float64 (units,): what each unit's turn costs, for a weight (out, d), row weights (out,) and moments of x.
+    """float32 (units,): what each unit's turn costs, for a weight (out, d), row weights (out,) and moments of x.
 
-    In float64, where the weight lies if that device knows float64, else on the CPU. Of inputs that are always zero, 0.
+    A turn that costs no more than the one before counts as just above it, so that ranking keeps the order of the turns.
+    Computed in float64, where the weight lies if that device knows it, else on the CPU. Of inputs that are always
+    zero, 0.
     """
     assert moments.second is not None
     place = torch.device("cpu") if weight.device.type == "mps" else weight.device
     second = torch.from_numpy(moments.second).to(place, torch.float64, copy=True)
     strength = float(REGULARISATION * second.diagonal().mean())
-    scores = np.zeros(units)
+    scores = np.zeros(units, np.float32)
     if strength <= 0:
         return scores
     second.diagonal().add_(strength)
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(second))
     exact = weight.to(place).double()
     loss = exact.T @ (exact * rows.to(place).double()[:, None])  # (d, d)
-    size, left, highest = len(inverse) // units, np.arange(units), 0.0
+    size, left, highest = len(inverse) // units, np.arange(units), np.float32(0)
     while len(left):
         gone = _turns(inverse, loss, size, max(1, PENDING // size))
         for unit, price in zip(gone.places, gone.prices, strict=True):
-            highest = scores[left[unit]] = max(highest, price)
+            highest = scores[left[unit]] = max(np.float32(price), np.nextafter(highest, np.float32(np.inf)))
         stay = np.setdiff1d(np.arange(len(left)), gone.places)
         left = left[stay]
         columns = torch.from_numpy(stay[:, None] * size + np.arange(size)).flatten().to(place)

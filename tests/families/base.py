@@ -123,8 +123,7 @@ class FamilyTests:
         for criterion in available():
             found = score(pruned, calibration, criterion=criterion)
             assert len({float(values[0]) for values in found.values()}) > 2, criterion
-            # A layer's units share its influence; what turns cost in second order never falls from one to the next.
-            if CRITERIA[criterion].published != "layers" and criterion != "second-order":
+            if CRITERIA[criterion].published != "layers":  # where a layer's units share one score
                 assert all(len(set(values.tolist())) == len(values) for values in found.values()), criterion
 
     def test_saliency_of_a_pruned_model_is_the_oracles(self, pruned: LM, calibration: CalibrationSet) -> None:

@@ -60,6 +60,16 @@ def test_a_units_score_is_what_its_turn_costs(width: int, units: int) -> None:
     np.testing.assert_allclose(found, greedily(weight, rows, moments, units), rtol=1e-4)
 
 
+def test_ranking_keeps_the_order_of_the_turns() -> None:
+    """Turns that cost less than the one before are common; none of them may share a score."""
+    for seed in range(20):
+        weight, rows, moments = problem(30, rows=1, seed=seed)
+        found = removal_costs(torch.from_numpy(weight), torch.from_numpy(rows), moments, 30)
+        assert len(set(found.tolist())) == 30
+        expected = greedily(weight, rows, moments, 30)
+        assert (np.diff(expected[np.argsort(found)]) >= 0).all()
+
+
 def test_two_features_by_hand() -> None:
     """Without correlation nothing makes up for a feature: its cost is its mean square times its squared weights."""
     weight, rows = torch.tensor([[1.0, 2.0], [3.0, 1.0]]), torch.tensor([1.0, 0.5])
