@@ -10,12 +10,11 @@ from nirvana.plan import PruningPlan
 from nirvana.saliency.agreement import kept_overlap, rank_correlation
 from nirvana.saliency.scores import Saliency
 from nirvana.ui.figures import theme
+from nirvana.ui.figures.allocation import LEGEND, MARGIN
 from nirvana.ui.figures.chart import Chart, layer_axis
 from nirvana.ui.figures.names import part_colour, part_name
 from nirvana.ui.figures.saliency import module_sites, modules
 
-MARGIN = {"l": 8, "r": 8, "t": 8, "b": 8}
-LEGEND = {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0}
 FEW = 8  # units: a correlation over so few takes few values
 
 
