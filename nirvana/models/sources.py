@@ -20,6 +20,7 @@ from nirvana.models.gguf_files import read_gguf_config
 HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[\w.-]+)?$")
 PRUNING_FILE = "pruning.json"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
+PICKLED_WEIGHTS = ("pytorch_model*.bin", "model*.bin", "model*.pt", "consolidated*.pt*", "*.ckpt")
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ def locate(name: str | os.PathLike[str]) -> Located:
         return BUILT_IN[text].find()
     path = local_path(text, ModelError)
     if path.is_dir():
+        _refuse_two_kinds(path)
         return _folder(path)
     if path.suffix == ".gguf":
         if not path.is_file():
@@ -100,6 +102,22 @@ def _folder(path: Path) -> Located:
             )
         raise ModelError(f"{path.name} has no *.safetensors weights.", "Download the model completely.")
     return Located("folder", str(path), path, "local folder", config)
+
+
+def _refuse_two_kinds(path: Path) -> None:
+    """Refuse weights that are there twice: nothing says that both are the same model.
+
+    What trainers leave behind (training_args.bin, optimizer.pt ...) is no weights. On the hub the pickles are not
+    fetched.
+    """
+    pickled = sorted({file.name for pattern in PICKLED_WEIGHTS for file in path.glob(pattern)})
+    if pickled and any(path.glob("*.safetensors")):
+        raise ModelError(
+            f"{path.name} holds weights twice: as safetensors, and pickled in {', '.join(pickled[:3])}"
+            f"{' ...' if len(pickled) > 3 else ''}. Whether they are the same cannot be known, since pickles are never "
+            "read.",
+            "Move the pickled files to another folder; the safetensors are what is loaded.",
+        )
 
 
 def _gguf(path: Path, *, name: str, origin: str) -> Located:

@@ -17,7 +17,7 @@ from nirvana.checkpoints.saving import save
 from nirvana.checkpoints.sizes import padding_note, uniform_layout
 from nirvana.checkpoints.uniform import export_uniform, fill_up
 from nirvana.checkpoints.verification import verify_export
-from nirvana.errors import Cancelled, CheckpointError, NirvanaError
+from nirvana.errors import Cancelled, CheckpointError, ModelError, NirvanaError
 from nirvana.evaluation.results import Measurement, Report
 from nirvana.layout import KV_GROUP
 from nirvana.models.families.llama import LlamaFamily
@@ -159,10 +159,11 @@ def test_other_code_in_the_folder_is_not_run(small: LM, tmp_path: Path) -> None:
     assert not (tmp_path / "was-run").exists()
 
 
-def test_pickles_beside_safetensors_are_ignored(small: LM, tmp_path: Path) -> None:
+def test_pickled_weights_beside_safetensors_are_refused_unread(small: LM, tmp_path: Path) -> None:
     folder = save(small, tmp_path / "out")
     (folder / "pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'exit 1'\ntR.")
-    assert verify_export(small, folder).difference == 0
+    with pytest.raises(ModelError, match="twice"):
+        verify_export(small, folder)
 
 
 def test_a_filled_up_model_is_dense_and_computes_the_same(small: LM, tmp_path: Path) -> None:

@@ -252,14 +252,22 @@ def test_folders_that_are_not_models_are_refused(folder: Path, tmp_path: Path) -
 
 def test_pickles_beside_safetensors_are_never_read(folder: Path, tmp_path: Path) -> None:
     trap = tmp_path / "ran"
+    code = b"cos\nsystem\n(S'touch " + str(trap).encode() + b"'\ntR."
     before = load_model(folder, device="cpu")
-    for name in ("pytorch_model.bin", "model.pt", "training_args.bin"):
-        (folder / name).write_bytes(b"cos\nsystem\n(S'touch " + str(trap).encode() + b"'\ntR.")
+    for name in ("optimizer.pt", "rng_state.pth", "training_args.bin"):  # no weights
+        (folder / name).write_bytes(code)
     lm = load_model(folder, device="cpu")
-    assert not trap.exists() and lm.hash == before.hash
+    assert lm.hash == before.hash
+    for name in ("pytorch_model.bin", "model.pt", "consolidated.00.pth", "pytorch_model-00001-of-00002.bin"):
+        (folder / name).write_bytes(code)
+        with pytest.raises(ModelError, match=f"twice.* {name}") as caught:
+            load_model(folder, device="cpu")
+        assert "Move the pickled files" in caught.value.hint
+        (folder / name).unlink()
+    (folder / "pytorch_model.bin").write_bytes(code)
     with pytest.raises(CheckpointError, match="left alone"):
         save(lm, folder)
-    assert (folder / "pytorch_model.bin").exists()
+    assert (folder / "pytorch_model.bin").exists() and not trap.exists()
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
