@@ -44,6 +44,17 @@ class Constraints:
         """Parameters that a sparsity asks for."""
         return math.floor(sparsity * self.layout.prunable + 1e-6)
 
+    def affordable(self, sparsity: float) -> int:
+        """As `budget`, for rules that can spend all the room.
+
+        Raises:
+            PlanError: the sparsity is out of reach; the reachable maximum is named.
+        """
+        budget = self.budget(sparsity)
+        if budget > self.room:
+            raise out_of_reach(sparsity, all_room(self))
+        return budget
+
     def most_neurons(self, site: Site, count: float) -> int:
         """The most neurons that may go without `count` being exceeded, the width that stays being a multiple."""
         units = self.layout[site].units
@@ -76,6 +87,11 @@ def protected_sites(layout: Layout, protected: Protected) -> tuple[Site, ...]:
         if (item not in layout.sites) if isinstance(item, tuple) else (item not in layers):
             raise PlanError(f"There is no layer {item} to protect.", f"Layers are {min(layers)} to {max(layers)}.")
     return tuple(site for site in layout if site in wanted or site.layer in wanted)
+
+
+def all_room(constraints: Constraints) -> float:
+    """The highest sparsity that a rule accepts which can spend all the room."""
+    return constraints.room / constraints.layout.prunable
 
 
 def out_of_reach(sparsity: float, limit: float, why: str = "") -> PlanError:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from nirvana.allocation.blocks import spend_in_blocks
-from nirvana.allocation.constraints import Chosen, Constraints, general_notes, lowest_go, out_of_reach, parameters
+from nirvana.allocation.constraints import Chosen, Constraints, general_notes, lowest_go, parameters
 from nirvana.layout import KV_GROUP, NEURON
 from nirvana.saliency.scores import Saliency, rank_ascending
 
@@ -23,9 +23,7 @@ def choose(saliency: Saliency, constraints: Constraints, sparsity: float) -> Cho
         PlanError: the sparsity is out of reach; the reachable maximum is named.
     """
     layout, removable = constraints.layout, constraints.removable
-    budget = constraints.budget(sparsity)
-    if budget > constraints.room:
-        raise out_of_reach(sparsity, reachable(constraints))
+    budget = constraints.affordable(sparsity)
     sites = [site for site in layout if removable[site]]
     values = np.concatenate([saliency.sorted_scores[site][: removable[site]] for site in sites])
     owner = np.repeat(np.arange(len(sites)), [removable[site] for site in sites])
@@ -40,8 +38,3 @@ def choose(saliency: Saliency, constraints: Constraints, sparsity: float) -> Cho
     removed |= spend_in_blocks(saliency, constraints, neurons, budget - parameters(layout, removed))
     note = "KV groups and neurons of all layers in one ranking, each removing its own parameters; gamma plays no part."
     return Chosen(lowest_go(saliency, removed), (note, *general_notes(constraints, removed)))
-
-
-def reachable(constraints: Constraints) -> float:
-    """The highest sparsity that `choose` accepts."""
-    return constraints.room / constraints.layout.prunable

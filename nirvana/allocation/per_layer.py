@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from nirvana.allocation.constraints import Chosen, Constraints, general_notes, lowest_go, out_of_reach, parameters
+from nirvana.allocation.constraints import Chosen, Constraints, general_notes, lowest_go, parameters
 from nirvana.layout import KV_GROUP, NEURON, Layout, Site
 from nirvana.saliency.scores import Saliency
 
@@ -25,9 +25,7 @@ def choose(saliency: Saliency, constraints: Constraints, sparsity: float) -> Cho
         PlanError: the sparsity is out of reach; the reachable maximum is named.
     """
     layout, removable = constraints.layout, constraints.removable
-    budget = constraints.budget(sparsity)
-    if budget > constraints.room:
-        raise out_of_reach(sparsity, reachable(constraints))
+    budget = constraints.affordable(sparsity)
     ratio = common_ratio(constraints, list(layout), budget)
     heads, mlps = layout.pool(KV_GROUP), layout.pool(NEURON)
     removed = _carry(constraints, heads, ratio, lambda site, count: min(int(count + 1e-9), removable[site]))
@@ -38,11 +36,6 @@ def choose(saliency: Saliency, constraints: Constraints, sparsity: float) -> Cho
     if any(ratio * layout[site].units % 1 > 1e-6 for site in heads if removable[site]):
         notes.append("A ratio is no whole number of KV groups: what one layer leaves over is carried to the next.")
     return Chosen(lowest_go(saliency, removed), (*notes, *general_notes(constraints, removed)))
-
-
-def reachable(constraints: Constraints) -> float:
-    """The highest sparsity that `choose` accepts."""
-    return constraints.room / constraints.layout.prunable
 
 
 def equal_rates(constraints: Constraints) -> Constraints:

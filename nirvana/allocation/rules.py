@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from nirvana.allocation import equal_widths, joint, per_layer, shared, whole_layers
-from nirvana.allocation.constraints import Chosen, Constraints
+from nirvana.allocation.constraints import Chosen, Constraints, all_room
 from nirvana.errors import PlanError
 from nirvana.plan import PruningPlan
 from nirvana.saliency.scores import Saliency
@@ -42,7 +42,7 @@ RULES = {
         "one ratio in every layer",
         "Every layer loses the same share of its attention and of its MLP, units ranked within each.",
         per_layer.choose,
-        per_layer.reachable,
+        all_room,
         constrain=per_layer.equal_rates,
         uniform=True,
     ),
@@ -51,14 +51,14 @@ RULES = {
         "The first eighth and the last sixteenth of the layers are left alone; the others all lose the same share, "
         "units ranked within each.",
         per_layer.choose,
-        per_layer.reachable,
+        all_room,
         constrain=per_layer.middle,
     ),
     "joint": Rule(
         "one joint ranking",
         "KV groups and neurons of all layers are in one ranking, each removing its own parameters.",
         joint.choose,
-        joint.reachable,
+        all_room,
     ),
     "layers": Rule(
         "whole layers",

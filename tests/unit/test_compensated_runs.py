@@ -26,6 +26,7 @@ from nirvana.runs.tasks import continue_both, export
 from nirvana.runs.validation import check_recipe
 from tests.conftest import english
 from tests.families import test_t5 as makers
+from tests.reporter import Reporter
 
 
 @pytest.fixture
@@ -64,18 +65,6 @@ def collected(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
 
     monkeypatch.setattr(compensated, "collect_statistics", counted)
     return calls
-
-
-class Reporter:
-    """What a task reports to, without a worker."""
-
-    def __init__(self) -> None:
-        self.seen: list[Progress] = []
-
-    def step(self, step: str, number: int, steps: int) -> None: ...
-
-    def progress(self, progress: Progress) -> None:
-        self.seen.append(progress)
 
 
 def summary_of(run: Any) -> PruneSummary:

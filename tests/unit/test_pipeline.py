@@ -34,6 +34,7 @@ from nirvana.runs.recipe import STEPS, Recipe
 from nirvana.runs.store import Run, Store
 from nirvana.runs.tasks import check_task, continue_both, export
 from tests.conftest import write_tiny_model
+from tests.reporter import Reporter
 
 
 @pytest.fixture
@@ -338,18 +339,6 @@ def test_a_damaged_result_is_made_again_by_the_next_run(store: Store, recipe: Re
     assert run.saliency() is None and states(run)[2] == "missing"
     execute(run)
     assert run.status == "done" and run.saliency() is not None
-
-
-class Reporter:
-    """What a task reports to, without a worker."""
-
-    def __init__(self) -> None:
-        self.seen: list[Progress] = []
-
-    def step(self, step: str, number: int, steps: int) -> None: ...
-
-    def progress(self, progress: Progress) -> None:
-        self.seen.append(progress)
 
 
 @pytest.mark.parametrize("format", ["checkpoint", "uniform"])

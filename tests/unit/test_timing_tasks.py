@@ -12,7 +12,6 @@ import nirvana
 from nirvana.errors import RunError
 from nirvana.evaluation import perplexity as perplexity_module
 from nirvana.evaluation.quantisation import quantise
-from nirvana.progress import Progress
 from nirvana.runs import measurements
 from nirvana.runs.models import Models
 from nirvana.runs.pipeline import execute
@@ -21,19 +20,10 @@ from nirvana.runs.store import Run, Store
 from nirvana.runs.tasks import check_task
 from nirvana.runs.timing import quality_against_bytes, time_both, weigh_both
 from nirvana.ui import code
+from tests.reporter import Reporter
 
 pytest.importorskip("bitsandbytes")
 VARIANTS = ["dense", "pruned", "dense int8", "pruned int8", "dense int4", "pruned int4"]
-
-
-class Reporter:
-    def __init__(self) -> None:
-        self.seen: list[Progress] = []
-
-    def step(self, step: str, number: int, steps: int) -> None: ...
-
-    def progress(self, progress: Progress) -> None:
-        self.seen.append(progress)
 
 
 @pytest.fixture
