@@ -24,6 +24,11 @@ MARGIN = {"l": 8, "r": 8, "t": 8, "b": 8}
 LEGEND = {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0}
 
 
+def stacked_height(parts: int) -> int:
+    """Pixels of a figure of one stacked bar: on a narrow screen its legend takes a row for every two parts."""
+    return 130 + 12 * parts
+
+
 def gamma_label(gamma: float) -> str:
     """E.g. "3.36", "∞"."""
     return "∞" if math.isinf(gamma) else f"{gamma:g}"
