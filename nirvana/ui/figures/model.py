@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 
 from nirvana.layout import Layout
 from nirvana.ui.figures import theme
-from nirvana.ui.figures.allocation import LEGEND, MARGIN
+from nirvana.ui.figures.allocation import LEGEND, MARGIN, stacked_height
 from nirvana.ui.figures.chart import Chart, count
 from nirvana.ui.figures.names import part_colour, part_name, parts, unit_name
 from nirvana.ui.text import millions
@@ -47,7 +47,11 @@ def parameters_by_part(layout: Layout) -> Chart:
             )
         )
     figure.update_layout(
-        height=160, margin=MARGIN, barmode="stack", legend=LEGEND | {"traceorder": "normal"}, bargap=0.1
+        height=stacked_height(len(figure.data)),
+        margin=MARGIN,
+        barmode="stack",
+        legend=LEGEND | {"traceorder": "normal"},
+        bargap=0.1,
     )
     figure.update_yaxes(visible=False)
     figure.update_xaxes(title="Parameters", showgrid=False, range=[0, layout.parameters])

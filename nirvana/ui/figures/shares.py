@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 from nirvana.allocation.rules import RULES
 from nirvana.plan import PruningPlan
 from nirvana.ui.figures import theme
-from nirvana.ui.figures.allocation import LEGEND, MARGIN, site_table
+from nirvana.ui.figures.allocation import LEGEND, MARGIN, site_table, stacked_height
 from nirvana.ui.figures.chart import Chart
 from nirvana.ui.figures.names import part_colour, part_name, parts
 
@@ -76,7 +76,7 @@ def parameters_by_part(plan: PruningPlan) -> Chart:
             )
         )
     figure.update_layout(
-        height=130 + 12 * len(table),
+        height=stacked_height(len(table)),
         margin=MARGIN,
         barmode="stack",
         legend=LEGEND | {"traceorder": "normal"},
