@@ -32,10 +32,14 @@ MARGIN = 32 << 20  # bytes beside the weights: tokenizer, configs
 
 
 class Task(NamedTuple):
-    """`perform(run, models=, reporter=, until=, **arguments)` does the work and returns the job's result."""
+    """`perform(run, models=, reporter=, until=, **arguments)` does the work and returns the job's result.
+
+    `check(run, until, **arguments)` refuses before it is queued what cannot succeed.
+    """
 
     perform: Callable[..., dict[str, Any] | None]
     defaults: dict[str, Any]  # of its arguments; it takes no others
+    check: Callable[..., None] = lambda run, until, **arguments: None
 
 
 def check_task(run: Run, task: str, until: str, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -54,19 +58,8 @@ def check_task(run: Run, task: str, until: str, arguments: dict[str, Any]) -> di
     unknown = set(arguments) - set(defaults)
     if unknown:
         raise RunError(f"The task {task} does not take {', '.join(sorted(unknown))}.", "Leave it out.")
-    if task == "run":
-        check_recipe(run.recipe, STEPS[: STEPS.index(until) + 1])
-    elif task in ("export", "continue", "speed", "sizes") and run.info("prune") is None:
-        raise RunError("There is no pruned model yet.", "Prune first.")
     clean = {**defaults, **arguments}
-    if task == "export":
-        _check_export(run, **clean)
-    if task == "continue":
-        _check_continue(**clean)
-    if task == "speed":
-        check_speed(run, **clean)
-    if task == "sizes":
-        check_schemes(**clean)
+    TASKS[task].check(run, until, **clean)
     return clean
 
 
@@ -129,16 +122,17 @@ def continue_both(
     return continuation.to_json()
 
 
-TASKS = {
-    "run": Task(run_steps, {}),
-    "export": Task(export, {"format": "checkpoint"}),
-    "continue": Task(continue_both, {"prompt": "", "chat": False, "max_new_tokens": 64}),
-    "speed": Task(time_both, SPEED),
-    "sizes": Task(weigh_both, SIZES),
-}
+def _check_run(run: Run, until: str) -> None:
+    check_recipe(run.recipe, STEPS[: STEPS.index(until) + 1])
 
 
-def _check_export(run: Run, format: Any) -> None:
+def _check_pruned(run: Run) -> None:
+    if run.info("prune") is None:
+        raise RunError("There is no pruned model yet.", "Prune first.")
+
+
+def _check_export(run: Run, until: str, format: Any) -> None:
+    _check_pruned(run)
     if format not in FORMATS:
         raise CheckpointError(f"There is no export format {format!r}.", f"Formats are {', '.join(FORMATS)}.")
     summary = run.pruned()
@@ -146,13 +140,33 @@ def _check_export(run: Run, format: Any) -> None:
         raise CheckpointError(summary.refused[format], "Choose another format.")
 
 
-def _check_continue(prompt: Any, chat: Any, max_new_tokens: Any) -> None:
+def _check_continue(run: Run, until: str, prompt: Any, chat: Any, max_new_tokens: Any) -> None:
+    _check_pruned(run)
     if not isinstance(prompt, str) or not prompt.strip() or len(prompt) > PROMPT_LENGTH:
         raise RunError(f"A prompt has 1 to {PROMPT_LENGTH:,} characters.", "Write a prompt.")
     if not isinstance(chat, bool):
         raise RunError("chat is true or false.", "Correct it.")
     if isinstance(max_new_tokens, bool) or not isinstance(max_new_tokens, int) or not 1 <= max_new_tokens <= NEW_TOKENS:
         raise RunError(f"max_new_tokens is a whole number from 1 to {NEW_TOKENS}.", "Correct it.")
+
+
+def _check_speed(run: Run, until: str, **protocol: Any) -> None:
+    _check_pruned(run)
+    check_speed(run, **protocol)
+
+
+def _check_sizes(run: Run, until: str, schemes: Any) -> None:
+    _check_pruned(run)
+    check_schemes(schemes)
+
+
+TASKS = {
+    "run": Task(run_steps, {}, _check_run),
+    "export": Task(export, {"format": "checkpoint"}, _check_export),
+    "continue": Task(continue_both, {"prompt": "", "chat": False, "max_new_tokens": 64}, _check_continue),
+    "speed": Task(time_both, SPEED, _check_speed),
+    "sizes": Task(weigh_both, SIZES, _check_sizes),
+}
 
 
 def _check_room(run: Run, small: LM, format: str) -> None:
