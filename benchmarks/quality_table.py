@@ -1,0 +1,116 @@
+"""The rows of `benchmarks.quality` as a Markdown table, with its protocol."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from statistics import mean, stdev
+from typing import Any
+
+from nirvana.saliency import CRITERIA
+
+Row = dict[str, Any]
+WORDS = {"none": "", "bias": ", bias", "least_squares": ", least squares"}
+
+
+def table(rows: Sequence[Row]) -> str:
+    """A line a criterion; for each sparsity as published, then with the same allocation and each compensation.
+
+    Cells are perplexities of the texts in turn, each the mean over the seeds; the lowest of a column is bold.
+    """
+    dense = next(row for row in rows if row["point"] is None)
+    pruned = [row for row in rows if row["point"] is not None]
+    columns = _columns(pruned)
+    names = list(dict.fromkeys(row["point"]["criterion"] for row in pruned))
+    cells = {(name, column): _values(pruned, name, column) for name in names for column in columns}
+    best = {column: min((cells[name, column] or [float("inf")])[0] for name in names) for column in columns}
+    head = ["criterion", *(_title(column) for column in columns)]
+    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    shown = " / ".join(f"{value:.1f}" for value, _, _ in dense["perplexity"].values())
+    lines.append(f"| dense | {shown} |" + " |" * (len(columns) - 1))
+    for name in names:
+        line = [CRITERIA[name].title]
+        for column in columns:
+            values = cells[name, column]
+            text = " / ".join(map(_number, values)) if values else "out of reach"
+            line.append(f"**{text}**" if values and values[0] == best[column] else text)
+        lines.append("| " + " | ".join(line) + " |")
+    return "\n".join(lines)
+
+
+def protocol(rows: Sequence[Row], common: Row) -> str:
+    """How the rows were measured, and how far seeds differ."""
+    dates = sorted({row["date"] for row in rows})
+    pruned = [row for row in rows if row["point"] is not None and "perplexity" in row]
+    seeds = sorted({row["point"]["seed"] for row in pruned})
+    missed = max(abs(row["sparsity"] - row["point"]["sparsity"]) for row in pruned)
+    dense = next(row for row in rows if row["point"] is None)
+    texts = " / ".join(dense["perplexity"])
+    tokens = " / ".join(f"{count:,}" for _, _, count in dense["perplexity"].values())
+    versions = ", ".join(f"{name} {version}" for name, version in common["versions"].items())
+    date = dates[0] if dates[0] == dates[-1] else f"{dates[0]} to {dates[-1]}"
+    length = common["length"]
+    return (
+        f"Perplexity of {texts} ({tokens} tokens, windows of {common['window']}, {common['evaluate_in']}), mean of "
+        f"seeds {', '.join(map(str, seeds))}; the lowest first number of a column is bold. {common['model']}, one "
+        f"shot, no training. Scored on {common['samples']} x {length} tokens of {common['calibrate']}; same "
+        f"allocation: gamma {common['gamma']:g}; least squares from {common['statistics_samples']} x {length} tokens. "
+        f"Achieved sparsities are within {missed:.2%} of those named. Over the seeds the first number's standard "
+        f"deviation is {_spread(pruned)}. {date}, {versions}."
+    )
+
+
+def between_marks(document: str, mark: str, text: str) -> str:
+    """`document` with `text` between `<!-- mark -->` and `<!-- /mark -->`.
+
+    Raises:
+        SystemExit: the marks are not there.
+    """
+    pattern = re.compile(rf"(<!-- {re.escape(mark)} -->\n).*?(<!-- /{re.escape(mark)} -->)", re.DOTALL)
+    if not pattern.search(document):
+        raise SystemExit(f"The file has no marks <!-- {mark} --> and <!-- /{mark} -->.")
+    return pattern.sub(lambda found: f"{found[1]}{text}{found[2]}", document)
+
+
+def _columns(rows: Sequence[Row]) -> list[tuple[float, str, str]]:
+    """(sparsity, method, compensation); the compensation of "published" is the criterion's own."""
+    columns = []
+    for sparsity in sorted({row["point"]["sparsity"] for row in rows}):
+        columns.append((sparsity, "published", ""))
+        shared = dict.fromkeys(row["point"]["compensation"] for row in rows if row["point"]["method"] == "shared")
+        columns += [(sparsity, "shared", compensation) for compensation in sorted(shared, key=list(WORDS).index)]
+    return columns
+
+
+def _values(rows: Sequence[Row], name: str, column: tuple[float, str, str]) -> list[float]:
+    """Of each text, the mean over the seeds; empty where a seed could not be pruned like that."""
+    sparsity, method, compensation = column
+    criterion = CRITERIA[name]
+    if method == "shared" and criterion.published == "shared" and compensation == criterion.compensation:
+        method = "published"  # the same thing, measured once
+    wanted = {"criterion": name, "sparsity": sparsity, "method": method}
+    if method == "shared":
+        wanted["compensation"] = compensation
+    found = [row for row in rows if wanted.items() <= row["point"].items()]
+    if not found or any("failure" in row for row in found):
+        return []
+    return [mean(row["perplexity"][text][0] for row in found) for text in found[0]["perplexity"]]
+
+
+def _title(column: tuple[float, str, str]) -> str:
+    sparsity, method, compensation = column
+    return f"{sparsity:.0%} as published" if method == "published" else f"{sparsity:.0%} same{WORDS[compensation]}"
+
+
+def _number(value: float) -> str:
+    return f"{value:.1f}" if value < 1_000 else f"{value:,.0f}" if value < 1e5 else f"{value:.0e}"
+
+
+def _spread(rows: Sequence[Row]) -> str:
+    """Standard deviation over seeds as a share of the mean: the median and the largest of those under 1,000."""
+    groups: dict[str, list[float]] = {}
+    for row in rows:
+        key = str({name: value for name, value in row["point"].items() if name != "seed"})
+        groups.setdefault(key, []).append(next(iter(row["perplexity"].values()))[0])
+    shares = sorted(stdev(each) / mean(each) for each in groups.values() if len(each) > 1 and mean(each) < 1_000)
+    return f"{shares[len(shares) // 2]:.1%} in the middle and {shares[-1]:.1%} at most" if shares else "not known"
