@@ -15,6 +15,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "load_model": "nirvana.models.loading",
     "load_corpus": "nirvana.calibration.corpora",
+    "mix": "nirvana.calibration.corpora",
     "generate_corpus": "nirvana.calibration.generation",
     "sample_calibration": "nirvana.calibration.sampling",
     "sample_probe": "nirvana.calibration.sampling",
@@ -62,6 +63,7 @@ if TYPE_CHECKING:
     from nirvana.allocation import allocate as allocate
     from nirvana.allocation import reachable_sparsity as reachable_sparsity
     from nirvana.calibration.corpora import load_corpus as load_corpus
+    from nirvana.calibration.corpora import mix as mix
     from nirvana.calibration.generation import generate_corpus as generate_corpus
     from nirvana.calibration.sampling import sample_calibration as sample_calibration
     from nirvana.calibration.sampling import sample_probe as sample_probe

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nirvana.calibration.corpora.corpus import SEPARATOR, CorpusSplit, Text, as_split
+from nirvana.calibration.corpora.mixture import shares
 from nirvana.calibration.sets import CalibrationSet
 from nirvana.calibration.tasks import make_pairs, readable, task_of
 from nirvana.errors import CorpusError
@@ -26,7 +27,8 @@ def sample_calibration(
     """Draw `samples` windows of `length` tokens from the calibration split of a corpus.
 
     Documents are taken in a random order and joined with blank lines; the windows are cut from them at random and do
-    not overlap each other while there is text enough. The same seed, tokenizer and text give the same windows.
+    not overlap each other while there is text enough. The same seed, tokenizer and text give the same windows. Of a
+    mixture each part gives as many, the first one more where they do not divide.
 
     Args:
         text: a corpus; or a split, a string or documents, which are used whole.
@@ -71,15 +73,9 @@ def _sample(lm: LM, split: CorpusSplit, samples: int, length: int, seed: int, ta
     if seed < 0:
         raise CorpusError(f"A seed cannot be negative, such as {seed}.", "Use 0 or more.")
     generator = np.random.default_rng(seed)
-    tokens = _stream(lm.tokenizer, split, generator, samples * length * SPREAD)
-    starts = _starts(len(tokens), samples, length, generator)
-    if starts is None:
-        raise CorpusError(
-            f"The {split.name} text of {split.corpus} has {len(tokens):,} tokens, too few for {samples} different "
-            f"windows of {length}.",
-            "Give more text, or ask for fewer or shorter windows.",
-        )
-    windows = tokens[starts[:, None] + np.arange(length)]  # (samples, length)
+    counts = shares(samples, len(split.parts)) if split.parts else [samples]
+    drawn = zip(split.parts or [split], counts, strict=True)
+    windows = np.concatenate([_windows(lm, part, count, length, generator) for part, count in drawn])
     if not task:
         texts = lm.tokenizer.batch_decode(windows.tolist())
         return CalibrationSet(windows, source=split.corpus, source_hash=split.source_hash, seed=seed, texts=texts)
@@ -95,6 +91,23 @@ def _sample(lm: LM, split: CorpusSplit, samples: int, length: int, seed: int, ta
         texts=readable(lm, pairs.inputs),
         target_texts=readable(lm, pairs.labels),
     )
+
+
+def _windows(lm: LM, split: CorpusSplit, samples: int, length: int, generator: np.random.Generator) -> np.ndarray:
+    """int64 (samples, length), in the order drawn.
+
+    Raises:
+        CorpusError: the text is too short for them.
+    """
+    tokens = _stream(lm.tokenizer, split, generator, samples * length * SPREAD)
+    starts = _starts(len(tokens), samples, length, generator)
+    if starts is None:
+        raise CorpusError(
+            f"The {split.name} text of {split.corpus} has {len(tokens):,} tokens, too few for {samples} different "
+            f"windows of {length}.",
+            "Give more text, or ask for fewer or shorter windows.",
+        )
+    return np.asarray(tokens[starts[:, None] + np.arange(length)])
 
 
 def _stream(

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from nirvana.calibration.corpora import SELF_GENERATED, Corpus, load_corpus
+from nirvana.calibration.corpora.mixture import load_parts
 from nirvana.calibration.generation import generate_corpus
 from nirvana.calibration.sampling import sample_calibration, sample_probe
 from nirvana.calibration.selection import select_calibration
@@ -29,7 +30,11 @@ def open_corpus(name: str, lm: LM, progress: ProgressCallback | None) -> Corpus:
     Raises:
         CorpusError: nothing is found by that name, or it is empty, too short or malformed.
     """
-    return generate_corpus(lm, progress=progress) if name == SELF_GENERATED.name else load_corpus(name)
+
+    def load(part: str) -> Corpus:
+        return generate_corpus(lm, progress=progress) if part == SELF_GENERATED.name else load_corpus(part)
+
+    return load_parts(name, load)
 
 
 def draw_probe(choice: CalibrationChoice, lm: LM, corpus: Corpus) -> CalibrationSet:

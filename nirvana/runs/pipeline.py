@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from nirvana.allocation import allocate
-from nirvana.calibration.corpora import SELF_GENERATED, Corpus
+from nirvana.calibration.corpora import SELF_GENERATED, Corpus, part_names
 from nirvana.calibration.sets import CalibrationSelection, CalibrationSet
 from nirvana.calibration.tasks import task_of
 from nirvana.checkpoints.exporting import refused_formats
@@ -133,15 +133,20 @@ def _check_ahead(work: Work, card: ModelCard, steps: tuple[str, ...]) -> None:
     check_against_model(work.recipe, card, steps)
     calibration, evaluation = work.recipe.calibration, work.recipe.evaluation
     corpus = None
-    if "calibration" in steps and calibration.corpus != SELF_GENERATED.name:  # which the model has to write first
+    if "calibration" in steps and not _is_generated(calibration.corpus):  # which the model has to write first
         corpus = work.corpus(calibration.corpus)
         if "compare" in steps or calibration.candidates > 1:
             draw_probe(calibration, work.lm(), corpus)
     if "prune" in steps:
         check_statistics_fit(work.recipe, work.lm(), corpus)
     for name in evaluation.corpora if "compare" in steps else ():
-        if name != SELF_GENERATED.name:
+        if not _is_generated(name):
             check_text(work.lm(), work.corpus(name), window=evaluation.window)
+
+
+def _is_generated(name: str) -> bool:
+    """Whether the model writes a corpus, or a part of it."""
+    return SELF_GENERATED.name in part_names(name)
 
 
 def _model(work: Work) -> tuple[ModelCard, dict[str, Any]]:

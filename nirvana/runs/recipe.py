@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import PurePath
 from typing import Any, get_type_hints
 
+from nirvana.calibration.corpora.mixture import PLUS, part_names
 from nirvana.errors import RunError
 from nirvana.files import json_hash
 
@@ -159,6 +160,9 @@ class Recipe:
 
 
 def _bare(name: str) -> str:
+    parts = part_names(name)
+    if len(parts) > 1:
+        return PLUS.join(map(_bare, parts))
     local = name.startswith(("/", "~", ".")) or "\\" in name or PurePath(name).suffix in (".txt", ".jsonl", ".gguf")
     return PurePath(name.replace("\\", "/")).name if local else name
 

@@ -9,6 +9,7 @@ from nirvana.calibration.corpora import docstrings, python_docs, stdlib_code
 from nirvana.calibration.corpora.corpus import SPLITS, Corpus, CorpusInfo, CorpusSplit, Text
 from nirvana.calibration.corpora.files import SUFFIXES, UPLOAD, load_file, load_upload, save_upload, uploads
 from nirvana.calibration.corpora.hub import ALIASES, HUB_ID, load_alias, load_hub
+from nirvana.calibration.corpora.mixture import load_parts, mix, part_names
 from nirvana.errors import CorpusError
 from nirvana.files import local_path
 
@@ -21,6 +22,8 @@ __all__ = [
     "CorpusSplit",
     "Text",
     "load_corpus",
+    "mix",
+    "part_names",
     "save_upload",
     "uploads",
 ]
@@ -49,12 +52,15 @@ def load_corpus(name: str | os.PathLike[str]) -> Corpus:
 
     Args:
         name: a name of `AVAILABLE`, a .txt or .jsonl file, a data set of the hub as `owner/name[:config]`, or
-            `upload:<name>` as `save_upload` returned it.
+            `upload:<name>` as `save_upload` returned it. Several, joined by " + ", are a mixture (see `mix`).
 
     Raises:
         CorpusError: nothing is found by that name, or it is empty, too short or malformed.
     """
-    text = os.fspath(name).strip()
+    return load_parts(os.fspath(name).strip(), _load)
+
+
+def _load(text: str) -> Corpus:
     if text in _BUILT_IN:
         return _BUILT_IN[text][1]()
     if text in ALIASES:

@@ -36,13 +36,15 @@ class CorpusInfo:
 class CorpusSplit:
     """The documents that one purpose may use, e.g. `load_corpus("python-docs").split("probe")`.
 
-    `corpus_hash` is the hash of the whole corpus, where the split is part of one.
+    `corpus_hash` is the hash of the whole corpus, where the split is part of one. `parts` are the same split of each
+    part of a mixture, of which windows are drawn in equal shares; empty for other corpora.
     """
 
     corpus: str
     name: str
     documents: tuple[str, ...]
     corpus_hash: str = ""
+    parts: tuple[CorpusSplit, ...] = ()
 
     @cached_property
     def hash(self) -> str:
@@ -71,8 +73,9 @@ class Corpus:
     Splits are made by document before anything is tokenised, so no text is in two of them.
 
     Attributes:
-        kind: "built-in", "data set", "file", "upload" or "self-generated".
+        kind: "built-in", "data set", "file", "upload", "self-generated" or "mixture".
         splits: split name -> its documents, one entry for each of `SPLITS`.
+        parts: the corpora that a mixture is of.
 
     Raises:
         CorpusError: a split is empty.
@@ -82,6 +85,7 @@ class Corpus:
     description: str
     kind: str
     splits: Mapping[str, tuple[str, ...]]
+    parts: tuple[Corpus, ...] = ()
 
     def __post_init__(self) -> None:
         for name in SPLITS:
@@ -123,7 +127,8 @@ class Corpus:
         """
         if name not in SPLITS:
             raise CorpusError(f"There is no split {name!r}.", f"Splits are {', '.join(SPLITS)}.")
-        return CorpusSplit(self.name, name, self.splits[name], self.hash)
+        parts = tuple(part.split(name) for part in self.parts)
+        return CorpusSplit(self.name, name, self.splits[name], self.hash, parts)
 
     @cached_property
     def hash(self) -> str:

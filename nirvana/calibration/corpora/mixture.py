@@ -1,0 +1,70 @@
+"""Mixtures: several corpora as one, from which windows are drawn in equal shares."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import chain, zip_longest
+
+from nirvana.calibration.corpora.corpus import SPLITS, Corpus
+from nirvana.errors import CorpusError
+from nirvana.files import local_path
+
+PLUS = " + "
+
+
+def part_names(name: str) -> list[str]:
+    """The corpora that a name asks for, e.g. "a + b" -> ["a", "b"]; a file of exactly that name is one corpus.
+
+    Raises:
+        CorpusError: one of several has no name.
+    """
+    if PLUS not in f" {name} " or local_path(name, CorpusError).is_file():
+        return [name]
+    names = [part.strip() for part in f" {name} ".split(PLUS)]
+    if not all(names):
+        raise CorpusError(f"A part of the mixture {name!r} has no name.", 'Write "first + second".')
+    return names
+
+
+def mix(corpora: Sequence[Corpus]) -> Corpus:
+    """One corpus of several. Samples, probes and statistics draw as many windows from each part, whatever its size.
+
+    Read as running text, for perplexity, the documents of its parts take turns.
+
+    Raises:
+        CorpusError: there are fewer than two, or one comes twice.
+    """
+    parts = tuple(chain.from_iterable(corpus.parts or (corpus,) for corpus in corpora))
+    if len(parts) < 2:
+        raise CorpusError("A mixture is of two corpora or more.", "Name another, or use the one by itself.")
+    hashes = [part.hash for part in parts]
+    for part in parts:
+        if hashes.count(part.hash) > 1:
+            raise CorpusError(f"{part.name} is in the mixture twice.", "Name each text once.")
+    splits = {name: _in_turns([part.splits[name] for part in parts]) for name in SPLITS}
+    return Corpus(PLUS.join(part.name for part in parts), "Equal shares of several texts.", "mixture", splits, parts)
+
+
+def load_parts(name: str, load: Callable[[str], Corpus]) -> Corpus:
+    """The corpus of that name, or the mixture that it names, each part read by `load`.
+
+    Raises:
+        CorpusError: see `part_names` and `mix`, and what `load` raises.
+    """
+    names = part_names(name)
+    return load(name) if len(names) == 1 else mix([load(part) for part in names])
+
+
+def shares(samples: int, parts: int) -> list[int]:
+    """How many of `samples` windows each part gives: equal numbers, one more for the first where they do not divide.
+
+    Raises:
+        CorpusError: there are fewer windows than parts.
+    """
+    if samples < parts:
+        raise CorpusError(f"{samples} windows cannot be drawn from {parts} texts.", f"Draw {parts} or more.")
+    return [samples // parts + (part < samples % parts) for part in range(parts)]
+
+
+def _in_turns(documents: Sequence[Sequence[str]]) -> tuple[str, ...]:
+    return tuple(text for turn in zip_longest(*documents) for text in turn if text is not None)
