@@ -12,11 +12,11 @@ from nirvana.calibration.corpora import Corpus, part_names
 from nirvana.calibration.corpora.mixture import shares
 from nirvana.runs.recipe import Recipe
 
-WORDS = {"short": "river stone water bridge", "long": "engine piston valve crank"}
+WORDS = {"short": "RIVER STONE WATER BRIDGE NUMBER", "long": "engine piston valve crank number"}
 
 
 def corpus(name: str, documents: int) -> Corpus:
-    texts = [f"{WORDS[name]} number {index}. " * 60 for index in range(documents)]
+    texts = [f"{WORDS[name]} {index}. " * 60 for index in range(documents)]
     return Corpus.from_documents(texts, name=name, kind="file")
 
 
@@ -27,8 +27,7 @@ def both() -> list[Corpus]:
 
 def test_each_part_gives_as_many_windows(tiny_lm: nv.LM, both: list[Corpus]) -> None:
     drawn = nv.sample_calibration(tiny_lm, nv.mix(both), samples=7, length=16)
-    owners = [[name for name, words in WORDS.items() if words.split()[0] in text] for text in drawn.texts]
-    assert [owner[:1] for owner in owners] == [["short"]] * 4 + [["long"]] * 3
+    assert [any(map(str.isupper, text)) for text in drawn.texts] == [True] * 4 + [False] * 3
     assert drawn.source == "short + long"
 
 
@@ -55,8 +54,9 @@ def test_what_cannot_be_mixed(tiny_lm: nv.LM, both: list[Corpus]) -> None:
         nv.mix([both[0], both[0]])
     with pytest.raises(nv.NirvanaError, match="1 windows cannot be drawn from 2"):
         nv.sample_calibration(tiny_lm, nv.mix(both), samples=1, length=16)
-    with pytest.raises(nv.NirvanaError, match="calibration text of short"):
-        nv.sample_calibration(tiny_lm, nv.mix(both), samples=900, length=64)
+    little = Corpus.from_documents(["one", "two", "three"], name="little", kind="file")
+    with pytest.raises(nv.NirvanaError, match="calibration text of little"):
+        nv.sample_calibration(tiny_lm, nv.mix([both[1], little]), samples=2, length=64)
 
 
 def test_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
