@@ -19,7 +19,7 @@ import psutil
 from nirvana.errors import RunError
 
 LIVE = ("queued", "running")
-VERSION = 1
+VERSION = 2
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # base 32 without letters that are taken for digits
 _last_stamp = 0
 _stamp_lock = threading.Lock()
@@ -27,14 +27,15 @@ _INTERRUPTED = {
     "message": "The program that computed this stopped before it was done.",
     "hint": "Start it again; the steps that were finished are kept.",
 }
-_SCHEMA = f"""
+_SCHEMA = """
 CREATE TABLE IF NOT EXISTS runs (
     id TEXT PRIMARY KEY,
     name TEXT NOT NULL,
     recipe TEXT NOT NULL,
     created REAL NOT NULL,
     updated REAL NOT NULL,
-    pinned INTEGER NOT NULL DEFAULT 0
+    pinned INTEGER NOT NULL DEFAULT 0,
+    study TEXT REFERENCES runs(id) ON DELETE CASCADE
 );
 CREATE TABLE IF NOT EXISTS jobs (
     number INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -55,8 +56,11 @@ CREATE TABLE IF NOT EXISTS jobs (
 );
 CREATE INDEX IF NOT EXISTS jobs_of_run ON jobs (run_id, number);
 CREATE INDEX IF NOT EXISTS jobs_by_status ON jobs (status);
-PRAGMA user_version = {VERSION};
+CREATE INDEX IF NOT EXISTS runs_of_study ON runs (study);
 """
+_CHANGES = {  # version of an older index: what makes the next one of it
+    1: "ALTER TABLE runs ADD COLUMN study TEXT REFERENCES runs(id) ON DELETE CASCADE",
+}
 
 
 def new_id() -> str:
@@ -107,14 +111,12 @@ class Index:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with closing(sqlite3.connect(self.path, timeout=10, isolation_level=None)) as connection:
                 connection.row_factory = sqlite3.Row
-                version = connection.execute("PRAGMA user_version").fetchone()[0]
-                if version > VERSION:
+                if _version(connection) > VERSION:
                     raise RunError(
                         f"{self.path.name} was written by a newer version of this program.", "Update the program."
                     )
-                if version < VERSION:
-                    connection.execute("PRAGMA journal_mode = WAL")
-                    connection.executescript(_SCHEMA)
+                if _version(connection) < VERSION:
+                    _upgrade(connection)
                 connection.execute("PRAGMA foreign_keys = ON")
                 connection.execute("PRAGMA synchronous = NORMAL")
                 connection.execute(begin)
@@ -172,6 +174,28 @@ class Index:
                 values,
             )
             return cursor.rowcount > 0
+
+
+def _version(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("PRAGMA user_version").fetchone()[0])
+
+
+def _upgrade(connection: sqlite3.Connection) -> None:
+    """Make the tables, or bring those of an older version up to date; rows stay as they are."""
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        version = _version(connection)  # again: another process may have been faster
+        for older in range(version or VERSION, VERSION):
+            connection.execute(_CHANGES[older])
+        if version < VERSION:
+            for statement in filter(str.strip, _SCHEMA.split(";")):
+                connection.execute(statement)
+            connection.execute(f"PRAGMA user_version = {VERSION}")
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+    connection.execute("COMMIT")
 
 
 def _encode(values: Mapping[str, Any]) -> list[Any]:

@@ -44,6 +44,7 @@ class Run:
     pinned: bool
     folder: Path
     index: Index | None  # None for the example
+    study: str = ""  # id of the run that this one is a point of
 
     @property
     def is_example(self) -> bool:

@@ -35,13 +35,20 @@ class Store:
         self.index = Index(self.root / "runs.sqlite3")
         self.index.interrupt()
 
-    def create(self, recipe: Recipe, *, name: str = "", parent: Run | None = None) -> Run:
+    def create(self, recipe: Recipe, *, name: str = "", parent: Run | None = None, study: Run | None = None) -> Run:
         """A new run; results of `parent` that hold for `recipe` too are copied.
 
+        With `study` it becomes a point of that run's study, such as a sweep: it is listed with that run only, and
+        deleted with it.
+
         Raises:
-            RunError: the name is unusable, or the index cannot be written.
+            RunError: the name is unusable, the index cannot be written, or `study` is the example or itself a point.
             NirvanaError: the disk is full.
         """
+        if study is not None:
+            self._check_own(study.id)
+            if study.study:
+                raise RunError("This run is a point of another run's study.", "Start from that one.")
         now = time.time()
         label = _clean_name(name or default_name(recipe))
         while True:
@@ -54,7 +61,8 @@ class Store:
                 continue
             except OSError as error:
                 raise RunError(f"A run cannot be created: {error}.", f"Check {self.root}.") from error
-        run = Run(run_id, label, recipe, now, now, False, folder, self.index)
+        belongs = study.id if study is not None else ""
+        run = Run(run_id, label, recipe, now, now, False, folder, self.index, belongs)
         try:
             for step in STEPS:
                 if parent is not None and parent.step_state(step, recipe) == "done":
@@ -63,7 +71,8 @@ class Store:
                 for continuation in parent.continuations():
                     run.add_continuation(continuation)
                 run.steps.copy_sides(SIDES, parent.steps, str((run.info("prune") or {})["fingerprint"]))
-            self.index.insert("runs", id=run_id, name=label, recipe=recipe.to_json(), created=now, updated=now)
+            row = {"name": label, "recipe": recipe.to_json(), "created": now, "updated": now, "study": belongs or None}
+            self.index.insert("runs", id=run_id, **row)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
@@ -83,15 +92,12 @@ class Store:
         return self._run(rows[0])
 
     def runs(self) -> list[Run]:
-        """All runs, pinned ones first, then the newest; not the example."""
-        runs = []
-        if self.index.path.exists():
-            for row in self.index.rows("SELECT * FROM runs ORDER BY pinned DESC, created DESC, id DESC"):
-                try:
-                    runs.append(self._run(row))
-                except RunError as error:
-                    log.warning("Run %s is left out: %s", row["id"], error)
-        return runs
+        """All runs, pinned ones first, then the newest; not the example, nor the points of studies."""
+        return self._select("study IS NULL ORDER BY pinned DESC, created DESC, id DESC")
+
+    def children(self, run_id: str) -> list[Run]:
+        """The points of a run's study, the oldest first; empty without one."""
+        return self._select("study = ? ORDER BY created, id", run_id)
 
     def rename(self, run_id: str, name: str) -> None:
         """Give a run another name.
@@ -119,19 +125,27 @@ class Store:
         return self.open(run_id)
 
     def delete(self, run_id: str) -> None:
-        """Remove a run and its folder.
+        """Remove a run and its folder, and with it the points of its study.
 
         Raises:
-            RunError: the run is unknown or the example, or one of its jobs is live.
+            RunError: the run is unknown or the example, or a job of it or of one of its points is live.
         """
         self._check_own(run_id)
         self.index.interrupt()
         with self.index.connect() as connection:
-            query = "SELECT COUNT(*) FROM jobs WHERE run_id = ? AND status IN (?, ?)"
-            if connection.execute(query, (run_id, *LIVE)).fetchone()[0]:
+            query = (
+                "SELECT COUNT(*) FROM jobs JOIN runs ON runs.id = jobs.run_id "
+                "WHERE (runs.id = ? OR runs.study = ?) AND status IN (?, ?)"
+            )
+            if connection.execute(query, (run_id, run_id, *LIVE)).fetchone()[0]:
                 raise RunError("This run is being computed.", "Cancel its job first, then delete it.")
-            if not connection.execute("DELETE FROM runs WHERE id = ?", (run_id,)).rowcount:
+            points = [row["id"] for row in connection.execute("SELECT id FROM runs WHERE study = ?", (run_id,))]
+            if not connection.execute("DELETE FROM runs WHERE id = ?", (run_id,)).rowcount:  # its points go with it
                 raise RunError("There is no such run.", "It may have been deleted already.")
+        for gone in (run_id, *points):
+            self._remove_folder(gone)
+
+    def _remove_folder(self, run_id: str) -> None:
         folder = self._folder(run_id)
         doomed = folder.with_name(f".deleted-{run_id}-{secrets.token_hex(3)}")
         try:
@@ -143,8 +157,19 @@ class Store:
         shutil.rmtree(doomed, ignore_errors=True)
 
     def disk_use(self, run_id: str) -> int:
-        """Bytes of a run's folder."""
-        return self.open(run_id).steps.size()
+        """Bytes of a run's folder, and of those of its study's points."""
+        return sum(run.steps.size() for run in (self.open(run_id), *self.children(run_id)))
+
+    def _select(self, where: str, *values: Any) -> list[Run]:
+        """Those runs of the index whose recipes can be read."""
+        runs = []
+        if self.index.path.exists():
+            for row in self.index.rows(f"SELECT * FROM runs WHERE {where}", *values):
+                try:
+                    runs.append(self._run(row))
+                except RunError as error:
+                    log.warning("Run %s is left out: %s", row["id"], error)
+        return runs
 
     def _run(self, row: dict[str, Any]) -> Run:
         try:
@@ -152,7 +177,8 @@ class Store:
         except (ValueError, TypeError, AttributeError, RunError) as error:
             raise RunError(f"The recipe of this run cannot be read: {error}", "Delete the run.") from error
         times = float(row["created"]), float(row["updated"])
-        return Run(row["id"], row["name"], recipe, *times, bool(row["pinned"]), self._folder(row["id"]), self.index)
+        where = self._folder(row["id"]), self.index
+        return Run(row["id"], row["name"], recipe, *times, bool(row["pinned"]), *where, row["study"] or "")
 
     def _folder(self, run_id: str) -> Path:
         return self.root / "runs" / run_id
