@@ -92,7 +92,7 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
 def _add_run(parsers: Any) -> None:
     run = _command(parsers, "run", run_command.run, "Do every step, from the model to the report, and keep the run.")
     run.epilog = f"Example: {EXAMPLE}"
-    run.add_argument("recipe", nargs="?", help="a recipe.json; options override what it says")
+    run.add_argument("recipe", nargs="?", help="recommended, paper or a recipe.json; options override what it says")
     add_options(run, "model", "calibration", "saliency", "allocation", "prune", "evaluation")
     run.add_argument("--until", choices=STEPS, default=STEPS[-1], help="the last step to do (default: compare)")
     run.add_argument(

@@ -13,6 +13,7 @@ from nirvana.commands.console import Bar, print_json, print_report, print_table,
 from nirvana.errors import CheckpointError, RunError
 from nirvana.files import write_json
 from nirvana.runs.options import apply_options
+from nirvana.runs.presets import PRESETS
 from nirvana.runs.recipe import STEPS, Recipe
 from nirvana.runs.validation import check_recipe
 
@@ -103,10 +104,12 @@ def show_run(item: Run, as_json: bool, output: Path | None) -> None:
 def _read_recipe(name: str | None) -> Recipe:
     if name is None:
         return Recipe()
+    if name in PRESETS:
+        return PRESETS[name].recipe
     try:
         return Recipe.from_json(json.loads(Path(name).expanduser().read_text(encoding="utf-8")))
     except FileNotFoundError:
-        raise RunError(f"There is no file {name}.", "Give a recipe.json, or options only.") from None
+        raise RunError(f"There is no file {name}.", f"Give a recipe.json, {' or '.join(PRESETS)}, or options only.") from None
     except (OSError, ValueError) as error:
         raise RunError(f"{name} is not a recipe: {error}.", "A run with --output writes one.") from error
 

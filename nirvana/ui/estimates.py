@@ -21,11 +21,18 @@ def tokens_read(step: str, recipe: Recipe) -> float:
     if step == "compare":
         asked = zero_shot_characters(recipe) or 0
         return 2 * (probe + len(evaluation.corpora) * evaluation.max_tokens + asked / CHARACTERS_PER_TOKEN)
+    if step == "saliency":
+        return _scored(recipe, recipe.saliency.criterion)
+    if step == "prune":
+        return 0 if recipe.prune.compensation == "none" else recipe.prune.samples * recipe.prune.length
     if choice.candidates == 1:
         return 0
-    known = CRITERIA.get(choice.trial_criterion)
-    scored = choice.samples * choice.length * (FORWARD_PASSES[known.reads] if known else 0)
-    return probe + choice.candidates * (scored + probe)
+    return probe + choice.candidates * (_scored(recipe, choice.trial_criterion) + probe)
+
+
+def _scored(recipe: Recipe, criterion: str) -> float:
+    known = CRITERIA.get(criterion)
+    return recipe.calibration.samples * recipe.calibration.length * (FORWARD_PASSES[known.reads] if known else 0)
 
 
 def zero_shot_characters(recipe: Recipe) -> int | None:

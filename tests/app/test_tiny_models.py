@@ -77,6 +77,6 @@ def test_the_demo_starts_on_a_model_that_takes_seconds(start: Start, store: Stor
     app.button(key="home.demo").click().run()
     assert wait(app).status == "done", app.error
     run = store.open(app.query_params["run"])
-    assert run.recipe == demo_recipe(QUICK)
+    assert run.recipe == demo_recipe(QUICK, "recommended")
     assert run.report() is not None
     assert any(QUICK in caption.value for caption in app.caption)

@@ -7,6 +7,7 @@ import streamlit as st
 from nirvana.allocation.rules import balance
 from nirvana.models.sources import BUILT_IN
 from nirvana.models.tiny import NAMES, QUICK
+from nirvana.runs.presets import PRESETS
 from nirvana.runs.recipe import STEPS, Recipe
 from nirvana.runs.store import EXAMPLE, Run, Store
 from nirvana.ui import state
@@ -18,8 +19,7 @@ from nirvana.ui.panels.sidebar import STATUS
 from nirvana.ui.text import duration, millions, moment, plain
 
 RECENT = 5
-# The default recipe with half of the candidates, probes and evaluation text: minutes, not a coffee break.
-DEMO = Recipe().change("calibration", candidates=2, probe_samples=64).change("evaluation", max_tokens=8_192)
+CANDIDATES, PROBES, TOKENS = 2, 64, 8_192  # at most, of the demo: minutes, not a coffee break
 WORDS = 4  # bytes of text that a token of a large vocabulary stands for
 
 
@@ -27,12 +27,21 @@ def demo(now: state.Context) -> None:
     """One button that computes a small recipe, with what it will take."""
     with st.container(border=True):
         st.markdown("#### Prune a model now")
-        name = st.segmented_control("Model", list(BUILT_IN), key="home.model", default=QUICK, required=True)
-        model, recipe = BUILT_IN[name], demo_recipe(name)
+        with st.container(horizontal=True):
+            name = st.segmented_control("Model", list(BUILT_IN), key="home.model", default=QUICK, required=True)
+            preset = st.segmented_control(
+                "Recipe",
+                list(PRESETS),
+                key="home.preset",
+                default="recommended",
+                required=True,
+                format_func=lambda key: PRESETS[key].title,
+                help=" ".join(f"**{each.title}**: {each.description}" for each in PRESETS.values()),
+            )
+        model, recipe = BUILT_IN[name], demo_recipe(name, preset)
         st.markdown(
-            f"This is {model.description}. The demo chooses its calibration set from "
-            f"{recipe.calibration.candidates} candidates, scores every unit, removes "
-            f"**{recipe.allocation.sparsity:.0%}** of its attention and MLP weights, and measures what that cost. "
+            f"This is {model.description}. {PRESETS[preset].description} The demo scores every unit, removes "
+            f"**{recipe.allocation.sparsity:.0%}** of the attention and MLP weights, and measures what that cost. "
             f"Nothing is downloaded. {cost(recipe, now.store.open(EXAMPLE))}"
         )
         if not model.installed:
@@ -55,20 +64,22 @@ def demo(now: state.Context) -> None:
             page_link("model", "Use a model of your own" if not state.public_demo() else "Set it up step by step")
 
 
-def demo_recipe(name: str) -> Recipe:
+def demo_recipe(name: str, preset: str) -> Recipe:
     """What the demo computes with a built-in model; windows of bytes are as much longer as a token is in bytes."""
-    recipe = DEMO.change("model", name=name)
-    if name not in NAMES:
-        return recipe
-    lengths = {"length": WORDS * DEMO.calibration.length, "probe_length": WORDS * DEMO.calibration.probe_length}
-    return recipe.change("calibration", **lengths).change("evaluation", max_tokens=WORDS * DEMO.evaluation.max_tokens)
+    recipe = PRESETS[preset].recipe.change("model", name=name)
+    choice, words = recipe.calibration, WORDS if name in NAMES else 1
+    lengths = {"length": words * choice.length, "probe_length": words * choice.probe_length}
+    smaller = {"candidates": min(choice.candidates, CANDIDATES), "probe_samples": PROBES}
+    recipe = recipe.change("calibration", **lengths, **smaller)
+    recipe = recipe.change("prune", length=words * recipe.prune.length)
+    return recipe.change("evaluation", max_tokens=words * TOKENS)
 
 
 def cost(recipe: Recipe, example: Run) -> str:
     """How long the demo takes, scaled from what the example's steps took."""
     if recipe.model.name in NAMES:
-        return "It takes seconds, and less than 1 GB of memory."
-    spent = [expected_seconds(step, recipe, example) for step in ("calibration", "compare")]
+        return "It takes less than a minute, and less than 1 GB of memory."
+    spent = [expected_seconds(step, recipe, example) for step in ("calibration", "saliency", "prune", "compare")]
     seconds = sum(value for value in spent if value)
     if not seconds:
         return "It takes some minutes on a laptop CPU and about 2 GB of memory."
