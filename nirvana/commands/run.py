@@ -109,7 +109,8 @@ def _read_recipe(name: str | None) -> Recipe:
     try:
         return Recipe.from_json(json.loads(Path(name).expanduser().read_text(encoding="utf-8")))
     except FileNotFoundError:
-        raise RunError(f"There is no file {name}.", f"Give a recipe.json, {' or '.join(PRESETS)}, or options only.") from None
+        hint = f"Give a recipe.json, {' or '.join(PRESETS)}, or options only."
+        raise RunError(f"There is no file {name}.", hint) from None
     except (OSError, ValueError) as error:
         raise RunError(f"{name} is not a recipe: {error}.", "A run with --output writes one.") from error
 
