@@ -19,6 +19,7 @@ from nirvana.commands.console import print_report, strict
 from nirvana.evaluation.results import Measurement, Report
 from nirvana.files import content_hash
 from nirvana.plan import PruningPlan
+from nirvana.runs.presets import PRESETS
 from nirvana.runs.recipe import Recipe
 from nirvana.runs.store import Store
 from tests.conftest import write_tiny_model
@@ -94,6 +95,14 @@ def test_options_override_a_recipe(capsys: pytest.CaptureFixture[str], small: li
     assert (allocation["sparsity"], allocation["gamma"], allocation["protected"]) == (0.2, "inf", [0])
     assert result["recipe"]["calibration"]["seed"] == 3
     assert result["steps"]["model"]["device"] == "cpu" and result["steps"]["saliency"] is None
+
+
+def test_a_run_starts_from_the_recommended_recipe(capsys: pytest.CaptureFixture[str], small: list[str]) -> None:
+    result = ask(capsys, "run", "recommended", *small, "--sparsity", "0.3", "--until", "model")
+    expected = PRESETS["recommended"].recipe
+    assert result["recipe"]["prune"] == vars(expected.prune)
+    assert result["recipe"]["saliency"] == vars(expected.saliency)
+    assert result["recipe"]["allocation"]["sparsity"] == 0.3
 
 
 def test_allocate_takes_published_allocations_and_equal_widths(
