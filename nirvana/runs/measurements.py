@@ -33,11 +33,15 @@ def compare(
     probe: CalibrationSet,
     progress: ProgressCallback | None,
 ) -> Report:
-    """All measurements of the dense and the pruned model, and a first continuation of one prompt by both."""
+    """All measurements of the dense and the pruned model, and a first continuation of one prompt by both.
+
+    The points of a study go without that: nobody reads hundreds of them, and it takes longer than the measurements.
+    """
     choice, task = run.recipe.evaluation, run.recipe.calibration.task
     parts = len(subjects) * (len(corpora) + len(choice.zero_shot)) + 2
     measured = measure(subjects, corpora, choice, probe, progress, task=task, parts=parts)
-    _continue(run, subjects, within(progress, "Continuation", parts - 1, parts))
+    if not run.study:
+        _continue(run, subjects, within(progress, "Continuation", parts - 1, parts))
     return Report(tuple(measured))
 
 

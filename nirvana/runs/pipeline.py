@@ -81,6 +81,7 @@ def execute(
     progress: ProgressCallback | None = None,
     models: Models | None = None,
     on_step: StepCallback | None = None,
+    corpora: dict[str, Corpus] | None = None,
 ) -> None:
     """Compute every step up to `until` whose result is not what the run's recipe asks for.
 
@@ -93,6 +94,7 @@ def execute(
         progress: called with the progress within each step; may raise `Cancelled`.
         models: holds models between calls; a new holder by default.
         on_step: called when a step begins.
+        corpora: texts by name that are open already; those that are opened here are added.
 
     Raises:
         RunError: `until` is no step, or a value of the recipe is out of range.
@@ -102,7 +104,7 @@ def execute(
         raise RunError(f"There is no step {until!r}.", f"Steps are {', '.join(STEPS)}.")
     steps = STEPS[: STEPS.index(until) + 1]
     check_recipe(run.recipe, steps)
-    work = Work(run, run.recipe, models or Models(), progress)
+    work = Work(run, run.recipe, models or Models(), progress, {} if corpora is None else corpora)
     todo = [step for step in steps if run.step_state(step, run.recipe) != "done"]
     if not todo:
         return

@@ -16,6 +16,8 @@ from nirvana.progress import Progress, within
 from nirvana.runs.recipe import STEPS
 from nirvana.runs.run import Run
 from nirvana.runs.subjects import both_models
+from nirvana.runs.sweep import ARGUMENTS as SWEEP
+from nirvana.runs.sweep import check_sweep, sweep_task
 from nirvana.runs.timing import SIZES, SPEED, check_schemes, check_speed, time_both, weigh_both
 from nirvana.runs.validation import check_recipe
 
@@ -166,6 +168,7 @@ TASKS = {
     "continue": Task(continue_both, {"prompt": "", "chat": False, "max_new_tokens": 64}, _check_continue),
     "speed": Task(time_both, SPEED, _check_speed),
     "sizes": Task(weigh_both, SIZES, _check_sizes),
+    "sweep": Task(sweep_task, SWEEP, check_sweep),
 }
 
 

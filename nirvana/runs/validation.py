@@ -69,9 +69,9 @@ def check_recipe(recipe: Recipe, steps: Iterable[str] = STEPS) -> None:
         _check_criterion(recipe.saliency.criterion)
     if calibration.candidates > 1:
         _check_criterion(calibration.trial_criterion)
-        _check_rates(calibration.trial_sparsity, calibration.trial_gamma)
+        check_rates(calibration.trial_sparsity, calibration.trial_gamma)
     if sections["allocation"]:
-        _check_rates(allocation.sparsity, allocation.gamma)
+        check_rates(allocation.sparsity, allocation.gamma)
         check_method(allocation.method)
         if any(isinstance(layer, bool) or not isinstance(layer, int) or layer < 0 for layer in allocation.protected):
             raise PlanError(f"Protected layers are counted from 0, not {allocation.protected}.", "Correct them.")
@@ -150,7 +150,8 @@ def _check_criterion(name: str) -> None:
         raise SaliencyError(f"There is no criterion {name!r}.", f"Use {', '.join(available())}.")
 
 
-def _check_rates(sparsity: float, gamma: float) -> None:
+def check_rates(sparsity: float, gamma: float) -> None:
+    """Raises: PlanError, where one of them is out of range."""
     if not 0 < sparsity < 1:
         raise PlanError(f"Sparsity must lie between 0 and 1, not {sparsity}.", "Use 0.2 to remove 20 %.")
     if math.isnan(gamma) or gamma < 0:
