@@ -13,8 +13,10 @@ from nirvana.runs.store import Store
 
 
 @contextmanager
-def foreground_job(store: Store, run: Run, until: str) -> Iterator[None]:
+def foreground_job(store: Store, run: Run, until: str, task: str = "run") -> Iterator[None]:
     """Record the block as a job of `run`: live while it lasts, then as it ended. Exceptions pass through.
+
+    `task` is one of `nirvana.runs.tasks.TASKS`.
 
     If this process is killed, the next one to open the store marks the job interrupted.
     """
@@ -24,7 +26,7 @@ def foreground_job(store: Store, run: Run, until: str) -> Iterator[None]:
         "jobs",
         id=job_id,
         run_id=run.id,
-        task="run",
+        task=task,
         until=until,
         arguments={},
         device=run.recipe.model.device,

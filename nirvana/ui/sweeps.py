@@ -1,0 +1,277 @@
+"""What a sweep shows: means and spreads over seeds, and which differences are more than the luck of the draw."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from nirvana.runs.sweep_grid import COLUMNS, Point
+from nirvana.runs.sweep_rows import ACCURACY, Row
+from nirvana.ui.figures.chart import plus_minus
+
+OURS = "nirvana"
+SIMILAR = 0.01  # sparsities this close to what was asked for are compared
+# 97.5 % quantiles of Student's t distribution with 1, 2 ... 30 degrees of freedom; beyond, the normal one's is close.
+T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131, 2.120,
+     2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042)  # fmt: skip
+
+
+class Way(NamedTuple):
+    """One way to prune, e.g. `Way("taylor", "shared", "gamma 3.36")`: a line in a chart. `column` is one of COLUMNS."""
+
+    criterion: str
+    column: str
+    setting: str
+
+    @property
+    def contest(self) -> str:
+        """Whom it is compared with: all as published, or the same allocation with the same gamma and compensation."""
+        words = [COLUMNS[self.column]] + ([self.setting] if self.column == "shared" and self.setting else [])
+        return ", ".join(words)
+
+    @property
+    def label(self) -> str:
+        return ", ".join([self.criterion, COLUMNS[self.column], *([self.setting] if self.setting else [])])
+
+
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """One way at one sparsity: a number for each seed."""
+
+    way: Way
+    asked: float
+    metric: str
+    rows: Mapping[int, Row]  # by seed
+    values: Mapping[int, float]  # by seed, of the metric
+
+    @property
+    def mean(self) -> float:
+        return float(np.mean(list(self.values.values())))
+
+    @property
+    def spread(self) -> float:
+        """Sample standard deviation over seeds; NaN for a single one."""
+        finite = [value for value in self.values.values() if math.isfinite(value)]
+        return float(np.std(finite, ddof=1)) if len(finite) == len(self.values) > 1 else math.nan
+
+    @property
+    def n(self) -> int:
+        return len(self.values)
+
+    @property
+    def sparsity(self) -> float:
+        """Achieved, averaged over seeds."""
+        return float(np.mean([row.sparsity for row in self.rows.values()]))
+
+    @property
+    def fair(self) -> bool:
+        """Whether as much was removed as was asked for, near enough to be compared."""
+        return all(abs(row.sparsity - self.asked) <= SIMILAR for row in self.rows.values())
+
+
+class Gap(NamedTuple):
+    """How one way differs from another seed by seed: a ratio, or a difference of accuracies; with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+    neutral: float  # 1 for a ratio, 0 for a difference
+
+    @property
+    def clear(self) -> bool:
+        """Whether the interval excludes that there is no difference."""
+        return self.low > self.neutral or self.high < self.neutral
+
+    def __str__(self) -> str:
+        if self.neutral:
+            return f"{self.value:.4g} times [{self.low:.4g}, {self.high:.4g}]"
+        return f"{100 * self.value:+.1f} points [{100 * self.low:+.1f}, {100 * self.high:+.1f}]"
+
+
+class Verdict(NamedTuple):
+    """A sentence about one contest. `kind`: "winner", "tie", "beaten" (NIRVANA is) or "unknown" (one seed)."""
+
+    kind: str
+    text: str
+
+
+def metrics(rows: Iterable[Row]) -> list[str]:
+    """What was measured, perplexities first."""
+    return list(dict.fromkeys(name for row in rows for name in row.values))
+
+
+def words(metric: str) -> str:
+    """In a sentence, e.g. "perplexity on novels", "KL divergence", "accuracy on minimal-pairs"."""
+    return metric.replace(", ", " on ", 1)
+
+
+def title(metric: str) -> str:
+    """As an axis or a table is called, e.g. "Perplexity on novels"."""
+    named = words(metric)
+    return named[0].upper() + named[1:]
+
+
+def higher_is_better(metric: str) -> bool:
+    return metric.startswith(ACCURACY)
+
+
+def ways(point: Point) -> list[Way]:
+    """Which lines a point belongs to: where the published allocation is the shared one, both."""
+    member = {"published": point.as_published, "shared": point.method == "shared"}
+    return [Way(point.criterion, name, point.setting) for name in COLUMNS if member[name]]
+
+
+def cells(rows: Iterable[Row], metric: str) -> list[Cell]:
+    """Every way at every sparsity, as published first, that has a value of `metric`."""
+    found: dict[tuple[Way, float], dict[int, Row]] = {}
+    for row in rows:
+        if metric in row.values:
+            for way in ways(row.point):
+                found.setdefault((way, row.point.sparsity), {})[row.point.seed] = row
+    made = [
+        Cell(way, asked, metric, by_seed, {seed: row.values[metric].value for seed, row in by_seed.items()})
+        for (way, asked), by_seed in found.items()
+    ]
+    order = list(COLUMNS)
+    return sorted(made, key=lambda cell: (order.index(cell.way.column), cell.way.criterion, cell.way, cell.asked))
+
+
+def paired_gap(one: Cell, other: Cell) -> Gap | None:
+    """`one` over `other` (or less it, for accuracies), on the seeds that both have; None for fewer than two.
+
+    The interval is Student's, of the mean over seeds of the difference; of logarithms, where it is a ratio.
+    """
+    ratio = not higher_is_better(one.metric)
+    pairs = [(one.values[seed], other.values[seed]) for seed in one.values if seed in other.values]
+    if ratio:
+        pairs = [pair for pair in pairs if min(pair) > 0]
+    if len(pairs) < 2 or not np.isfinite(pairs).all():
+        return None
+    array = np.array(pairs)
+    difference = np.log(array[:, 0] / array[:, 1]) if ratio else array[:, 0] - array[:, 1]
+    mean, n = float(difference.mean()), len(difference)
+    reach = float(difference.std(ddof=1)) / math.sqrt(n) * (T[n - 2] if n - 2 < len(T) else 1.96)
+    ends = np.array([mean, mean - reach, mean + reach])
+    value, low, high = (float(end) for end in (np.exp(np.minimum(ends, 700)) if ratio else ends))
+    return Gap(value, low, high, n, 1.0 if ratio else 0.0)
+
+
+def verdicts(rows: Iterable[Row], metric: str) -> list[Verdict]:
+    """Who wins each contest, where that can be said, and plainly who beats NIRVANA; as Markdown-free sentences."""
+    contests: dict[tuple[float, str], list[Cell]] = {}
+    for cell in cells(rows, metric):
+        contests.setdefault((cell.asked, cell.way.contest), []).append(cell)
+    found = []
+    for (asked, contest), contenders in sorted(contests.items()):
+        fair = [cell for cell in contenders if cell.fair]
+        aside = sorted({cell.way.criterion for cell in contenders if not cell.fair})
+        if len(fair) > 1:
+            where = f"{asked * 100:.3g} %, {contest}"
+            found += _contest(where, fair, metric, aside)
+    return found
+
+
+def _contest(where: str, contenders: Sequence[Cell], metric: str, aside: Sequence[str]) -> list[Verdict]:
+    better = -1 if higher_is_better(metric) else 1
+    ranked = sorted(contenders, key=lambda cell: better * cell.mean)
+    first, others = ranked[0], ranked[1:]
+    gaps = {other.way.criterion: paired_gap(other, first) for other in others}
+    best = f"{first.way.criterion} has the {'highest' if better < 0 else 'lowest'} {words(metric)}, {number(first)}"
+    left_out = f" Left out: {', '.join(aside)}, which removed another share." if aside else ""
+    if any(gap is None for gap in gaps.values()) and first.n < 2:
+        return [Verdict("unknown", f"{where}: {best}, from one seed. Whether that is luck takes more seeds.{left_out}")]
+    open_to = [name for name, gap in gaps.items() if gap is None or not gap.clear]
+    if open_to:
+        text = f"{where}: no clear winner. {best}, and over {seeds(first.n)} it cannot be told from {_list(open_to)}."
+        found = [Verdict("tie", text + left_out)]
+    else:
+        runner_up = others[0].way.criterion
+        text = f"{where}: {best}. The next, {runner_up}, has {gaps[runner_up]} that, over {seeds(first.n)}."
+        found = [Verdict("winner", text + left_out)]
+    ours = next((cell for cell in contenders if cell.way.criterion == OURS), None)
+    if ours is not None:
+        against = {cell.way.criterion: paired_gap(cell, ours) for cell in contenders if cell is not ours}
+        beaten = [
+            f"{name} {gap}"
+            for name, gap in against.items()
+            if gap is not None and gap.clear and better * (gap.value - gap.neutral) < 0
+        ]
+        if beaten:
+            text = f"{where}: NIRVANA is beaten. Its {words(metric)} is {number(ours)}; {'; '.join(beaten)} that."
+            found.append(Verdict("beaten", text))
+    return found
+
+
+def number(cell: Cell) -> str:
+    """A cell's mean with its spread over seeds, e.g. "48.1 ± 0.9", "61.2 ± 0.4 %"."""
+    if higher_is_better(cell.metric):
+        return f"{plus_minus(100 * cell.mean, 100 * cell.spread)} %"
+    return plus_minus(cell.mean, cell.spread)
+
+
+def seeds(count: int) -> str:
+    return f"{count} seed{'' if count == 1 else 's'}"
+
+
+def _list(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"
+
+
+class Line(NamedTuple):
+    """One row of the comparison: a criterion at a sparsity, and its cell in each column, where there is one."""
+
+    criterion: str
+    asked: float
+    cells: Mapping[str, Cell]
+
+
+def comparison(rows: Sequence[Row], metric: str) -> tuple[list[str], list[Line]]:
+    """The columns, "as published" and then "same allocation", for each gamma and compensation; and the lines."""
+    found = cells(rows, metric)
+    settings = list(dict.fromkeys(cell.way.contest for cell in found if cell.way.column == "shared"))
+    short = {settings[0]: COLUMNS["shared"]} if len(settings) == 1 else {name: name for name in settings}
+    columns = [COLUMNS["published"]] * any(cell.way.column == "published" for cell in found) + list(short.values())
+    lines: dict[tuple[str, float], dict[str, Cell]] = {}
+    order = list(dict.fromkeys(row.point.criterion for row in rows))
+    for cell in sorted(found, key=lambda cell: (cell.asked, order.index(cell.way.criterion))):
+        column = COLUMNS["published"] if cell.way.column == "published" else short[cell.way.contest]
+        lines.setdefault((cell.way.criterion, cell.asked), {})[column] = cell
+    return columns, [Line(*key, found) for key, found in lines.items()]
+
+
+def dense_value(rows: Iterable[Row], metric: str) -> tuple[float, float | None] | None:
+    """The dense model's, with its standard error; of KL there is none."""
+    for row in rows:
+        value = row.values.get(metric)
+        if value is not None and value.dense is not None:
+            return value.dense, value.dense_error
+    return None
+
+
+def points_table(rows: Iterable[Row]) -> pd.DataFrame:
+    """Every finished point: its choices, what was measured with standard errors, and its run."""
+    found = []
+    for row in rows:
+        point = row.point
+        line: dict[str, Any] = {
+            "criterion": point.criterion,
+            "allocation": COLUMNS[point.method],
+            "setting": point.setting,
+            "asked": point.sparsity,
+            "seed": point.seed,
+            "sparsity": row.sparsity,
+            "parameters": row.sizes.get("parameters"),
+            "bytes": row.sizes.get("bytes"),
+        }
+        for name, value in row.values.items():
+            line |= {name: value.value, f"{name}, standard error": value.error}
+        for name, pace in row.speed.items():
+            line |= {f"{name}, tokens/s": pace.tokens, f"{name}, times dense": pace.ratio}
+        found.append(line | {"seconds": row.seconds, "failure": row.failure, "run": row.run_id})
+    return pd.DataFrame(found)
