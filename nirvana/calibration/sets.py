@@ -220,6 +220,8 @@ class CalibrationSelection:
     criterion: str
     sparsity: float  # requested of every candidate's plan
     gamma: float
+    method: str = "shared"
+    protected: tuple[int, ...] = ()
 
     @property
     def calibration(self) -> CalibrationSet:
@@ -250,6 +252,11 @@ class CalibrationSelection:
         return self.calibration.hash
 
     @property
+    def sources(self) -> list[str]:
+        """The texts that the candidates were drawn from, in the order they were tried."""
+        return list(dict.fromkeys(candidate.calibration.source for candidate in self.candidates))
+
+    @property
     def ranking(self) -> list[int]:
         """Candidate indices from the lowest mean divergence to the highest."""
         means = [candidate.divergence.mean for candidate in self.candidates]
@@ -277,6 +284,8 @@ class CalibrationSelection:
             "criterion": self.criterion,
             "sparsity": self.sparsity,
             "gamma": str(self.gamma),  # "inf" is not JSON
+            "method": self.method,
+            "protected": list(self.protected),
         }
         return pack(meta, arrays)
 
@@ -295,4 +304,6 @@ class CalibrationSelection:
             meta["criterion"],
             meta["sparsity"],
             float(meta["gamma"]),
+            meta.get("method", "shared"),
+            tuple(meta.get("protected", ())),
         )

@@ -132,7 +132,7 @@ def _write_output(made: Run, models: Models, output: Path, format: str, bar: Bar
     if plan is None:
         raise RunError("The plan of this run is damaged.", "Run it again.")
     lm = models.dense(made.recipe.model, bar.progress)
-    small, _ = pruned_model(made.recipe, models, lm, plan, progress=bar.progress)
+    small, _ = pruned_model(made.recipe, models, lm, plan, chosen=made.calibration(), progress=bar.progress)
     recipe = made.recipe.portable().to_json()
     folder = export(small, output, format=format, recipe=recipe, measured=report, progress=bar.progress).path
     if not folder.is_dir():

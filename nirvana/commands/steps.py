@@ -87,27 +87,29 @@ def calibrate(arguments: argparse.Namespace) -> None:
         from nirvana.runs.cached import choose_calibration, open_corpus
 
         bar.step("calibration")
-        corpus = open_corpus(recipe.calibration.corpus, lm, bar.progress)
-        chosen, _ = choose_calibration(recipe.calibration, lm, corpus, bar.progress)
+        corpora = [open_corpus(name, lm, bar.progress) for name in recipe.calibration.texts]
+        chosen, _ = choose_calibration(recipe.calibration, lm, corpora, bar.progress)
     write_bytes(Path(arguments.output), chosen.to_bytes())
-    result: dict[str, Any] = {"output": arguments.output, "hash": chosen.hash, "corpus_hash": corpus.hash}
+    result: dict[str, Any] = {"output": arguments.output, "hash": chosen.hash}
+    winner = chosen.calibration if isinstance(chosen, CalibrationSelection) else chosen
+    result |= {"corpus": winner.source, "corpus_hash": winner.source_hash}
     rows = []
     if isinstance(chosen, CalibrationSelection):
         result["winner"] = chosen.winner
         result["candidates"] = [
-            {"hash": c.calibration.hash, "seed": c.calibration.seed, "kl": c.divergence.mean,
-             "standard_error": c.divergence.standard_error, "sparsity": c.sparsity}
+            {"hash": c.calibration.hash, "corpus": c.calibration.source, "seed": c.calibration.seed,
+             "kl": c.divergence.mean, "standard_error": c.divergence.standard_error, "sparsity": c.sparsity}
             for c in chosen.candidates
         ]  # fmt: skip
         for index in chosen.ranking:
-            kl = chosen.candidates[index].divergence
+            drawn, kl = chosen.candidates[index].calibration, chosen.candidates[index].divergence
             mark = "chosen" if index == chosen.winner else ""
-            rows.append([str(index), f"{kl.mean:.4f} ± {kl.standard_error:.4f}", mark])
+            rows.append([str(index), drawn.source, str(drawn.seed), f"{kl.mean:.4f} ± {kl.standard_error:.4f}", mark])
     if arguments.json:
         print_json(result)
         return
     if rows:
-        print_table("KL( dense || pruned ), nats per token", ["candidate", "mean", ""], rows)
+        print_table("KL( dense || pruned ), nats per token", ["candidate", "text", "seed", "mean", ""], rows)
     print(f"Wrote {arguments.output}, set {chosen.hash[:16]}.")
 
 
@@ -203,8 +205,8 @@ def evaluate(arguments: argparse.Namespace) -> None:
         subjects, probe = {"pruned" if lm.is_pruned else "dense": lm}, None
         if arguments.dense is not None:
             subjects = {"dense": _load(recipe.change("model", name=arguments.dense), bar), "pruned": lm}
-            text = open_corpus(recipe.calibration.corpus, subjects["dense"], bar.progress)
-            probe = draw_probe(recipe.calibration, subjects["dense"], text)
+            texts = [open_corpus(name, subjects["dense"], bar.progress) for name in recipe.calibration.texts]
+            probe = draw_probe(recipe.calibration, subjects["dense"], texts)
         bar.step("evaluation")
         corpora = {name: open_corpus(name, lm, bar.progress) for name in recipe.evaluation.corpora}
         task = recipe.calibration.task

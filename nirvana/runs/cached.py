@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from nirvana.calibration.corpora import SELF_GENERATED, Corpus, load_corpus
-from nirvana.calibration.corpora.mixture import load_parts
+from nirvana.calibration.corpora.mixture import all_of, load_parts, with_mixtures
 from nirvana.calibration.generation import generate_corpus
 from nirvana.calibration.sampling import sample_calibration, sample_probe
 from nirvana.calibration.selection import select_calibration
 from nirvana.calibration.sets import CalibrationSelection, CalibrationSet
+from nirvana.errors import CorpusError
 from nirvana.models.lm import LM
 from nirvana.progress import ProgressCallback
 from nirvana.runs.folder import FORMATS
@@ -37,34 +38,58 @@ def open_corpus(name: str, lm: LM, progress: ProgressCallback | None) -> Corpus:
     return load_parts(name, load)
 
 
-def draw_probe(choice: CalibrationChoice, lm: LM, corpus: Corpus) -> CalibrationSet:
-    """The probe that `choice` describes."""
+def calibration_text(
+    choice: CalibrationChoice, chosen: CalibrationSelection | CalibrationSet | None, load: Callable[[str], Corpus]
+) -> Corpus:
+    """The text that the `chosen` set was drawn from; without alternatives, it is the only one there is.
+
+    Raises:
+        CorpusError: it is not among the texts of `choice` any more, or one of them cannot be read.
+    """
+    corpora = [load(name) for name in choice.texts]
+    if len(corpora) == 1:
+        return corpora[0]
+    calibration = chosen.calibration if isinstance(chosen, CalibrationSelection) else chosen
+    for corpus in with_mixtures(corpora, choice.mixtures):
+        if calibration is not None and corpus.hash == calibration.source_hash:
+            return corpus
+    raise CorpusError("The text that the calibration set was drawn from has changed.", "Choose the set again.")
+
+
+def draw_probe(choice: CalibrationChoice, lm: LM, corpora: Sequence[Corpus]) -> CalibrationSet:
+    """The probe that `choice` describes, in equal shares of its texts."""
     drawn = {"samples": choice.probe_samples, "length": choice.probe_length, "seed": choice.probe_seed}
-    return sample_probe(lm, corpus, task=choice.task, **drawn)
+    return sample_probe(lm, all_of(corpora), task=choice.task, **drawn)
 
 
 def choose_calibration(
-    choice: CalibrationChoice, lm: LM, corpus: Corpus, progress: ProgressCallback | None
+    choice: CalibrationChoice, lm: LM, corpora: Sequence[Corpus], progress: ProgressCallback | None
 ) -> tuple[CalibrationSelection | CalibrationSet, Origin]:
     """One calibration set, or several of which KL chooses, with what they were scored for that kept too.
+
+    Args:
+        corpora: the texts of `choice`.
 
     Raises:
         NirvanaError: see `sample_calibration` and `select_calibration`.
     """
     drawn: dict[str, Any] = {"samples": choice.samples, "length": choice.length, "seed": choice.seed}
     drawn["task"] = choice.task
-    if choice.candidates == 1:
-        return sample_calibration(lm, corpus, **drawn), {}
+    if choice.trials == 1:
+        return sample_calibration(lm, corpora[0], **drawn), {}
 
     def select() -> CalibrationSelection:
         selection = select_calibration(
             lm,
-            corpus,
+            corpora,
             candidates=choice.candidates,
+            mixtures=choice.mixtures,
             sparsity=choice.trial_sparsity,
             gamma=choice.trial_gamma,
             criterion=choice.trial_criterion,
-            probe=draw_probe(choice, lm, corpus),
+            method=choice.trial_method,
+            protected=choice.trial_protected,
+            probe=draw_probe(choice, lm, corpora),
             progress=progress,
             **drawn,
         )
@@ -75,7 +100,8 @@ def choose_calibration(
                 write_cached(key, candidate.saliency.to_bytes(), seconds=seconds)
         return selection
 
-    key = cache_key("calibration", corpus=[corpus.name, corpus.hash], choice=str(choice), **numerics(lm))
+    texts = [[corpus.name, corpus.hash] for corpus in corpora]
+    key = cache_key("calibration", corpora=texts, choice=str(choice), **numerics(lm))
     return _kept("calibration", key, select)
 
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from typing import Any
 
 from nirvana.calibration.corpora import Corpus
 from nirvana.calibration.sampling import sample_calibration
-from nirvana.calibration.sets import CalibrationSet
+from nirvana.calibration.sets import CalibrationSelection, CalibrationSet
 from nirvana.compensation.statistics import Statistics, collect_statistics, input_widths, statistics_bytes
 from nirvana.errors import CompensationError, RunError
 from nirvana.models.lm import LM
 from nirvana.plan import PruningPlan
 from nirvana.progress import ProgressCallback, within
-from nirvana.runs.cached import Origin, open_corpus
+from nirvana.runs.cached import Origin, calibration_text, open_corpus
 from nirvana.runs.models import Models, numerics
 from nirvana.runs.recipe import Recipe
 from nirvana.runs.results import PruneSummary
@@ -40,12 +41,14 @@ def pruned_model(
     plan: PruningPlan,
     *,
     corpus: Corpus | None = None,
+    chosen: CalibrationSelection | CalibrationSet | None = None,
     progress: ProgressCallback | None = None,
 ) -> tuple[LM, Origin]:
     """`lm` pruned by `plan` with the recipe's compensation, and where its statistics came from; empty without any.
 
     Args:
         corpus: the calibration text, where it is open already.
+        chosen: the calibration set, which tells the text where the recipe has KL choose among several.
 
     Raises:
         NirvanaError: see `nirvana.prune`, `collect_statistics` and `sample_calibration`.
@@ -53,7 +56,7 @@ def pruned_model(
     method = recipe.prune.compensation
     if method == "none":
         return models.pruned(lm, plan, progress=progress), {}
-    text = corpus or open_corpus(recipe.calibration.corpus, lm, progress)
+    text = corpus or calibration_text(recipe.calibration, chosen, lambda name: open_corpus(name, lm, progress))
     windows = draw_statistics_set(recipe, lm, text)
     origin: Origin = {}
 
@@ -92,8 +95,8 @@ def check_same_compensation(summary: PruneSummary | None, lm: LM, small: LM) -> 
         raise RunError("The text that the compensation was computed from has changed.", "Prune again in a new run.")
 
 
-def check_statistics_fit(recipe: Recipe, lm: LM, corpus: Corpus | None) -> None:
-    """Find out before the expensive steps whether the statistics can be collected.
+def check_statistics_fit(recipe: Recipe, lm: LM, corpora: Iterable[Corpus]) -> None:
+    """Find out before the expensive steps whether the statistics can be collected, of whichever text is chosen.
 
     Raises:
         CompensationError: they do not fit in memory.
@@ -103,7 +106,7 @@ def check_statistics_fit(recipe: Recipe, lm: LM, corpus: Corpus | None) -> None:
 
     if recipe.prune.compensation == "least_squares":
         check_memory(lm)
-    if recipe.prune.compensation != "none" and corpus is not None:
+    for corpus in corpora if recipe.prune.compensation != "none" else ():
         draw_statistics_set(recipe, lm, corpus)
 
 

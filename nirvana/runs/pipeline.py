@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from nirvana.allocation import allocate
 from nirvana.calibration.corpora import SELF_GENERATED, Corpus, part_names
+from nirvana.calibration.corpora.mixture import all_of
 from nirvana.calibration.sets import CalibrationSelection, CalibrationSet
 from nirvana.calibration.tasks import task_of
 from nirvana.checkpoints.exporting import refused_formats
@@ -18,7 +19,14 @@ from nirvana.evaluation.results import Report
 from nirvana.models.lm import LM
 from nirvana.plan import PruningPlan
 from nirvana.progress import ProgressCallback
-from nirvana.runs.cached import Origin, choose_calibration, draw_probe, open_corpus, score_units
+from nirvana.runs.cached import (
+    Origin,
+    calibration_text,
+    choose_calibration,
+    draw_probe,
+    open_corpus,
+    score_units,
+)
 from nirvana.runs.compensated import check_same_compensation, check_statistics_fit, compensation_summary, pruned_model
 from nirvana.runs.measurements import compare
 from nirvana.runs.models import Models, placement
@@ -54,10 +62,16 @@ class Work:
             self.corpora[name] = open_corpus(name, self.lm(), self.progress)
         return self.corpora[name]
 
+    def texts(self) -> list[Corpus]:
+        """Those that the calibration set is chosen from."""
+        return [self.corpus(name) for name in self.recipe.calibration.texts]
+
     def pruned(self) -> LM:
         """The pruned model, made where it is not in memory."""
         lm, plan, needs_text = self.lm(), self.need("allocation"), self.recipe.prune.compensation != "none"
-        corpus = self.corpus(self.recipe.calibration.corpus) if needs_text else None
+        corpus = None
+        if needs_text:
+            corpus = calibration_text(self.recipe.calibration, self.need("calibration"), self.corpus)
         small, origin = pruned_model(self.recipe, self.models, lm, plan, corpus=corpus, progress=self.progress)
         self.statistics = self.statistics or origin
         return small
@@ -134,13 +148,13 @@ def _check_ahead(work: Work, card: ModelCard, steps: tuple[str, ...]) -> None:
     """Find out before the expensive steps what would make a later one fail."""
     check_against_model(work.recipe, card, steps)
     calibration, evaluation = work.recipe.calibration, work.recipe.evaluation
-    corpus = None
-    if "calibration" in steps and not _is_generated(calibration.corpus):  # which the model has to write first
-        corpus = work.corpus(calibration.corpus)
-        if "compare" in steps or calibration.candidates > 1:
-            draw_probe(calibration, work.lm(), corpus)
+    corpora = []
+    if "calibration" in steps and not any(map(_is_generated, calibration.texts)):  # which the model has to write first
+        corpora = work.texts()
+        if "compare" in steps or calibration.trials > 1:
+            draw_probe(calibration, work.lm(), corpora)
     if "prune" in steps:
-        check_statistics_fit(work.recipe, work.lm(), corpus)
+        check_statistics_fit(work.recipe, work.lm(), corpora)
     for name in evaluation.corpora if "compare" in steps else ():
         if not _is_generated(name):
             check_text(work.lm(), work.corpus(name), window=evaluation.window)
@@ -172,10 +186,9 @@ def _model(work: Work) -> tuple[ModelCard, dict[str, Any]]:
 
 
 def _calibration(work: Work) -> tuple[CalibrationSelection | CalibrationSet, dict[str, Any]]:
-    lm, choice = work.lm(), work.recipe.calibration
-    corpus = work.corpus(choice.corpus)
-    chosen, origin = choose_calibration(choice, lm, corpus, work.progress)
-    return chosen, {"weight_hash": lm.hash, "corpus_hash": corpus.hash, **placement(lm), **origin}
+    lm, corpora = work.lm(), work.texts()
+    chosen, origin = choose_calibration(work.recipe.calibration, lm, corpora, work.progress)
+    return chosen, {"weight_hash": lm.hash, "corpus_hash": all_of(corpora).hash, **placement(lm), **origin}
 
 
 def _saliency(work: Work) -> tuple[Saliency, dict[str, Any]]:
@@ -217,7 +230,7 @@ def _compare(work: Work) -> tuple[Report, dict[str, Any]]:
     if isinstance(chosen, CalibrationSelection):
         probe = chosen.probe
     else:
-        probe = draw_probe(work.recipe.calibration, lm, work.corpus(work.recipe.calibration.corpus))
+        probe = draw_probe(work.recipe.calibration, lm, work.texts())
     report = compare(work.run, {"dense": lm, "pruned": small}, corpora, probe, work.progress)
     hashes = {name: corpus.hash for name, corpus in corpora.items()}
     return report, {"weight_hash": small.hash, "base_hash": lm.hash, "corpus_hashes": hashes, **placement(lm)}

@@ -32,6 +32,9 @@ class CalibrationChoice:
     The sparsity, gamma and criterion of the trial prunings are fixed here, so that moving the allocation sliders
     afterwards does not ask for a new choice. `task` is what an encoder-decoder is asked about the text, here and in
     the comparison: "auto" or one of `nirvana.calibration.tasks.TASKS`.
+
+    With `alternatives`, KL chooses among `corpus` and those texts, each with `candidates` seeds, and with `mixtures`
+    among these in equal shares too. `trial_method` and `trial_protected` are as in `AllocationChoice`.
     """
 
     corpus: str = "python-docs"
@@ -46,6 +49,22 @@ class CalibrationChoice:
     trial_sparsity: float = 0.2
     trial_gamma: float = 3.36
     task: str = "auto"
+    alternatives: tuple[str, ...] = ()
+    mixtures: bool = False
+    trial_method: str = "shared"
+    trial_protected: tuple[int, ...] = ()
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """Names of the texts to choose from."""
+        return (self.corpus, *self.alternatives)
+
+    @property
+    def trials(self) -> int:
+        """How many sets are tried, at most: a mixture that is among the texts already is not tried twice."""
+        texts = len(self.texts)
+        mixed = {1: 0, 2: 1, 3: 4}.get(texts, 1) if self.mixtures else 0
+        return self.candidates * (texts + mixed)
 
 
 @dataclass(frozen=True)
@@ -132,7 +151,8 @@ class Recipe:
         """A copy to hand on: files are named without the folders that they lie in here."""
         evaluation = {name: tuple(map(_bare, getattr(self.evaluation, name))) for name in ("corpora", "zero_shot")}
         copy = self.change("model", name=_bare(self.model.name)).change("evaluation", **evaluation)
-        return copy.change("calibration", corpus=_bare(self.calibration.corpus))
+        first, *others = map(_bare, self.calibration.texts)
+        return copy.change("calibration", corpus=first, alternatives=tuple(others))
 
     def to_json(self) -> dict[str, Any]:
         data = asdict(self)

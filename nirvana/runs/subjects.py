@@ -27,6 +27,6 @@ def both_models(run: Run, models: Models, progress: ProgressCallback | None) -> 
         raise RunError("The model's files have changed since the plan was made.", "Start a new run.")
     from nirvana.runs.compensated import check_same_compensation, pruned_model
 
-    small, _ = pruned_model(run.recipe, models, lm, plan, progress=progress)
+    small, _ = pruned_model(run.recipe, models, lm, plan, chosen=run.calibration(), progress=progress)
     check_same_compensation(run.pruned(), lm, small)
     return lm, small

@@ -125,7 +125,7 @@ class _Work:
         positions = lm.family.geometry(lm.settings).get("positions")
         if self.grid.speed and positions is not None and positions < SPEED["prompt"] + SPEED["new_tokens"]:
             raise RunError(f"{lm.source.name} has too few positions to be timed: {positions}.", "Leave speed out.")
-        for name in (self.base.recipe.calibration.corpus, *self.base.recipe.evaluation.corpora):
+        for name in (*self.base.recipe.calibration.texts, *self.base.recipe.evaluation.corpora):
             self.corpora.setdefault(name, open_corpus(name, lm, self.progress))
 
     def finish(self, point: Point) -> None:

@@ -18,6 +18,7 @@ from nirvana.runs.results import ModelCard
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 SEEDS = 2**63
+MOST_TRIALS = 256
 
 _WHOLE_NUMBERS = {  # section, name: lowest, highest
     ("calibration", "candidates"): (1, 64),
@@ -62,19 +63,28 @@ def check_recipe(recipe: Recipe, steps: Iterable[str] = STEPS) -> None:
             )
     _check_model(recipe)
     calibration, allocation, evaluation = recipe.calibration, recipe.allocation, recipe.evaluation
-    _check_corpus(calibration.corpus)
+    for text in calibration.texts:
+        _check_corpus(text)
+        if calibration.texts.count(text) > 1:
+            raise CorpusError(f"{text} is to be chosen from twice.", "Name each text once.")
+    if calibration.trials > MOST_TRIALS:
+        raise RunError(
+            f"{calibration.trials:,} calibration sets are more than the {MOST_TRIALS} that can be tried.",
+            "Lower calibration.candidates, or name fewer texts.",
+        )
     if calibration.task not in ("auto", *TASKS):
         raise CorpusError(f"There is no task {calibration.task!r}.", f"Use auto, {' or '.join(TASKS)}.")
     if "saliency" in wanted:
         _check_criterion(recipe.saliency.criterion)
-    if calibration.candidates > 1:
+    if calibration.trials > 1:
         _check_criterion(calibration.trial_criterion)
         check_rates(calibration.trial_sparsity, calibration.trial_gamma)
+        check_method(calibration.trial_method)
+        _check_layers(calibration.trial_protected)
     if sections["allocation"]:
         check_rates(allocation.sparsity, allocation.gamma)
         check_method(allocation.method)
-        if any(isinstance(layer, bool) or not isinstance(layer, int) or layer < 0 for layer in allocation.protected):
-            raise PlanError(f"Protected layers are counted from 0, not {allocation.protected}.", "Correct them.")
+        _check_layers(allocation.protected)
     if sections["prune"] and recipe.prune.compensation not in METHODS:
         raise CompensationError(
             f"There is no compensation {recipe.prune.compensation!r}.", f"Use {', '.join(METHODS)}."
@@ -104,7 +114,7 @@ def check_against_model(recipe: Recipe, card: ModelCard, steps: Iterable[str] = 
     lengths: dict[str, int] = {}
     if "calibration" in wanted:
         lengths |= {"calibration.length": recipe.calibration.length}
-    if "compare" in wanted or ("calibration" in wanted and recipe.calibration.candidates > 1):
+    if "compare" in wanted or ("calibration" in wanted and recipe.calibration.trials > 1):
         lengths |= {"calibration.probe_length": recipe.calibration.probe_length}
     if "compare" in wanted and recipe.evaluation.corpora:
         lengths |= {"evaluation.window": recipe.evaluation.window}
@@ -141,6 +151,11 @@ def _check_model(recipe: Recipe) -> None:
 def _check_corpus(name: str) -> None:
     if not name.strip():
         raise CorpusError("A corpus without a name was asked for.", "Choose one, e.g. python-docs.")
+
+
+def _check_layers(layers: Iterable[int]) -> None:
+    if any(isinstance(layer, bool) or not isinstance(layer, int) or layer < 0 for layer in layers):
+        raise PlanError(f"Protected layers are counted from 0, not {layers}.", "Correct them.")
 
 
 def _check_criterion(name: str) -> None:

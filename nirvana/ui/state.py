@@ -166,11 +166,12 @@ def check_public(recipe: Recipe) -> None:
     Raises:
         RunError: the model, a corpus or a zero-shot task is not built in.
     """
-    from nirvana.calibration.corpora import AVAILABLE
+    from nirvana.calibration.corpora import AVAILABLE, part_names
     from nirvana.evaluation.zero_shot.tasks import MINIMAL_PAIRS
     from nirvana.models.sources import BUILT_IN
 
-    names = {recipe.calibration.corpus, *recipe.evaluation.corpora}
+    asked = (*recipe.calibration.texts, *recipe.evaluation.corpora)
+    names = {part for name in asked for part in part_names(name)}
     built_in = {name for name, corpus in AVAILABLE.items() if corpus.offline}
     tasks = set(recipe.evaluation.zero_shot) - {MINIMAL_PAIRS}
     if recipe.model.name not in BUILT_IN or tasks or not names <= built_in:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import chain, zip_longest
+from itertools import chain, combinations, zip_longest
 
 from nirvana.calibration.corpora.corpus import SPLITS, Corpus
 from nirvana.errors import CorpusError
@@ -45,6 +45,33 @@ def mix(corpora: Sequence[Corpus]) -> Corpus:
     return Corpus(PLUS.join(part.name for part in parts), "Equal shares of several texts.", "mixture", splits, parts)
 
 
+def all_of(corpora: Sequence[Corpus]) -> Corpus:
+    """What several corpora are made of, each text once: a mixture, or the one corpus that they all are."""
+    parts = {part.hash: part for corpus in corpora for part in corpus.parts or (corpus,)}
+    return mix(list(parts.values())) if len(parts) > 1 else next(iter(parts.values()))
+
+
+def with_mixtures(corpora: Sequence[Corpus], mixtures: bool = True) -> list[Corpus]:
+    """The corpora and, with `mixtures`, those in equal shares that are worth a try: all, and of up to three each pair.
+
+    Raises:
+        CorpusError: a text is there twice.
+    """
+    found = list(corpora)
+    if mixtures and len(found) > 1:
+        pairs = list(combinations(corpora, 2)) if len(corpora) == 3 else []
+        known = {_texts(corpus) for corpus in corpora}
+        for together in (*map(all_of, pairs), all_of(corpora)):
+            if _texts(together) not in known:
+                known.add(_texts(together))
+                found.append(together)
+    hashes = [corpus.hash for corpus in found]
+    for corpus in found:
+        if hashes.count(corpus.hash) > 1:
+            raise CorpusError(f"{corpus.name} is given twice.", "Name each text once.")
+    return found
+
+
 def load_parts(name: str, load: Callable[[str], Corpus]) -> Corpus:
     """The corpus of that name, or the mixture that it names, each part read by `load`.
 
@@ -68,3 +95,7 @@ def shares(samples: int, parts: int) -> list[int]:
 
 def _in_turns(documents: Sequence[Sequence[str]]) -> tuple[str, ...]:
     return tuple(text for turn in zip_longest(*documents) for text in turn if text is not None)
+
+
+def _texts(corpus: Corpus) -> frozenset[str]:
+    return frozenset(part.hash for part in corpus.parts or (corpus,))
