@@ -40,6 +40,8 @@ _HOMES = {
     "Divergence": "nirvana.evaluation.results",
     "sensitivity": "nirvana.evaluation.sensitivity",
     "Sensitivity": "nirvana.evaluation.sensitivity",
+    "tune": "nirvana.tuning.search",
+    "Tuning": "nirvana.tuning.search",
     "zero_shot": "nirvana.evaluation.zero_shot.harness",
     "ZeroShot": "nirvana.evaluation.zero_shot.results",
     "paired_difference": "nirvana.evaluation.zero_shot.results",
@@ -102,6 +104,8 @@ if TYPE_CHECKING:
     from nirvana.saliency import score as score
     from nirvana.saliency.scores import Saliency as Saliency
     from nirvana.surgery import prune as prune
+    from nirvana.tuning.search import Tuning as Tuning
+    from nirvana.tuning.search import tune as tune
 
 
 def __getattr__(name: str) -> object:

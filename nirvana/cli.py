@@ -17,6 +17,7 @@ from nirvana.commands import runs as runs_commands
 from nirvana.commands import speed as speed_command
 from nirvana.commands import steps
 from nirvana.commands import sweep as sweep_command
+from nirvana.commands import tune as tune_command
 from nirvana.errors import Cancelled, NirvanaError
 from nirvana.evaluation.schemes import SCHEMES
 from nirvana.runs.options import add_options
@@ -71,6 +72,8 @@ def build_parser() -> argparse.ArgumentParser:
     _add_speed(commands_of)
     about = "Try a grid of criteria, allocations, sparsities and seeds, and say which differences are clear."
     sweep_command.add_arguments(_command(commands_of, "sweep", sweep_command.sweep, about))
+    about = "Search for the recipe that changes a model least, by KL on probe text."
+    tune_command.add_arguments(_command(commands_of, "tune", tune_command.tune, about))
     _add_runs(commands_of)
     return parser
 

@@ -74,6 +74,28 @@ def write_bytes(path: Path, content: bytes) -> None:
         ) from error
 
 
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a file and put it on the disk; one that a killed program left half written is ended first.
+
+    Raises:
+        NirvanaError: the disk is full or the folder cannot be written.
+    """
+    content = (line + "\n").encode()
+    try:
+        with path.open("a+b") as file:
+            if file.tell():
+                file.seek(-1, os.SEEK_END)
+                content = content if file.read(1) == b"\n" else b"\n" + content
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise NirvanaError(
+            f"Could not write {path.name}: {error.strerror or error}.",
+            f"Free some space or check the permissions of {path.parent}.",
+        ) from error
+
+
 def write_json(path: Path, value: Any) -> None:
     write_bytes(path, json.dumps(value, indent=1, ensure_ascii=False).encode())
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from nirvana.allocation.constraints import Constraints, Protected
 from nirvana.allocation.constraints import protected_sites as protected_sites
+from nirvana.allocation.normalisation import normalised as normalised
 from nirvana.allocation.rules import find_rule, rule_name
 from nirvana.allocation.shared import Rates as Rates
 from nirvana.allocation.shared import pruning_rates as pruning_rates
@@ -26,6 +27,7 @@ def allocate(
     protected: Protected = (),
     uniform: bool = False,
     method: str = "shared",
+    normalisation: float = 0.0,
 ) -> PruningPlan:
     """Choose the units to keep so that `sparsity` of the prunable parameters go, and never more.
 
@@ -46,6 +48,8 @@ def allocate(
             of each; the achieved sparsity then misses the request by less than one block in every layer.
         method: "shared", or "published": what the authors of the saliency's criterion do (see `rules` and
             `nirvana.saliency.published_allocation`).
+        normalisation: of the shared allocation, in [0, 1]: how far the scores of each layer are brought to the same
+            mean before they are ranked (see `normalised`).
 
     Raises:
         PlanError: a value is invalid, the rule cannot do what is asked, or the sparsity is out of reach; the reachable
@@ -55,8 +59,13 @@ def allocate(
         raise PlanError(f"Sparsity must lie between 0 and 1, not {sparsity}.", "Use 0.2 to remove 20 %.")
     name = rule_name(method, saliency.criterion)
     rule = find_rule(name, uniform)
+    if normalisation and name != "shared":
+        raise PlanError(
+            f"The published allocation of this criterion ({name}) does not normalise scores.",
+            "Use the shared allocation, or a normalisation of 0.",
+        )
     constraints = rule.constrain(_constraints(saliency.layout, gamma, multiple_of, protected))
-    chosen = rule.choose(saliency, constraints, sparsity)
+    chosen = rule.choose(normalised(saliency, normalisation), constraints, sparsity)
     return PruningPlan(
         kept=chosen.kept,
         layout=saliency.layout,

@@ -15,12 +15,12 @@ from nirvana.compensation import METHODS as COMPENSATIONS
 from nirvana.runs.options import add_options, apply_options
 from nirvana.runs.recipe import Recipe
 from nirvana.runs.store import Store
-from nirvana.runs.sweep_grid import Grid, Point
+from nirvana.runs.sweep_grid import LISTS, Grid, Point
 from nirvana.runs.sweep_rows import Row, read_grid
 from nirvana.saliency import available
 
 FIXED = ("--corpus", "--samples", "--length", "--probe-samples", "--probe-length", "--probe-seed", "--task")
-STATISTICS = ("--statistics-samples", "--statistics-length")
+STATISTICS = ("--statistics-samples", "--statistics-length", "--statistics-seed")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("--seed", "seeds", int, None, "of the draw of the calibration set"),
         ("--compensation", "compensations", str, COMPENSATIONS, "of the output projections, in the shared allocation"),
         ("--gamma", "gammas", float, None, "MLP rate over attention rate, in the shared allocation"),
+        ("--normalisation", "normalisations", float, None, "0 to 1: bring layers' scores to the same mean, likewise"),
     )
     for flag, name, kind, choices, words in options:
         shown = " ".join(map(str, getattr(grid, name)))
@@ -62,8 +63,7 @@ def sweep(arguments: argparse.Namespace) -> None:
     base = store.open(arguments.run) if arguments.run else None
     recipe = apply_options(base.recipe if base else Recipe(), arguments)
     known = (read_grid(base) if base else None) or Grid()
-    names = ("criteria", "methods", "sparsities", "seeds", "compensations", "gammas")
-    given = {name: tuple(dict.fromkeys(values)) for name in names if (values := getattr(arguments, name)) is not None}
+    given = {name: tuple(dict.fromkeys(values)) for name in LISTS if (values := getattr(arguments, name)) is not None}
     speed = known.speed if arguments.speed is None else arguments.speed
     grid = replace(known, **given, speed=speed)
     grid.check()

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import torch
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+    from nirvana.runs.recipe import Recipe
+
 
 @dataclass(frozen=True)
 class Source:
@@ -53,6 +55,7 @@ class LM:
         compensations: what was done with them to the output projections, as JSON values; see
             `nirvana.compensation.compensator`.
         generation: what generation_config.json of the dense model says; None where it has none.
+        recipe: what it was made by, where `nirvana.tune` found it.
     """
 
     model: PreTrainedModel | None
@@ -70,6 +73,7 @@ class LM:
     plans: tuple[str, ...] = ()
     compensations: tuple[dict[str, Any], ...] = ()
     generation: dict[str, Any] | None = None
+    recipe: Recipe | None = None
 
     @cached_property
     def hash(self) -> str:

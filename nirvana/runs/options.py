@@ -69,6 +69,7 @@ OPTIONS = (
     Option("--protect", "allocation", "protected", int, "a layer that keeps all its units; may be repeated", True),
     Option("--uniform", "allocation", "uniform", bool, "the same widths in all layers"),
     Option("--allocation", "allocation", "method", str, "shared, or published: as the criterion's authors do it"),
+    Option("--normalisation", "allocation", "normalisation", float, "0 to 1: bring layers' scores to the same mean"),
     Option("--compensation", "prune", "compensation", str, "of the output projections: none, bias or least_squares"),
     Option("--statistics-samples", "prune", "samples", int, "windows that the compensation is computed from"),
     Option("--statistics-length", "prune", "length", int, "tokens in such a window"),

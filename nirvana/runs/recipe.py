@@ -79,7 +79,7 @@ class AllocationChoice:
     """`protected`: original indices of layers that keep all their units. `uniform`: equal widths in all layers.
 
     `method`: "shared" ranks globally and balances attention and MLP by gamma; "published" is what the criterion's
-    authors do.
+    authors do. `normalisation`: how far layers' scores are brought to the same mean before (see `allocate`).
     """
 
     sparsity: float = 0.2
@@ -88,6 +88,7 @@ class AllocationChoice:
     protected: tuple[int, ...] = ()
     uniform: bool = False
     method: str = "shared"
+    normalisation: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from nirvana.allocation.rules import METHODS, check_method, rule_name, uses_gamma
 from nirvana.compensation import METHODS as COMPENSATIONS
-from nirvana.errors import CompensationError, RunError
+from nirvana.errors import CompensationError, PlanError, RunError
 from nirvana.runs.recipe import AllocationChoice, PruneChoice, Recipe
 from nirvana.runs.validation import SEEDS, check_rates
 from nirvana.saliency import find_criterion
@@ -17,6 +17,15 @@ from nirvana.saliency import find_criterion
 MOST_POINTS = 400
 PUBLISHED_GAMMA = AllocationChoice().gamma  # what NIRVANA's authors use
 COLUMNS = {"published": "as published", "shared": "same allocation"}
+LISTS: dict[str, type] = {  # of a grid, with what they hold
+    "criteria": str,
+    "methods": str,
+    "sparsities": float,
+    "seeds": int,
+    "compensations": str,
+    "gammas": float,
+    "normalisations": float,
+}
 COMPENSATION_WORDS = {"bias": "bias", "least_squares": "least squares"}
 
 
@@ -33,18 +42,20 @@ class Point(NamedTuple):
     sparsity: float
     compensation: str
     gamma: float
+    normalisation: float = 0.0
 
     @property
     def as_published(self) -> bool:
         """Whether it is what the criterion's authors publish; of some criteria, that is the shared allocation too."""
         known = find_criterion(self.criterion)
-        own = self.compensation == known.compensation and self.gamma == PUBLISHED_GAMMA
+        own = (self.compensation, self.gamma, self.normalisation) == (known.compensation, PUBLISHED_GAMMA, 0)
         return self.method == "published" or (known.published == "shared" and own)
 
     @property
     def setting(self) -> str:
         """What distinguishes it within its criterion and sparsity, in words, e.g. "gamma 4, least squares"."""
         words = [f"gamma {self.gamma:g}"] if uses_gamma(self.method, self.criterion) else []
+        words += [f"normalisation {self.normalisation:g}"] if self.normalisation else []
         return ", ".join([*words, *([COMPENSATION_WORDS[self.compensation]] if self.compensation != "none" else [])])
 
     @property
@@ -59,8 +70,10 @@ class Point(NamedTuple):
         One calibration set is drawn, with the point's seed, and none is chosen by KL, so that seeds are independent.
         The statistics of a compensation are drawn anew with each seed too.
         """
-        drawn = base.change("calibration", seed=self.seed, candidates=1).change("saliency", criterion=self.criterion)
-        made = drawn.change("allocation", sparsity=self.sparsity, gamma=self.gamma, method=self.method)
+        one = {"candidates": 1, "alternatives": (), "mixtures": False}
+        drawn = base.change("calibration", seed=self.seed, **one).change("saliency", criterion=self.criterion)
+        names = ("sparsity", "gamma", "method", "normalisation")
+        made = drawn.change("allocation", **{name: getattr(self, name) for name in names})
         if self.compensation == "none":
             return made.change("prune", **vars(PruneChoice()))
         return made.change("prune", compensation=self.compensation, seed=base.prune.seed + self.seed)
@@ -72,6 +85,11 @@ class Point(NamedTuple):
     def from_json(cls, data: Mapping[str, Any]) -> Point:
         return cls(**{**data, "gamma": float(data["gamma"])})
 
+    @classmethod
+    def around(cls, recipe: Recipe) -> Recipe:
+        """What all points of a sweep around `recipe` have in common: equal for two recipes, equal sweeps."""
+        return cls(0, "random", "shared", 0.5, "least_squares", 1.0).recipe(recipe)
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -80,12 +98,12 @@ class Grid:
     Attributes:
         criteria: names from `nirvana.saliency.available()`.
         methods: "shared", the same allocation for all; "published", each criterion as its authors use it, with their
-            allocation, their compensation and gamma 3.36 where there is one. Compensations and gammas below are for the
-            shared allocation alone.
+            allocation, their compensation and gamma 3.36 where there is one. Compensations, gammas and normalisations
+            are of the shared allocation alone.
         sparsities: shares of the attention and MLP weights to remove.
         seeds: of the draw of the calibration set, one set a seed.
         compensations: see `nirvana.prune`.
-        gammas: see `nirvana.allocate`.
+        gammas: see `nirvana.allocate`, as for `normalisations`.
         speed: time every pruned model, in turns with the dense one.
     """
 
@@ -95,6 +113,7 @@ class Grid:
     seeds: tuple[int, ...] = (0, 1, 2)
     compensations: tuple[str, ...] = ("none",)
     gammas: tuple[float, ...] = (PUBLISHED_GAMMA,)
+    normalisations: tuple[float, ...] = (0.0,)
     speed: bool = False
 
     def points(self) -> list[Point]:
@@ -117,11 +136,13 @@ class Grid:
         if method == "shared":
             for compensation in self.compensations:
                 for gamma in self.gammas:
-                    yield Point(seed, criterion, method, sparsity, compensation, gamma)
+                    for normalisation in self.normalisations:
+                        yield Point(seed, criterion, method, sparsity, compensation, gamma, normalisation)
             return
         own = find_criterion(criterion).compensation
         shared = rule_name(method, criterion) == "shared" and "shared" in self.methods
-        serves = shared and own in self.compensations and PUBLISHED_GAMMA in self.gammas
+        plain = PUBLISHED_GAMMA in self.gammas and 0 in self.normalisations
+        serves = shared and plain and own in self.compensations
         yield Point(seed, criterion, "shared" if serves else method, sparsity, own, PUBLISHED_GAMMA)
 
     def check(self) -> None:
@@ -131,7 +152,7 @@ class Grid:
             RunError: a list is empty, a seed is out of range, or there are more than 400 points.
             NirvanaError: a criterion, method, sparsity, compensation or gamma is none.
         """
-        for name in ("criteria", "methods", "sparsities", "seeds", "compensations", "gammas"):
+        for name in LISTS:
             if not getattr(self, name):
                 raise RunError(f"The grid has no {name}.", "Choose at least one of each.")
         for criterion in self.criteria:
@@ -142,6 +163,9 @@ class Grid:
             check_rates(sparsity, 1.0)
         for gamma in self.gammas:
             check_rates(0.5, gamma)
+        for normalisation in self.normalisations:
+            if not 0 <= normalisation <= 1:
+                raise PlanError(f"normalisation must lie between 0 and 1, not {normalisation}.", "Use 0 for none.")
         for seed in self.seeds:
             if not 0 <= seed < SEEDS // 2:
                 raise RunError(f"Seeds are whole numbers from 0 to {SEEDS // 2 - 1:,}, not {seed}.", "Change it.")
@@ -169,11 +193,9 @@ class Grid:
         Raises:
             RunError: a value is unknown or has the wrong type.
         """
-        kinds: dict[str, Any] = {"criteria": str, "methods": str, "sparsities": float, "seeds": int}
-        kinds |= {"compensations": str, "gammas": float}
-        if not isinstance(data, Mapping) or set(data) - {*kinds, "speed"}:
-            raise RunError("A grid has " + ", ".join([*kinds, "speed"]) + ", and nothing else.", "Correct it.")
-        values = {name: _tuple(name, data[name], kind) for name, kind in kinds.items() if name in data}
+        if not isinstance(data, Mapping) or set(data) - {*LISTS, "speed"}:
+            raise RunError("A grid has " + ", ".join([*LISTS, "speed"]) + ", and nothing else.", "Correct it.")
+        values = {name: _tuple(name, data[name], kind) for name, kind in LISTS.items() if name in data}
         if not isinstance(data.get("speed", False), bool):
             raise RunError("speed is true or false.", "Correct it.")
         return cls(**values, speed=data.get("speed", False))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,7 +14,7 @@ from nirvana.evaluation.results import Measurement, Report
 from nirvana.evaluation.timings import SpeedReport
 from nirvana.evaluation.zero_shot.results import ACCURACIES
 from nirvana.evaluation.zero_shot.tasks import MINIMAL_PAIRS
-from nirvana.files import read_json, write_json
+from nirvana.files import append_line, read_json, write_json
 from nirvana.runs.run import Run
 from nirvana.runs.sweep_grid import Grid, Point
 
@@ -141,21 +140,7 @@ def append_row(run: Run, row: Row) -> None:
     Raises:
         NirvanaError: the disk is full or the folder cannot be written.
     """
-    path = run.folder / ROWS
-    line = (json.dumps(row.to_json(), ensure_ascii=False) + "\n").encode()
-    try:
-        with path.open("a+b") as file:
-            if file.tell():
-                file.seek(-1, os.SEEK_END)
-                line = line if file.read(1) == b"\n" else b"\n" + line
-            file.write(line)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise NirvanaError(
-            f"Could not write {path.name}: {error.strerror or error}.",
-            f"Free some space or check the permissions of {run.folder}.",
-        ) from error
+    append_line(run.folder / ROWS, json.dumps(row.to_json(), ensure_ascii=False))
 
 
 def read_rows(run: Run) -> list[Row]:

@@ -19,6 +19,7 @@ from nirvana.runs.subjects import both_models
 from nirvana.runs.sweep import ARGUMENTS as SWEEP
 from nirvana.runs.sweep import check_sweep, sweep_task
 from nirvana.runs.timing import SIZES, SPEED, check_schemes, check_speed, time_both, weigh_both
+from nirvana.runs.tuning import TUNE, check_tune, tune_run
 from nirvana.runs.validation import check_recipe
 
 if TYPE_CHECKING:
@@ -168,6 +169,7 @@ TASKS = {
     "continue": Task(continue_both, {"prompt": "", "chat": False, "max_new_tokens": 64}, _check_continue),
     "speed": Task(time_both, SPEED, _check_speed),
     "sizes": Task(weigh_both, SIZES, _check_sizes),
+    "tune": Task(tune_run, TUNE, check_tune),
     "sweep": Task(sweep_task, SWEEP, check_sweep),
 }
 

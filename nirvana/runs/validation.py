@@ -84,6 +84,8 @@ def check_recipe(recipe: Recipe, steps: Iterable[str] = STEPS) -> None:
     if sections["allocation"]:
         check_rates(allocation.sparsity, allocation.gamma)
         check_method(allocation.method)
+        if not 0 <= allocation.normalisation <= 1:
+            raise PlanError(f"Normalisation lies between 0 and 1, not {allocation.normalisation}.", "Use 0 for none.")
         _check_layers(allocation.protected)
     if sections["prune"] and recipe.prune.compensation not in METHODS:
         raise CompensationError(
@@ -134,7 +136,7 @@ def check_against_model(recipe: Recipe, card: ModelCard, steps: Iterable[str] = 
 
 def _check_reachable(choice: AllocationChoice, criterion: str, layout: Layout) -> None:
     constraints = vars(choice).copy()
-    sparsity = constraints.pop("sparsity")
+    sparsity, _ = constraints.pop("sparsity"), constraints.pop("normalisation")  # which changes no limit
     limit = reachable_sparsity(layout, criterion=criterion, **constraints)
     if sparsity > limit:
         why = f" with gamma {choice.gamma:g}" if uses_gamma(choice.method, criterion) else ""

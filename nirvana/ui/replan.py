@@ -41,10 +41,10 @@ def draft_plan(saliency: Saliency, choice: AllocationChoice) -> Draft:
     """Allocate as `choice` says; an impossible request comes back as the error."""
     reachable = 0.0
     constraints = vars(choice).copy()
-    sparsity = constraints.pop("sparsity")
+    sparsity, normalisation = constraints.pop("sparsity"), constraints.pop("normalisation")
     try:
         reachable = reachable_sparsity(saliency.layout, criterion=saliency.criterion, **constraints)
-        plan = allocate(saliency, sparsity=sparsity, **constraints)
+        plan = allocate(saliency, sparsity=sparsity, normalisation=normalisation, **constraints)
     except PlanError as error:
         return Draft(None, error, reachable)
     return Draft(plan, None, reachable)

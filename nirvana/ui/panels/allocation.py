@@ -47,6 +47,7 @@ def allocation_controls(choice: AllocationChoice, layout: Layout, criterion: str
     st.session_state.setdefault(GAMMA, choice.gamma if choice.gamma >= 0 else default.gamma)
     st.session_state.setdefault("allocation.multiple_of", max(1, choice.multiple_of))
     st.session_state.setdefault("allocation.uniform", choice.uniform)
+    st.session_state.setdefault("allocation.normalisation", min(max(choice.normalisation, 0.0), 1.0))
     layers = sorted({site.layer for site in layout})
     st.session_state.setdefault("allocation.protected", [layer for layer in choice.protected if layer in layers])
     method = _method_control(criterion)
@@ -95,7 +96,18 @@ def allocation_controls(choice: AllocationChoice, layout: Layout, criterion: str
         help="These keep every unit. They still count in the target, so the other layers lose more.",
     )
     uniform = st.toggle("Equal widths in all layers", key="allocation.uniform", help=_equal_widths_help(layout))
-    return AllocationChoice(sparsity, gamma, multiple_of, tuple(sorted(protected)), uniform, method)
+    normalisation = st.slider(
+        "Normalisation of the layers' scores",
+        min_value=0.0,
+        max_value=1.0,
+        step=0.05,
+        key="allocation.normalisation",
+        disabled=fixed,
+        help="0 compares scores of different layers as they are. 1 brings every layer's to the same mean first, so that "
+        "all layers lose about as much, and only the shape of a layer's scores decides.",
+    )
+    protects = tuple(sorted(protected))
+    return AllocationChoice(sparsity, gamma, multiple_of, protects, uniform, method, 0.0 if fixed else normalisation)
 
 
 def _method_control(criterion: str) -> str:

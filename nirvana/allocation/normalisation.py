@@ -1,0 +1,30 @@
+"""How much the size of a site's scores counts: scores of layers are only comparable where a criterion makes them so."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from nirvana.errors import PlanError
+from nirvana.saliency.scores import Saliency
+
+
+def normalised(saliency: Saliency, power: float) -> Saliency:
+    """Each site's scores divided by the `power`-th power of their mean absolute value.
+
+    0 leaves them as they are, and a layer of large scores is pruned last; 1 gives every site the same mean, and only
+    the shape of a layer's scores decides. A site whose scores are all zero stays as it is.
+
+    Raises:
+        PlanError: the power is not in [0, 1].
+    """
+    if not 0 <= power <= 1:
+        raise PlanError(f"Normalisation lies between 0 and 1, not {power}.", "Use 0 to compare scores as they are.")
+    if power == 0:
+        return saliency
+    scores = {}
+    for site, values in saliency.items():
+        mean = float(np.abs(values, dtype=np.float64).mean())
+        scores[site] = (values / mean**power).astype(np.float32) if mean > 0 else values
+    return replace(saliency, scores=scores)

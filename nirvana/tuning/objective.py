@@ -1,0 +1,139 @@
+"""What a trial measures: KL on probes of all texts, and perplexity on their probe splits."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from functools import cached_property
+from os import PathLike, fspath
+from typing import Any
+
+from nirvana.allocation import allocate, reachable_sparsity
+from nirvana.calibration.corpora import Corpus, mix
+from nirvana.calibration.corpora.mixture import PLUS
+from nirvana.calibration.sampling import sample_calibration, sample_probe
+from nirvana.errors import Cancelled, NirvanaError
+from nirvana.evaluation.divergence import DenseReference, dense_reference, divergence
+from nirvana.evaluation.perplexity import check_text, perplexity
+from nirvana.models.lm import LM
+from nirvana.plan import PruningPlan
+from nirvana.progress import ProgressCallback, within
+from nirvana.runs.cached import open_corpus, score_units
+from nirvana.runs.compensated import pruned_model
+from nirvana.runs.models import Models, numerics
+from nirvana.runs.recipe import Recipe
+from nirvana.saliency.scores import Saliency
+from nirvana.tuning.choices import Choices, Space
+from nirvana.tuning.trials import Trial
+
+PROBES, PROBE_LENGTH, PROBE_SEED = 64, 64, 42
+WINDOW, TOKENS = 512, 2_048  # of the perplexity, at most so many tokens of each text
+PARTS = 4  # scores, pruning, KL, perplexity
+
+
+class Objective:
+    """Measures trials of one model; holds the texts, the probes, and the scores that were computed last.
+
+    Raises:
+        CorpusError: a text is not to be had, or too short for its samples or probes.
+    """
+
+    def __init__(
+        self,
+        lm: LM,
+        texts: Mapping[str, str | PathLike[str] | Corpus],
+        space: Space,
+        sparsity: float,
+        base: Recipe,
+        progress: ProgressCallback | None = None,
+    ) -> None:
+        self.lm, self.sparsity = lm, sparsity
+        self.base = base.change("model", name=lm.source.name)
+        self.parts = {
+            name: text if isinstance(text, Corpus) else open_corpus(fspath(text), lm, progress)
+            for name, text in texts.items()
+        }
+        self.corpora = dict(self.parts)
+        whole = next(iter(self.parts.values()))
+        if len(self.parts) > 1:
+            whole = self.corpora[PLUS.join(space.corpora)] = mix(list(self.parts.values()))
+        task = self.base.calibration.task
+        self.probe = sample_probe(lm, whole, samples=PROBES, length=PROBE_LENGTH, seed=PROBE_SEED, task=task)
+        self.layers = list(dict.fromkeys(site.layer for site in lm.layout))
+        self.window = min(WINDOW, lm.family.geometry(lm.settings).get("positions", WINDOW))
+        for corpus in self.parts.values():
+            check_text(lm, corpus.split("probe"), window=self.window)
+        settings = {
+            "corpora": {name: corpus.hash for name, corpus in self.parts.items()},
+            "criteria": list(space.criteria),
+            "sparsity": sparsity,
+            "base": self.base.to_json(),
+            "probe": {"samples": PROBES, "length": PROBE_LENGTH, "seed": PROBE_SEED, "hash": self.probe.hash},
+            "perplexity": {"split": "probe", "window": self.window, "max_tokens": TOKENS},
+            **numerics(lm),
+        }
+        self.settings: dict[str, Any] = json.loads(json.dumps(settings))  # as it is read back
+        self._models = Models()
+        self._saliency: dict[tuple[str, str, int], Saliency] = {}
+
+    @cached_property
+    def reference(self) -> DenseReference:
+        """What the dense model predicts on the probes."""
+        return dense_reference(self.lm, self.probe)
+
+    def recipe(self, choices: Choices) -> Recipe:
+        """The whole recipe of a point."""
+        return choices.recipe(self.base, self.sparsity, self.layers)
+
+    def is_possible(self, choices: Choices) -> bool:
+        """Whether the sparsity is in reach with this gamma and these protected layers."""
+        chosen = self.recipe(choices).allocation
+        return reachable_sparsity(self.lm.layout, gamma=chosen.gamma, protected=chosen.protected) >= self.sparsity
+
+    def measure(self, number: int, choices: Choices, progress: ProgressCallback | None) -> Trial:
+        """One trial; what cannot be pruned like that is a trial that failed."""
+        start = time.perf_counter()
+        recipe = self.recipe(choices)
+        try:
+            plan = self.plan(recipe, within(progress, "Scores", 0, PARTS))
+            small = self._prune(recipe, plan, within(progress, "Pruning", 1, PARTS))
+            comparing = within(progress, "KL", 2, PARTS)
+            found = divergence(self.lm, small, self.probe, reference=self.reference, progress=comparing)
+            read = self._perplexities(small, within(progress, "Perplexity", 3, PARTS))
+        except Cancelled:
+            raise
+        except NirvanaError as error:
+            failure = f"{error.message} {error.hint}".strip()
+            return Trial(number, choices, seconds=time.perf_counter() - start, failure=failure)
+        seconds = round(time.perf_counter() - start, 2)
+        return Trial(number, choices, found.mean, found.standard_error, read, plan.sparsity, seconds)
+
+    def plan(self, recipe: Recipe, progress: ProgressCallback | None = None) -> PruningPlan:
+        """The plan of a recipe, as the pipeline makes it."""
+        choice, criterion = recipe.calibration, recipe.saliency.criterion
+        key = (criterion, choice.corpus, choice.seed)
+        if key not in self._saliency:
+            drawn = {"samples": choice.samples, "length": choice.length, "seed": choice.seed, "task": choice.task}
+            calibration = sample_calibration(self.lm, self.corpora[choice.corpus], **drawn)  # type: ignore[arg-type]
+            self._saliency[key] = score_units(criterion, self.lm, calibration, progress)[0]
+        return allocate(self._saliency[key], **vars(recipe.allocation))
+
+    def prune(self, recipe: Recipe) -> LM:
+        """The pruned model of a recipe, the caller's to keep."""
+        small = self._prune(recipe, self.plan(recipe), None)
+        self._models = Models()  # which would unload it when the next is made
+        return small
+
+    def _prune(self, recipe: Recipe, plan: PruningPlan, progress: ProgressCallback | None) -> LM:
+        corpus = self.corpora[recipe.calibration.corpus]
+        return pruned_model(recipe, self._models, self.lm, plan, corpus=corpus, progress=progress)[0]
+
+    def _perplexities(self, small: LM, progress: ProgressCallback | None) -> dict[str, list[float]]:
+        found, task = {}, self.base.calibration.task
+        for part, (name, corpus) in enumerate(self.parts.items()):
+            reading = within(progress, name, part, len(self.parts))
+            split = corpus.split("probe")
+            got = perplexity(small, split, window=self.window, max_tokens=TOKENS, task=task, progress=reading)
+            found[name] = [got.value, got.standard_error]
+        return found

@@ -1,0 +1,182 @@
+"""The search for a recipe: it finds what is better, goes on where it was, and its best is what the pipeline makes."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import nirvana as nv
+from nirvana.errors import Cancelled
+from nirvana.progress import Progress
+from nirvana.runs.pipeline import execute
+from nirvana.runs.recipe import Recipe
+from nirvana.runs.store import Store
+from nirvana.tuning.choices import Choices, Space
+from nirvana.tuning.objective import Objective
+from nirvana.tuning.search import suggest, tune
+from nirvana.tuning.trials import Trial, append, begin, correlation, ranked, read_trials
+
+BASE = Recipe().change("calibration", samples=4, length=32).change("prune", samples=4, length=32)
+SPACE = Space(("nirvana", "taylor"), ("a", "b"), 16)
+
+
+def choices(**values: Any) -> Choices:
+    usual = {"criterion": "nirvana", "corpus": "a", "seed": 0, "gamma": 3.36, "normalisation": 0.0}
+    return Choices(**usual | {"compensation": "none"} | values)
+
+
+def texts(folder: Path) -> list[str]:
+    names = []
+    for name, word in (("one.txt", "river"), ("two.txt", "engine")):
+        (folder / name).write_text(
+            "\n\n".join(f"{word.title()} number {index} is a {word}. " * 12 for index in range(60))
+        )
+        names.append(str(folder / name))
+    return names
+
+
+def search(lm: nv.LM, corpora: list[str], folder: Path, trials: int, **more: Any) -> nv.Tuning:
+    return tune(lm, corpora, 0.3, trials=trials, base=BASE, folder=folder, criteria=["magnitude", "flap"], **more)
+
+
+def test_what_is_tried_follows_what_did_well() -> None:
+    """Of an objective that is known, the search finds the best criterion and a gamma near the best."""
+    done: list[Trial] = []
+    while len(done) < 60:
+        found = suggest(SPACE, done, seed=0)
+        assert found is not None
+        cost = abs(math.log(found.gamma / 2)) + (found.criterion == "nirvana") + (found.compensation != "bias")
+        done.append(Trial(len(done), found, cost, 0.1))
+    best = ranked(done)[0].choices
+    assert (best.criterion, best.compensation) == ("taylor", "bias") and 1.4 < best.gamma < 2.9
+    assert len({trial.choices for trial in done}) == 60, "nothing is tried twice"
+    late = [trial.kl for trial in done[40:]]
+    assert sum(late) / 20 < sum(trial.kl for trial in done[:20]) / 20
+
+
+def test_the_same_trials_and_seed_go_on_alike() -> None:
+    done = [Trial(number, each, 1.0 + number, 0.1) for number, each in enumerate(SPACE.first())]
+    done += [Trial(len(done), choices(gamma=gamma), 2.0, 0.1) for gamma in (1.5, 2.5)]
+    assert suggest(SPACE, done, 3) == suggest(SPACE, done, 3)
+    assert len({suggest(SPACE, done, seed) for seed in range(6)}) > 1
+
+
+def test_the_first_trials_are_the_papers_recipe_and_what_did_well() -> None:
+    first = SPACE.first()
+    assert first[0] == choices()
+    assert [each.criterion for each in first[1:]] == ["taylor"]
+    assert first[1].corpus == "a + b" and first[1].compensation == "least_squares"
+
+
+def test_most_trials_use_scores_that_are_there() -> None:
+    done = [Trial(0, choices(), 1.0, 0.1)]
+    for _ in range(24):
+        found = suggest(SPACE, done, 0)
+        assert found is not None
+        done.append(Trial(len(done), found, 1.0 + len(done), 0.1))
+    scored = [trial.choices.scored for trial in done]
+    fresh = [index for index, key in enumerate(scored) if key not in scored[:index]]
+    assert all(index % 4 == 0 or index < len(SPACE.first()) for index in fresh)
+
+
+def test_the_best_is_what_the_pipeline_makes(tiny_lm: nv.LM, tmp_path: Path) -> None:
+    corpora = texts(tmp_path)
+    found = search(tiny_lm, corpora, tmp_path, 5)
+    best, trial = found.best, found.trials[0]
+    assert best.recipe is not None and found.best is best
+    assert [each.kl for each in found.trials] == sorted(each.kl for each in found.trials)
+    probe = nv.sample_probe(tiny_lm, nv.mix([nv.load_corpus(name) for name in corpora]), samples=64, length=64, seed=42)
+    assert nv.divergence(tiny_lm, best, probe).mean == pytest.approx(trial.kl, rel=1e-5)
+    run = Store().create(best.recipe.change("evaluation", corpora=tuple(corpora), window=32, max_tokens=256))
+    execute(run, until="prune")
+    plan = run.plan()
+    assert plan is not None and plan.sparsity == trial.sparsity
+    info = run.info("prune")
+    assert info is not None and info["weight_hash"] == best.hash
+
+
+def test_a_stopped_search_goes_on_and_measures_nothing_twice(
+    tiny_lm: nv.LM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpora, measured = texts(tmp_path), []
+    measure = Objective.measure
+
+    def counted(self: Objective, number: int, chosen: Choices, progress: Any) -> Trial:
+        measured.append(chosen)
+        return measure(self, number, chosen, progress)
+
+    monkeypatch.setattr(Objective, "measure", counted)
+
+    def stop(progress: Progress) -> None:
+        if len(measured) > 3:
+            raise Cancelled()
+
+    with pytest.raises(Cancelled):
+        search(tiny_lm, corpora, tmp_path, 6, progress=stop)
+    _, kept = read_trials(tmp_path)
+    assert [trial.number for trial in kept] == [0, 1, 2]
+    done = search(tiny_lm, corpora, tmp_path, 6)
+    assert len(done.trials) + len(done.failed) == 6
+    assert len(measured) == 7 and measured[3] == measured[4], "only the trial that was stopped is measured again"
+    alone = search(tiny_lm, corpora, tmp_path / "alone", 6) if (tmp_path / "alone").mkdir() is None else None
+    assert alone is not None and [t.choices for t in alone.trials] == [t.choices for t in done.trials]
+    search(tiny_lm, corpora, tmp_path, 6)
+    assert len(measured) == 13
+    tune(tiny_lm, corpora, 0.2, trials=1, base=BASE, folder=tmp_path, criteria=["magnitude"])
+    assert len(read_trials(tmp_path)[1]) == 1, "another question begins anew"
+
+
+def test_a_trial_that_cannot_be_does_not_end_the_search(tiny_lm: nv.LM, tmp_path: Path) -> None:
+    corpora = texts(tmp_path)[:1]
+    objective = Objective(tiny_lm, {corpora[0]: corpora[0]}, Space(("magnitude",), tuple(corpora), 4), 0.9, BASE)
+    trial = objective.measure(0, choices(criterion="magnitude", corpus=corpora[0]), None)
+    assert math.isnan(trial.kl) and "out of reach" in trial.failure
+    assert not objective.is_possible(trial.choices)
+    with pytest.raises(nv.NirvanaError, match="No trial gave a model"):
+        _ = tune(tiny_lm, corpora, 0.97, trials=1, base=BASE, criteria=["magnitude"]).best
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"corpora": []}, "no text"),
+        ({"criteria": []}, "no criterion"),
+        ({"criteria": ["nothing"]}, "nothing"),
+        ({"trials": 0}, "takes time"),
+        ({"minutes": -1.0}, "takes time"),
+        ({"sparsity": 1.5}, "between 0 and 1"),
+        ({"corpora": ["missing.txt"]}, "missing.txt"),
+    ],
+)
+def test_what_cannot_be_searched(tiny_lm: nv.LM, values: dict[str, Any], message: str) -> None:
+    usual: dict[str, Any] = {"corpora": ["python-docs"], "sparsity": 0.2, "base": BASE}
+    with pytest.raises(nv.NirvanaError, match=message):
+        tune(tiny_lm, **usual | values)
+
+
+def test_rows_survive_a_cut_off_line(tmp_path: Path) -> None:
+    trials = [Trial(0, choices(), 0.5, 0.1, {"a": [3.0, 0.1]}, 0.2), Trial(1, choices(seed=1), failure="too much")]
+    begin(tmp_path, {"seed": 1})
+    for trial in trials:
+        append(tmp_path, trial)
+    path = tmp_path / "tuning.jsonl"
+    path.write_text(path.read_text() + '{"number": 2, "cho')
+    settings, found = read_trials(tmp_path)
+    assert settings == {"seed": 1} and found[0] == trials[0]
+    assert found[1].failure == "too much" and math.isnan(found[1].kl)
+    append(tmp_path, Trial(2, choices(seed=2), 0.4, 0.1))
+    assert [trial.number for trial in read_trials(tmp_path)[1]] == [0, 1, 2]
+    assert all(json.loads(line) for line in path.read_text().splitlines()[:3])
+
+
+def test_correlation_is_of_ranks() -> None:
+    rows = [
+        Trial(i, choices(seed=i), kl, 0.1, {"a": [ppl, 1.0]}) for i, (kl, ppl) in enumerate([(1, 9), (2, 30), (3, 31)])
+    ]
+    assert math.isnan(correlation(rows).value) and correlation(rows).n == 3
+    rows.append(Trial(3, choices(seed=3), 4.0, 0.1, {"a": [10.0, 1.0]}))
+    assert correlation(rows).value == pytest.approx(0.4)  # ranks 1 2 3 4 against 1 3 4 2
