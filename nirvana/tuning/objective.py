@@ -69,6 +69,7 @@ class Objective:
             "criteria": list(space.criteria),
             "sparsity": sparsity,
             "base": self.base.to_json(),
+            "layers": self.layers,
             "probe": {"samples": PROBES, "length": PROBE_LENGTH, "seed": PROBE_SEED, "hash": self.probe.hash},
             "perplexity": {"split": "probe", "window": self.window, "max_tokens": TOKENS},
             **numerics(lm),

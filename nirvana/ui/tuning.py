@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import shlex
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from nirvana.calibration.corpora.mixture import PLUS, part_names
+from nirvana.runs.options import option_words
+from nirvana.runs.recipe import Recipe
+from nirvana.runs.tuning import TUNE
 from nirvana.saliency import CRITERIA
 from nirvana.tuning.choices import Choices
 from nirvana.tuning.trials import Trial
@@ -65,3 +70,58 @@ def trials_table(trials: Sequence[Trial]) -> pd.DataFrame:
         row |= {f"perplexity, {short_text(name)}": value for name, (value, _) in trial.perplexity.items()}
         rows.append(row | {"sparsity": trial.sparsity, "seconds": trial.seconds})
     return pd.DataFrame(rows)
+
+
+def python_code(recipe: Recipe, asked: Mapping[str, Any]) -> str:
+    """A script that searches as `asked`, the arguments of the task, around `recipe`."""
+    kept = _around(recipe)
+    changes = [
+        f'.change("{section}", {", ".join(f"{name}={value!r}" for name, value in values.items())})'
+        for section, values in kept.items()
+    ]
+    model = recipe.model
+    place = "".join(
+        f", {name}={value!r}" for name, value in (("device", model.device), ("dtype", model.dtype)) if value != "auto"
+    )
+    more = {name: asked[name] for name in ("criteria", "seed") if asked[name] != TUNE[name]}
+    words = "".join(f", {name}={value!r}" for name, value in more.items())
+    return "\n".join(
+        [
+            "import nirvana as nv",
+            "",
+            f"lm = nv.load_model({model.name!r}{place})",
+            f"base = nv.Recipe(){''.join(changes)}",
+            f"corpora = {list(asked['corpora'])!r}",
+            f"found = nv.tune(lm, corpora, {asked['sparsity']:g}, minutes={asked['minutes']}{words}, base=base)",
+            "for trial in found.trials[:5]:",
+            "    print(trial.kl, trial.perplexity, trial.choices)",
+            "print(found.correlation())",
+            'nv.save(found.best, "tuned")',
+            "",
+        ]
+    )
+
+
+def command_line(recipe: Recipe, asked: Mapping[str, Any]) -> str:
+    """One shell command that does the same, and writes the best recipe."""
+    base = Recipe().change("model", **vars(recipe.model))
+    words = ["python", "-m", "nirvana", "tune", *option_words(base, ("--model",))]
+    flags = {"samples": "--samples", "length": "--length", "task": "--task"}
+    for section, values in _around(recipe).items():
+        for name, value in values.items():
+            words += [flags[name] if section == "calibration" else f"--statistics-{name}", str(value)]
+    for corpus in asked["corpora"]:
+        words += ["--corpus", corpus]
+    for criterion in asked["criteria"] if asked["criteria"] != TUNE["criteria"] else ():
+        words += ["--criterion", criterion]
+    words += ["--sparsity", f"{asked['sparsity']:g}", "--minutes", str(asked["minutes"])]
+    return shlex.join([*words, *(["--seed", str(asked["seed"])] if asked["seed"] else []), "--output", "best.json"])
+
+
+def _around(recipe: Recipe) -> dict[str, dict[str, Any]]:
+    """Section -> what a search takes of a recipe, besides its model."""
+    calibration, prune = recipe.calibration, recipe.prune
+    kept: dict[str, dict[str, Any]] = {"calibration": {"samples": calibration.samples, "length": calibration.length}}
+    if calibration.task != "auto":
+        kept["calibration"]["task"] = calibration.task
+    return kept | {"prune": {"samples": prune.samples, "length": prune.length, "seed": prune.seed}}

@@ -386,3 +386,19 @@ def test_the_report_shows_both_models_and_says_what_is_missing(capsys: pytest.Ca
     for part in ("12.5000 ± 0.2500", "inf", "0.5000 ± 0.0100", "text [bold]", "5,110 tokens in 10 windows of 512"):
         assert part in shown
     assert "4-bit origin" in shown
+
+
+def test_a_search_writes_the_recipe_that_it_found(
+    capsys: pytest.CaptureFixture[str], tiny_folder: Path, tmp_path: Path
+) -> None:
+    best = tmp_path / "best.json"
+    options = ["--model", str(tiny_folder), "--device", "cpu", "--corpus", "python-docs", "--criterion", "magnitude"]
+    options += ["--criterion", "flap", "--sparsity", "0.3", "--trials", "3", "--samples", "4", "--length", "32"]
+    options += ["--statistics-samples", "4", "--statistics-length", "32", "--output", str(best)]
+    found = ask(capsys, "tune", *options)
+    assert len(found["trials"]) + len(found["failed"]) == 3
+    assert Recipe.from_json(json.loads(best.read_text())) == Recipe.from_json(found["best"])
+    assert cli.main(["tune", *options, "--run", found["run"]]) == 0
+    shown = capsys.readouterr().out
+    assert "KL on 64 x 64 probe tokens" in shown and "magnitude" in shown.casefold()
+    assert "at 7" in refused(capsys, "tune", *options[:-2], "--trials", "7" * 9)

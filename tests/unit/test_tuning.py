@@ -25,7 +25,7 @@ SPACE = Space(("nirvana", "taylor"), ("a", "b"), 16)
 
 
 def choices(**values: Any) -> Choices:
-    usual = {"criterion": "nirvana", "corpus": "a", "seed": 0, "gamma": 3.36, "normalisation": 0.0}
+    usual: dict[str, Any] = {"criterion": "nirvana", "corpus": "a", "seed": 0, "gamma": 3.36, "normalisation": 0.0}
     return Choices(**usual | {"compensation": "none"} | values)
 
 
@@ -122,8 +122,9 @@ def test_a_stopped_search_goes_on_and_measures_nothing_twice(
     done = search(tiny_lm, corpora, tmp_path, 6)
     assert len(done.trials) + len(done.failed) == 6
     assert len(measured) == 7 and measured[3] == measured[4], "only the trial that was stopped is measured again"
-    alone = search(tiny_lm, corpora, tmp_path / "alone", 6) if (tmp_path / "alone").mkdir() is None else None
-    assert alone is not None and [t.choices for t in alone.trials] == [t.choices for t in done.trials]
+    (tmp_path / "alone").mkdir()
+    alone = search(tiny_lm, corpora, tmp_path / "alone", 6)
+    assert [trial.choices for trial in alone.trials] == [trial.choices for trial in done.trials]
     search(tiny_lm, corpora, tmp_path, 6)
     assert len(measured) == 13
     tune(tiny_lm, corpora, 0.2, trials=1, base=BASE, folder=tmp_path, criteria=["magnitude"])

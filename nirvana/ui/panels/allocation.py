@@ -103,8 +103,8 @@ def allocation_controls(choice: AllocationChoice, layout: Layout, criterion: str
         step=0.05,
         key="allocation.normalisation",
         disabled=fixed,
-        help="0 compares scores of different layers as they are. 1 brings every layer's to the same mean first, so that "
-        "all layers lose about as much, and only the shape of a layer's scores decides.",
+        help="0 compares scores of different layers as they are. 1 brings every layer's to the same mean first, so "
+        "that all layers lose about as much, and only the shape of a layer's scores decides.",
     )
     protects = tuple(sorted(protected))
     return AllocationChoice(sparsity, gamma, multiple_of, protects, uniform, method, 0.0 if fixed else normalisation)

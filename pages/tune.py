@@ -1,0 +1,25 @@
+"""Tune: a search for the recipe that changes the model least."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from nirvana.tuning.trials import read_trials
+from nirvana.ui import state
+from nirvana.ui.panels import page
+from nirvana.ui.panels.tune import controls, explain, nothing_yet, results, show_code, start, watch
+
+now = state.context("tune")
+page.page_header("tune")
+settings, trials = read_trials(now.run.folder)
+asked = controls(now, settings)
+start(now, asked, settings, trials)
+page.job_panel()
+watch(now, trials)
+if settings is not None and trials:
+    results(now, settings, trials)
+else:
+    nothing_yet(now)
+with st.expander("What is searched, and on which text?", icon=":material/help:", key="tune.about"):
+    explain()
+show_code(now.recipe, asked)

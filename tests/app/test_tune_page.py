@@ -1,0 +1,151 @@
+"""The Tune page: a search on a tiny model, live results, and a run made of a trial."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from nirvana.runs.recipe import Recipe
+from nirvana.runs.store import Store
+from nirvana.tuning.choices import Choices
+from nirvana.tuning.trials import Trial, append, begin, read_trials
+from nirvana.ui import state
+from nirvana.ui.figures import tuning as figures
+from nirvana.ui.text import plain
+from nirvana.ui.tuning import command_line, describe, python_code, trials_table
+from tests.app.test_widget_keys import keys_on
+
+Start = Callable[..., AppTest]
+RECIPE = (
+    Recipe()
+    .change("model", name="tiny-llama")
+    .change("calibration", samples=4, length=64, candidates=1)
+    .change("prune", samples=4, length=64)
+    .change("evaluation", corpora=("python-docs",), window=128, max_tokens=256)
+)
+
+
+def trial(number: int, kl: float, perplexity: float, criterion: str = "taylor", **values: object) -> Trial:
+    chosen = Choices(
+        **{"criterion": criterion, "corpus": "python-docs", "seed": 0, "gamma": 1.0 + number}
+        | {"normalisation": 0.0, "compensation": "none"}
+        | values
+    )  # type: ignore[arg-type]
+    return Trial(number, chosen, kl, 0.01, {"python-docs": [perplexity, 0.5]}, 0.2, 1.0)
+
+
+TRIALS = [
+    trial(0, 0.8, 30.0, "nirvana"),
+    trial(1, 0.2, 14.0, compensation="least_squares"),
+    trial(2, 0.3, 15.0),
+    trial(3, 0.5, 20.0, first=1),
+]
+
+
+def test_a_search_and_a_run_of_its_best(start: Start, store: Store) -> None:
+    run = store.create(RECIPE)
+    app = start(run).run()
+    app.switch_page("pages/tune.py").run()
+    assert not app.exception and "tune.by_choice" not in keys_on(app)
+    app.multiselect(key="tune.criteria").set_value(["magnitude", "flap"]).run()
+    app.number_input(key="tune.minutes").set_value(1).run()
+    app.button(key="tune.run").click().run()
+    assert not app.exception
+    jobs, deadline = state.jobs(), time.monotonic() + 120
+    while len(read_trials(run.folder)[1]) < 2 and time.monotonic() < deadline:
+        time.sleep(0.2)
+    live = jobs.live(run.id)
+    assert live is not None and live.task == "tune"
+    jobs.cancel(live.id)
+    while jobs.live(run.id) is not None and time.monotonic() < deadline:
+        time.sleep(0.2)
+    app.run()
+    assert not app.exception and {"tune.by_choice", "tune.over_time", "tune.make"} <= keys_on(app)
+    kept = len(read_trials(run.folder)[1])
+    assert kept >= 2 and f"Go on from trial {kept}" in app.button(key="tune.run").label
+    app.button(key="tune.make").click().run()
+    assert not app.exception
+    made = store.open(app.query_params["run"])
+    assert made.id != run.id and made.recipe.saliency.criterion in ("magnitude", "flap")
+    assert made.recipe.calibration.samples == 4 and made.recipe.model.name == "tiny-llama"
+    made_job = jobs.live(made.id)
+    if made_job is not None:
+        jobs.cancel(made_job.id)
+
+
+def test_without_texts_nothing_starts(start: Start, store: Store) -> None:
+    app = start(store.create(RECIPE)).run()
+    app.switch_page("pages/tune.py").run()
+    app.multiselect(key="tune.corpora").set_value([]).run()
+    assert app.button(key="tune.run").disabled
+    assert any("no text" in error.value for error in app.error)
+
+
+def test_the_controls_show_the_search_of_the_run(start: Start, store: Store) -> None:
+    run = store.create(RECIPE)
+    begin(run.folder, SETTINGS)
+    for each in TRIALS:
+        append(run.folder, each)
+    app = start(run).run()
+    app.switch_page("pages/tune.py").run()
+    assert not app.exception
+    assert app.multiselect(key="tune.criteria").value == ["nirvana", "taylor"]
+    assert app.slider(key="tune.sparsity").value == 0.25
+    assert any("rank correlation is **1.00**" in text.value for text in app.markdown)
+    assert any(plain(describe(TRIALS[1].choices)) in text.value for text in app.markdown)
+
+
+SETTINGS = {
+    "corpora": {"python-docs": "hash"},
+    "criteria": ["nirvana", "taylor"],
+    "sparsity": 0.25,
+    "seed": 0,
+    "base": RECIPE.to_json(),
+    "layers": [0, 1, 2, 3],
+    "probe": {"samples": 64, "length": 64, "seed": 42, "hash": "x"},
+    "perplexity": {"split": "probe", "window": 512, "max_tokens": 2048},
+    "dtype": "torch.float32",
+    "device": "cpu",
+}
+
+
+@pytest.mark.parametrize("choice", ["criterion", "gamma", "normalisation", "text", "seed", "compensation", "protected"])
+def test_charts_ring_the_best(choice: str) -> None:
+    chart = figures.by_choice(TRIALS, choice)
+    assert chart is not None
+    marks, ring = chart.figure.data
+    assert list(marks.y) == [0.8, 0.2, 0.3, 0.5] and ring.y[0] == 0.2 and ring.x[0] == marks.x[1]
+    assert figures.by_choice([], choice) is None
+
+
+def test_the_claim_is_tested() -> None:
+    chart = figures.kl_against_perplexity(TRIALS)
+    assert chart is not None and "**1.00** over 4 trials" in chart.takeaway and "the same trial" in chart.takeaway
+    worse = [*TRIALS[:3], trial(3, 0.9, 10.0), trial(4, 0.95, 9.0)]
+    other = figures.kl_against_perplexity(worse)
+    assert other is not None and "does not show" in other.takeaway and "costs 55.6%" in other.takeaway
+    few = figures.kl_against_perplexity(TRIALS[:2])
+    assert few is not None and "too few" in few.takeaway
+
+
+def test_the_best_so_far_only_falls() -> None:
+    chart = figures.over_time(TRIALS)
+    assert chart is not None
+    assert list(chart.figure.data[1].y) == [0.8, 0.2, 0.2, 0.2]
+    assert "From 0.8 nats with the first trial to 0.2 with trial 2, 75% less." in chart.takeaway
+
+
+def test_words_tables_and_code() -> None:
+    words = describe(TRIALS[3].choices)
+    assert words == "Taylor (LLM-Pruner), gamma 4, no compensation, on python-docs, seed 0, first 1 layer protected"
+    table = trials_table([*TRIALS, Trial(4, TRIALS[0].choices, failure="no")])
+    assert len(table) == 4 and table["protected"].tolist() == ["none", "none", "none", "first 1, last 0"]
+    asked = {"corpora": ["a b.txt"], "criteria": ["taylor"], "sparsity": 0.3, "minutes": 5, "seed": 2}
+    script = python_code(RECIPE, asked)
+    compile(script, "script", "exec")
+    assert "nv.tune(lm, corpora, 0.3, minutes=5, criteria=['taylor'], seed=2, base=base)" in script
+    line = command_line(RECIPE, asked)
+    assert "--corpus 'a b.txt' --criterion taylor --sparsity 0.3 --minutes 5 --seed 2" in line
