@@ -23,16 +23,12 @@ from nirvana.ui.panels.calibration_choice import calibration_controls, cost
 
 def actions(now: state.Context) -> None:
     """What it will cost, the button, and the way on."""
-    candidates = now.recipe.calibration.candidates
+    trials = now.recipe.calibration.trials
     done = state.state_of(now, "calibration") == "done"
     st.caption("This choice is computed." if done else cost(now.recipe, now))
     with st.container(horizontal=True):
         if st.button(
-            "Calibration is current"
-            if done
-            else f"Draw and try {candidates} sets"
-            if candidates > 1
-            else "Draw the set",
+            "Calibration is current" if done else f"Draw and try {trials} sets" if trials > 1 else "Draw the set",
             key="calibration.run",
             type="secondary" if done else "primary",
             disabled=done or now.job is not None,

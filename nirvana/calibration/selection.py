@@ -34,6 +34,7 @@ def select_calibration(
     criterion: str = "nirvana",
     method: str = "shared",
     protected: tuple[int, ...] = (),
+    normalisation: float = 0.0,
     samples: int = 32,
     length: int = 128,
     seed: int = 0,
@@ -52,8 +53,8 @@ def select_calibration(
             several corpora to choose from. The winner says which by its `source`.
         candidates: number of sets of each text, 1 or more.
         mixtures: try several corpora in equal shares too: all together, and of three each pair.
-        sparsity: of the trial prunings, with `gamma`, `criterion`, `method`, `protected` and `multiple_of` (see
-            `allocate` and `score`).
+        sparsity: of the trial prunings, with `gamma`, `criterion`, `method`, `protected`, `normalisation` and
+            `multiple_of` (see `allocate` and `score`).
         samples: windows in each set, of `length` tokens.
         probe: the windows to measure on; by default 128 of 64 tokens from the probe split, of several corpora in equal
             shares. Draw them from text that is not calibrated on.
@@ -69,18 +70,16 @@ def select_calibration(
         raise CorpusError(f"A choice among {candidates} calibration sets is none.", "Ask for 1 or more.")
     if criterion not in available():
         raise SaliencyError(f"There is no criterion {criterion!r}.", f"Criteria are {', '.join(available())}.")
-    trial: dict[str, Any] = {"sparsity": sparsity, "gamma": gamma, "method": method, "protected": protected}
+    trial: dict[str, Any] = {"sparsity": sparsity, "gamma": gamma, "multiple_of": multiple_of}
+    trial |= {"method": method, "protected": protected, "normalisation": normalisation}
     # What cannot work is refused before minutes are spent: the budget rule accepts or not whatever the scores are.
     level = {site: np.ones(place.units, np.float32) for site, place in lm.layout.items()}
-    allocate(Saliency(level, lm.layout, criterion), multiple_of=multiple_of, **trial)
+    allocate(Saliency(level, lm.layout, criterion), **trial)
     texts, probed = _texts(text, mixtures, divided=probe is None)
     if probe is None:
         probe = sample_probe(lm, probed, task=task)
-    sets = [
-        sample_calibration(lm, each, samples=samples, length=length, seed=number, task=task)
-        for each in texts
-        for number in range(seed, seed + candidates)
-    ]
+    draws = [(each, number) for each in texts for number in range(seed, seed + candidates)]
+    sets = [sample_calibration(lm, each, samples=samples, length=length, seed=n, task=task) for each, n in draws]
 
     parts = 1 + 2 * len(sets)  # scoring 32 x 128 tokens takes about as long as a forward of 128 x 64
     reference = dense_reference(lm, probe, progress=within(progress, "Probe", 0, parts))
@@ -89,15 +88,14 @@ def select_calibration(
         label = f"Candidate {index + 1} of {len(sets)}" + (f", {calibration.source}" if len(texts) > 1 else "")
         scoring, comparing = (within(progress, label, 1 + 2 * index + part, parts) for part in (0, 1))
         saliency = score(lm, calibration, criterion=criterion, seed=calibration.seed or 0, progress=scoring)
-        plan = allocate(saliency, multiple_of=multiple_of, **trial)
+        plan = allocate(saliency, **trial)
         pruned = prune(lm, plan)
         measured = divergence(lm, pruned, probe, reference=reference, progress=comparing)
         pruned.unload()
-        tried.append(Candidate(calibration, measured, plan.sparsity, saliency))
+        tried.append(Candidate(calibration, measured, plan.sparsity, saliency, draws[index][0]))
     winner = min(range(len(sets)), key=lambda index: tried[index].divergence.mean)  # the first of equals
-    return CalibrationSelection(
-        tuple(tried), winner, probe, criterion, float(sparsity), float(gamma), method, tuple(protected)
-    )
+    how = (method, tuple(protected), float(normalisation))
+    return CalibrationSelection(tuple(tried), winner, probe, criterion, float(sparsity), float(gamma), *how)
 
 
 def _texts(text: Text | Sequence[Corpus], mixtures: bool, *, divided: bool) -> tuple[list[Text], Text]:

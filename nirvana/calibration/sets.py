@@ -16,6 +16,7 @@ from nirvana.files import content_hash, pack, unpack
 if TYPE_CHECKING:
     import torch
 
+    from nirvana.calibration.corpora.corpus import Text
     from nirvana.saliency.scores import Saliency
 
 
@@ -198,13 +199,15 @@ def _integers(values: Any, name: str) -> np.ndarray:
 class Candidate:
     """One candidate calibration set and the divergence of the model that was pruned with it.
 
-    `saliency` are the scores it was pruned by: kept in memory for the step after, not written with the candidate.
+    `saliency` are the scores it was pruned by, `text` what it was drawn from: both are kept in memory for the steps
+    after, not written with the candidate.
     """
 
     calibration: CalibrationSet
     divergence: Divergence
     sparsity: float  # achieved by its plan
     saliency: Saliency | None = field(default=None, repr=False, compare=False)
+    text: Text | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -222,6 +225,7 @@ class CalibrationSelection:
     gamma: float
     method: str = "shared"
     protected: tuple[int, ...] = ()
+    normalisation: float = 0.0
 
     @property
     def calibration(self) -> CalibrationSet:
@@ -286,6 +290,7 @@ class CalibrationSelection:
             "gamma": str(self.gamma),  # "inf" is not JSON
             "method": self.method,
             "protected": list(self.protected),
+            "normalisation": self.normalisation,
         }
         return pack(meta, arrays)
 
@@ -306,4 +311,5 @@ class CalibrationSelection:
             float(meta["gamma"]),
             meta.get("method", "shared"),
             tuple(meta.get("protected", ())),
+            meta.get("normalisation", 0.0),
         )

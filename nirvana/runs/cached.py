@@ -89,6 +89,7 @@ def choose_calibration(
             criterion=choice.trial_criterion,
             method=choice.trial_method,
             protected=choice.trial_protected,
+            normalisation=choice.trial_normalisation,
             probe=draw_probe(choice, lm, corpora),
             progress=progress,
             **drawn,

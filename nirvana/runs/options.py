@@ -61,6 +61,7 @@ OPTIONS = (
     Option("--trial-gamma", "calibration", "trial_gamma", float, "gamma of the trial prunings"),
     Option("--trial-allocation", "calibration", "trial_method", str, "of the trial prunings: shared or published"),
     Option("--trial-protect", "calibration", "trial_protected", int, "a layer that the trials leave whole", True),
+    Option("--trial-normalisation", "calibration", "trial_normalisation", float, "normalisation of the trials"),
     Option("--task", "calibration", "task", str, "of an encoder-decoder: auto, 'span corruption' or continuation"),
     Option("--criterion", "saliency", "criterion", str, f"how units are scored. {CRITERIA_HELP}"),
     Option("--sparsity", "allocation", "sparsity", float, "share of attention and MLP weights to remove"),

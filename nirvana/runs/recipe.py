@@ -34,7 +34,7 @@ class CalibrationChoice:
     the comparison: "auto" or one of `nirvana.calibration.tasks.TASKS`.
 
     With `alternatives`, KL chooses among `corpus` and those texts, each with `candidates` seeds, and with `mixtures`
-    among these in equal shares too. `trial_method` and `trial_protected` are as in `AllocationChoice`.
+    among these in equal shares too. `trial_method` and what follows it are as in `AllocationChoice`.
     """
 
     corpus: str = "python-docs"
@@ -53,6 +53,7 @@ class CalibrationChoice:
     mixtures: bool = False
     trial_method: str = "shared"
     trial_protected: tuple[int, ...] = ()
+    trial_normalisation: float = 0.0
 
     @property
     def texts(self) -> tuple[str, ...]:

@@ -81,11 +81,11 @@ def check_recipe(recipe: Recipe, steps: Iterable[str] = STEPS) -> None:
         check_rates(calibration.trial_sparsity, calibration.trial_gamma)
         check_method(calibration.trial_method)
         _check_layers(calibration.trial_protected)
+        _check_normalisation(calibration.trial_normalisation)
     if sections["allocation"]:
         check_rates(allocation.sparsity, allocation.gamma)
         check_method(allocation.method)
-        if not 0 <= allocation.normalisation <= 1:
-            raise PlanError(f"Normalisation lies between 0 and 1, not {allocation.normalisation}.", "Use 0 for none.")
+        _check_normalisation(allocation.normalisation)
         _check_layers(allocation.protected)
     if sections["prune"] and recipe.prune.compensation not in METHODS:
         raise CompensationError(
@@ -158,6 +158,11 @@ def _check_corpus(name: str) -> None:
 def _check_layers(layers: Iterable[int]) -> None:
     if any(isinstance(layer, bool) or not isinstance(layer, int) or layer < 0 for layer in layers):
         raise PlanError(f"Protected layers are counted from 0, not {layers}.", "Correct them.")
+
+
+def _check_normalisation(normalisation: float) -> None:
+    if not 0 <= normalisation <= 1:
+        raise PlanError(f"Normalisation lies between 0 and 1, not {normalisation}.", "Use 0 for none.")
 
 
 def _check_criterion(name: str) -> None:

@@ -7,9 +7,10 @@ import math
 import shlex
 from collections.abc import Mapping, Sequence
 
+from nirvana.calibration.corpora import part_names
 from nirvana.checkpoints import FORMATS
 from nirvana.runs.options import option_words
-from nirvana.runs.recipe import STEPS, AllocationChoice, Recipe
+from nirvana.runs.recipe import STEPS, AllocationChoice, CalibrationChoice, Recipe
 
 WIDTH = 96
 GENERATED = "self-generated"
@@ -52,26 +53,29 @@ def python_code(recipe: Recipe, step: str, format: str = "") -> str:
 
 
 def _calibration(recipe: Recipe) -> list[str]:
-    choice = recipe.calibration
+    choice, default = recipe.calibration, CalibrationChoice()
     drawn = {"samples": choice.samples, "length": choice.length, "seed": choice.seed, **_task(recipe)}
-    lines = [f"text = {_corpus(choice.corpus)}"]
-    if choice.candidates == 1:
-        return [*lines, _call("calibration = nv.sample_calibration", "lm", "text", **drawn)]
-    return [
-        *lines,
-        _probe(recipe),
-        _call(
-            "calibration = nv.select_calibration",
-            "lm",
-            "text",
-            candidates=choice.candidates,
-            criterion=choice.trial_criterion,
-            sparsity=choice.trial_sparsity,
-            gamma=choice.trial_gamma,
-            **drawn,
-            probe=None,
-        ).replace("probe=None", "probe=probe"),
-    ]
+    if choice.trials == 1:
+        text = f"text = {_corpus(choice.corpus)}"
+        return [text, _call("calibration = nv.sample_calibration", "lm", "text", **drawn)]
+    several = len(choice.texts) > 1
+    texts = f"texts = [{', '.join(map(_corpus, choice.texts))}]" if several else f"text = {_corpus(choice.corpus)}"
+    names = ("mixtures", "trial_method", "trial_protected", "trial_normalisation")
+    changed = {name: getattr(choice, name) for name in names if getattr(choice, name) != getattr(default, name)}
+    selected = _call(
+        "calibration = nv.select_calibration",
+        "lm",
+        "texts" if several else "text",
+        candidates=choice.candidates,
+        criterion=choice.trial_criterion,
+        sparsity=choice.trial_sparsity,
+        gamma=choice.trial_gamma,
+        **{name.removeprefix("trial_"): value for name, value in changed.items()},
+        **drawn,
+        probe=None,
+    ).replace("probe=None", "probe=probe")
+    winner = ["text = calibration.candidates[calibration.winner].text"] if several else []
+    return [texts, _probe(recipe, "nv.mix(texts)" if several else "text"), selected, *winner]
 
 
 def _pruning(recipe: Recipe) -> list[str]:
@@ -89,7 +93,7 @@ def _pruning(recipe: Recipe) -> list[str]:
 
 def _evaluation(recipe: Recipe) -> list[str]:
     choice = recipe.evaluation
-    lines = [] if recipe.calibration.candidates > 1 else [_probe(recipe)]
+    lines = [] if recipe.calibration.trials > 1 else [_probe(recipe)]
     if choice.corpora:
         sizes = f"window={choice.window}, max_tokens={choice.max_tokens}"
         sizes += "".join(f", {name}={_literal(value)}" for name, value in _task(recipe).items())
@@ -111,10 +115,10 @@ def _evaluation(recipe: Recipe) -> list[str]:
     return lines
 
 
-def _probe(recipe: Recipe) -> str:
+def _probe(recipe: Recipe, text: str = "text") -> str:
     choice = recipe.calibration
     sizes = {"samples": choice.probe_samples, "length": choice.probe_length, "seed": choice.probe_seed}
-    return _call("probe = nv.sample_probe", "lm", "text", **sizes, **_task(recipe))
+    return _call("probe = nv.sample_probe", "lm", text, **sizes, **_task(recipe))
 
 
 def _task(recipe: Recipe) -> dict[str, str]:
@@ -124,7 +128,12 @@ def _task(recipe: Recipe) -> dict[str, str]:
 
 
 def _corpus(name: str) -> str:
-    return "nv.generate_corpus(lm)" if name == GENERATED else f"nv.load_corpus({_literal(name)})"
+    if name == GENERATED:
+        return "nv.generate_corpus(lm)"
+    parts = part_names(name)
+    if GENERATED in parts:  # which load_corpus cannot write
+        return f"nv.mix([{', '.join(map(_corpus, parts))}])"
+    return f"nv.load_corpus({_literal(name)})"
 
 
 def _call(start: str, *positional: str, **named: object) -> str:
@@ -137,6 +146,8 @@ def _call(start: str, *positional: str, **named: object) -> str:
 def _literal(value: object) -> str:
     if isinstance(value, str):
         return json.dumps(value, ensure_ascii=False)
+    if isinstance(value, tuple):
+        return f"({', '.join(map(_literal, value))}{',' * (len(value) == 1)})"
     return 'float("inf")' if isinstance(value, float) and math.isinf(value) else repr(value)
 
 

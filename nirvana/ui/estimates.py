@@ -25,9 +25,9 @@ def tokens_read(step: str, recipe: Recipe) -> float:
         return _scored(recipe, recipe.saliency.criterion)
     if step == "prune":
         return 0 if recipe.prune.compensation == "none" else recipe.prune.samples * recipe.prune.length
-    if choice.candidates == 1:
+    if choice.trials == 1:
         return 0
-    return probe + choice.candidates * (_scored(recipe, choice.trial_criterion) + probe)
+    return probe + choice.trials * (_scored(recipe, choice.trial_criterion) + probe)
 
 
 def _scored(recipe: Recipe, criterion: str) -> float:

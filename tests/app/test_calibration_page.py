@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from nirvana.calibration.sets import CalibrationSelection, CalibrationSet
+from nirvana.calibration.sets import CalibrationSelection, CalibrationSet, Candidate
+from nirvana.evaluation.results import Divergence
 from nirvana.runs.recipe import Recipe
 from nirvana.runs.store import Run, Store
 from nirvana.ui import state
+from tests.app.conftest import fill
 
 Start = Callable[..., AppTest]
 
@@ -151,3 +153,70 @@ def test_a_public_demo_offers_installed_texts_only(start: Start, filled: Run, mo
     app = open_page(start, filled)
     assert not [widget for widget in [*app.text_input, *app.text_area] if widget.key.startswith("calibration.")]
     assert len(app.selectbox(key="calibration.corpus").options) == 4
+
+
+def test_several_texts_are_mixed_or_chosen_from(start: Start, filled: Run) -> None:
+    app = open_page(start, filled)
+    assert not [widget for widget in app.toggle if widget.key == "calibration.mixtures"]
+    app.multiselect(key="calibration.more").set_value(["library-docs", "stdlib-code"]).run()
+    assert not app.exception
+    choice = draft(app).calibration
+    assert choice.texts == ("python-docs + library-docs + stdlib-code",) and choice.trials == 4
+    app.segmented_control(key="calibration.together").set_value("choose").run()
+    app.toggle(key="calibration.mixtures").set_value(True).run()
+    choice = draft(app).calibration
+    assert choice.texts == ("python-docs", "library-docs", "stdlib-code") and choice.mixtures
+    assert app.button(key="calibration.run").label == "Draw and try 28 sets"
+    app.switch_page("pages/saliency.py").run()
+    app.switch_page("pages/calibration.py").run()
+    assert app.multiselect(key="calibration.more").value == ["library-docs", "stdlib-code"]
+    assert draft(app).calibration == choice
+    app.selectbox(key="calibration.corpus").set_value("library-docs").run()  # which is no longer one of the others
+    assert draft(app).calibration.texts == ("library-docs", "stdlib-code")
+
+
+def test_a_run_with_a_mixture_shows_its_parts(start: Start, store: Store) -> None:
+    run = store.create(Recipe().change("calibration", corpus="stdlib-code + python-docs"))
+    app = open_page(start, run)
+    assert app.selectbox(key="calibration.corpus").value == "stdlib-code"
+    assert app.multiselect(key="calibration.more").value == ["python-docs"]
+    assert draft(app) == run.recipe
+
+
+def test_a_text_of_ones_own_joins_the_others(start: Start, filled: Run) -> None:
+    app = open_page(start, filled)
+    app.text_area(key="calibration.paste").set_value("\n\n".join(f"Paragraph {n} of my own." * 9 for n in range(25)))
+    app.button(key="calibration.add_paste").click().run()
+    assert not app.exception and not app.error
+    assert draft(app).calibration.corpus == "python-docs + upload:pasted.txt"
+
+
+def test_trials_take_over_the_runs_own_allocation(start: Start, store: Store) -> None:
+    recipe = Recipe().change("saliency", criterion="wanda-sp")
+    recipe = recipe.change("allocation", sparsity=0.4, gamma=4.0, method="published", protected=(1,))
+    run = store.create(recipe)
+    fill(run)
+    app = open_page(start, run)
+    app.button(key="calibration.trial_own").click().run()
+    assert not app.exception
+    choice = draft(app).calibration
+    assert (choice.trial_criterion, choice.trial_sparsity, choice.trial_gamma) == ("wanda-sp", 0.4, 4.0)
+    assert (choice.trial_method, choice.trial_protected) == ("published", (1,))
+
+
+def test_candidates_of_several_texts_are_named_by_text_and_seed(start: Start, store: Store) -> None:
+    run = store.create(Recipe().change("calibration", alternatives=("stdlib-code",), candidates=2))
+    run.put_calibration(of_two_texts())
+    text = words(open_page(start, run))
+    assert "Which text prunes best?" in text
+    assert "**Set 3 wins**, drawn from stdlib-code" in text
+    assert "Set 3 (stdlib-code, seed 0), with a mean KL of" in text
+
+
+def of_two_texts() -> CalibrationSelection:
+    draw, tried = np.random.default_rng(0), []
+    for level, source, seed in ((0.5, "python-docs", 0), (0.6, "python-docs", 1), (0.2, "stdlib-code", 0),
+                                (0.3, "stdlib-code", 1)):  # fmt: skip
+        drawn = CalibrationSet(draw.integers(0, 300, (4, 16)), source=source, source_hash=source, seed=seed)
+        tried.append(Candidate(drawn, Divergence((level + draw.random((6, 16)) / 10).astype(np.float32)), 0.2))
+    return CalibrationSelection(tuple(tried), 2, tried[0].calibration, "nirvana", 0.2, 3.36)

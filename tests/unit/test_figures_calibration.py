@@ -11,6 +11,7 @@ import pytest
 from nirvana.calibration.sets import CalibrationSelection, CalibrationSet, Candidate
 from nirvana.evaluation.results import Divergence
 from nirvana.ui.figures import calibration, positions, tokens
+from nirvana.ui.figures.calibration_texts import by_text
 from nirvana.ui.figures.chart import Chart, plus_minus
 
 
@@ -218,3 +219,24 @@ def test_tokens_are_counted_without_padding() -> None:
 )
 def test_standard_errors_have_two_digits(value: float, error: float | None, text: str) -> None:
     assert plus_minus(value, error) == text
+
+
+def test_texts_stand_in_order_of_their_averages() -> None:
+    levels = {"one": (0.5, 0.6), "two": (0.2, 0.3), "one + two": (0.4, 0.25)}
+    draw, tried = np.random.default_rng(0), []
+    for source, means in levels.items():
+        for seed, mean in enumerate(means):
+            drawn = CalibrationSet(draw.integers(0, 50, (4, 8)), source=source, source_hash=source, seed=seed)
+            values = mean + 0.01 * draw.standard_normal((30, 4))
+            tried.append(Candidate(drawn, Divergence(values.astype(np.float32)), 0.2))
+    selection = CalibrationSelection(tuple(tried), 2, tried[0].calibration, "nirvana", 0.2, 3.36)
+    chart = by_text(selection)
+    assert list(chart.table["text"]) == ["two", "one + two", "one"]
+    assert list(chart.table["sets"]) == ["3, 4", "6, 5", "1, 2"]
+    expected = np.mean([selection.candidates[index].divergence.mean for index in (2, 3)])
+    assert chart.table["mean KL"][0] == pytest.approx(expected)
+    assert chart.takeaway.startswith("two, averaged over 2 sets: one + two, the next, is 0.0")
+    assert chart.takeaway.endswith("more than noise.")
+    assert calibration.set_name(selection, 5) == "set 6 (one + two, seed 1)"
+    assert [trace.showlegend for trace in chart.figure.data] == [True, True, False]
+    assert calibration.candidate_table(selection)["text"][0] == "two"

@@ -102,10 +102,10 @@ def test_trials_use_the_allocation_that_is_asked_for(tiny_lm: LM, three: list[Co
     plan = nv.allocate(nv.score(tiny_lm, first.calibration, criterion="wanda-sp"), sparsity=0.3, method="published")
     expected = nv.divergence(tiny_lm, nv.prune(tiny_lm, plan), found.probe)
     np.testing.assert_allclose(first.divergence.per_token, expected.per_token, atol=1e-6)
-    kept = select_calibration(tiny_lm, three[:2], protected=(0,), **options)
+    kept = select_calibration(tiny_lm, three[:2], protected=(0,), normalisation=0.5, **options)
     assert first.divergence.mean != kept.candidates[0].divergence.mean
     again = CalibrationSelection.from_bytes(kept.to_bytes())
-    assert (again.method, again.protected, found.method) == ("shared", (0,), "published")
+    assert (again.method, again.protected, again.normalisation, found.method) == ("shared", (0,), 0.5, "published")
     with pytest.raises(PlanError):
         select_calibration(tiny_lm, three[:2], protected=(9,), **options)
 
@@ -163,3 +163,10 @@ def test_a_choice_is_kept_by_its_texts(tiny_lm: LM, three: list[Corpus], own_hom
     _, again = choose_calibration(choice, tiny_lm, three[:2], None)
     _, other = choose_calibration(choice, tiny_lm, three[1:], None)
     assert (first["cached"], again["cached"], other["cached"]) == (False, True, False)
+
+
+def test_a_candidate_knows_its_text(tiny_lm: LM, three: list[Corpus]) -> None:
+    found = select_calibration(tiny_lm, three[:2], candidates=2, mixtures=True, criterion="magnitude", **SIZES)
+    assert [each.text.hash for each in found.candidates if isinstance(each.text, Corpus)] == [
+        each.calibration.source_hash for each in found.candidates
+    ]

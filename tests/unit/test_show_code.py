@@ -81,3 +81,26 @@ def test_the_prune_page_exports_in_the_format_that_was_chosen(format: str) -> No
     assert f'nv.export(small, "{target}", format="{format}")' in source and "nv.save" not in source
     parsed = build_parser().parse_args(words[3:])
     assert (parsed.export, parsed.output) == (format, target)
+
+
+def test_a_choice_among_texts() -> None:
+    choice = CalibrationChoice(
+        corpus="python-docs",
+        alternatives=("self-generated + stdlib-code", "library-docs"),
+        mixtures=True,
+        candidates=1,
+        trial_method="published",
+        trial_protected=(0,),
+        trial_normalisation=0.5,
+    )
+    recipe = Recipe(calibration=choice, prune=PruneChoice("least_squares"))
+    source = python_code(recipe, "compare")
+    compile(source, "shown", "exec")
+    mixed = 'nv.mix([nv.generate_corpus(lm), nv.load_corpus("stdlib-code")])'
+    assert f'texts = [nv.load_corpus("python-docs"), {mixed}, nv.load_corpus("library-docs")]' in source
+    assert "nv.sample_probe(lm, nv.mix(texts)" in source and source.count("nv.sample_probe") == 1
+    for part in ("    texts,", "    mixtures=True,", '    method="published",', "    protected=(0,),", "    normalisation=0.5,"):
+        assert part in source
+    assert source.index("text = calibration.candidates") < source.index("nv.sample_calibration(lm, text, samples=96")
+    words = shlex.split(command_line(recipe, "compare"))
+    assert apply_options(Recipe(), build_parser().parse_args(words[3:])) == recipe

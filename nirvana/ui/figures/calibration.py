@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from html import escape
 from typing import NamedTuple
 
 import numpy as np
@@ -13,10 +14,12 @@ from nirvana.calibration.sets import CalibrationSelection
 from nirvana.ui.figures import theme
 from nirvana.ui.figures.allocation import LEGEND, MARGIN
 from nirvana.ui.figures.chart import Chart, log_axis, plus_minus, short
+from nirvana.ui.figures.names import text_label
 
 CLEAR = 2.0  # standard errors between two means before one is called higher
 POINTS = 2048  # drawn in one chart
 WIDE = 10.0  # largest over smallest value from which an axis is logarithmic
+NAMED = 16  # candidates that an axis names the texts of
 WINNER, OTHER = theme.ATTENTION, theme.NEUTRAL
 
 
@@ -30,6 +33,17 @@ class Verdict(NamedTuple):
     margin: float
     error: float
     clear: bool | None
+
+
+def several_texts(selection: CalibrationSelection) -> bool:
+    """Whether the candidates were drawn from more than one text."""
+    return len({candidate.calibration.source_hash for candidate in selection.candidates}) > 1
+
+
+def set_name(selection: CalibrationSelection, index: int) -> str:
+    """E.g. "set 3"; where there are several texts, "set 3 (novel.txt, seed 2)"."""
+    drawn = selection.candidates[index].calibration
+    return f"set {index + 1}" + (f" ({drawn.source}, seed {drawn.seed})" if several_texts(selection) else "")
 
 
 def verdict(selection: CalibrationSelection) -> Verdict | None:
@@ -101,16 +115,17 @@ def candidate_divergences(selection: CalibrationSelection) -> Chart:
                     "thickness": 1.5,
                     "width": 5,
                 },
-                customdata=np.stack([number, middle[mine], low[mine], high[mine]], axis=1).astype(np.float32),
+                customdata=np.stack([middle[mine], low[mine], high[mine]], axis=1).astype(np.float32),
+                text=[escape(set_name(selection, index)) for index in np.array(order)[mine]],
                 mode="markers",
                 name=name,
                 marker={"color": colour, "size": 10, "symbol": "diamond", "line": {"color": "white", "width": 1}},
-                hovertemplate="set %{customdata[0]}<br>mean %{y:.4~g} nats<br>median %{customdata[1]:.3~g}"
-                "<br>9 of 10 probes %{customdata[2]:.3~g} to %{customdata[3]:.3~g}<extra></extra>",
+                hovertemplate="%{text}<br>mean %{y:.4~g} nats<br>median %{customdata[0]:.3~g}"
+                "<br>9 of 10 probes %{customdata[1]:.3~g} to %{customdata[2]:.3~g}<extra></extra>",
             )
         )
     figure.update_layout(height=380, margin=MARGIN, legend=LEGEND, hovermode="closest")
-    _candidate_axis(figure, order, selection.winner)
+    _candidate_axis(figure, selection)
     figure.update_yaxes(title="KL per probe, nats" + (" (log)" if log else ""), zeroline=False)
     if log:
         figure.update_yaxes(**log_axis(values))
@@ -140,7 +155,6 @@ def margins(selection: CalibrationSelection) -> Chart:
     ):
         if not mine.any():
             continue
-        number = np.array([index + 1 for index in order], np.int32)[mine]
         figure.add_trace(
             go.Scatter(
                 x=places[mine],
@@ -151,20 +165,21 @@ def margins(selection: CalibrationSelection) -> Chart:
                     "thickness": 2,
                     "width": 6,
                 },
-                customdata=np.stack([number, error[mine]], axis=1).astype(np.float32),
+                customdata=error[mine].astype(np.float32),
+                text=[escape(set_name(selection, index)) for index in np.array(order)[mine]],
                 mode="markers",
                 name=name,
                 marker={"color": colour, "size": 10, "symbol": symbol, "line": {"width": 2, "color": colour}},
-                hovertemplate="set %{customdata[0]}<br>%{y:+.3~g} nats, standard error %{customdata[1]:.2~g}"
-                "<extra></extra>",
+                hovertemplate="%{text}<br>%{y:+.3~g} nats, standard error %{customdata:.2~g}<extra></extra>",
             )
         )
     figure.update_layout(height=320, margin=MARGIN, legend=LEGEND, showlegend=True)
-    _candidate_axis(figure, winner_first(selection), selection.winner)
+    _candidate_axis(figure, selection)
     figure.update_yaxes(title="KL above the winner, nats", zeroline=False)
     table = pd.DataFrame(
         {
             "set": [index + 1 for index in order],
+            "text": [selection.candidates[index].calibration.source for index in order],
             "seed": [selection.candidates[index].calibration.seed for index in order],
             "difference": difference,
             "standard error": error,
@@ -193,6 +208,7 @@ def candidate_table(selection: CalibrationSelection) -> pd.DataFrame:
         rows.append(
             {
                 "set": index + 1,
+                "text": candidate.calibration.source,
                 "seed": candidate.calibration.seed,
                 "winner": index == selection.winner,
                 "mean KL": candidate.divergence.mean,
@@ -221,16 +237,15 @@ def _lowest(selection: CalibrationSelection) -> str:
     best, *others = winner_first(selection)
     lowest = selection.candidates[best].divergence
     words = plus_minus(lowest.mean, lowest.standard_error)
+    name = set_name(selection, best)
     if not others:
-        return f"There is one candidate, set {best + 1}: mean KL {words} nats."
+        return f"There is one candidate, {name}: mean KL {words} nats."
     highest = selection.candidates[others[-1]].divergence.mean
     if highest == lowest.mean:
         return f"All {len(others) + 1} sets have the same mean KL, {short(highest)} nats; the first one drawn wins."
     more = f", {highest / lowest.mean - 1:.0%} more" if lowest.mean > 0 and math.isfinite(highest) else ""
-    return (
-        f"Set {best + 1}, with a mean KL of {words} nats; the last, set {others[-1] + 1}, has "
-        f"{plus_minus(highest, None)}{more}."
-    )
+    last = f"the last, {set_name(selection, others[-1])}, has {plus_minus(highest, None)}{more}"
+    return f"{name[0].upper()}{name[1:]}, with a mean KL of {words} nats; {last}."
 
 
 def _distinguishable(selection: CalibrationSelection, clear: int) -> str:
@@ -240,7 +255,7 @@ def _distinguishable(selection: CalibrationSelection, clear: int) -> str:
     others = len(selection.candidates) - 1
     if found.clear is None:
         return "One probe sample cannot tell: there is no standard error."
-    gap = f"set {found.runner_up + 1}, is {plus_minus(found.margin, found.error)} nats higher"
+    gap = f"{set_name(selection, found.runner_up)}, is {plus_minus(found.margin, found.error)} nats higher"
     if not found.clear:
         rest = f"; {clear} of the {others} other sets are clearly higher" if clear else ""
         return f"Not clearly: the runner-up, {gap}, which is within noise{rest}."
@@ -249,12 +264,20 @@ def _distinguishable(selection: CalibrationSelection, clear: int) -> str:
     return f"Yes: the runner-up, {gap}{rest}."
 
 
-def _candidate_axis(figure: go.Figure, order: list[int], winner: int) -> None:
-    labels = [f"<b>{index + 1}</b>" if index == winner else str(index + 1) for index in order]
+def _candidate_axis(figure: go.Figure, selection: CalibrationSelection) -> None:
+    order, several = winner_first(selection), several_texts(selection)
+    named = several and len(order) <= NAMED
+    labels = []
+    for index in order:
+        source = selection.candidates[index].calibration.source
+        label = f"{index + 1}: {text_label(source)}" if named else f"{index + 1}"
+        labels.append(f"<b>{label}</b>" if index == selection.winner else label)
     figure.update_xaxes(
-        title="Candidate set, lowest mean first",
+        title="Candidate set" + (" and its text" if named else "") + ", lowest mean first",
         tickvals=list(range(len(order))),
         ticktext=labels,
+        tickangle=-40 if named else 0,
+        automargin=True,
         range=[-0.6, len(order) - 0.4],
         showgrid=False,
         zeroline=False,

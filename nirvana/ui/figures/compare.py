@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 
 import numpy as np
 import pandas as pd
@@ -15,6 +14,7 @@ from nirvana.evaluation.results import Measurement, Report
 from nirvana.ui.figures import theme
 from nirvana.ui.figures.allocation import LEGEND, MARGIN
 from nirvana.ui.figures.chart import Chart, log_axis, plus_minus
+from nirvana.ui.figures.names import text_label
 
 # Two numbers are compared only where these agree.
 SAME_TEXT = ("corpus", "corpus_hash", "split", "window", "tokens", "task")
@@ -242,11 +242,10 @@ def describe_protocol(measurement: Measurement) -> str:
 
 
 def _corpus_axis(figure: go.Figure, corpora: Sequence[str]) -> None:
-    """Corpora from top to bottom. Their names may come from elsewhere, and Plotly reads some HTML."""
-    labels = [escape(name if len(name) <= 24 else f"{name[:11]}…{name[-12:]}") for name in corpora]
+    """Corpora from top to bottom."""
     figure.update_yaxes(
         tickvals=list(range(len(corpora))),
-        ticktext=labels,
+        ticktext=[text_label(name) for name in corpora],
         range=[len(corpora) - 0.4, -0.6],
         showgrid=False,
         zeroline=False,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from html import escape
+
 from nirvana.layout import CROSS_ATTENTION, MLP, Layout
 from nirvana.ui.figures import theme
 
@@ -38,3 +40,8 @@ def parts(layout: Layout) -> list[tuple[str, str]]:
 def part_colour(module: str) -> str:
     """A module's colour: blue for attention, violet for cross-attention, green for the MLP."""
     return COLOURS.get(module, theme.ATTENTION)
+
+
+def text_label(name: str) -> str:
+    """A corpus's name on an axis: cut in the middle, and escaped, since Plotly reads some HTML."""
+    return escape(name if len(name) <= 24 else f"{name[:11]}…{name[-12:]}")

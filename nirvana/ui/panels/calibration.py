@@ -10,6 +10,7 @@ from nirvana.runs.run import Run
 from nirvana.ui.figures import calibration as figures
 from nirvana.ui.figures import positions, tokens
 from nirvana.ui.figures.allocation import gamma_label
+from nirvana.ui.figures.calibration_texts import by_text
 from nirvana.ui.figures.chart import count, plus_minus, short
 from nirvana.ui.panels.charts import show_chart
 from nirvana.ui.panels.metrics import metric
@@ -33,9 +34,11 @@ def winner(selection: CalibrationSelection) -> None:
     """Who won, by how much, and whether that means anything."""
     best = selection.candidates[selection.winner]
     found = figures.verdict(selection)
-    number = selection.winner + 1
+    drawn = best.calibration
+    origin = [plain(drawn.source)] if figures.several_texts(selection) else []
+    origin += [f"seed {drawn.seed}"] if drawn.seed is not None else []
     with st.grid(4, min_column_width=170):
-        metric("Winner", f"Set {number}", f"seed {best.calibration.seed}" if best.calibration.seed is not None else "")
+        metric("Winner", f"Set {selection.winner + 1}", ", ".join(origin))
         metric(
             "Mean KL",
             f"{short(best.divergence.mean)} nats",
@@ -57,9 +60,10 @@ def winner(selection: CalibrationSelection) -> None:
 def in_words(selection: CalibrationSelection) -> str:
     """Why the winner won, as Markdown."""
     best = selection.candidates[selection.winner].divergence
+    trials = count(len(selection.candidates), "model")
     text = (
-        f"**Set {selection.winner + 1} wins**: of {count(len(selection.candidates), 'model')} pruned on trial, the one "
-        f"that was pruned with it predicts most like the dense model, with a mean KL of "
+        f"**Set {selection.winner + 1} wins**{_from_text(selection, selection.winner)}: of {trials} pruned on trial, "
+        f"the one that was pruned with it predicts most like the dense model, with a mean KL of "
         f"{plus_minus(best.mean, best.standard_error)} nats over {count(selection.probe.samples, 'probe sample')}."
     )
     found = figures.verdict(selection)
@@ -67,7 +71,8 @@ def in_words(selection: CalibrationSelection) -> str:
         return text
     last = selection.candidates[selection.ranking[-1]].divergence.mean
     spread = f" The last set is {last / best.mean - 1:.0%} above the winner." if best.mean > 0 else ""
-    gap = f"set {found.runner_up + 1}, is {plus_minus(found.margin, found.error)} nats higher on the same probes"
+    gap = f"set {found.runner_up + 1}{_from_text(selection, found.runner_up)}, is "
+    gap += f"{plus_minus(found.margin, found.error)} nats higher on the same probes"
     if found.clear is None:
         return f"{text} Whether that is more than noise cannot be said from one probe sample.{spread}"
     if found.clear:
@@ -78,8 +83,16 @@ def in_words(selection: CalibrationSelection) -> str:
     )
 
 
+def _from_text(selection: CalibrationSelection, index: int) -> str:
+    """Where a set was drawn from, e.g. ", drawn from novel.txt", where there was a choice."""
+    source = selection.candidates[index].calibration.source
+    return f", drawn from {plain(source)}" if figures.several_texts(selection) else ""
+
+
 def charts(selection: CalibrationSelection, protocol: str) -> None:
-    """Every candidate, the paired differences, and where in a probe predictions part."""
+    """Which text prunes best, every candidate, the paired differences, and where in a probe predictions part."""
+    if figures.several_texts(selection):
+        show_chart("calibration.texts", by_text(selection), protocol)
     show_chart("calibration.divergences", figures.candidate_divergences(selection), protocol)
     several = len(selection.candidates) > 1
     left, right = st.columns(2, gap="large") if several else (st.container(), st.container())
@@ -172,7 +185,8 @@ def result_protocol(run: Run, result: CalibrationSelection | CalibrationSet) -> 
         parts.append(f"{plain(card.name)}{note}, {plain(card.dtype)} on {plain(card.device)}")
     chosen = result.calibration if isinstance(result, CalibrationSelection) else result
     if isinstance(result, CalibrationSelection):
-        parts.append(f"trials: {result.criterion} at {result.sparsity:.0%}, gamma {gamma_label(result.gamma)}")
+        how = f"gamma {gamma_label(result.gamma)}" if result.method == "shared" else "allocated as published"
+        parts.append(f"trials: {result.criterion} at {result.sparsity:.0%}, {how}")
         parts.append(f"{result.probe.samples:,} probes of {_length(result.probe)}")
     parts.append(f"{plain(chosen.source)} {chosen.source_hash[:8]}".strip())
     parts.append(chosen.task)
@@ -209,4 +223,5 @@ def _pick(label: str, key: str, size: int, meaning: str | None = None) -> int:
 
 def _set_label(selection: CalibrationSelection, index: int) -> str:
     mean = selection.candidates[index].divergence.mean
-    return f"Set {index + 1}, mean KL {short(mean)}" + (" (winner)" if index == selection.winner else "")
+    name = figures.set_name(selection, index)
+    return f"{name[0].upper()}{name[1:]}, mean KL {short(mean)}" + (" (winner)" if index == selection.winner else "")

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import streamlit as st
 
+from nirvana.calibration.corpora import SELF_GENERATED, part_names
 from nirvana.calibration.tasks import CONTINUATION, SPANS
 from nirvana.runs.recipe import CalibrationChoice, Recipe
 from nirvana.runs.store import EXAMPLE
@@ -12,8 +16,8 @@ from nirvana.ui import state
 from nirvana.ui.estimates import expected_seconds
 from nirvana.ui.figures.allocation import gamma_label
 from nirvana.ui.figures.chart import count
-from nirvana.ui.panels.allocation import GAMMAS
-from nirvana.ui.panels.corpora import choose_corpus
+from nirvana.ui.panels.allocation import GAMMAS, METHOD_NAMES
+from nirvana.ui.panels.corpora import choose_texts
 from nirvana.ui.panels.criteria import criterion_title
 from nirvana.ui.panels.model import inspected, loaded_card
 from nirvana.ui.text import duration
@@ -29,82 +33,166 @@ TASKS = {
 def calibration_controls(now: state.Context) -> CalibrationChoice:
     """Text, candidates, samples, and behind "Advanced" the trial prunings; the result is what they say now."""
     choice = now.recipe.calibration
-    corpus = choose_corpus(choice.corpus)
+    (corpus, *alternatives), mixtures = choose_texts(choice.texts, choice.mixtures)
     task = _choose_task(now)
     with st.grid(4, min_column_width=150):
         candidates = _number(
-            "Candidate sets", "candidates", choice, 1, 64, "Each is drawn with its own seed and tried. 1 tries nothing."
+            "Sets of each text" if alternatives else "Candidate sets",
+            "candidates",
+            choice,
+            1,
+            64,
+            "Each is drawn with its own seed and tried. 1 set of one text tries nothing.",
         )
         samples = _number("Samples in a set", "samples", choice, 1, 4096, "The paper uses 32.")
         length = _number("Tokens in a sample", "length", choice, 2, 32_768, "The paper uses 128.")
         seed = _number("Seed", "seed", choice, 0, LARGEST, "Of the first set; the others count on from it.")
     with st.expander("Advanced: trial prunings and probe", icon=":material/tune:", key="calibration.advanced"):
-        st.markdown(
-            "The sets are tried with these settings, whatever you choose later, so that moving the Allocation sliders "
-            "does not ask for a new choice."
-        )
+        trial = _trial_controls(now)
         with st.grid(3, min_column_width=200):
-            st.session_state.setdefault("calibration.trial_criterion", choice.trial_criterion)
-            criterion = st.selectbox(
-                "Criterion",
-                list(dict.fromkeys([*available(), choice.trial_criterion])),
-                key="calibration.trial_criterion",
-                format_func=criterion_title,
-                help="A criterion that reads no text prunes alike with every set.",
-            )
-            st.session_state.setdefault("calibration.trial_sparsity", min(max(choice.trial_sparsity, 0.01), 0.99))
-            sparsity = st.slider(
-                "Sparsity",
-                min_value=0.01,
-                max_value=0.99,
-                step=0.01,
-                format="percent",
-                key="calibration.trial_sparsity",
-                help="Share of the attention and MLP weights that each trial removes.",
-            )
-            st.session_state.setdefault("calibration.trial_gamma", max(choice.trial_gamma, 0.0))
-            gamma = st.select_slider(
-                "gamma",
-                sorted({*GAMMAS, st.session_state["calibration.trial_gamma"]}),
-                format_func=gamma_label,
-                key="calibration.trial_gamma",
-                help="How much faster the MLP is pruned than attention.",
-            )
             probe_samples = _number(
                 "Probe samples", "probe_samples", choice, 1, 4096, "More of them tell closer sets apart."
             )
             probe_length = _number("Tokens in a probe", "probe_length", choice, 2, 32_768, "The paper uses 64.")
             probe_seed = _number("Probe seed", "probe_seed", choice, 0, LARGEST, "Draws the probe samples.")
-    return CalibrationChoice(
-        corpus,
-        candidates,
-        samples,
-        length,
-        seed,
-        probe_samples,
-        probe_length,
-        probe_seed,
-        criterion,
-        sparsity,
-        float(gamma),
-        task,
+    return replace(
+        choice,
+        corpus=corpus,
+        alternatives=tuple(alternatives),
+        mixtures=mixtures,
+        candidates=candidates,
+        samples=samples,
+        length=length,
+        seed=seed,
+        probe_samples=probe_samples,
+        probe_length=probe_length,
+        probe_seed=probe_seed,
+        task=task,
+        **trial,
     )
+
+
+def _trial_controls(now: state.Context) -> dict[str, Any]:
+    """Criterion and allocation of the trial prunings, by their names in the recipe."""
+    choice = now.recipe.calibration
+    st.markdown(
+        "The sets are tried with these settings, whatever you choose later, so that moving the Allocation sliders "
+        "does not ask for a new choice."
+    )
+    st.button(
+        "Try with this run's criterion and allocation",
+        key="calibration.trial_own",
+        icon=":material/sync:",
+        on_click=_take_own,
+        help="Takes over what the Saliency and Allocation pages say now.",
+    )
+    for name, value in _as_controls(choice, now).items():
+        st.session_state.setdefault(f"calibration.{name}", value)
+    with st.grid(3, min_column_width=200):
+        criterion = st.selectbox(
+            "Criterion",
+            list(dict.fromkeys([*available(), choice.trial_criterion])),
+            key="calibration.trial_criterion",
+            format_func=criterion_title,
+            help="A criterion that reads no text prunes alike with every set.",
+        )
+        sparsity = st.slider(
+            "Sparsity",
+            min_value=0.01,
+            max_value=0.99,
+            step=0.01,
+            format="percent",
+            key="calibration.trial_sparsity",
+            help="Share of the attention and MLP weights that each trial removes.",
+        )
+        gamma = st.select_slider(
+            "gamma",
+            sorted({*GAMMAS, st.session_state["calibration.trial_gamma"]}),
+            format_func=gamma_label,
+            key="calibration.trial_gamma",
+            help="How much faster the MLP is pruned than attention, where the allocation makes use of it.",
+        )
+        method = st.selectbox(
+            "Allocation",
+            list(METHOD_NAMES),
+            key="calibration.trial_method",
+            format_func=METHOD_NAMES.__getitem__,
+            help="Shared by all criteria, or what the authors of the criterion do.",
+        )
+        protected = st.multiselect(
+            "Protected layers",
+            _layers(now),
+            key="calibration.trial_protected",
+            placeholder="None",
+            help="These keep every unit in the trials.",
+        )
+        normalisation = st.slider(
+            "Normalisation",
+            min_value=0.0,
+            max_value=1.0,
+            step=0.05,
+            key="calibration.trial_normalisation",
+            help="How far layers' scores are brought to the same mean before they are ranked.",
+        )
+    return {
+        "trial_criterion": criterion,
+        "trial_sparsity": sparsity,
+        "trial_gamma": float(gamma),
+        "trial_method": method,
+        "trial_protected": tuple(sorted(protected)),
+        "trial_normalisation": normalisation,
+    }
+
+
+def _as_controls(choice: CalibrationChoice, now: state.Context) -> dict[str, Any]:
+    """What the controls of the trials can show of a choice."""
+    layers = _layers(now)
+    return {
+        "trial_criterion": choice.trial_criterion,
+        "trial_sparsity": min(max(choice.trial_sparsity, 0.01), 0.99),
+        "trial_gamma": max(choice.trial_gamma, 0.0),
+        "trial_method": choice.trial_method if choice.trial_method in METHOD_NAMES else next(iter(METHOD_NAMES)),
+        "trial_protected": [layer for layer in choice.trial_protected if layer in layers],
+        "trial_normalisation": min(max(choice.trial_normalisation, 0.0), 1.0),
+    }
+
+
+def _take_own() -> None:
+    now = state.context()
+    allocation = now.recipe.allocation
+    own = replace(
+        now.recipe.calibration,
+        trial_criterion=now.recipe.saliency.criterion,
+        trial_sparsity=allocation.sparsity,
+        trial_gamma=allocation.gamma,
+        trial_method=allocation.method,
+        trial_protected=allocation.protected,
+        trial_normalisation=allocation.normalisation,
+    )
+    for name, value in _as_controls(own, now).items():
+        st.session_state[f"calibration.{name}"] = value
+
+
+def _layers(now: state.Context) -> list[int]:
+    """Those of the model, where it is known; else those that the recipe names."""
+    card = loaded_card(now.recipe.model.name, now) or inspected(now.recipe.model.name)[0]
+    return sorted({site.layer for site in card.layout} if card else now.recipe.calibration.trial_protected)
 
 
 def cost(recipe: Recipe, now: state.Context) -> str:
     """What will be read, and how long it may take."""
     choice = recipe.calibration
-    if choice.candidates == 1:
+    if choice.trials == 1:
         text = f"Draws {count(choice.samples, 'sample')} of {choice.length:,} tokens; nothing is computed"
     else:
         text = (
-            f"Scores {choice.candidates} sets of {choice.samples:,} x {choice.length:,} tokens, prunes with each, and "
+            f"Scores {choice.trials} sets of {choice.samples:,} x {choice.length:,} tokens, prunes with each, and "
             f"runs each pruned model over {choice.probe_samples:,} x {choice.probe_length:,} probe tokens"
         )
         seconds = expected_seconds("calibration", recipe, now.run, [now.store.open(EXAMPLE)])
         if seconds:
             text += f": about {duration(seconds)}, by what it took before"
-    if choice.corpus == "self-generated":
+    if any(SELF_GENERATED.name in part_names(name) for name in choice.texts):
         text += ". The model writes the text first, once"
     return f"{text}."
 
