@@ -266,11 +266,12 @@ def show_code(recipe: Recipe, asked: dict[str, Any]) -> None:
 def explain() -> None:
     """What is searched, and on which text."""
     st.markdown(
-        "Each trial prunes the model once and is measured by **KL(dense || pruned)**, the mean over probe tokens of "
-        "how far its predictions moved. The search chooses the criterion, gamma, how far layers' scores are "
+        "Each trial prunes the model once and is measured by **KL(dense || pruned)**, the mean over probe tokens "
+        "of how far its predictions moved. The search chooses the criterion, gamma, how far layers' scores are "
         "normalised, the calibration text and its seed, what the output projections do about what goes, and how "
-        "many layers at either end are left alone. A tree-structured Parzen estimator (optuna) suggests what to try "
-        "next. Scores and statistics that were computed once are used again, and three of four trials use scores that are there."
+        "many layers at either end are left alone. A tree-structured Parzen estimator (optuna) suggests what to "
+        "try next. Scores and statistics that were computed once are used again, and three of four trials use "
+        "scores that are there."
     )
     st.markdown(
         "Calibration text, probes and evaluation text share nothing. What the search looked at is no evidence any "
