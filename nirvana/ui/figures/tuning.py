@@ -18,7 +18,7 @@ from nirvana.ui.tuning import CHOICES, describe, trials_table
 NUMBERS = ("gamma", "normalisation")  # choices that are numbers
 SPREAD = 0.28  # of the marks around the place of a word
 HEIGHT = 340
-STRONG, NONE = 0.8, 0.4  # rank correlations that a sentence tells apart
+STRONG, NONE = 0.8, 0.3  # rank correlations that a sentence tells apart
 
 
 def by_choice(trials: Sequence[Trial], choice: str) -> Chart | None:
