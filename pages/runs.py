@@ -6,7 +6,7 @@ import streamlit as st
 
 from nirvana.ui import state
 from nirvana.ui.panels import page
-from nirvana.ui.panels.runs import actions, choose, compare, history, listed, take_row
+from nirvana.ui.panels.runs import actions, children, choose, compare, history, listed, take_row
 
 now = state.context()
 page.page_header("runs")
@@ -17,7 +17,9 @@ if not runs:
     st.stop()
 take_row(runs)
 history(runs)
-actions(choose(runs), now)
+chosen = choose(runs)
+actions(chosen, now)
+children(chosen, now)
 st.markdown("### Compare two runs")
 if len(runs) > 1:
     compare(runs)

@@ -99,7 +99,7 @@ def _show(run_id: str, grid: Grid, rows: Sequence[Row], arguments: argparse.Name
             table.append([line.criterion, f"{line.asked * 100:.3g} %", *shown])
         print_table(sweeps.title(metric), ["criterion", "sparsity", *columns], table)
         for verdict in sweeps.verdicts(rows, metric):
-            print(f"- {verdict.text}")
+            print(f"- {sweeps.HEADINGS[verdict.kind]}. {verdict.text}")
         print()
     print("Means over seeds ± one standard deviation; the dense model's ± is its standard error over text or items.")
     for row in rows:

@@ -64,7 +64,7 @@ class Run:
         last = next((job["status"] for job in jobs if job["task"] == "run"), "done")
         if last != "done":
             return str(last)
-        return "empty" if all(state == "missing" for state in states) else "partial"
+        return "empty" if all(state == "missing" for state in states) and not jobs else "partial"  # it has a study
 
     def failure(self) -> dict[str, Any] | None:
         """Why the last job did not end well: "step", "message", "hint", "finished" (and "task", "status")."""

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 from nirvana.allocation.rules import METHODS, check_method, rule_name, uses_gamma
 from nirvana.compensation import METHODS as COMPENSATIONS
 from nirvana.errors import CompensationError, PlanError, RunError
-from nirvana.runs.recipe import AllocationChoice, PruneChoice, Recipe
+from nirvana.runs.recipe import AllocationChoice, CalibrationChoice, PruneChoice, Recipe
 from nirvana.runs.validation import SEEDS, check_rates
 from nirvana.saliency import find_criterion
 
 MOST_POINTS = 400
 PUBLISHED_GAMMA = AllocationChoice().gamma  # what NIRVANA's authors use
 COLUMNS = {"published": "as published", "shared": "same allocation"}
+DRAWN = ("corpus", "samples", "length", "probe_samples", "probe_length", "probe_seed", "task")  # of one calibration set
 LISTS: dict[str, type] = {  # of a grid, with what they hold
     "criteria": str,
     "methods": str,
@@ -70,8 +71,9 @@ class Point(NamedTuple):
         One calibration set is drawn, with the point's seed, and none is chosen by KL, so that seeds are independent.
         The statistics of a compensation are drawn anew with each seed too.
         """
-        one = {"candidates": 1, "alternatives": (), "mixtures": False}
-        drawn = base.change("calibration", seed=self.seed, **one).change("saliency", criterion=self.criterion)
+        kept = {name: getattr(base.calibration, name) for name in DRAWN}
+        one = CalibrationChoice(candidates=1, seed=self.seed, **kept)
+        drawn = replace(base, calibration=one).change("saliency", criterion=self.criterion)
         names = ("sparsity", "gamma", "method", "normalisation")
         made = drawn.change("allocation", **{name: getattr(self, name) for name in names})
         if self.compensation == "none":

@@ -6,16 +6,20 @@ import json
 import math
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pprint import pformat
 
 from nirvana.calibration.corpora import part_names
 from nirvana.checkpoints import FORMATS
 from nirvana.runs.options import option_words
 from nirvana.runs.recipe import STEPS, AllocationChoice, CalibrationChoice, Recipe
+from nirvana.runs.sweep_grid import DRAWN, Grid
 
 WIDTH = 96
 GENERATED = "self-generated"
 SHOWN = ("sparsity", "gamma", "multiple_of")  # of the allocation, also at their defaults
 ALWAYS = ("--model", "--sparsity", "--gamma")
+SWEPT = ("criteria", "sparsities", "seeds")  # of a sweep's grid, likewise
 
 
 def python_code(recipe: Recipe, step: str, format: str = "") -> str:
@@ -191,6 +195,54 @@ def speed_command(run_id: str, protocol: Mapping[str, int], schemes: Sequence[st
     for scheme in schemes:
         words += ["--quantised", scheme]
     return shlex.join([*words, *(["--sizes"] if schemes else [])])
+
+
+def sweep_code(recipe: Recipe, grid: Grid) -> str:
+    """A script that sweeps around `recipe` and shows every point."""
+    data = _around(recipe).to_json()
+    default = Recipe().to_json()
+    changed = {
+        section: different
+        for section, values in data.items()
+        if (different := {name: value for name, value in values.items() if value != default[section][name]})
+    }
+    named = {name: value for name, value in vars(grid).items() if value != vars(Grid())[name] or name in SWEPT}
+    return "\n".join(
+        [
+            "from nirvana import Recipe",
+            "from nirvana.runs.store import Store",
+            "from nirvana.runs.sweep import Grid, sweep",
+            "",
+            _call("recipe = Recipe.from_json", pformat(changed, width=WIDTH - 8)),
+            _call("grid = Grid", **named),
+            'base = Store().create(recipe, name="Sweep")',
+            "for row in sweep(base, grid):",
+            "    print(row.point.label, row.sparsity, row.failure or row.values)",
+            "",
+        ]
+    )
+
+
+def sweep_command(recipe: Recipe, grid: Grid) -> str:
+    """One shell command that sweeps around `recipe`."""
+    words = ["python", "-m", "nirvana", "sweep", *option_words(_around(recipe), ("--model",))]
+    flags = {"criteria": "--criterion", "methods": "--method", "sparsities": "--sparsity", "seeds": "--seed"}
+    flags |= {"compensations": "--compensation", "gammas": "--gamma", "normalisations": "--normalisation"}
+    for name, flag in flags.items():
+        values = getattr(grid, name)
+        if name in SWEPT or values != getattr(Grid(), name):
+            words += [word for value in values for word in (flag, f"{value:g}" if name == "gammas" else str(value))]
+    return shlex.join([*words, *(["--speed"] if grid.speed else [])])
+
+
+def _around(recipe: Recipe) -> Recipe:
+    """What a sweep takes of a recipe: neither what the grid says instead, nor how one calibration set is chosen."""
+    default, kept = Recipe(), recipe.calibration
+    made = replace(recipe, saliency=default.saliency)
+    made = replace(made, calibration=replace(default.calibration, **{name: getattr(kept, name) for name in DRAWN}))
+    allocation = {name: getattr(recipe.allocation, name) for name in ("multiple_of", "protected", "uniform")}
+    made = replace(made, allocation=replace(default.allocation, **allocation))
+    return made.change("prune", compensation=default.prune.compensation)
 
 
 def _output(format: str) -> str:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from statistics import median
 
 from nirvana.errors import NirvanaError
 from nirvana.evaluation.zero_shot.tasks import characters
 from nirvana.runs.recipe import Recipe
 from nirvana.runs.run import Run
+from nirvana.runs.sweep_grid import Point
+from nirvana.runs.sweep_rows import Row
 from nirvana.saliency import CRITERIA
 
 FORWARD_PASSES = {"nothing": 0.0, "activations": 1.0, "gradients": 3.3}  # that cost as much as scoring
@@ -58,3 +61,26 @@ def expected_seconds(step: str, recipe: Recipe, run: Run, others: Iterable[Run] 
             now = tokens_read(step, recipe) * (card or model).layout.parameters
             return float(info["seconds"]) * now / before
     return None
+
+
+def sweep_seconds(todo: Sequence[Point], rows: Sequence[Row], run: Run, others: Iterable[Run] = ()) -> float | None:
+    """What the points of a sweep around `run` will take, by what those in `rows` took, or else by what its steps would.
+
+    Each criterion scores once a seed, and the dense model is measured once; None where there is nothing to go by.
+    """
+    spent = [row.seconds for row in rows if row.seconds]
+    if len(spent) > 1:
+        return median(spent) * len(todo)
+    basis = list(others)
+    total, scored = 0.0, set()
+    for number, point in enumerate(todo):
+        recipe = point.recipe(run.recipe)
+        measured = expected_seconds("compare", recipe, run, basis)
+        if measured is None:
+            return None
+        total += measured / 2 * (1 if number else 2)
+        total += expected_seconds("prune", recipe, run, basis) or 0.0
+        if (point.seed, point.criterion) not in scored:
+            scored.add((point.seed, point.criterion))
+            total += expected_seconds("saliency", recipe, run, basis) or 0.0
+    return total

@@ -22,6 +22,7 @@ class PageGuide:
 
 
 STEP_SECTION = "Steps"
+STUDY_SECTION = "Studies"
 
 PAGES = (
     PageGuide(
@@ -98,6 +99,28 @@ PAGES = (
         "What did pruning cost? **Perplexity** is how many tokens the model is torn between, on average, at each "
         "position of text it has not seen; lower is better, and 1 would be certainty. Both models read the same "
         "tokens. Every number comes with how it was measured and with its standard error.",
+    ),
+    PageGuide(
+        "sweep",
+        "Sweep",
+        ":material/ssid_chart:",
+        STUDY_SECTION,
+        "Try criteria, allocations, sparsities and seeds, and see which differences are clear.",
+        "Is one criterion better than another, and at which sparsity? A **sweep** prunes the model in every "
+        "combination of some choices, each a run of its own that can be opened, and measures all on the same tokens. "
+        "Criteria are compared in two ways: **as published**, each with its authors' allocation and compensation, and "
+        "with the **same allocation** for all. Several **seeds**, each a calibration set of its own, tell a difference "
+        "from luck.",
+    ),
+    PageGuide(
+        "tune",
+        "Tune",
+        ":material/auto_awesome:",
+        STUDY_SECTION,
+        "Search for the recipe that leaves this model closest to what it was.",
+        "Which recipe suits this model? **Tuning** tries many: criterion, gamma, calibration text, compensation and "
+        "more, each measured by how far the pruned model's predictions move on probe text (**KL divergence**). What "
+        "did well is tried further. Watch the search, see what each choice does, and make a run of the best.",
     ),
     PageGuide(
         "runs",

@@ -144,6 +144,27 @@ def start_task(task: str, **arguments: Any) -> None:
     st.rerun()
 
 
+def start_study(task: str, recipe: Recipe, **arguments: Any) -> None:
+    """Queue a study around `recipe`, such as a sweep, and rerun the page.
+
+    The open run goes on where it asks for just that; otherwise, and from the example, a new run starts with the results
+    that still hold.
+    """
+    now = context()
+    try:
+        _check(recipe, STEPS[-1])
+        run = now.run
+        if run.is_example or run.study or recipe != run.recipe:
+            run = _create(recipe, parent=run)
+        now.jobs.submit(run.id, task=task, **arguments)
+        if run.id != now.run.id:
+            _adopt(run, keep_choices=run.recipe == now.recipe)
+        st.query_params["run"] = run.id
+    except NirvanaError as error:
+        st.session_state[PROBLEM] = error
+    st.rerun()
+
+
 def take_problem() -> NirvanaError | None:
     """What went wrong since it was last asked, once."""
     problem: NirvanaError | None = st.session_state.pop(PROBLEM, None)

@@ -94,8 +94,16 @@ class Gap(NamedTuple):
         return f"{100 * self.value:+.1f} points [{100 * self.low:+.1f}, {100 * self.high:+.1f}]"
 
 
+HEADINGS = {
+    "beaten": "NIRVANA is beaten",
+    "winner": "Clear winner",
+    "tie": "No clear winner",
+    "unknown": "One seed cannot tell luck from merit",
+}
+
+
 class Verdict(NamedTuple):
-    """A sentence about one contest. `kind`: "winner", "tie", "beaten" (NIRVANA is) or "unknown" (one seed)."""
+    """Sentences about one contest; `kind` is one of HEADINGS."""
 
     kind: str
     text: str
@@ -188,7 +196,7 @@ def _contest(where: str, contenders: Sequence[Cell], metric: str, aside: Sequenc
         return [Verdict("unknown", f"{where}: {best}, from one seed. Whether that is luck takes more seeds.{left_out}")]
     open_to = [name for name, gap in gaps.items() if gap is None or not gap.clear]
     if open_to:
-        text = f"{where}: no clear winner. {best}, and over {seeds(first.n)} it cannot be told from {_list(open_to)}."
+        text = f"{where}: {best}, but over {seeds(first.n)} it cannot be told from {_list(open_to)}."
         found = [Verdict("tie", text + left_out)]
     else:
         runner_up = others[0].way.criterion
@@ -198,12 +206,12 @@ def _contest(where: str, contenders: Sequence[Cell], metric: str, aside: Sequenc
     if ours is not None:
         against = {cell.way.criterion: paired_gap(cell, ours) for cell in contenders if cell is not ours}
         beaten = [
-            f"{name} {gap}"
+            f"{name} has {gap} that"
             for name, gap in against.items()
             if gap is not None and gap.clear and better * (gap.value - gap.neutral) < 0
         ]
         if beaten:
-            text = f"{where}: NIRVANA is beaten. Its {words(metric)} is {number(ours)}; {'; '.join(beaten)} that."
+            text = f"{where}: NIRVANA has {words(metric)} {number(ours)}; {', '.join(beaten)}, over {seeds(ours.n)}."
             found.append(Verdict("beaten", text))
     return found
 

@@ -64,7 +64,7 @@ def test_seeds_are_marks_and_means_lines_at_achieved_sparsity() -> None:
         np.std(values, ddof=1)
     )
     assert {row.run_id for row in rows} == {run for trace in marks for run in trace.customdata}
-    assert chart is not None and "dense" in [item.text for item in chart.figure.layout.annotations]
+    assert chart is not None and [shape.y0 for shape in chart.figure.layout.shapes] == [DENSE]
     assert "26" in chart.takeaway and "Dense: 20" in chart.takeaway
 
 
@@ -73,13 +73,13 @@ def test_colours_are_criteria_and_dashes_allocations() -> None:
     lines = traces(chart, "lines+markers")
     colours = {trace.hovertemplate.split(",")[0]: trace.line.color for trace in lines}
     assert len(set(colours.values())) == 3 and len({trace.line.dash for trace in lines}) == 5
-    assert chart is not None and chart.figure.layout.annotations == (), "KL has no dense model to draw"
+    assert chart is not None and chart.figure.layout.shapes == (), "KL has no dense model to draw"
     legend = [trace.name for trace in chart.figure.data if trace.showlegend is not False]
     assert legend[:3] == ["nirvana", "taylor", "random"] and legend[-1] == "as published" and len(legend) == 8
 
 
 def test_accuracy_is_in_per_cent_and_perplexity_on_a_log_axis() -> None:
-    accuracy, perplexity = (figures.by_sparsity(ROWS["default"], metric) for metric in (PAIRS, PERPLEXITY))
+    accuracy, perplexity = (figures.by_sparsity(ROWS["collapsed"], metric) for metric in (PAIRS, PERPLEXITY))
     assert accuracy is not None and perplexity is not None
     assert accuracy.figure.layout.yaxis.type is None and accuracy.takeaway.startswith("Highest means: ")
     assert perplexity.figure.layout.yaxis.type == "log" and "Log axis" in perplexity.reading

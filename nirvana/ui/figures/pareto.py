@@ -97,7 +97,7 @@ def _mark(mark: _Mark, style: Style, on_front: bool, metric: str) -> go.Scatter:
         textposition="top center",
         mode="markers+text" if mark.cell is None else "markers",
         marker=marker,
-        opacity=1.0 if on_front else 0.3,
+        opacity=1.0 if on_front else 0.35,
         hovertemplate=f"{mark.label}<br>%{{x:,.4~g}}<br>{hover_words(metric)}<extra></extra>",
         showlegend=False,
         **error,
@@ -166,7 +166,8 @@ def _front_words(marks: Sequence[_Mark], front: Sequence[_Mark], against: str) -
     names = [mark.label for mark in sorted(pruned, key=lambda mark: -mark.cost if against == "speed" else mark.cost)]
     shown = "; ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
     beside = f" So {'is' if len(rivals) == 1 else 'are'} {', '.join(mark.label for mark in rivals)}." if rivals else ""
-    return f"{len(pruned)} of {total} pruned models are on the front: {shown}.{beside}"
+    verb = "is" if len(pruned) == 1 else "are"
+    return f"{len(pruned)} of {total} pruned models {verb} on the front: {shown}.{beside}"
 
 
 def _marks_table(marks: Sequence[_Mark], front: Sequence[_Mark], axis: str) -> pd.DataFrame:

@@ -19,7 +19,7 @@ from nirvana.ui.sweeps import Cell, cells, comparison, dense_value, higher_is_be
 
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x")
-WIDE = 8.0  # highest over lowest value from which an axis is logarithmic
+WIDE = 3.0  # highest over lowest value from which an axis is logarithmic
 BELOW = {**LEGEND, "y": -0.22, "yanchor": "top"}
 PUBLISHED = "as published"
 
@@ -38,12 +38,9 @@ def by_sparsity(rows: Sequence[Row], metric: str) -> Chart | None:
     style.entries(figure, lines=True)
     dense = dense_value(rows, metric)
     if dense is not None:
-        figure.add_hline(
-            y=dense[0],
-            line={"color": theme.DENSE, "width": 2, "dash": "dash"},
-            annotation={"text": "dense", "font": {"color": theme.DENSE}},
-            annotation_position="bottom right",
-        )
+        line = {"color": theme.DENSE, "width": 2, "dash": "dash"}
+        figure.add_hline(y=dense[0], line=line)
+        figure.add_trace(go.Scatter(x=[None], y=[None], mode="lines", name="dense", line=line))
     values = np.array([value for cell in found for value in cell.values.values()] + ([dense[0]] if dense else []))
     log = quality_axis(figure, values, metric)
     figure.update_xaxes(title="Sparsity achieved", tickformat=".0%", showgrid=False, zeroline=False)
@@ -185,7 +182,7 @@ def quality_axis(figure: go.Figure, values: np.ndarray, metric: str) -> str:
     if higher_is_better(metric):
         figure.update_yaxes(title=title(metric), tickformat=".0%", zeroline=False)
         return "Linear axis."
-    log = bool(values.max() >= WIDE * values.min() or metric.startswith("perplexity"))
+    log = bool(values.max() >= WIDE * values.min())
     figure.update_yaxes(title=title(metric) + (" (log)" if log else ""), zeroline=False)
     if log:
         figure.update_yaxes(**log_axis(values))

@@ -18,6 +18,9 @@ TASKS = {
     "continue": "Continuing the prompt",
     "speed": "Measuring speed",
     "sizes": "Measuring quality against bytes",
+    "sweep": "Sweep",
+    "tune": "Search",
+    "matrix": "Calibration text against evaluation text",
 }
 
 

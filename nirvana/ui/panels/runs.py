@@ -11,11 +11,13 @@ from nirvana.runs.store import EXAMPLE, Run
 from nirvana.ui import state
 from nirvana.ui.figures import runs as figures
 from nirvana.ui.figures.allocation import gamma_label
+from nirvana.ui.figures.chart import count
 from nirvana.ui.panels.charts import show_chart
 from nirvana.ui.panels.sidebar import STATUS
 from nirvana.ui.text import megabytes, moment, plain
 
 SELECTED, LEFT, RIGHT = "runs.selected", "runs.left", "runs.right"
+POINT = "runs.point"
 
 
 def listed(now: state.Context) -> list[Run]:
@@ -32,19 +34,21 @@ def _allocation(choice: AllocationChoice) -> str:
 
 def history(runs: list[Run]) -> None:
     """All runs as a table; a click on a row selects the run below."""
-    rows = []
+    rows, use = [], {}
     for run in runs:
-        choice = run.recipe.allocation
+        choice, points = run.recipe.allocation, state.store().children(run.id)
+        use[run.id] = run.steps.size() + sum(point.steps.size() for point in points)
         rows.append(
             {
                 "run": ("📌 " if run.pinned else "") + run.name,
+                "points": len(points) or None,
                 "status": "example" if run.is_example else STATUS.get(run.status, run.status),
                 "model": run.recipe.model.name,
                 "sparsity": choice.sparsity,
                 "allocation": _allocation(choice),
                 **figures.history_row(run.report()),
                 "started": moment(run.created),
-                "on disk": megabytes(run.steps.size()),
+                "on disk": megabytes(use[run.id]),
             }
         )
     st.dataframe(
@@ -55,12 +59,13 @@ def history(runs: list[Run]) -> None:
         on_select="rerun",
         selection_mode="single-row",
         column_config={
+            "points": st.column_config.NumberColumn(help="Of its sweep; each is a run of its own, opened below."),
             "sparsity": st.column_config.NumberColumn(format="percent"),
             "perplexity": st.column_config.TextColumn(help="Dense to pruned, on the first corpus of the run."),
             "KL": st.column_config.NumberColumn(format="%.3g", help="Nats per token; 0 means identical."),
         },
     )
-    total = sum(run.steps.size() for run in runs if not run.is_example)
+    total = sum(use[run.id] for run in runs if not run.is_example)
     st.caption(f"Runs take {megabytes(total)} on disk. A pruned model is kept as its base and plan, not as weights.")
 
 
@@ -113,8 +118,11 @@ def actions(run: Run, now: state.Context) -> None:
             st.session_state.setdefault(name_key, run.name)
             st.text_input("New name", key=name_key, max_chars=120)
             st.button("Save the name", key="runs.rename.save", on_click=_rename, args=(run.id, name_key))
+        size = now.store.disk_use(run.id)
         with st.popover("Delete", icon=":material/delete:", key="runs.delete", disabled=run.status == "running"):
-            st.markdown(f"Delete **{plain(run.name)}** with all its results, {megabytes(run.steps.size())}?")
+            points = len(now.store.children(run.id))
+            also = f" and the {count(points, 'point')} of its sweep" if points else ""
+            st.markdown(f"Delete **{plain(run.name)}** with all its results{also}, {megabytes(size)}?")
             st.caption("This cannot be undone. Results that other runs share stay with them.")
             st.button(
                 "Delete for good",
@@ -128,6 +136,30 @@ def actions(run: Run, now: state.Context) -> None:
         st.warning(
             f"Its last job failed: {plain(failure['message'])} {plain(failure['hint'])}", icon=":material/error:"
         )
+
+
+def children(run: Run, now: state.Context) -> None:
+    """The points of the run's sweep, folded away: each is a run that opens like any other."""
+    points = now.store.children(run.id)
+    if not points:
+        return
+    with st.expander(f"{count(len(points), 'point')} of its sweep", icon=":material/account_tree:", key="runs.points"):
+        rows = [
+            {
+                "point": point.name,
+                "status": STATUS.get(point.status, point.status),
+                **figures.history_row(point.report()),
+            }
+            for point in points
+        ]
+        st.dataframe(pd.DataFrame(rows), hide_index=True, key="runs.points.table", height=min(35 * len(rows) + 38, 320))
+        names = {point.id: point.name for point in points}
+        if st.session_state.get(POINT) not in names:
+            st.session_state[POINT] = points[0].id
+        chosen = st.selectbox("Point", list(names), key=POINT, format_func=names.__getitem__)
+        if st.button("Open this point", key="runs.points.open", icon=":material/folder_open:"):
+            state.open_run(chosen)
+            st.switch_page("pages/compare.py")
 
 
 def compare(runs: list[Run]) -> None:

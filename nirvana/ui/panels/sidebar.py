@@ -44,6 +44,16 @@ def sidebar(now: state.Context) -> None:
         where = f"{plain(card.name)} on {plain(card.device)}, {plain(card.dtype)}" if card else "No model loaded yet"
         note = f" · {plain(card.note)}" if card and card.note else ""
         st.caption(f"Run: {status}  \n{where}{note}")
+        if now.run.study:
+            st.button(
+                "Back to its study",
+                key="sidebar.study",
+                type="tertiary",
+                icon=":material/arrow_back:",
+                on_click=state.open_run,
+                args=(now.run.study,),
+                help="This run is one point of a sweep. Turn to the run that the sweep belongs to.",
+            )
         live = [job for job in now.jobs.jobs(limit=20) if job.live]
         st.fragment(_activity, run_every=POLL if live else None)(now.run.id, bool(live))
 

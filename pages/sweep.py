@@ -1,0 +1,42 @@
+"""Sweep: criteria, allocations, sparsities and seeds against each other."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from nirvana.runs.sweep_rows import read_rows
+from nirvana.ui import state
+from nirvana.ui.panels import page
+from nirvana.ui.panels.sweep import (
+    base_recipe,
+    belongs_elsewhere,
+    describe_base,
+    explain,
+    grid_controls,
+    nothing_yet,
+    show_code,
+    start,
+    watch,
+)
+from nirvana.ui.panels.sweep_results import results
+
+now = state.context("sweep")
+page.page_header("sweep")
+if belongs_elsewhere(now):
+    st.stop()
+rows = read_rows(now.run)
+recipe = base_recipe(now)
+st.caption(describe_base(recipe))
+grid = grid_controls(now)
+start(now, grid, rows)
+page.job_panel()
+watch(now, rows)
+if rows:
+    if recipe != now.run.recipe:
+        st.warning("What follows belongs to earlier choices. A sweep with these starts in a new run; this one stays.")
+    results(now.run, rows)
+else:
+    nothing_yet(now)
+with st.expander("How are the points compared?", icon=":material/help:", key="sweep.about"):
+    explain()
+show_code(recipe, grid)

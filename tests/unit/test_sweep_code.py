@@ -1,0 +1,55 @@
+"""Sweeps as code: the command line is read back as the same sweep, and the script runs."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from pathlib import Path
+
+import pytest
+
+from nirvana.cli import build_parser
+from nirvana.runs.options import apply_options
+from nirvana.runs.recipe import EvaluationChoice, PruneChoice, Recipe
+from nirvana.runs.store import Store
+from nirvana.runs.sweep_grid import LISTS, Grid, Point
+from nirvana.runs.sweep_rows import read_rows
+from nirvana.ui.code import sweep_code, sweep_command
+
+OTHER = (
+    Recipe(
+        prune=PruneChoice("bias", 12, 34, 5), evaluation=EvaluationChoice(("stdlib-code",), 128, 4096, ("piqa",), 25)
+    )
+    .change("model", name="./it's a folder", device="cpu")
+    .change("calibration", corpus="self-generated", candidates=3, samples=5, length=99, seed=3, trial_sparsity=0.4)
+    .change("saliency", criterion="magnitude")
+    .change("allocation", sparsity=0.35, gamma=2.0, multiple_of=16, protected=(0, 3), method="published")
+)
+GRID = Grid(
+    ("flap", "random"), ("shared",), (0.25,), (3, 4), ("none", "least_squares"), (1.5, math.inf), (0.0, 0.5), True
+)
+
+
+@pytest.mark.parametrize("recipe", [Recipe(), OTHER], ids=["default", "other"])
+@pytest.mark.parametrize("grid", [Grid(), GRID], ids=["default", "other"])
+def test_the_command_line_gives_the_sweep_back(recipe: Recipe, grid: Grid) -> None:
+    words = shlex.split(sweep_command(recipe, grid))
+    assert words[:4] == ["python", "-m", "nirvana", "sweep"]
+    parsed = build_parser().parse_args(words[3:])
+    given = {name: tuple(values) for name in LISTS if (values := getattr(parsed, name)) is not None}
+    assert Grid(**given, speed=bool(parsed.speed)) == grid
+    assert Point.around(apply_options(Recipe(), parsed)) == Point.around(recipe)
+
+
+def test_the_script_runs(tiny_folder: Path, sample_text: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = (
+        Recipe()
+        .change("model", name=str(tiny_folder), device="cpu")
+        .change("calibration", corpus=str(sample_text), samples=4, length=24, probe_samples=4, probe_length=16)
+        .change("evaluation", corpora=(str(sample_text),), window=32, max_tokens=256)
+        .change("allocation", multiple_of=4)
+    )
+    exec(sweep_code(recipe, Grid(("magnitude",), ("shared",), (0.3,), (0, 1), gammas=(math.inf,))), {})
+    assert "magnitude, same allocation, 30 %, gamma inf, seed 1 0." in capsys.readouterr().out
+    (base,) = Store().runs()
+    assert len(read_rows(base)) == 2 and Point.around(base.recipe) == Point.around(recipe)
