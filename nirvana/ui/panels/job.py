@@ -73,7 +73,8 @@ def title(job: Job) -> str:
     if job.status == "queued":
         return f"Waiting, number {job.position} in the queue"
     if job.task != "run":
-        return TASKS.get(job.task, job.task)
+        part = f", {job.step_number} of {job.steps}" if job.steps > 1 else ""
+        return TASKS.get(job.task, job.task) + part
     if not job.step:
         return "Starting"
     return f"{GUIDES[job.step].title}, step {job.step_number} of {job.steps}"
