@@ -1,4 +1,4 @@
-"""Compare: what pruning cost, measured on the same text with both models."""
+"""Compare: what pruning cost, measured on the same text with both models, and any set of runs side by side."""
 
 from __future__ import annotations
 
@@ -8,18 +8,17 @@ from nirvana.ui import state
 from nirvana.ui.panels import page
 from nirvana.ui.panels.compare import (
     charts,
-    cost,
-    evaluation_controls,
     everything,
     explain,
     other_runs,
     peers,
     side_by_side,
     standing,
-    usable,
     verdicts,
 )
 from nirvana.ui.panels.continuations import ask, history
+from nirvana.ui.panels.evaluation import cost, evaluation_controls, usable
+from nirvana.ui.panels.many import many
 from nirvana.ui.panels.report import report_download
 from nirvana.ui.panels.speed import speed
 from nirvana.ui.panels.zero_shot import answers, explain_tasks, task_controls, tasks_usable
@@ -62,6 +61,7 @@ else:
     answers(report)
     if mine is not None:
         other_runs(mine, others)
+    many(now)
     everything(now.run, report)
     report_download(now.run)
 if now.run.info("prune") is not None:

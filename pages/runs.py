@@ -1,4 +1,4 @@
-"""Runs: the history, and any two side by side."""
+"""Runs: the history, and what can be done with it."""
 
 from __future__ import annotations
 
@@ -17,11 +17,7 @@ if not runs:
     st.stop()
 take_row(runs)
 history(runs)
+compare(runs)
 chosen = choose(runs)
 actions(chosen, now)
 children(chosen, now)
-st.markdown("### Compare two runs")
-if len(runs) > 1:
-    compare(runs)
-else:
-    st.caption("This needs two runs, or one and the example.")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
+
+MOST_PARTS = 4096  # of a measurement that are kept; more take too much of a report, and pair no better
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,8 @@ class Measurement:
     "pruned"; `protocol` says how it was measured, e.g. `{"corpus": "python-docs", "window": 512, "tokens": 32256}`.
     `n` is the number of independent parts that `standard_error` comes from (windows, probe samples, items). Of an
     accuracy, `outcomes` holds which items were right, so that two models can be compared item by item: see
-    `nirvana.evaluation.zero_shot.results`.
+    `nirvana.evaluation.zero_shot.results`. For the same end `parts` holds what each of the n parts gave (see
+    `part_values`): the loss of a perplexity, in nats per token, and else the metric itself.
     """
 
     metric: str
@@ -75,6 +79,13 @@ class Measurement:
     n: int | None = None
     protocol: dict[str, Any] = field(default_factory=dict)
     outcomes: str = ""
+    parts: str = ""
+
+    @property
+    def part_values(self) -> np.ndarray | None:
+        """float32 (n,): what each part gave, or None where that was not kept."""
+        values = np.frombuffer(base64.b64decode(self.parts), "<f4")
+        return values if len(values) and len(values) == self.n else None
 
 
 @dataclass(frozen=True)
@@ -94,10 +105,18 @@ class Report:
     def to_json(self) -> dict[str, Any]:
         rows = [asdict(measurement) for measurement in self.measurements]
         for row in rows:
-            if not row["outcomes"]:
-                del row["outcomes"]
+            for name in ("outcomes", "parts"):
+                if not row[name]:
+                    del row[name]
         return {"version": 1, "measurements": rows}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Report:
         return cls(tuple(Measurement(**measurement) for measurement in data["measurements"]))
+
+
+def pack_parts(values: np.ndarray) -> str:
+    """What `Measurement.parts` keeps of (n,) numbers: float32 in base64; nothing of one part, or of too many."""
+    if not 1 < len(values) <= MOST_PARTS or not np.isfinite(values).all():
+        return ""
+    return base64.b64encode(np.asarray(values, "<f4").tobytes()).decode()

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from nirvana.calibration.corpora import Corpus
 from nirvana.calibration.sets import CalibrationSet
 from nirvana.calibration.tasks import task_of
-from nirvana.evaluation.divergence import divergence
+from nirvana.evaluation.divergence import DenseReference, divergence
 from nirvana.evaluation.perplexity import perplexity
-from nirvana.evaluation.results import Measurement, Report
+from nirvana.evaluation.results import Measurement, Report, pack_parts
 from nirvana.evaluation.zero_shot import results as accuracies
 from nirvana.evaluation.zero_shot.tasks import LocalTask, find_tasks, harness_version
 from nirvana.models.lm import LM
@@ -69,11 +70,11 @@ def measure(
     for name, corpus in corpora.items():
         for subject, lm in subjects.items():
             nested = within(progress, f"{name}, {subject}", part, parts)
-            measurements += _perplexity(lm, subject, corpus, choice, task, nested)
+            measurements += perplexity_of(lm, subject, corpus, choice, task, nested)
             part += 1
     if probe is not None:
         nested = within(progress, "Divergence", part, parts)
-        measurements += _divergence(subjects["dense"], subjects["pruned"], probe, nested)
+        measurements += divergence_of(subjects["dense"], subjects["pruned"], probe, nested)
         part += 1
     for name in choice.zero_shot:
         for subject, lm in subjects.items():
@@ -93,9 +94,10 @@ def sizes(subjects: Mapping[str, LM]) -> list[Measurement]:
     return found
 
 
-def _perplexity(
+def perplexity_of(
     lm: LM, subject: str, corpus: Corpus, choice: EvaluationChoice, task: str, progress: ProgressCallback | None
 ) -> list[Measurement]:
+    """Perplexity and bits per byte on the evaluation split of one corpus."""
     split, task = corpus.split("evaluation"), task_of(lm, task)
     sizes = {"window": choice.window, "max_tokens": choice.max_tokens}
     inputs = {"corpus": [corpus.name, split.hash], "task": task, **sizes}
@@ -112,22 +114,40 @@ def _perplexity(
             "note": lm.source.note,
             **placement(lm),
         }
-        loss = math.log(found.value) if found.value > 0 else math.nan
         # Bits per byte are proportional to the mean loss, whose standard error is the perplexity's over its value.
-        share = found.standard_error / found.value / loss if loss else math.nan
-        errors = {"perplexity": found.standard_error, "bits per byte": found.bits_per_byte * share}
+        loss = float(found.per_window.mean())
+        bits = found.bits_per_byte / loss if loss else math.nan
         values = {"perplexity": found.value, "bits per byte": found.bits_per_byte}
+        errors = {"perplexity": found.standard_error, "bits per byte": bits * found.standard_error / found.value}
+        parts = {"perplexity": found.per_window, "bits per byte": bits * found.per_window}
         return [
-            Measurement(metric, subject, value, _finite(errors[metric]), found.windows, protocol)
+            replace(
+                Measurement(metric, subject, value, _finite(errors[metric]), found.windows, protocol),
+                parts=pack_parts(parts[metric]),
+            )
             for metric, value in values.items()
         ]
 
     return _through_cache("perplexity", inputs, lm, subject, measure)
 
 
-def _divergence(dense: LM, pruned: LM, probe: CalibrationSet, progress: ProgressCallback | None) -> list[Measurement]:
+def divergence_of(
+    dense: LM,
+    pruned: LM,
+    probe: CalibrationSet,
+    progress: ProgressCallback | None,
+    *,
+    reference: Callable[[], DenseReference] | None = None,
+) -> list[Measurement]:
+    """KL( dense || pruned ) on a probe.
+
+    Args:
+        reference: gives the dense side, where several models are compared with it; called where KL is computed.
+    """
+
     def measure() -> list[Measurement]:
-        found = divergence(dense, pruned, probe, progress=progress)
+        known = reference() if reference is not None else None
+        found = divergence(dense, pruned, probe, reference=known, progress=progress)
         protocol = {
             "corpus": probe.source,
             "corpus_hash": probe.source_hash,
@@ -141,9 +161,8 @@ def _divergence(dense: LM, pruned: LM, probe: CalibrationSet, progress: Progress
             "note": dense.source.note,
             **placement(dense),
         }
-        return [
-            Measurement("KL divergence", "pruned", found.mean, _finite(found.standard_error), probe.samples, protocol)
-        ]
+        parts, error = pack_parts(found.per_sample), _finite(found.standard_error)
+        return [Measurement("KL divergence", "pruned", found.mean, error, probe.samples, protocol, parts=parts)]
 
     inputs = {"dense": dense.hash, "probe": probe.hash, "source": probe.source, "seed": probe.seed}
     return _through_cache("divergence", inputs, pruned, "pruned", measure)
@@ -174,7 +193,7 @@ def _continue(run: Run, subjects: Mapping[str, LM], progress: ProgressCallback |
 def _through_cache(
     kind: str, inputs: dict[str, Any], lm: LM, subject: str, measure: Callable[[], list[Measurement]]
 ) -> list[Measurement]:
-    key = cache_key(kind, subject=subject, note=lm.source.note, **inputs, **numerics(lm))
+    key = cache_key(kind, subject=subject, note=lm.source.note, keeps="parts", **inputs, **numerics(lm))
     found = read_cached(key)
     if found is not None:
         return list(Report.from_json(json.loads(found[1])).measurements)

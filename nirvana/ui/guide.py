@@ -129,7 +129,8 @@ PAGES = (
         "History",
         "Open, name, compare and delete runs.",
         "A **run** is one set of choices, its recipe, with the results of every step. A step that was computed once is "
-        "never computed again for the same inputs. Open any run to look at it or go on from it, or compare two.",
+        "never computed again for the same inputs. Open any run to look at it or go on from it, or select several to "
+        "compare them.",
     ),
 )
 

@@ -17,6 +17,7 @@ from nirvana.runs.results import Continuation
 from nirvana.runs.store import Run, Store
 from nirvana.ui import state
 from nirvana.ui.panels.continuations import agreement
+from tests.app.test_widget_keys import keys_on
 
 Start = Callable[..., AppTest]
 
@@ -189,3 +190,35 @@ def test_a_model_without_chat_template_says_so(start: Start, filled: Run) -> Non
 )
 def test_where_two_texts_part(dense: str, pruned: str, sentence: str) -> None:
     assert agreement(Continuation("p", False, 4, dense, pruned)) == sentence
+
+
+def test_any_set_of_runs_beside_each_other(start: Start, store: Store, filled: Run) -> None:
+    others = []
+    for name, sparsity in (("Other", 0.35), ("Third", 0.3), ("Fourth", 0.25)):
+        others.append(store.create(filled.recipe.change("allocation", sparsity=sparsity), name=name, parent=filled))
+    app = start(filled).run()
+    app.switch_page("pages/compare.py").run()
+    assert "compare.many" not in keys_on(app)
+    app.multiselect(key="compare.beside").set_value([others[0].id]).run()
+    assert not app.exception
+    assert app.query_params["with"] == others[0].id
+    assert "compare.line" in keys_on(app) and "compare.many_chart" in keys_on(app)
+    assert any("not measured" in info.value for info in app.info)
+    table = next(frame.value for frame in app.dataframe if "measured" in frame.value.columns)
+    heads = list(table.columns)
+    assert heads[0] == "measured" and heads[1] == "dense" and len(heads) == 6
+    app.multiselect(key="compare.beside").set_value([run.id for run in others]).run()
+    assert not app.exception and app.query_params["with"].count(",") == 2
+    assert app.query_params["run"] == filled.id
+    again = start(filled)
+    again.query_params["with"] = others[1].id
+    again.switch_page("pages/compare.py").run()
+    assert again.multiselect(key="compare.beside").value == [others[1].id]
+    app.multiselect(key="compare.beside").set_value([]).run()
+    assert "with" not in app.query_params
+
+
+def test_the_runs_page_asks_for_two_rows(start: Start, filled: Run) -> None:
+    app = start(filled).run()
+    app.switch_page("pages/runs.py").run()
+    assert app.button(key="runs.compare").disabled

@@ -9,7 +9,7 @@ from streamlit.testing.v1 import AppTest
 
 from nirvana.runs.store import Run, Store
 from nirvana.ui.guide import GUIDES, PAGES
-from tests.app.conftest import ROOT, tables
+from tests.app.conftest import ROOT
 
 Start = Callable[..., AppTest]
 
@@ -72,16 +72,3 @@ def test_runs_are_renamed_pinned_and_deleted(start: Start, store: Store, filled:
     assert not app.exception
     assert filled.id not in [run.id for run in store.runs()]
     assert app.query_params["run"] == "example"
-
-
-def test_two_runs_are_compared_side_by_side(start: Start, store: Store, filled: Run) -> None:
-    other = store.create(filled.recipe.change("allocation", sparsity=0.35), name="Other", parent=filled)
-    app = start(filled).run()
-    app.switch_page("pages/runs.py").run()
-    app.selectbox(key="runs.left").select(filled.id).run()
-    app.selectbox(key="runs.right").select(other.id).run()
-    differences = tables(app, "choice")[0]
-    assert differences.to_dict("records") == [{"choice": "allocation: sparsity", "left": "0.2", "right": "0.35"}]
-    report = filled.report()
-    assert report is not None
-    assert len(tables(app, "measured")[0]) == len(report.measurements)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from streamlit.testing.v1 import AppTest
@@ -28,12 +29,9 @@ RECIPE = (
 )
 
 
-def trial(number: int, kl: float, perplexity: float, criterion: str = "taylor", **values: object) -> Trial:
-    chosen = Choices(
-        **{"criterion": criterion, "corpus": "python-docs", "seed": 0, "gamma": 1.0 + number}
-        | {"normalisation": 0.0, "compensation": "none"}
-        | values
-    )  # type: ignore[arg-type]
+def trial(number: int, kl: float, perplexity: float, criterion: str = "taylor", **values: Any) -> Trial:
+    usual: dict[str, Any] = {"criterion": criterion, "corpus": "python-docs", "seed": 0, "gamma": 1.0 + number}
+    chosen = Choices(**usual | {"normalisation": 0.0, "compensation": "none"} | values)
     return Trial(number, chosen, kl, 0.01, {"python-docs": [perplexity, 0.5]}, 0.2, 1.0)
 
 

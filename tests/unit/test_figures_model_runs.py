@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 
 from nirvana.evaluation.results import Measurement, Report
 from nirvana.layout import Layout
 from nirvana.models.families.llama import LlamaFamily
 from nirvana.models.families.t5 import T5Family
-from nirvana.runs.recipe import Recipe
 from nirvana.ui.figures import model, runs
 from nirvana.ui.figures.theme import translucent
 from nirvana.ui.text import duration, megabytes, millions, plain
@@ -82,45 +79,6 @@ def test_an_encoder_decoder_is_described_by_stack() -> None:
     sizes = model.geometry_table(geometry).set_index("size")
     assert (sizes["what it is"] != "").all()
     assert sizes.loc["Encoder layers", "value"] == "3" and sizes.loc["Decoder layers", "value"] == "2"
-
-
-def test_recipes_differ_where_a_choice_does() -> None:
-    left = Recipe()
-    right = left.change("allocation", gamma=math.inf, protected=(0, 1)).change("model", dtype="bfloat16")
-    assert runs.recipe_differences(left, left).empty
-    table = runs.recipe_differences(left, right).set_index("choice")
-    assert table["left"].to_dict() == {
-        "model: dtype": "auto",
-        "allocation: gamma": "3.36",
-        "allocation: protected": "none",
-    }
-    assert table["right"].to_dict() == {
-        "model: dtype": "bfloat16",
-        "allocation: gamma": "inf",
-        "allocation: protected": "0, 1",
-    }
-
-
-def test_measurements_are_aligned_and_missing_ones_stay_empty() -> None:
-    table = runs.aligned_measurements(report(10, 20), report(10, 30))
-    row = table[(table["metric"] == "perplexity") & (table["model"] == "pruned")].iloc[0]
-    assert row["right over left"] == pytest.approx(0.5)
-    assert row["left"] == "20 ± 2"
-    assert row["measured"] == "corpus text, window 512, tokens 1022, n 2"
-    alone = runs.aligned_measurements(report(10, 20), None)
-    assert (alone["right"] == "").all()
-    assert alone["right over left"].isna().all()
-
-
-def test_cost_is_the_ratio_of_perplexities_with_its_error() -> None:
-    chart = runs.perplexity_cost({"one": report(10, 20), "other": report(10, 15)})
-    assert chart is not None
-    assert chart.table["ratio"].to_list() == [2.0, 1.5]
-    assert chart.table["standard error"].to_list() == pytest.approx(
-        [2 * math.hypot(0.1, 0.1), 1.5 * math.hypot(0.1, 0.1)]
-    )
-    assert chart.takeaway == "other costs least: 1.5 times the dense perplexity."
-    assert runs.perplexity_cost({"none": Report(())}) is None
 
 
 def test_history_shows_dense_to_pruned() -> None:

@@ -1,4 +1,4 @@
-"""Parts of the Runs page: the history, what can be done with a run, and two runs side by side."""
+"""Parts of the Runs page: the history, and what can be done with one run or several."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from nirvana.ui import state
 from nirvana.ui.figures import runs as figures
 from nirvana.ui.figures.allocation import gamma_label
 from nirvana.ui.figures.chart import count
-from nirvana.ui.panels.charts import show_chart
+from nirvana.ui.panels.many import set_beside
 from nirvana.ui.panels.sidebar import STATUS
 from nirvana.ui.text import megabytes, moment, plain
 
-SELECTED, LEFT, RIGHT = "runs.selected", "runs.left", "runs.right"
+SELECTED = "runs.selected"
 POINT = "runs.point"
 
 
@@ -57,7 +57,7 @@ def history(runs: list[Run]) -> None:
         key="runs.table",
         placeholder="",
         on_select="rerun",
-        selection_mode="single-row",
+        selection_mode="multi-row",
         column_config={
             "points": st.column_config.NumberColumn(help="Of its sweep; each is a run of its own, opened below."),
             "sparsity": st.column_config.NumberColumn(format="percent"),
@@ -71,16 +71,20 @@ def history(runs: list[Run]) -> None:
 
 def take_row(runs: list[Run]) -> None:
     """Let a click on a row choose the run; call it before the selectbox is drawn."""
-    event = st.session_state.get("runs.table")
-    rows = list(event["selection"]["rows"]) if event else []
+    rows = _rows()
     if rows != st.session_state.get("runs.table.seen", []):
         st.session_state["runs.table.seen"] = rows
-        if rows and rows[0] < len(runs):
-            st.session_state[SELECTED] = runs[rows[0]].id
+        if rows and rows[-1] < len(runs):
+            st.session_state[SELECTED] = runs[rows[-1]].id
     ids = [run.id for run in runs]
     if st.session_state.get(SELECTED) not in ids:
         current = st.session_state.get(state.RUN)
         st.session_state[SELECTED] = current if current in ids else ids[0]
+
+
+def _rows() -> list[int]:
+    event = st.session_state.get("runs.table")
+    return list(event["selection"]["rows"]) if event else []
 
 
 def choose(runs: list[Run]) -> Run:
@@ -163,46 +167,18 @@ def children(run: Run, now: state.Context) -> None:
 
 
 def compare(runs: list[Run]) -> None:
-    """Two runs side by side: where their recipes differ, and their measurements aligned."""
-    names = {run.id: run for run in runs}
-    ids = list(names)
-    measured = sorted(runs, key=lambda run: run.report() is None)  # those with something to compare first
-    for key, fallback in ((LEFT, measured[0].id), (RIGHT, measured[1].id)):
-        if st.session_state.get(key) not in ids:
-            st.session_state[key] = fallback
-    columns = st.columns(2)
-    picked = []
-    for column, key, label in zip(columns, (LEFT, RIGHT), ("Left", "Right"), strict=True):
-        chosen = column.selectbox(label, ids, key=key, format_func=lambda run_id: names[run_id].name)
-        picked.append(names.get(chosen, runs[0]))
-    left, right = picked
-    if left.id == right.id:
-        st.info("Choose two different runs.", icon=":material/compare_arrows:")
-        return
-    differences = figures.recipe_differences(left.recipe, right.recipe)
-    st.markdown("#### In which choices do they differ?")
-    if differences.empty:
-        st.markdown("In none: both ask for the same.")
-    else:
-        st.dataframe(differences, hide_index=True, key="runs.differences")
-    reports = left.report(), right.report()
-    if not any(reports):
-        st.markdown("Neither has been compared with its dense model yet, so there is nothing to measure them by.")
-        return
-    if not all(reports):
-        st.markdown("One of them has not been compared with its dense model yet.")
-    labels = [left.name, right.name] if left.name != right.name else [f"{left.name} (left)", f"{right.name} (right)"]
-    chart = figures.perplexity_cost({name: report for name, report in zip(labels, reports, strict=True) if report})
-    if chart is not None and all(reports):
-        show_chart("runs.cost", chart)
-    st.markdown("#### What was measured?")
-    st.dataframe(
-        figures.aligned_measurements(*reports),
-        hide_index=True,
-        key="runs.measurements",
-        placeholder="",
-        column_config={"right over left": st.column_config.NumberColumn(format="percent")},
-    )
+    """A button that sets the selected runs side by side on the Compare page."""
+    chosen = [runs[row].id for row in _rows() if row < len(runs)]
+    with st.container(horizontal=True, vertical_alignment="center"):
+        if st.button(
+            f"Compare {count(len(chosen), 'run')}" if len(chosen) > 1 else "Compare runs",
+            key="runs.compare",
+            icon=":material/balance:",
+            disabled=len(chosen) < 2,
+            help="Select two rows or more in the table first.",
+        ):
+            set_beside(chosen)
+        st.caption("Select rows of the table to set runs side by side.")
 
 
 def _attempt(action: str, run_id: str, *values: object) -> None:
