@@ -140,7 +140,7 @@ class _Work:
             raise
         except NirvanaError as error:
             failure = f"{error.message} {error.hint}".strip()
-            row = Row(point, fingerprint=recipe.fingerprint("compare"), failure=failure)
+            row = Row(point, fingerprint=recipe.fingerprint("compare"), failure=failure, finished=time.time())
         append_row(self.base, row)
         self.rows[point] = row
 

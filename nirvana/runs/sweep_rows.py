@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -55,6 +56,7 @@ class Row:
         sizes: "parameters" and "bytes" of the pruned model, and "dense parameters", "dense bytes".
         values: what was measured, e.g. "perplexity, novels", "KL divergence", "accuracy, minimal-pairs".
         speed: "prefill" and "decode", where speed was asked for.
+        finished: seconds since 1970.
     """
 
     point: Point
@@ -67,6 +69,7 @@ class Row:
     sizes: Mapping[str, float] = field(default_factory=dict)
     values: Mapping[str, Value] = field(default_factory=dict)
     speed: Mapping[str, Pace] = field(default_factory=dict)
+    finished: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self) | {
@@ -103,6 +106,7 @@ def row_of(point: Point, run: Run, seconds: float, speed: SpeedReport | None = N
         sizes=sizes,
         values=_values(report),
         speed={name: _pace(speed, name) for name in ("prefill", "decode")} if speed else {},
+        finished=time.time(),
     )
 
 

@@ -10,15 +10,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from nirvana.evaluation.intervals import paired_mean
 from nirvana.runs.sweep_grid import COLUMNS, Point
 from nirvana.runs.sweep_rows import ACCURACY, Row
 from nirvana.ui.figures.chart import plus_minus
 
 OURS = "nirvana"
 SIMILAR = 0.01  # sparsities this close to what was asked for are compared
-# 97.5 % quantiles of Student's t distribution with 1, 2 ... 30 degrees of freedom; beyond, the normal one's is close.
-T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131, 2.120,
-     2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042)  # fmt: skip
 
 
 class Way(NamedTuple):
@@ -161,13 +159,10 @@ def paired_gap(one: Cell, other: Cell) -> Gap | None:
         pairs = [pair for pair in pairs if min(pair) > 0]
     if len(pairs) < 2 or not np.isfinite(pairs).all():
         return None
-    array = np.array(pairs)
-    difference = np.log(array[:, 0] / array[:, 1]) if ratio else array[:, 0] - array[:, 1]
-    mean, n = float(difference.mean()), len(difference)
-    reach = float(difference.std(ddof=1)) / math.sqrt(n) * (T[n - 2] if n - 2 < len(T) else 1.96)
-    ends = np.array([mean, mean - reach, mean + reach])
-    value, low, high = (float(end) for end in (np.exp(np.minimum(ends, 700)) if ratio else ends))
-    return Gap(value, low, high, n, 1.0 if ratio else 0.0)
+    one_side, other_side = (np.log(side) if ratio else side for side in np.array(pairs).T)
+    found = paired_mean(one_side, other_side)
+    value, low, high = (math.exp(min(end, 700.0)) if ratio else end for end in found[:3])
+    return Gap(value, low, high, len(pairs), 1.0 if ratio else 0.0)
 
 
 def verdicts(rows: Iterable[Row], metric: str) -> list[Verdict]:

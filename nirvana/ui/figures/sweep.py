@@ -17,7 +17,7 @@ from nirvana.ui.figures.allocation import LEGEND, MARGIN
 from nirvana.ui.figures.chart import Chart, log_axis, plus_minus
 from nirvana.ui.sweeps import Cell, cells, comparison, dense_value, higher_is_better, number, title, words
 
-DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
+DASHES = ("solid", "dash", "dashdot", "longdash", "longdashdot")  # "dot" is the dense model
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x")
 WIDE = 3.0  # highest over lowest value from which an axis is logarithmic
 BELOW = {**LEGEND, "y": -0.22, "yanchor": "top"}
@@ -38,7 +38,7 @@ def by_sparsity(rows: Sequence[Row], metric: str) -> Chart | None:
     style.entries(figure, lines=True)
     dense = dense_value(rows, metric)
     if dense is not None:
-        line = {"color": theme.DENSE, "width": 2, "dash": "dash"}
+        line = {"color": theme.DENSE, "width": 2, "dash": "dot"}
         figure.add_hline(y=dense[0], line=line)
         figure.add_trace(go.Scatter(x=[None], y=[None], mode="lines", name="dense", line=line))
     values = np.array([value for cell in found for value in cell.values.values()] + ([dense[0]] if dense else []))

@@ -221,11 +221,12 @@ def _watch(run_id: str, known: int) -> None:
         st.rerun()
     if len(rows) != known:
         st.rerun()
-    spent = [row.seconds for row in rows if row.seconds]
     job = state.jobs().live(run_id)
-    if spent and job is not None and job.steps:
-        left = job.steps - job.step_number + 1
-        st.caption(f"{count(len(rows), 'point')} finished; about {duration(left * sum(spent) / len(spent))} left.")
+    if job is not None and job.started is not None and job.steps:
+        done = sum(row.finished > job.started for row in rows)
+        left = job.elapsed / done * (job.steps - job.step_number + 1) if done else None
+        pace = f"; about {duration(left)} left" if left is not None else ""
+        st.caption(f"{count(len(rows), 'point')} finished{pace}.")
 
 
 def belongs_elsewhere(now: state.Context) -> bool:
