@@ -20,7 +20,8 @@ class PruningPlan(Mapping[Site, np.ndarray]):
     `plan[Site("decoder", 5, "mlp")]` of shape (kept units,). Sites of `removed_layers` are absent from the mapping.
     `requested` and `sparsity` are fractions of the prunable parameters: what was asked for and what is achieved.
     `method` is the rule that chose them (a key of `nirvana.allocation.rules.RULES`), and `uniform` says that it was to
-    give all layers equal widths. `notes` tell, in words, where a constraint moved the budget.
+    give all layers equal widths. `normalisation`: how far the scores were brought to one mean (see `allocate`). `notes`
+    tell, in words, where a constraint moved the budget.
 
     Raises:
         PlanError: indices are out of range, repeated, unsorted or empty, or the sites do not match the layout.
@@ -36,6 +37,7 @@ class PruningPlan(Mapping[Site, np.ndarray]):
     notes: tuple[str, ...] = ()
     method: str = "shared"
     uniform: bool = False
+    normalisation: float = 0.0
 
     def __post_init__(self) -> None:
         expected = [site for site in self.layout if (site.stack, site.layer) not in self.removed_layers]
@@ -107,6 +109,7 @@ class PruningPlan(Mapping[Site, np.ndarray]):
             "method": self.method,
             "uniform": self.uniform,
             "gamma": "inf" if math.isinf(self.gamma) else self.gamma,
+            **({"normalisation": self.normalisation} if self.normalisation else {}),  # as plans were before it
             "multiple_of": self.multiple_of,
             "protected": [site.key for site in self.protected],
             "removed_layers": [list(layer) for layer in self.removed_layers],
@@ -133,6 +136,7 @@ class PruningPlan(Mapping[Site, np.ndarray]):
                 notes=tuple(data["notes"]),
                 method=str(data.get("method", "shared")),  # the only one there was when plans did not say
                 uniform=bool(data.get("uniform", False)),
+                normalisation=float(data.get("normalisation", 0.0)),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             if isinstance(error, PlanError):

@@ -5,10 +5,21 @@ from __future__ import annotations
 import math
 from fractions import Fraction
 
+import numpy as np
+
 from nirvana.layout import KV_GROUP, Layout, Site
 from nirvana.saliency.scores import Saliency
 
 Kept = dict[Site, list[int]]
+
+
+def normalised(saliency: Saliency, power: float) -> Saliency:
+    """Each score over the `power`-th power of its site's mean size."""
+    scores = {}
+    for site, values in saliency.items():
+        mean = math.fsum(abs(float(value)) for value in values) / len(values)
+        scores[site] = np.array([float(value) / (mean**power or 1) for value in values], np.float32)
+    return Saliency(scores, saliency.layout, saliency.criterion)
 
 
 def whole_budget(layout: Layout, sparsity: float) -> int:

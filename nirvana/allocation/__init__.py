@@ -77,6 +77,7 @@ def allocate(
         notes=chosen.notes,
         method=name,
         uniform=uniform,
+        normalisation=float(normalisation),
     )
 
 

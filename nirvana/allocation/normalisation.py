@@ -26,5 +26,5 @@ def normalised(saliency: Saliency, power: float) -> Saliency:
     scores = {}
     for site, values in saliency.items():
         mean = float(np.abs(values, dtype=np.float64).mean())
-        scores[site] = (values / mean**power).astype(np.float32) if mean > 0 else values
+        scores[site] = (values.astype(np.float64) / mean**power).astype(np.float32) if mean > 0 else values
     return replace(saliency, scores=scores)

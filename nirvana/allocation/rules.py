@@ -115,7 +115,8 @@ def find_rule(name: str, uniform: bool) -> Rule:
 
 
 def balance(plan: PruningPlan) -> str:
-    """How a plan's sparsity was shared out, e.g. "gamma 3.36" or "one ratio in every layer"."""
+    """How a plan's sparsity was shared out, e.g. "gamma 3.36, normalisation 0.5" or "one ratio in every layer"."""
     rule = RULES.get(plan.method)
     words = f"gamma {plan.gamma:g}" if rule is None or rule.uses_gamma else rule.label
+    words += f", normalisation {plan.normalisation:g}" if plan.normalisation else ""
     return words + (", equal widths" if plan.uniform else "")

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 import nirvana as nv
 from nirvana.allocation import normalised
+from nirvana.allocation.rules import balance
+from nirvana.errors import PlanError
 from nirvana.saliency.scores import Saliency
+from tests import allocation_oracle as oracle
+from tests.unit.test_allocation import naive_plan
+from tests.unit.test_published_allocation import case
 
 
 def scores(lm: nv.LM) -> Saliency:
@@ -27,6 +34,29 @@ def test_one_brings_every_site_to_the_same_mean(tiny_lm: nv.LM) -> None:
     assert normalised(saliency, 0) is saliency
 
 
+def kept(plan: nv.PruningPlan) -> dict[str, list[int]]:
+    return {site.key: units.tolist() for site, units in plan.items()}
+
+
+@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("power", [0.0, 0.4, 1.0])
+def test_a_normalised_plan_is_the_slow_one(seed: int, power: float) -> None:
+    saliency, sparsity, multiple, protected = case(seed)
+    saliency = Saliency(
+        {site: values * np.float32(3.0**site.layer) for site, values in saliency.items()}, saliency.layout, "random"
+    )
+    choice: dict[str, Any] = {"sparsity": sparsity, "gamma": 2.0, "multiple_of": multiple, "protected": protected}
+    expected = naive_plan(oracle.normalised(saliency, power), sparsity, 2.0, multiple, protected)
+    if expected is None:
+        with pytest.raises(PlanError, match="out of reach"):
+            nv.allocate(saliency, **choice, normalisation=power)
+        return
+    plan = nv.allocate(saliency, **choice, normalisation=power)
+    assert {site: units.tolist() for site, units in plan.items()} == expected
+    if power == 0:
+        assert plan.to_json() == nv.allocate(saliency, **choice).to_json() and "normalisation" not in plan.to_json()
+
+
 def test_zeros_stay(tiny_lm: nv.LM) -> None:
     saliency = scores(tiny_lm)
     site = next(iter(saliency))
@@ -40,7 +70,9 @@ def test_plans_are_those_of_scores_divided_by_hand(tiny_lm: nv.LM) -> None:
     expected = nv.allocate(Saliency(divided, saliency.layout, "taylor"), sparsity=0.3)
     found = nv.allocate(saliency, sparsity=0.3, normalisation=1.0)
     as_is = nv.allocate(saliency, sparsity=0.3)
-    assert found.to_json() == expected.to_json() != as_is.to_json()
+    assert kept(found) == kept(expected) != kept(as_is)
+    assert found.normalisation == 1.0 and balance(found) == "gamma 3.36, normalisation 1"
+    assert nv.PruningPlan.from_json(found.to_json()).normalisation == 1.0
     mlps = [len(kept) for site, kept in found.items() if site.module == "mlp"]
     low = [len(kept) for site, kept in as_is.items() if site.module == "mlp"]
     assert max(mlps) - min(mlps) < max(low) - min(low), "as they are, the layer of small scores loses most"
