@@ -38,8 +38,10 @@ _HOMES = {
     "SpeedReport": "nirvana.evaluation.timings",
     "quantise": "nirvana.evaluation.quantisation",
     "Divergence": "nirvana.evaluation.results",
+    "calibration_matrix": "nirvana.runs.matrix",
+    "CalibrationMatrix": "nirvana.evaluation.matrix",
     "sensitivity": "nirvana.evaluation.sensitivity",
-    "Sensitivity": "nirvana.evaluation.sensitivity",
+    "Sensitivity": "nirvana.evaluation.shifts",
     "tune": "nirvana.tuning.search",
     "Tuning": "nirvana.tuning.search",
     "zero_shot": "nirvana.evaluation.zero_shot.harness",
@@ -82,12 +84,13 @@ if TYPE_CHECKING:
     from nirvana.errors import Cancelled as Cancelled
     from nirvana.errors import NirvanaError as NirvanaError
     from nirvana.evaluation.divergence import divergence as divergence
+    from nirvana.evaluation.matrix import CalibrationMatrix as CalibrationMatrix
     from nirvana.evaluation.perplexity import perplexity as perplexity
     from nirvana.evaluation.quantisation import quantise as quantise
     from nirvana.evaluation.results import Divergence as Divergence
     from nirvana.evaluation.results import Perplexity as Perplexity
-    from nirvana.evaluation.sensitivity import Sensitivity as Sensitivity
     from nirvana.evaluation.sensitivity import sensitivity as sensitivity
+    from nirvana.evaluation.shifts import Sensitivity as Sensitivity
     from nirvana.evaluation.speed import measure_speed as measure_speed
     from nirvana.evaluation.timings import SpeedReport as SpeedReport
     from nirvana.evaluation.zero_shot.harness import zero_shot as zero_shot
@@ -100,6 +103,7 @@ if TYPE_CHECKING:
     from nirvana.models.loading import load_model as load_model
     from nirvana.plan import PruningPlan as PruningPlan
     from nirvana.progress import Progress as Progress
+    from nirvana.runs.matrix import calibration_matrix as calibration_matrix
     from nirvana.runs.recipe import Recipe as Recipe
     from nirvana.saliency import score as score
     from nirvana.saliency.scores import Saliency as Saliency

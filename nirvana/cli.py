@@ -11,9 +11,12 @@ from typing import Any
 
 import nirvana
 from nirvana.checkpoints import FORMATS
+from nirvana.commands import compare as compare_command
+from nirvana.commands import matrix as matrix_command
 from nirvana.commands import report as report_command
 from nirvana.commands import run as run_command
 from nirvana.commands import runs as runs_commands
+from nirvana.commands import sensitivity as sensitivity_command
 from nirvana.commands import speed as speed_command
 from nirvana.commands import steps
 from nirvana.commands import sweep as sweep_command
@@ -74,6 +77,8 @@ def build_parser() -> argparse.ArgumentParser:
     sweep_command.add_arguments(_command(commands_of, "sweep", sweep_command.sweep, about))
     about = "Search for the recipe that changes a model least, by KL on probe text."
     tune_command.add_arguments(_command(commands_of, "tune", tune_command.tune, about))
+    about = "Calibrate on each of several texts, and measure each pruned model on all of them."
+    matrix_command.add_arguments(_command(commands_of, "matrix", matrix_command.matrix, about))
     _add_runs(commands_of)
     return parser
 
@@ -173,6 +178,13 @@ def _add_speed(parsers: Any) -> None:
 
 
 def _add_runs(parsers: Any) -> None:
+    about = "Prune each module of a kept run's model alone, and show what it misses most."
+    scan = _command(parsers, "sensitivity", sensitivity_command.sensitivity, about)
+    scan.add_argument("run", metavar="RUN", help="with scores, as listed by `runs list`")
+    scan.add_argument("--rate", type=float, default=0.2, help="share of each module's units (default: 0.2)")
+    compare = _command(parsers, "compare", compare_command.compare, "Set kept runs side by side, with clear winners.")
+    compare.add_argument("runs", nargs="+", metavar="RUN", help='as listed by `runs list`, or "example"')
+    compare.add_argument("--csv", metavar="FILE", help="write every number, one a line")
     report = _command(parsers, "report", report_command.report, "Write everything that a run holds as one HTML file.")
     report.add_argument("run", metavar="RUN", help='as listed by `runs list`, or "example"')
     report.add_argument("--output", metavar="FILE", help="where to (default: RUN.html)")

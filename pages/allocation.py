@@ -19,6 +19,7 @@ from nirvana.ui.panels.allocation import allocation_controls, explain_gamma, off
 from nirvana.ui.panels.charts import scores_protocol, show_chart
 from nirvana.ui.panels.messages import show_notes
 from nirvana.ui.panels.metrics import metric
+from nirvana.ui.panels.sensitivity import scan
 from nirvana.ui.replan import draft_plan, load_saliency
 from nirvana.ui.text import millions
 
@@ -95,6 +96,7 @@ else:
     if uses_gamma(choice.method, scores.criterion):
         rates = figures.rates_by_gamma(scores.layout, choice.sparsity, choice.gamma, draft.reachable)
         show_chart("allocation.rates", rates, protocol)
+scan(context, scores, draft.plan)
 with st.expander("How is the budget shared out?", key="allocation.about"):
     explain_gamma()
 page.job_panel()

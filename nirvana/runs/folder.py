@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -188,7 +188,7 @@ class StepFolder:
             return []
 
     def side(self, name: str, fingerprint: str) -> Any:
-        """A result beside the steps, as JSON, made with the pruned model of that fingerprint; None without one."""
+        """A result beside the steps, as JSON, made from the step of that fingerprint; None without one."""
         try:
             record = read_json(self.path / f"{name}.json")
             return record["result"] if record["fingerprint"] == fingerprint else None
@@ -206,12 +206,11 @@ class StepFolder:
         """
         write_json(self.path / f"{name}.json", {"fingerprint": fingerprint, "result": result})
 
-    def copy_sides(self, names: Sequence[str], source: StepFolder, fingerprint: str) -> None:
-        """Take results beside the steps over from another run with the same pruned model."""
-        for name in names:
-            found = source.side(name, fingerprint)
-            if found is not None:
-                self.put_side(name, found, fingerprint)
+    def copy_side(self, name: str, source: StepFolder, fingerprint: str) -> None:
+        """Take a result beside the steps over from another run with the same step."""
+        found = source.side(name, fingerprint)
+        if found is not None:
+            self.put_side(name, found, fingerprint)
 
     def sweep(self) -> None:
         """Remove what a killed writer left half done; only while nobody writes here."""

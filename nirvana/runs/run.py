@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from nirvana.calibration.sets import CalibrationSelection, CalibrationSet
 from nirvana.errors import RunError
 from nirvana.evaluation.results import Report
+from nirvana.evaluation.shifts import Sensitivity
 from nirvana.evaluation.timings import SpeedReport
 from nirvana.plan import PruningPlan
 from nirvana.runs.folder import FORMATS, StepFolder
@@ -24,7 +25,8 @@ from nirvana.runs.results import Continuation, ModelCard, PruneSummary
 from nirvana.saliency.scores import Saliency
 
 PACKAGES = ("nirvana-studio", "torch", "transformers", "tokenizers", "numpy", "safetensors", "datasets", "gguf")
-SPEED, SIZES = SIDES = ("speed", "sizes")  # results beside the steps
+SPEED, SIZES, SENSITIVITY = "speed", "sizes", "sensitivity"
+SIDES = {SPEED: "prune", SIZES: "prune", SENSITIVITY: "saliency"}  # results beside the steps: the step that each is of
 Side = TypeVar("Side")
 log = logging.getLogger(__name__)
 
@@ -126,8 +128,19 @@ class Run:
         """Quality against bytes of both models and their quantised copies, likewise."""
         return self._side(SIZES, Report.from_json)
 
+    def sensitivity(self) -> Sensitivity | None:
+        """The scan that was last made with the scores that the run holds now."""
+        return self._side(SENSITIVITY, Sensitivity.from_json)
+
+    def copy_sides(self, source: StepFolder) -> None:
+        """Take the results beside the steps over from a run that holds the same steps."""
+        for name, step in SIDES.items():
+            info = self.info(step)
+            if info:
+                self.steps.copy_side(name, source, str(info["fingerprint"]))
+
     def _side(self, name: str, read: Callable[[Any], Side]) -> Side | None:
-        info = self.info("prune")
+        info = self.info(SIDES[name])
         found = self.steps.side(name, str(info["fingerprint"])) if info else None
         try:
             return None if found is None else read(found)
@@ -176,11 +189,16 @@ class Run:
         """
         self._put_side(SIZES, report)
 
-    def _put_side(self, name: str, report: SpeedReport | Report) -> None:
-        info = self.info("prune")
+    def put_sensitivity(self, found: Sensitivity) -> None:
+        """Keep it with the scores; raises as `put_sizes`."""
+        self._put_side(SENSITIVITY, found)
+
+    def _put_side(self, name: str, result: SpeedReport | Report | Sensitivity) -> None:
+        info = self.info(SIDES[name])
         if self.is_example or info is None:
-            raise RunError("There is no pruned model to measure.", "Prune first.")
-        self.steps.put_side(name, report.to_json(), str(info["fingerprint"]))
+            what = "pruned model" if SIDES[name] == "prune" else f"{SIDES[name]} result"
+            raise RunError(f"There is no {what} to measure.", "Compute that step first.")
+        self.steps.put_side(name, result.to_json(), str(info["fingerprint"]))
 
     def put(self, step: str, result: Any, **info: Any) -> None:
         """Store a result with its record; the fingerprint is that of the run's recipe unless `info` has one.

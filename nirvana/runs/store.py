@@ -70,8 +70,9 @@ class Store:
             if parent is not None and run.info("prune"):
                 for continuation in parent.continuations():
                     run.add_continuation(continuation)
-                run.steps.copy_sides(SIDES, parent.steps, str((run.info("prune") or {})["fingerprint"]))
             row = {"name": label, "recipe": recipe.to_json(), "created": now, "updated": now, "study": belongs or None}
+            if parent is not None:
+                run.copy_sides(parent.steps)
             self.index.insert("runs", id=run_id, **row)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
@@ -211,8 +212,9 @@ def write_example(run: Run, folder: Path = EXAMPLE_FOLDER) -> None:
     info = run.info("prune")
     for continuation in run.continuations():
         target.add_continuation(continuation, str(info["fingerprint"]) if info else "")
-    if info:
-        target.copy_sides(SIDES, run.steps, str(info["fingerprint"]))
+    for name, step in SIDES.items():
+        if made := run.info(step):
+            target.copy_side(name, run.steps, str(made["fingerprint"]))
     write_json(folder / "run.json", {"name": run.name, "created": run.created, "recipe": run.recipe.to_json()})
 
 

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from nirvana.checkpoints import FORMATS, export_sizes
 from nirvana.errors import CheckpointError, RunError
 from nirvana.progress import Progress, within
+from nirvana.runs.matrix import MATRIX, check_matrix, matrix_task
 from nirvana.runs.recipe import STEPS
 from nirvana.runs.run import Run
+from nirvana.runs.sensitivity import SCAN, check_scan, scan
 from nirvana.runs.subjects import both_models
 from nirvana.runs.sweep import ARGUMENTS as SWEEP
 from nirvana.runs.sweep import check_sweep, sweep_task
@@ -169,8 +171,10 @@ TASKS = {
     "continue": Task(continue_both, {"prompt": "", "chat": False, "max_new_tokens": 64}, _check_continue),
     "speed": Task(time_both, SPEED, _check_speed),
     "sizes": Task(weigh_both, SIZES, _check_sizes),
+    "sensitivity": Task(scan, SCAN, check_scan),
     "tune": Task(tune_run, TUNE, check_tune),
     "sweep": Task(sweep_task, SWEEP, check_sweep),
+    "matrix": Task(matrix_task, MATRIX, check_matrix),
 }
 
 

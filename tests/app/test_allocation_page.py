@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from nirvana.evaluation.shifts import Sensitivity, Shift
 from nirvana.layout import KV_GROUP, NEURON
 from nirvana.models.families.t5 import T5Family
 from nirvana.runs.recipe import Recipe
@@ -92,3 +93,20 @@ def test_t5s_self_attentions_keep_the_same_heads(start: Start, store: Store) -> 
     assert not app.exception
     assert sum(note.value.count("keep the same heads") for note in app.info) == 2  # of the encoder, of the decoder
     assert "share one position bias" in str(app.toggle(key="allocation.uniform").help)
+
+
+def test_a_scan_points_at_layers_to_protect(start: Start, store: Store, filled: Run) -> None:
+    scores = filled.saliency()
+    assert scores is not None
+    app = start(filled).run()
+    app.switch_page("pages/allocation.py").run()
+    assert not app.exception and "allocation.scan" not in keys_on(app)
+    shifts = {site: Shift(float(site.layer), 0.01, 1, place.units) for site, place in scores.layout.items()}
+    protocol = {"rate": 0.2, "criterion": "nirvana", "samples": 4, "length": 8, "dtype": "float32", "device": "cpu"}
+    filled.put_sensitivity(Sensitivity(shifts, protocol))
+    app.run()
+    assert "allocation.scan" in keys_on(app) and app.button(key="allocation.scan.run").disabled
+    app.number_input(key="allocation.scan.layers").set_value(1).run()
+    app.button(key="allocation.scan.protect").click().run()
+    assert not app.exception
+    assert app.multiselect(key="allocation.protected").value == [max(site.layer for site in scores.layout)]

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from nirvana import cli
 from nirvana.allocation import allocate
 from nirvana.evaluation.intervals import from_errors, paired_mean
 from nirvana.evaluation.results import Measurement, Report, pack_parts
@@ -194,3 +197,18 @@ def test_tables_and_chart(layout: Layout) -> None:
         {"choice": "allocation: protected", "one": "none", "two": "0, 1"}
     ]
     assert found.to_json()["lines"][0]["winner"] == 1
+
+
+def test_the_command(layout: Layout, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    runs = [
+        made(layout, name, Recipe().change("saliency", criterion=name), [perplexity(LOSSES + shift)])
+        for name, shift in (("nirvana", 0.1), ("flap", 0.0))
+    ]
+    csv = tmp_path / "runs.csv"
+    ids = [run.id for run in runs]
+    assert cli.main(["compare", *ids, "--csv", str(csv)]) == 0
+    shown = capsys.readouterr().out
+    assert "flap does better than nirvana" in shown and "★" in shown
+    assert len(csv.read_text().splitlines()) == 4
+    assert cli.main(["compare", *ids, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["lines"][0]["winner"] == 1

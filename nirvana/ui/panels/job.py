@@ -20,6 +20,7 @@ TASKS = {
     "sizes": "Measuring quality against bytes",
     "sweep": "Sweep",
     "tune": "Search",
+    "sensitivity": "Sensitivity scan",
     "matrix": "Calibration text against evaluation text",
 }
 

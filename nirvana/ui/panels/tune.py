@@ -85,7 +85,8 @@ def _adopt(now: state.Context, settings: dict[str, Any] | None) -> None:
     known = settings or {}
     st.session_state.setdefault(TEXTS, list(known.get("corpora") or now.recipe.calibration.texts))
     st.session_state.setdefault(METHODS, list(known.get("criteria") or CRITERIA))
-    st.session_state.setdefault(SPARSITY, float(known.get("sparsity") or now.recipe.allocation.sparsity))
+    sparsity = float(known.get("sparsity") or now.recipe.allocation.sparsity)
+    st.session_state.setdefault(SPARSITY, min(max(sparsity, 0.01), 0.99))
     st.session_state.setdefault(SEED, int(known.get("seed") or 0))
     st.session_state.setdefault(MINUTES, int(TUNE["minutes"]))
 
