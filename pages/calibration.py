@@ -19,6 +19,7 @@ from nirvana.ui.panels.calibration import (
     winner,
 )
 from nirvana.ui.panels.calibration_choice import calibration_controls, cost
+from nirvana.ui.panels.matrix import transfer
 
 
 def actions(now: state.Context) -> None:
@@ -68,6 +69,7 @@ else:
     if isinstance(result, CalibrationSelection):
         read_probes(result, protocol)
     fingerprints(result)
+transfer(now)
 with st.expander("What is KL divergence, and how does it choose?", icon=":material/help:", key="calibration.about"):
     explain_kl()
 page.show_code("calibration")

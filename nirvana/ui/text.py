@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
 
@@ -41,3 +42,22 @@ def megabytes(size: float) -> str:
         if size >= scale:
             return f"{size / scale:.3g} {unit}"
     return f"{size:.0f} bytes"
+
+
+def short(value: float) -> str:
+    """A score in three significant digits, e.g. "0.0123", "4.2e-06"."""
+    return f"{value:.3g}"
+
+
+def plus_minus(value: float, error: float | None) -> str:
+    """A number with its standard error, which has two significant digits, e.g. "12.74 ± 0.31"; alone without one."""
+    if math.isnan(value):
+        return "not a number"
+    if math.isinf(value):
+        return "infinite"
+    if error is None or not math.isfinite(error):
+        return f"{value:,.4g}" if value < 1e6 else short(value)
+    if error == 0 or abs(value) >= 1e6:
+        return f"{short(value)} ± {short(error)}"
+    decimals = max(0, 1 - math.floor(math.log10(error)))
+    return f"{value:,.{decimals}f} ± {error:,.{decimals}f}"

@@ -14,7 +14,7 @@ from nirvana.calibration.sets import CalibrationSelection
 from nirvana.ui.figures import theme
 from nirvana.ui.figures.allocation import LEGEND, MARGIN
 from nirvana.ui.figures.chart import Chart, log_axis, plus_minus, short
-from nirvana.ui.figures.names import text_label
+from nirvana.ui.figures.names import wrapped_label
 
 CLEAR = 2.0  # standard errors between two means before one is called higher
 POINTS = 2048  # drawn in one chart
@@ -124,8 +124,10 @@ def candidate_divergences(selection: CalibrationSelection) -> Chart:
                 "<br>9 of 10 probes %{customdata[1]:.3~g} to %{customdata[2]:.3~g}<extra></extra>",
             )
         )
-    figure.update_layout(height=380, margin=MARGIN, legend=LEGEND, hovermode="closest")
-    _candidate_axis(figure, selection)
+    figure.update_layout(
+        height=380 if not several_texts(selection) else 540, margin=MARGIN, legend=LEGEND, hovermode="closest"
+    )
+    _candidate_axis(figure, selection, named=several_texts(selection) and len(order) <= NAMED)
     figure.update_yaxes(title="KL per probe, nats" + (" (log)" if log else ""), zeroline=False)
     if log:
         figure.update_yaxes(**log_axis(values))
@@ -264,19 +266,18 @@ def _distinguishable(selection: CalibrationSelection, clear: int) -> str:
     return f"Yes: the runner-up, {gap}{rest}."
 
 
-def _candidate_axis(figure: go.Figure, selection: CalibrationSelection) -> None:
-    order, several = winner_first(selection), several_texts(selection)
-    named = several and len(order) <= NAMED
-    labels = []
+def _candidate_axis(figure: go.Figure, selection: CalibrationSelection, *, named: bool = False) -> None:
+    order, labels = winner_first(selection), []
     for index in order:
-        source = selection.candidates[index].calibration.source
-        label = f"{index + 1}: {text_label(source)}" if named else f"{index + 1}"
+        drawn = selection.candidates[index].calibration
+        text = wrapped_label(f"{drawn.source}, {drawn.seed}", 24, 2)
+        label = f"{index + 1}: {text}" if named else f"{index + 1}"
         labels.append(f"<b>{label}</b>" if index == selection.winner else label)
     figure.update_xaxes(
-        title="Candidate set" + (" and its text" if named else "") + ", lowest mean first",
+        title="Candidate set" + (": text and seed" if named else "") + ", lowest mean first",
         tickvals=list(range(len(order))),
         ticktext=labels,
-        tickangle=-40 if named else 0,
+        tickangle=-90 if named else 0,
         automargin=True,
         range=[-0.6, len(order) - 0.4],
         showgrid=False,

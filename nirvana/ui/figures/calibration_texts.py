@@ -13,9 +13,9 @@ from nirvana.calibration.sets import CalibrationSelection
 from nirvana.ui.figures.allocation import LEGEND
 from nirvana.ui.figures.calibration import CLEAR, OTHER, WINNER
 from nirvana.ui.figures.chart import Chart, count, plus_minus
-from nirvana.ui.figures.names import text_label
+from nirvana.ui.figures.names import wrapped_label
 
-ROW = 44  # pixels
+ROW = 52  # pixels
 
 
 def by_text(selection: CalibrationSelection) -> Chart:
@@ -50,7 +50,7 @@ def by_text(selection: CalibrationSelection) -> Chart:
     figure.update_layout(height=130 + ROW * len(names), margin={"l": 0, "r": 8, "t": 8, "b": 0}, legend=LEGEND)
     figure.update_yaxes(
         tickvals=list(range(len(names))),
-        ticktext=[text_label(name) for name in names],
+        ticktext=[wrapped_label(name) for name in names],
         range=[len(names) - 0.4, -0.6],
         showgrid=False,
         zeroline=False,

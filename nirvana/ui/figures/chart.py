@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
+
+from nirvana.ui.text import plus_minus as plus_minus
+from nirvana.ui.text import short as short
 
 
 @dataclass(frozen=True)
@@ -32,25 +34,6 @@ class Chart:
 def count(value: float, noun: str) -> str:
     """A whole number with its noun, e.g. "1,536 neurons", "1 KV group"."""
     return f"{value:,.0f} {noun}" + ("" if value == 1 else "s")
-
-
-def short(value: float) -> str:
-    """A score in three significant digits, e.g. "0.0123", "4.2e-06"."""
-    return f"{value:.3g}"
-
-
-def plus_minus(value: float, error: float | None) -> str:
-    """A number with its standard error, which has two significant digits, e.g. "12.74 ± 0.31"; alone without one."""
-    if math.isnan(value):
-        return "not a number"
-    if math.isinf(value):
-        return "infinite"
-    if error is None or not math.isfinite(error):
-        return f"{value:,.4g}" if value < 1e6 else short(value)
-    if error == 0 or abs(value) >= 1e6:
-        return f"{short(value)} ± {short(error)}"
-    decimals = max(0, 1 - math.floor(math.log10(error)))
-    return f"{value:,.{decimals}f} ± {error:,.{decimals}f}"
 
 
 def positive_floor(values: np.ndarray) -> float | None:

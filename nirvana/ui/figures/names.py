@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from html import escape
 
 from nirvana.layout import CROSS_ATTENTION, MLP, Layout
@@ -45,3 +46,10 @@ def part_colour(module: str) -> str:
 def text_label(name: str) -> str:
     """A corpus's name on an axis: cut in the middle, and escaped, since Plotly reads some HTML."""
     return escape(name if len(name) <= 24 else f"{name[:11]}…{name[-12:]}")
+
+
+def wrapped_label(name: str, width: int = 17, lines: int = 3) -> str:
+    """The same over several lines, where there is room for them."""
+    found = textwrap.wrap(name, width, break_on_hyphens=False)
+    kept = found[:lines] if len(found) <= lines else [*found[: lines - 1], f"{found[lines - 1][: width - 1]}…"]
+    return "<br>".join(map(escape, kept))

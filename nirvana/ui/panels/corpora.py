@@ -123,7 +123,7 @@ def choose_texts(texts: Sequence[str], mixtures: bool) -> tuple[tuple[str, ...],
 
 
 def _together(first: str, more: Sequence[str]) -> tuple[tuple[str, ...], bool]:
-    with st.container(horizontal=True, vertical_alignment="center"):
+    with st.container(horizontal=True, vertical_alignment="bottom"):
         way = st.segmented_control(
             "Several texts",
             list(WAYS),

@@ -1,0 +1,234 @@
+"""Calibration text against evaluation text: whether what is chosen on one holds on another (paper: task-agnostic)."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from nirvana.evaluation.results import Measurement, Report
+from nirvana.files import append_line, write_bytes
+
+FILE = "matrix.jsonl"
+log = logging.getLogger(__name__)
+
+
+class Estimate(NamedTuple):
+    """A number and its standard error over windows or probe samples, NaN where there is only one."""
+
+    value: float
+    error: float
+
+
+@dataclass(frozen=True)
+class MatrixRow:
+    """One model, pruned with a calibration set from one text, measured on every text.
+
+    Attributes:
+        calibration: name of the text, or of a mixture.
+        seed: that drew the calibration set.
+        sparsity: achieved.
+        kl: KL( dense || pruned ) on the probe split of each text, in the order of the matrix.
+        perplexity: on the evaluation split of each text, likewise.
+        calibration_hash: of the calibration set.
+    """
+
+    calibration: str
+    seed: int
+    sparsity: float
+    kl: tuple[Measurement, ...]
+    perplexity: tuple[Measurement, ...]
+    calibration_hash: str = ""
+    seconds: float = 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self) | {"kl": _to_json(self.kl), "perplexity": _to_json(self.perplexity)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> MatrixRow:
+        return cls(**{**data, "kl": _from_json(data["kl"]), "perplexity": _from_json(data["perplexity"])})
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """What it costs to calibrate on another text than the one that is read, over all cells off the diagonal.
+
+    Losses are in nats per token, compared window by window with the model that was calibrated on the text itself.
+
+    Attributes:
+        off: mean excess off the diagonal, with its standard error over the windows.
+        own: mean excess of the diagonal over the dense model: what pruning itself costs.
+        worst: calibration text, evaluation text, and the excess there.
+        mixed: mean excess of the mixture, None without one.
+    """
+
+    off: Estimate
+    own: Estimate
+    worst: tuple[str, str, Estimate]
+    mixed: Estimate | None
+
+
+@dataclass(frozen=True)
+class CalibrationMatrix:
+    """KL and perplexity by calibration text (rows) and evaluation text (columns), averaged over calibration seeds.
+
+    Attributes:
+        texts: names of the texts, the columns; each is also a row, once it is finished.
+        dense: perplexity of the dense model on each text.
+        rows: one a calibration text and seed, in the order they were finished.
+        protocol: the choices behind it: "recipe" (sections of a `Recipe`), "hashes" of the texts, weights, dtype.
+    """
+
+    texts: tuple[str, ...]
+    dense: tuple[Measurement, ...]
+    rows: tuple[MatrixRow, ...] = ()
+    protocol: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def calibrations(self) -> list[str]:
+        """Texts that were calibrated on: those of the columns in their order, then mixtures."""
+        found = dict.fromkeys(row.calibration for row in self.rows)
+        return [*(name for name in self.texts if name in found), *(name for name in found if name not in self.texts)]
+
+    def kl(self, calibration: str, text: str) -> Estimate:
+        """Nats per token.
+
+        Raises:
+            KeyError: there is no such row or column.
+        """
+        return _mean(self._parts("kl", calibration, text))
+
+    def perplexity(self, calibration: str, text: str) -> Estimate:
+        """exp of the mean loss; raises as `kl`."""
+        return _exp(_mean(self._parts("perplexity", calibration, text)))
+
+    def ratio(self, calibration: str, text: str) -> Estimate:
+        """Perplexity over the dense model's, window by window; raises as `kl`."""
+        return _exp(_mean(self._parts("perplexity", calibration, text) - _losses(self.dense[self.texts.index(text)])))
+
+    def seeds(self, calibration: str) -> list[int]:
+        """Those of the rows of one calibration text."""
+        return [row.seed for row in self.rows if row.calibration == calibration]
+
+    def transfer(self) -> Transfer | None:
+        """None before two texts have their rows."""
+        done = [name for name in self.texts if name in self.calibrations]
+        if len(done) < 2:
+            return None
+        own = {text: self._parts("perplexity", text, text) for text in done}
+        excess = {
+            (name, text): self._parts("perplexity", name, text) - own[text]
+            for name in self.calibrations
+            for text in done
+            if name != text
+        }
+        off = [np.mean([excess[name, text] for name in done if name != text], axis=0) for text in done]
+        cost = [own[text] - _losses(self.dense[self.texts.index(text)]) for text in done]
+        cells = {cell: _mean(parts) for cell, parts in excess.items() if cell[0] in done}
+        worst = max(cells, key=lambda cell: cells[cell].value)
+        mixtures = [name for name in self.calibrations if name not in self.texts]
+        mixed = _over_texts([excess[mixtures[0], text] for text in done]) if mixtures else None
+        return Transfer(_over_texts(off), _over_texts(cost), (*worst, cells[worst]), mixed)
+
+    def _parts(self, metric: str, calibration: str, text: str) -> np.ndarray:
+        """float64 (n,): KL of each probe sample or loss of each window, the mean over seeds."""
+        rows = [row for row in self.rows if row.calibration == calibration]
+        if not rows or text not in self.texts:
+            raise KeyError((calibration, text))
+        cells = [getattr(row, metric)[self.texts.index(text)] for row in rows]
+        values = [_losses(cell) if metric == "perplexity" else _values(cell, cell.value) for cell in cells]
+        mean: np.ndarray = np.mean(values, axis=0)
+        return mean
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "version": 1,
+            "texts": list(self.texts),
+            "dense": _to_json(self.dense),
+            "protocol": self.protocol,
+            "rows": [row.to_json() for row in self.rows],
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> CalibrationMatrix:
+        rows = tuple(MatrixRow.from_json(row) for row in data["rows"])
+        return cls(tuple(data["texts"]), _from_json(data["dense"]), rows, dict(data["protocol"]))
+
+
+def read_matrix(folder: Path) -> CalibrationMatrix | None:
+    """The matrix that a folder keeps, as far as it is finished; a line that was cut off is left out."""
+    try:
+        lines = (folder / FILE).read_text(encoding="utf-8").splitlines()
+        matrix = CalibrationMatrix.from_json({**json.loads(lines[0]), "rows": []})
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+        log.warning("The matrix in %s cannot be read: %s", folder, error)
+        return None
+    rows = {}
+    for line in lines[1:]:
+        try:
+            row = MatrixRow.from_json(json.loads(line))
+            rows[row.calibration, row.seed] = row
+        except (ValueError, KeyError, TypeError):
+            continue  # cut off when the program was killed
+    return CalibrationMatrix(matrix.texts, matrix.dense, tuple(rows.values()), matrix.protocol)
+
+
+def write_matrix(folder: Path, matrix: CalibrationMatrix) -> None:
+    """Start the file of a folder anew with what `matrix` holds.
+
+    Raises:
+        NirvanaError: the disk is full or the folder cannot be written.
+    """
+    head = {name: value for name, value in matrix.to_json().items() if name != "rows"}
+    lines = [json.dumps(head), *(json.dumps(row.to_json()) for row in matrix.rows)]
+    write_bytes(folder / FILE, ("\n".join(lines) + "\n").encode())
+
+
+def append_row(folder: Path, row: MatrixRow) -> None:
+    """Keep a finished row; raises as `write_matrix`."""
+    append_line(folder / FILE, json.dumps(row.to_json()))
+
+
+def _values(cell: Measurement, whole: float) -> np.ndarray:
+    """float64 (n,): what was kept of each part, or the whole as the only one."""
+    parts = cell.part_values
+    return np.array([whole]) if parts is None else parts.astype(np.float64)
+
+
+def _losses(cell: Measurement) -> np.ndarray:
+    return _values(cell, math.log(cell.value) if cell.value > 0 else math.nan)
+
+
+def _mean(values: np.ndarray) -> Estimate:
+    count = len(values)
+    error = float(values.std(ddof=1)) / math.sqrt(count) if count > 1 else math.nan
+    return Estimate(float(values.mean()), error)
+
+
+def _over_texts(parts: Sequence[np.ndarray]) -> Estimate:
+    """The mean of each text's mean; windows of different texts are independent."""
+    found = [_mean(each) for each in parts]
+    error = math.sqrt(sum(each.error**2 for each in found)) / len(found)
+    return Estimate(float(np.mean([each.value for each in found])), error)
+
+
+def _exp(loss: Estimate) -> Estimate:
+    value = float(np.exp(np.float64(loss.value)))
+    return Estimate(value, value * loss.error)
+
+
+def _to_json(cells: Sequence[Measurement]) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = Report(tuple(cells)).to_json()["measurements"]
+    return rows
+
+
+def _from_json(rows: Sequence[Mapping[str, Any]]) -> tuple[Measurement, ...]:
+    return Report.from_json({"measurements": rows}).measurements
