@@ -134,12 +134,19 @@ def ways(point: Point) -> list[Way]:
 
 
 def cells(rows: Iterable[Row], metric: str) -> list[Cell]:
-    """Every way at every sparsity, as published first, that has a value of `metric`."""
+    """Every way at every sparsity, as published first, that has a value of `metric`.
+
+    Where no point was computed for the published allocation alone, there is nothing to set side by side, and each is
+    of the same allocation only.
+    """
+    rows = list(rows)
+    both = any(row.point.method == "published" for row in rows)
     found: dict[tuple[Way, float], dict[int, Row]] = {}
     for row in rows:
         if metric in row.values:
             for way in ways(row.point):
-                found.setdefault((way, row.point.sparsity), {})[row.point.seed] = row
+                if both or way.column == "shared":
+                    found.setdefault((way, row.point.sparsity), {})[row.point.seed] = row
     made = [
         Cell(way, asked, metric, by_seed, {seed: row.values[metric].value for seed, row in by_seed.items()})
         for (way, asked), by_seed in found.items()

@@ -125,6 +125,13 @@ def test_columns_stand_side_by_side() -> None:
     assert len(lines) == 6 and all(set(line.cells) == set(columns) for line in lines)
 
 
+def test_the_shared_allocation_alone_is_one_column() -> None:
+    rows = make_rows(Grid(methods=("shared",)))
+    columns, lines = comparison(rows, PERPLEXITY)
+    assert columns == ["same allocation"] and len(lines) == 6
+    assert all("as published" not in each.text for each in verdicts(rows, PERPLEXITY))
+
+
 def test_failures_leave_gaps_not_numbers() -> None:
     point = Grid().points()[0]
     rows = [*make_rows()[1:], Row(point, failure="Out of reach.")]
