@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from nirvana.calibration.corpora import Corpus
@@ -11,6 +12,7 @@ from nirvana.calibration.sampling import sample_calibration
 from nirvana.calibration.sets import CalibrationSelection, CalibrationSet
 from nirvana.compensation.statistics import Statistics, collect_statistics, input_widths, statistics_bytes
 from nirvana.errors import CompensationError, RunError
+from nirvana.models.limits import available_memory
 from nirvana.models.lm import LM
 from nirvana.plan import PruningPlan
 from nirvana.progress import ProgressCallback, within
@@ -21,6 +23,19 @@ from nirvana.runs.results import PruneSummary
 from nirvana.runs.step_cache import cache_key, read_cached, write_cached
 
 KEPT_BYTES = 512 << 20  # of statistics in a file; larger ones are collected anew
+HELD_SHARE = 0.25  # of the free memory that statistics may take which are held for the next pruning
+
+
+@dataclass
+class Held:
+    """The statistics that were used last, for who prunes again and again; none where they are too large."""
+
+    key: str = ""
+    statistics: Statistics | None = None
+
+    def hold(self, key: str, statistics: Statistics) -> None:
+        if statistics.size <= HELD_SHARE * available_memory("cpu"):
+            self.key, self.statistics = key, statistics
 
 
 def draw_statistics_set(recipe: Recipe, lm: LM, corpus: Corpus) -> CalibrationSet:
@@ -42,6 +57,7 @@ def pruned_model(
     *,
     corpus: Corpus | None = None,
     chosen: CalibrationSelection | CalibrationSet | None = None,
+    held: Held | None = None,
     progress: ProgressCallback | None = None,
 ) -> tuple[LM, Origin]:
     """`lm` pruned by `plan` with the recipe's compensation, and where its statistics came from; empty without any.
@@ -49,6 +65,7 @@ def pruned_model(
     Args:
         corpus: the calibration text, where it is open already.
         chosen: the calibration set, which tells the text where the recipe has KL choose among several.
+        held: keeps the statistics for the next call.
 
     Raises:
         NirvanaError: see `nirvana.prune`, `collect_statistics` and `sample_calibration`.
@@ -61,7 +78,8 @@ def pruned_model(
     origin: Origin = {}
 
     def statistics() -> Statistics:
-        found, how = _collect(windows, lm, within(progress, "Statistics", 0, 2), second=method == "least_squares")
+        reading = within(progress, "Statistics", 0, 2)
+        found, how = _collect(windows, lm, reading, second=method == "least_squares", held=held or Held())
         origin.update(how)
         return found
 
@@ -111,9 +129,20 @@ def check_statistics_fit(recipe: Recipe, lm: LM, corpora: Iterable[Corpus]) -> N
 
 
 def _collect(
-    windows: CalibrationSet, lm: LM, progress: ProgressCallback | None, *, second: bool
+    windows: CalibrationSet, lm: LM, progress: ProgressCallback | None, *, second: bool, held: Held
 ) -> tuple[Statistics, Origin]:
     key = cache_key("statistics", windows=windows.hash, second=second, **numerics(lm))
+    if held.statistics is not None and held.key == key:
+        return held.statistics, {"cached": True, "seconds": held.statistics.seconds}
+    held.key, held.statistics = "", None  # before others take their place in memory
+    statistics, origin = _read_or_collect(key, windows, lm, progress, second=second)
+    held.hold(key, statistics)
+    return statistics, origin
+
+
+def _read_or_collect(
+    key: str, windows: CalibrationSet, lm: LM, progress: ProgressCallback | None, *, second: bool
+) -> tuple[Statistics, Origin]:
     found = read_cached(key)
     if found is not None:
         meta, content = found

@@ -131,10 +131,15 @@ def check_against_model(recipe: Recipe, card: ModelCard, steps: Iterable[str] = 
     if "calibration" in wanted and recipe.calibration.task != "auto" and len(card.layout.stacks) == 1:
         raise CorpusError(f"{card.name} has no encoder, so there is no task to choose.", "Leave it at auto.")
     if "allocation" in wanted:
-        _check_reachable(recipe.allocation, recipe.saliency.criterion, card.layout)
+        check_reachable(recipe.allocation, recipe.saliency.criterion, card.layout)
 
 
-def _check_reachable(choice: AllocationChoice, criterion: str, layout: Layout) -> None:
+def check_reachable(choice: AllocationChoice, criterion: str, layout: Layout) -> None:
+    """Refuse a sparsity that no scores of this criterion could give a plan for.
+
+    Raises:
+        PlanError: it is out of reach, naming the reachable maximum, or the allocation cannot do what is asked of it.
+    """
     constraints = vars(choice).copy()
     sparsity, _ = constraints.pop("sparsity"), constraints.pop("normalisation")  # which changes no limit
     limit = reachable_sparsity(layout, criterion=criterion, **constraints)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import combinations
 from typing import Any
 
 from nirvana.calibration.corpora.mixture import PLUS
@@ -66,7 +67,7 @@ class Choices:
 
 @dataclass(frozen=True)
 class Space:
-    """What is searched: `criteria`, and `corpora`, the names of texts, of which the mixture is one more.
+    """What is searched: `criteria`; `corpora`, the names of texts, with their mixtures; `gammas`, from and to.
 
     `layers`: how many the model has.
     """
@@ -74,11 +75,23 @@ class Space:
     criteria: tuple[str, ...]
     corpora: tuple[str, ...]
     layers: int
+    gammas: tuple[float, float] = GAMMAS
+
+    @property
+    def mixtures(self) -> dict[str, tuple[str, ...]]:
+        """Name -> texts in equal shares: each pair of three, and last all."""
+        pairs = list(combinations(self.corpora, 2)) if len(self.corpora) == 3 else []
+        wanted = [*pairs, self.corpora] if len(self.corpora) > 1 else []
+        return {PLUS.join(names): names for names in wanted}
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """Each text by itself, then all of them in equal shares."""
-        return (*self.corpora, *([PLUS.join(self.corpora)] if len(self.corpora) > 1 else []))
+        """Each text by itself, then the mixtures."""
+        return (*self.corpora, *self.mixtures)
+
+    def inside(self, gamma: float) -> float:
+        """The nearest gamma that is searched."""
+        return min(max(gamma, self.gammas[0]), self.gammas[1])
 
     def check(self) -> None:
         """Refuse what cannot be searched.
@@ -101,7 +114,7 @@ class Space:
         criterion = paper.saliency.criterion if paper.saliency.criterion in self.criteria else self.criteria[0]
         published = Choices(criterion, self.corpora[0], 0, paper.allocation.gamma, 0.0, paper.prune.compensation)
         strong = [
-            Choices(name, self.texts[-1], 0, good.allocation.gamma, 0.0, good.prune.compensation)
+            Choices(name, self.texts[-1], 0, self.inside(good.allocation.gamma), 0.0, good.prune.compensation)
             for name in known or self.criteria[:1]
         ]
         return list(dict.fromkeys([published, *strong]))
@@ -115,7 +128,7 @@ class Space:
             "criterion": CategoricalDistribution(self.criteria),
             "corpus": CategoricalDistribution(self.texts),
             "seed": CategoricalDistribution(SEEDS),
-            "gamma": FloatDistribution(*GAMMAS, log=True),
+            "gamma": FloatDistribution(*self.gammas, log=True),
             "normalisation": FloatDistribution(0.0, 1.0, step=0.25),
             "compensation": CategoricalDistribution(METHODS),
             "first": IntDistribution(0, most),

@@ -9,26 +9,30 @@ from functools import cached_property
 from os import PathLike, fspath
 from typing import Any
 
+import numpy as np
+
 from nirvana.allocation import allocate, reachable_sparsity
+from nirvana.allocation.constraints import out_of_reach
 from nirvana.calibration.corpora import Corpus, mix
-from nirvana.calibration.corpora.mixture import PLUS
 from nirvana.calibration.sampling import sample_calibration, sample_probe
-from nirvana.errors import Cancelled, NirvanaError
+from nirvana.errors import Cancelled, NirvanaError, PlanError
 from nirvana.evaluation.divergence import DenseReference, dense_reference, divergence
 from nirvana.evaluation.perplexity import check_text, perplexity
 from nirvana.models.lm import LM
 from nirvana.plan import PruningPlan
 from nirvana.progress import ProgressCallback, within
 from nirvana.runs.cached import open_corpus, score_units
-from nirvana.runs.compensated import pruned_model
+from nirvana.runs.compensated import Held, pruned_model
 from nirvana.runs.models import Models, numerics
 from nirvana.runs.recipe import Recipe
+from nirvana.runs.validation import check_reachable
 from nirvana.saliency.scores import Saliency
 from nirvana.tuning.choices import Choices, Space
 from nirvana.tuning.trials import Trial
 
 PROBES, PROBE_LENGTH, PROBE_SEED = 64, 64, 42
 WINDOW, TOKENS = 512, 2_048  # of the perplexity, at most so many tokens of each text
+GAMMA_STEPS = 49  # at which the reach is looked up
 PARTS = 4  # scores, pruning, KL, perplexity
 
 
@@ -54,10 +58,9 @@ class Objective:
             name: text if isinstance(text, Corpus) else open_corpus(fspath(text), lm, progress)
             for name, text in texts.items()
         }
-        self.corpora = dict(self.parts)
-        whole = next(iter(self.parts.values()))
-        if len(self.parts) > 1:
-            whole = self.corpora[PLUS.join(space.corpora)] = mix(list(self.parts.values()))
+        mixtures = {name: mix([self.parts[part] for part in parts]) for name, parts in space.mixtures.items()}
+        self.corpora = self.parts | mixtures
+        whole = list(self.corpora.values())[-1]
         task = self.base.calibration.task
         self.probe = sample_probe(lm, whole, samples=PROBES, length=PROBE_LENGTH, seed=PROBE_SEED, task=task)
         self.layers = list(dict.fromkeys(site.layer for site in lm.layout))
@@ -77,6 +80,7 @@ class Objective:
         self.settings: dict[str, Any] = json.loads(json.dumps(settings))  # as it is read back
         self._models = Models()
         self._saliency: dict[tuple[str, str, int], Saliency] = {}
+        self._statistics = Held()
 
     @cached_property
     def reference(self) -> DenseReference:
@@ -89,14 +93,33 @@ class Objective:
 
     def is_possible(self, choices: Choices) -> bool:
         """Whether the sparsity is in reach with this gamma and these protected layers."""
-        chosen = self.recipe(choices).allocation
-        return reachable_sparsity(self.lm.layout, gamma=chosen.gamma, protected=chosen.protected) >= self.sparsity
+        try:
+            check_reachable(self.recipe(choices).allocation, choices.criterion, self.lm.layout)
+        except PlanError:
+            return False
+        return True
+
+    def gammas(self, space: Space) -> tuple[float, float]:
+        """The lowest and the highest gamma of the space with which the sparsity is in reach, no layer protected.
+
+        Raises:
+            PlanError: there is none.
+        """
+        base = self.base.allocation
+        fixed: dict[str, Any] = {"multiple_of": base.multiple_of, "uniform": base.uniform}
+        tried = [round(float(gamma), 2) for gamma in np.geomspace(*space.gammas, GAMMA_STEPS)]
+        limits = {gamma: reachable_sparsity(self.lm.layout, gamma=gamma, **fixed) for gamma in tried}
+        fitting = [gamma for gamma, limit in limits.items() if limit >= self.sparsity]
+        if not fitting:
+            raise out_of_reach(self.sparsity, max(limits.values()))
+        return fitting[0], fitting[-1]
 
     def measure(self, number: int, choices: Choices, progress: ProgressCallback | None) -> Trial:
         """One trial; what cannot be pruned like that is a trial that failed."""
         start = time.perf_counter()
         recipe = self.recipe(choices)
         try:
+            check_reachable(recipe.allocation, choices.criterion, self.lm.layout)
             plan = self.plan(recipe, within(progress, "Scores", 0, PARTS))
             small = self._prune(recipe, plan, within(progress, "Pruning", 1, PARTS))
             comparing = within(progress, "KL", 2, PARTS)
@@ -106,7 +129,7 @@ class Objective:
             raise
         except NirvanaError as error:
             failure = f"{error.message} {error.hint}".strip()
-            return Trial(number, choices, seconds=time.perf_counter() - start, failure=failure)
+            return Trial(number, choices, seconds=round(time.perf_counter() - start, 2), failure=failure)
         seconds = round(time.perf_counter() - start, 2)
         return Trial(number, choices, found.mean, found.standard_error, read, plan.sparsity, seconds)
 
@@ -128,7 +151,8 @@ class Objective:
 
     def _prune(self, recipe: Recipe, plan: PruningPlan, progress: ProgressCallback | None) -> LM:
         corpus = self.corpora[recipe.calibration.corpus]
-        return pruned_model(recipe, self._models, self.lm, plan, corpus=corpus, progress=progress)[0]
+        held = self._statistics
+        return pruned_model(recipe, self._models, self.lm, plan, corpus=corpus, held=held, progress=progress)[0]
 
     def _perplexities(self, small: LM, progress: ProgressCallback | None) -> dict[str, list[float]]:
         found, task = {}, self.base.calibration.task

@@ -26,7 +26,7 @@ NEW_SCORES = 4  # every so many trials may score anew, which takes longest; the 
 ATTEMPTS = 24  # at a point that was not tried yet
 MINUTES = 10.0
 BASE = Recipe().change("calibration", samples=48, length=256)
-OnTrial = Callable[[Trial], None]
+OnTrial = Callable[[Trial, Trial | None], None]
 
 
 class Tuning:
@@ -94,7 +94,8 @@ def tune(
     trials, so most of them change only what is made of scores that are there.
 
     Args:
-        corpora: names, paths or corpora: text to calibrate on, each by itself and all in equal shares.
+        corpora: names, paths or corpora: text to calibrate on, each by itself, all in equal shares, and each pair of
+            three.
         sparsity: of every trial, in (0, 1).
         minutes: stop when they are over; the trial that runs is finished. 10 where `trials` is not given either.
         trials: stop after so many, those of an earlier call counted.
@@ -104,11 +105,11 @@ def tune(
         folder: keeps trials as they are finished; a search that was stopped goes on from it, and one that was asked
             for something else begins anew.
         progress: called with the progress within each trial; may raise `Cancelled`, and trials so far are kept.
-        on_trial: called with each trial when it is finished.
+        on_trial: called with each trial when it is finished, and the best so far, None where there is none.
 
     Raises:
         RunError: there is no text, criterion or budget.
-        PlanError: the sparsity is not in (0, 1).
+        PlanError: the sparsity is not in (0, 1), or out of reach with every gamma.
         CorpusError: a text is not to be had, or too short.
     """
     from nirvana.tuning.objective import Objective
@@ -124,6 +125,7 @@ def tune(
     space.check()
     start = time.monotonic()
     objective = Objective(lm, texts, space, sparsity, base, progress)
+    space = replace(space, gammas=objective.gammas(space))
     settings = objective.settings | {"seed": seed}
     place = Path(folder) if folder is not None else None
     done = _resumed(place, settings)
@@ -139,7 +141,7 @@ def tune(
         if place is not None:
             append(place, trial)
         if on_trial is not None:
-            on_trial(trial)
+            on_trial(trial, next(iter(ranked(done)), None))
     return Tuning(done, settings, _maker(objective))
 
 
@@ -168,7 +170,7 @@ def suggest(
             study.add_trial(
                 create_trial(
                     state=TrialState.COMPLETE,
-                    params=trial.choices.to_json(),
+                    params=trial.choices.to_json() | {"gamma": space.inside(trial.choices.gamma)},
                     distributions=distributions,
                     value=trial.kl,
                 )
@@ -176,10 +178,12 @@ def suggest(
     good = ranked(done)
     for _ in range(ATTEMPTS):
         params = study.ask(distributions).params
-        choices = Choices(**params | {"gamma": round(params["gamma"], 2)})
+        choices = Choices(**params | {"gamma": space.inside(round(params["gamma"], 2))})
         if len(done) % NEW_SCORES and good:
             like = next((trial for trial in good if trial.choices.criterion == choices.criterion), good[0]).choices
             choices = replace(choices, criterion=like.criterion, corpus=like.corpus, seed=like.seed)
+        if not is_possible(choices):
+            choices = replace(choices, first=0, last=0)
         if choices not in tried and is_possible(choices):
             return choices
     return None

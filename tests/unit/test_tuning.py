@@ -12,6 +12,7 @@ import pytest
 import nirvana as nv
 from nirvana.errors import Cancelled
 from nirvana.progress import Progress
+from nirvana.runs import compensated
 from nirvana.runs.pipeline import execute
 from nirvana.runs.recipe import Recipe
 from nirvana.runs.store import Store
@@ -137,8 +138,39 @@ def test_a_trial_that_cannot_be_does_not_end_the_search(tiny_lm: nv.LM, tmp_path
     trial = objective.measure(0, choices(criterion="magnitude", corpus=corpora[0]), None)
     assert math.isnan(trial.kl) and "out of reach" in trial.failure
     assert not objective.is_possible(trial.choices)
-    with pytest.raises(nv.NirvanaError, match="No trial gave a model"):
-        _ = tune(tiny_lm, corpora, 0.97, trials=1, base=BASE, criteria=["magnitude"]).best
+    with pytest.raises(nv.NirvanaError, match="out of reach: at most"):
+        tune(tiny_lm, corpora, 0.97, trials=1, base=BASE, criteria=["magnitude"])
+
+
+def test_where_few_gammas_reach_the_sparsity_those_are_searched(tiny_lm: nv.LM, tmp_path: Path) -> None:
+    """At 62 % gamma 3.36 removes more neurons than there are: that first trial fails, and all others can be pruned."""
+    found = tune(tiny_lm, texts(tmp_path)[:1], 0.62, trials=8, base=BASE, criteria=["nirvana", "magnitude"])
+    assert [trial.number for trial in found.failed] == [0] and "out of reach" in found.failed[0].failure
+    assert len(found.trials) == 7 and all(trial.choices.gamma < 3.36 for trial in found.trials)
+
+
+def test_three_texts_are_mixed_in_pairs_too() -> None:
+    assert Space(("taylor",), ("a", "b", "c"), 4).texts == ("a", "b", "c", "a + b", "a + c", "b + c", "a + b + c")
+    assert Space(("taylor",), ("a",), 4).texts == ("a",)
+
+
+def test_statistics_are_read_once_for_trials_on_one_text(
+    tiny_lm: nv.LM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads: list[str] = []
+    original = compensated._read_or_collect
+
+    def counted(key: str, *arguments: Any, **named: Any) -> Any:
+        reads.append(key)
+        return original(key, *arguments, **named)
+
+    monkeypatch.setattr(compensated, "_read_or_collect", counted)
+    name = texts(tmp_path)[0]
+    objective = Objective(tiny_lm, {name: name}, Space(("magnitude",), (name,), 4), 0.3, BASE)
+    for number, gamma in enumerate((1.0, 2.0, 3.0)):
+        point = choices(criterion="magnitude", corpus=name, gamma=gamma, compensation="least_squares")
+        assert not objective.measure(number, point, None).failure
+    assert len(reads) == 1
 
 
 @pytest.mark.parametrize(
