@@ -112,7 +112,7 @@ def compare_runs(runs: Sequence[Run]) -> Comparison:
 def headings(recipes: Sequence[Recipe], names: Sequence[str]) -> list[str]:
     """For each run what its recipe has that others do not, e.g. "taylor, 20 %, least squares"; no two alike."""
     parts = [_parts(recipe) for recipe in recipes]
-    shown = [[each[i] for i in range(len(each)) if len({other[i] for other in parts}) > 1] for each in parts]
+    shown = [[each[i] for i in range(len(each)) if len({other[i] for other in parts} - {""}) > 1] for each in parts]
     heads = [", ".join(filter(None, each)) or names[index] for index, each in enumerate(shown)]
     heads = [
         f"{head} ({heads[:index].count(head) + 1})" if heads.count(head) > 1 else head
@@ -122,7 +122,7 @@ def headings(recipes: Sequence[Recipe], names: Sequence[str]) -> list[str]:
 
 
 def _parts(recipe: Recipe) -> list[str]:
-    """What a heading may name, in the order of the steps."""
+    """What a heading may name, in the order of the steps; "" where there is nothing to choose."""
     calibration, allocation, prune = recipe.calibration, recipe.allocation, recipe.prune
     compensated = prune.compensation != "none"
     return [
@@ -133,8 +133,8 @@ def _parts(recipe: Recipe) -> list[str]:
         f"{allocation.sparsity * 100:.3g} %",
         f"gamma {allocation.gamma:g}" if allocation.method == "shared" else "",
         f"normalisation {allocation.normalisation:g}",
-        "equal widths" if allocation.uniform else "",
-        f"layers {', '.join(map(str, allocation.protected))} protected" if allocation.protected else "",
+        "equal widths" if allocation.uniform else "own widths",
+        f"layers {', '.join(map(str, allocation.protected))} protected" if allocation.protected else "none protected",
         WORDS.get(prune.compensation, prune.compensation),
         f"{prune.samples} x {prune.length} for it" if compensated else "",
         " or ".join(name.rpartition("/")[2] for name in calibration.texts),

@@ -15,7 +15,7 @@ from nirvana.errors import RunError
 from nirvana.files import data_folder, read_json, write_json
 from nirvana.runs.folder import StepFolder
 from nirvana.runs.index import LIVE, Index, new_id
-from nirvana.runs.recipe import STEPS, Recipe
+from nirvana.runs.recipe import STEPS, Recipe, SaliencyChoice
 from nirvana.runs.run import SIDES, Run
 
 __all__ = ["Run", "Store", "default_name", "write_example"]
@@ -197,10 +197,17 @@ class Store:
 
 
 def default_name(recipe: Recipe) -> str:
-    """E.g. "smollm2-135m, 20 %, gamma 3.36"."""
-    model, choice = Path(recipe.model.name).name or "model", recipe.allocation
-    shared = f"gamma {choice.gamma:g}" if choice.method == "shared" else f"{recipe.saliency.criterion} as published"
-    return f"{model}, {choice.sparsity * 100:.3g} %, {shared}{', equal widths' * choice.uniform}"[:NAME_LENGTH]
+    """E.g. "smollm2-135m, 20 %, gamma 3.36", "smollm2-135m, 20 %, taylor, gamma 4, least squares"."""
+    model, choice, criterion = Path(recipe.model.name).name or "model", recipe.allocation, recipe.saliency.criterion
+    parts = [model, f"{choice.sparsity * 100:.3g} %"]
+    if choice.method == "shared":
+        parts += [*([criterion] if criterion != SaliencyChoice().criterion else []), f"gamma {choice.gamma:g}"]
+    else:
+        parts.append(f"{criterion} as published")
+    parts += ["equal widths"] * choice.uniform
+    if recipe.prune.compensation != "none":
+        parts.append(recipe.prune.compensation.replace("_", " "))
+    return ", ".join(parts)[:NAME_LENGTH]
 
 
 def write_example(run: Run, folder: Path = EXAMPLE_FOLDER) -> None:

@@ -173,8 +173,10 @@ def test_headings_say_what_differs() -> None:
     ]
     assert headings(recipes, list("abcd")) == ["nirvana, 20 %", "flap, 20 % (1)", "flap, 40 %", "flap, 20 % (2)"]
     assert headings([base], ["Mine"]) == ["Mine"]
+    published = base.change("allocation", method="published")
+    assert headings([base, published], ["a", "b"]) == ["same allocation", "as published"]
     squeezed = base.change("prune", compensation="least_squares")
-    assert headings([base, squeezed], ["a", "b"]) == ["no compensation", "least squares, 96 x 256 for it"]
+    assert headings([base, squeezed], ["a", "b"]) == ["no compensation", "least squares"]
 
 
 def test_tables_and_chart(layout: Layout) -> None:

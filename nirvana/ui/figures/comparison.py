@@ -20,6 +20,7 @@ from nirvana.ui.text import megabytes, millions
 
 WINNER = "★ "
 WIDE = 8.0  # highest over lowest from which an axis is logarithmic
+SMALL = 0.005  # changes below half a percent are not shown, nor coloured
 SHARES = tuple(ACCURACIES.values())
 
 
@@ -81,7 +82,7 @@ def directions(found: Comparison) -> pd.DataFrame:
     marks = pd.DataFrame("", index=table.index, columns=table.columns)
     for row, line in enumerate(found.lines):
         for column, cell in zip(found.columns, line.cells, strict=True):
-            if cell is not None and cell.ratio is not None and cell.ratio != 1:
+            if cell is not None and cell.ratio is not None and abs(cell.ratio - 1) >= SMALL:
                 better = (cell.ratio < 1) == line.lower_is_better
                 marks.loc[row, column.heading] = "better" if better else "worse"
     return marks
@@ -183,7 +184,9 @@ def _change(line: Line, cell: Cell | None) -> str:
         return ""
     if line.metric in SHARES:
         points = 100 * (cell.value - cell.value / cell.ratio) if cell.ratio else 0.0
-        return f"  ({points:+.1f})"
+        return f"  ({points:+.1f})" if abs(points) >= 0.05 else ""
+    if abs(cell.ratio - 1) < SMALL:
+        return ""
     return f"  ({cell.ratio - 1:+.0%})" if cell.ratio < 10 else f"  (x {cell.ratio:,.0f})"
 
 

@@ -14,9 +14,10 @@ from nirvana.plan import PruningPlan
 from nirvana.saliency.agreement import rank_correlation
 from nirvana.ui.figures import theme
 from nirvana.ui.figures.allocation import MARGIN
-from nirvana.ui.figures.chart import Chart, layer_axis, plus_minus
+from nirvana.ui.figures.chart import Chart, layer_axis, log_ticks, plus_minus
 from nirvana.ui.figures.names import part_name
 
+WIDE = 12.0  # highest over median KL from which colours are logarithmic
 AGREE = 0.3  # rank correlation from which a plan and a scan go together
 
 
@@ -33,15 +34,15 @@ def scan_heatmap(found: Sensitivity, layout: Layout, plan: PruningPlan | None) -
         words[place] = (
             f"{plus_minus(shift.kl, shift.standard_error)} nats<br>{shift.removed:,} of {shift.units:,} units"
         )
+    colours, bar = _colours(kl)
     figure = go.Figure(
         go.Heatmap(
-            z=kl,
+            z=colours,
             x=layers,
             y=names,
             text=words,
             colorscale=theme.SEQUENTIAL,
-            zmin=0,
-            colorbar={"title": "KL, nats", "thickness": 12},
+            colorbar=bar,
             hovertemplate="layer %{x}, %{y}<br>%{text}<extra></extra>",
             hoverongaps=False,
             xgap=1,
@@ -59,6 +60,17 @@ def scan_heatmap(found: Sensitivity, layout: Layout, plan: PruningPlan | None) -
         reading=f"Each cell: KL to the dense model when {found.protocol['rate']:.0%} of that module's units go, the "
         "lowest-scored, and nothing else does. Blank: a module of one unit, of which none can go.",
     )
+
+
+def _colours(kl: np.ndarray) -> tuple[np.ndarray, dict[str, object]]:
+    """What the cells are coloured by and the colour bar: logarithms where one cell would drown the others."""
+    known = kl[np.isfinite(kl) & (kl > 0)]
+    bar: dict[str, object] = {"title": "KL, nats", "thickness": 12}
+    if not len(known) or known.max() < WIDE * np.median(known):
+        return kl, bar
+    colours = np.log10(np.maximum(kl, known.min()))
+    ticks, labels = log_ticks(float(np.log10(known.min())), float(np.log10(known.max())))
+    return colours, bar | {"title": "KL, nats (log)", "tickvals": ticks, "ticktext": labels}
 
 
 def most_sensitive(found: Sensitivity) -> list[int]:

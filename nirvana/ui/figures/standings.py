@@ -17,6 +17,7 @@ from nirvana.ui.figures.allocation import LEGEND, MARGIN
 from nirvana.ui.figures.chart import Chart, log_axis, plus_minus
 from nirvana.ui.standings import Standing, same_text
 
+NARROW = 0.05  # sparsities closer than this are drawn with that much room around them
 WIDE = 8.0  # highest over lowest perplexity from which the axis is logarithmic
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x")
 
@@ -76,6 +77,9 @@ def perplexity_by_sparsity(mine: Standing, others: Sequence[Standing], ours: Mea
         )
     figure.update_layout(height=340, margin=MARGIN, legend=LEGEND, showlegend=True)
     figure.update_xaxes(title="Sparsity achieved", tickformat=".0%", showgrid=False, zeroline=False)
+    shares = [run.sparsity for run, _ in drawn]
+    if shares and max(shares) - min(shares) < NARROW:
+        figure.update_xaxes(range=[min(shares) - NARROW, max(shares) + NARROW])
     figure.update_yaxes(title="Perplexity" + (" (log)" if log else ""), zeroline=False)
     if log:
         figure.update_yaxes(**log_axis(values))
