@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import nirvana as nv
+from nirvana import cli
 from nirvana.calibration.corpora import Corpus
 from nirvana.errors import Cancelled, CorpusError, PlanError, RunError
 from nirvana.evaluation.matrix import FILE, CalibrationMatrix, MatrixRow, read_matrix
@@ -209,3 +210,49 @@ def test_a_run_keeps_its_matrix(tiny_folder: Path, tmp_path: Path, own_home: Pat
         check_matrix(Store().open("example"), "compare", **arguments)
     with pytest.raises(RunError, match="list of names"):
         check_task(run, "matrix", "compare", {"corpora": "python-docs"})
+
+
+def test_the_command_measures_shows_and_goes_on(
+    capsys: pytest.CaptureFixture[str], tiny_folder: Path, sample_text: Path, tmp_path: Path, own_home: Path
+) -> None:
+    other = tmp_path / "other.txt"
+    other.write_text("\n\n".join(english(60, seed=9)), encoding="utf-8")
+    options = ["matrix", "--model", str(tiny_folder), "--device", "cpu", "--samples", "4", "--length", "24"]
+    options += ["--probe-samples", "4", "--probe-length", "16", "--window", "32", "--max-tokens", "256"]
+    options += ["--sparsity", "0.3", "--compensation", "bias", "--statistics-samples", "4", "--statistics-length", "24"]
+    texts = ["--corpus", str(sample_text), "--corpus", str(other)]
+    assert cli.main([*options, *texts, "--no-mixture", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [row["calibration"] for row in found["rows"]] == [str(sample_text), str(other)]
+    assert found["protocol"]["recipe"]["prune"]["compensation"] == "bias"
+    run = Store().open(found["run"])
+    assert run.recipe.allocation.sparsity == 0.3 and run.status == "partial"
+    assert cli.main(["matrix", *texts, "--run", run.id]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "Perplexity over the dense model's, read on" in shown and "all, in equal shares" in shown
+    assert "Calibrated on another text" in shown and str(tmp_path) not in shown
+    kept = read_matrix(run.folder)
+    assert kept is not None and len(kept.rows) == 3
+    assert cli.main(["matrix", "--corpus", "python-docs"]) == cli.FAILED
+    assert "2 to 12 texts" in capsys.readouterr().err
+
+
+def test_the_command_line_calibrates_on_a_mixture(
+    capsys: pytest.CaptureFixture[str], tiny_folder: Path, sample_text: Path, tmp_path: Path, own_home: Path
+) -> None:
+    output = tmp_path / "set.npz"
+    words = ["calibrate", "--model", str(tiny_folder), "--device", "cpu", "--samples", "4", "--length", "16"]
+    words += ["--candidates", "1", "--output", str(output), "--json"]
+    assert cli.main([*words, "--corpus", f"python-docs + {sample_text}"]) == 0
+    assert json.loads(capsys.readouterr().out)["corpus"] == "python-docs + sample.txt"
+    words += ["--probe-samples", "4", "--probe-length", "16"]
+    assert cli.main([*words, "--corpus", "python-docs", "--or-corpus", str(sample_text), "--mixtures"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [each["corpus"] for each in found["candidates"]] == [
+        "python-docs",
+        "sample.txt",
+        "python-docs + sample.txt",
+    ]
+    assert found["corpus"] == found["candidates"][found["winner"]]["corpus"]
+    assert cli.main([*words, "--corpus", "python-docs + nowhere.txt"]) == cli.FAILED
+    assert "nowhere.txt" in capsys.readouterr().err

@@ -111,6 +111,7 @@ def choose_texts(texts: Sequence[str], mixtures: bool) -> tuple[tuple[str, ...],
         placeholder="None",
         help="A model that is meant for several kinds of text may prune better with some of each.",
     )
+    more = [name for name in more if name in others]  # a browser can send anything
     st.caption(" ".join(describe_corpus(name) for name in (first, *more)))
     chosen: tuple[tuple[str, ...], bool] = ((first,), mixtures)
     if more:

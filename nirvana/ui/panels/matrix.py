@@ -78,7 +78,8 @@ def _controls(now: state.Context, found: CalibrationMatrix | None) -> dict[str, 
         key=MIXTURE,
         help="One more row: a mixture has less of each text, and some of every one.",
     )
-    return {"corpora": list(texts), "mixture": bool(mixture), "seeds": int(seeds)}
+    texts = [name for name in texts if name in options]  # a browser can send anything
+    return {"corpora": texts, "mixture": bool(mixture), "seeds": int(seeds)}
 
 
 def _texts(now: state.Context) -> list[str]:
