@@ -11,7 +11,7 @@ import pytest
 
 import nirvana as nv
 from nirvana.cli import build_parser
-from nirvana.evaluation.matrix import CalibrationMatrix, MatrixRow
+from nirvana.evaluation.matrix import CalibrationMatrix, MatrixRow, write_matrix
 from nirvana.evaluation.results import Measurement, pack_parts
 from nirvana.runs.matrix import used
 from nirvana.runs.options import apply_options
@@ -29,6 +29,7 @@ from nirvana.ui.matrix import (
     python_code,
     rows_to_do,
 )
+from nirvana.ui.report import report_html
 
 ASKED: dict[str, Any] = {"corpora": ["a.txt", "b.txt"], "mixture": True, "seeds": 1}
 
@@ -145,6 +146,15 @@ def test_the_matrix_as_code() -> None:
     parsed = build_parser().parse_args(words[3:])
     assert (parsed.texts, parsed.mixture, parsed.seeds) == (["a.txt", "b.txt"], False, 2)
     assert used(apply_options(Recipe(), parsed)) == used(recipe)
+
+
+def test_the_report_has_the_matrix_without_folders(own_home: Path) -> None:
+    run = Store().create(Recipe())
+    assert "Calibration text against evaluation text" not in report_html(run)
+    write_matrix(run.folder, make(0.2, names=("/secret/a.txt", "b.txt")))
+    html = report_html(run)
+    assert "Calibration text against evaluation text" in html and "it matters what is calibrated on" in html
+    assert "a.txt" in html and "/secret" not in html
 
 
 def test_no_folders_in_words() -> None:

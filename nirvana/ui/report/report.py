@@ -38,6 +38,7 @@ def report_html(run: Run) -> str:
     if card is not None:
         sections.write_model(document, card)
     sections.write_calibration(document, run)
+    sections.write_matrix(document, run)
     if scores is not None:
         sections.write_saliency(document, scores, plan)
     if plan is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from nirvana.calibration.sets import CalibrationSelection
+from nirvana.evaluation.matrix import read_matrix
 from nirvana.evaluation.results import Report
 from nirvana.evaluation.zero_shot.results import comparisons
 from nirvana.layout import KV_GROUP, NEURON
@@ -12,10 +13,12 @@ from nirvana.runs.run import Run
 from nirvana.saliency.scores import Saliency
 from nirvana.ui import shading
 from nirvana.ui.figures import allocation, calibration, compare, distributions, positions, shares, speed, tokens
+from nirvana.ui.figures import matrix as matrix_figures
 from nirvana.ui.figures import model as model_figures
 from nirvana.ui.figures import prune as prune_figures
 from nirvana.ui.figures import saliency as saliency_figures
 from nirvana.ui.figures import zero_shot as zero_shot_figures
+from nirvana.ui.matrix import describe, file_name
 from nirvana.ui.report.document import Document
 
 
@@ -66,6 +69,16 @@ def write_calibration(document: Document, run: Run) -> None:
             document.chart(calibration.margins(result), protocol)
         document.chart(positions.by_position(result), protocol, table=False)
     document.chart(tokens.token_frequencies(chosen), table=False)
+
+
+def write_matrix(document: Document, run: Run) -> None:
+    matrix = read_matrix(run.folder)
+    if matrix is None or not matrix.rows:
+        return
+    document.section("matrix", "Calibration text against evaluation text")
+    protocol = describe(matrix.protocol, matrix.seeds(matrix.calibrations[0]))
+    document.chart(matrix_figures.ratio_by_text(matrix, file_name), protocol)
+    document.chart(matrix_figures.kl_by_text(matrix, file_name), protocol, table=False)
 
 
 def write_saliency(document: Document, scores: Saliency, plan: PruningPlan | None) -> None:
