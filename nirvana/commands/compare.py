@@ -8,11 +8,12 @@ from pathlib import Path
 from nirvana.commands.console import print_json, print_table
 from nirvana.runs.comparison import compare_runs
 from nirvana.runs.store import Store
-from nirvana.ui.figures.comparison import number_table, shown_table
 
 
 def compare(arguments: argparse.Namespace) -> None:
     """Show the runs side by side."""
+    from nirvana.ui.figures.comparison import number_table, shown_table
+
     store = Store()
     found = compare_runs([store.open(run_id) for run_id in arguments.runs])
     if arguments.csv:

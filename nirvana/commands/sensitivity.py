@@ -7,7 +7,6 @@ import argparse
 from nirvana.commands.console import Bar, print_json, print_table
 from nirvana.runs.sensitivity import check_scan, scan_run
 from nirvana.runs.store import Store
-from nirvana.ui.figures.sensitivity import scan_heatmap
 
 SHOWN = 12  # modules
 
@@ -16,6 +15,7 @@ def sensitivity(arguments: argparse.Namespace) -> None:
     """Scan with the run's scores, keep the result with it, and show what the model misses most."""
     from nirvana.runs.foreground import foreground_job
     from nirvana.runs.models import Models
+    from nirvana.ui.figures.sensitivity import scan_heatmap
 
     store = Store()
     run = store.open(arguments.run)

@@ -5,9 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from nirvana.calibration.corpora.mixture import PLUS, part_names
 from nirvana.runs.options import option_words
@@ -16,6 +14,9 @@ from nirvana.runs.tuning import TUNE
 from nirvana.saliency import CRITERIA
 from nirvana.tuning.choices import Choices
 from nirvana.tuning.trials import Trial
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 COMPENSATIONS = {"none": "no compensation", "bias": "bias", "least_squares": "least squares"}
 CHOICES = {  # column -> heading
@@ -50,6 +51,8 @@ def describe(choices: Choices) -> str:
 
 def trials_table(trials: Sequence[Trial]) -> pd.DataFrame:
     """A row for each trial that gave a model, in the order given: choices, KL, perplexities, sparsity, seconds."""
+    import pandas as pd
+
     rows = []
     for trial in trials:
         if trial.failure:
