@@ -56,6 +56,13 @@ class Bar:
         else:
             print(label, file=sys.stderr, flush=True)
 
+    def note(self, line: str) -> None:
+        """A line that stays, above the bar."""
+        if self._console.is_terminal:
+            self._console.print(line, markup=False, highlight=False)
+        else:
+            print(line, file=sys.stderr, flush=True)
+
     def progress(self, progress: Progress) -> None:
         """Callback for long calls."""
         self._display.update(

@@ -68,6 +68,7 @@ def tune(arguments: argparse.Namespace) -> None:
             base=recipe,
             folder=base.folder,
             progress=bar.progress,
+            on_trial=lambda trial, best: bar.note(_line(trial, best)),
             **asked,
         )
         best = found.best.recipe
@@ -78,6 +79,13 @@ def tune(arguments: argparse.Namespace) -> None:
         print_json({"run": base.id, "best": best.to_json(), **found.to_json()})
     else:
         _show(found)
+
+
+def _line(trial: Trial, best: Trial | None) -> str:
+    """What a trial gave, as the search goes on: a row of a table whose last cell is as wide as it needs."""
+    told = "no model" if trial.failure else f"KL {trial.kl:.4f} ± {trial.kl_error:.4f}"
+    mark = "best so far" if trial is best else f"best {best.kl:.4f}" if best else ""
+    return f"{trial.number + 1:>5}  {told:<20}  {mark:<12}  {trial.seconds:>6.1f} s  {describe(trial.choices)}"
 
 
 def _show(found: Tuning) -> None:

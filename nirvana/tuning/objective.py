@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 from os import PathLike, fspath
 from typing import Any
@@ -18,9 +19,10 @@ from nirvana.calibration.sampling import sample_calibration, sample_probe
 from nirvana.errors import Cancelled, NirvanaError, PlanError
 from nirvana.evaluation.divergence import DenseReference, dense_reference, divergence
 from nirvana.evaluation.perplexity import check_text, perplexity
+from nirvana.files import json_hash
 from nirvana.models.lm import LM
 from nirvana.plan import PruningPlan
-from nirvana.progress import ProgressCallback, within
+from nirvana.progress import ProgressCallback, report, within
 from nirvana.runs.cached import open_corpus, score_units
 from nirvana.runs.compensated import Held, pruned_model
 from nirvana.runs.models import Models, numerics
@@ -37,7 +39,9 @@ PARTS = 4  # scores, pruning, KL, perplexity
 
 
 class Objective:
-    """Measures trials of one model; holds the texts, the probes, and the scores that were computed last.
+    """Measures trials of one model; holds the texts, the probes, scores, and the statistics that were used last.
+
+    `known` has the trials that measured each model, by `Trial.model`.
 
     Raises:
         CorpusError: a text is not to be had, or too short for its samples or probes.
@@ -78,6 +82,7 @@ class Objective:
             **numerics(lm),
         }
         self.settings: dict[str, Any] = json.loads(json.dumps(settings))  # as it is read back
+        self.known: dict[str, Trial] = {}
         self._models = Models()
         self._saliency: dict[tuple[str, str, int], Saliency] = {}
         self._statistics = Held()
@@ -115,12 +120,17 @@ class Objective:
         return fitting[0], fitting[-1]
 
     def measure(self, number: int, choices: Choices, progress: ProgressCallback | None) -> Trial:
-        """One trial; what cannot be pruned like that is a trial that failed."""
+        """One trial; what cannot be pruned like that is a trial that failed, and no model is measured twice."""
         start = time.perf_counter()
+        report(progress, "Scores", 0, PARTS)  # at once: of a model that is known nothing else is reported
         recipe = self.recipe(choices)
         try:
             check_reachable(recipe.allocation, choices.criterion, self.lm.layout)
             plan = self.plan(recipe, within(progress, "Scores", 0, PARTS))
+            model = _model_key(recipe, plan)
+            if model in self.known:
+                seconds = round(time.perf_counter() - start, 2)
+                return replace(self.known[model], number=number, choices=choices, seconds=seconds)
             small = self._prune(recipe, plan, within(progress, "Pruning", 1, PARTS))
             comparing = within(progress, "KL", 2, PARTS)
             found = divergence(self.lm, small, self.probe, reference=self.reference, progress=comparing)
@@ -131,7 +141,9 @@ class Objective:
             failure = f"{error.message} {error.hint}".strip()
             return Trial(number, choices, seconds=round(time.perf_counter() - start, 2), failure=failure)
         seconds = round(time.perf_counter() - start, 2)
-        return Trial(number, choices, found.mean, found.standard_error, read, plan.sparsity, seconds)
+        trial = Trial(number, choices, found.mean, found.standard_error, read, plan.sparsity, seconds, model=model)
+        self.known[model] = trial
+        return trial
 
     def plan(self, recipe: Recipe, progress: ProgressCallback | None = None) -> PruningPlan:
         """The plan of a recipe, as the pipeline makes it."""
@@ -162,3 +174,10 @@ class Objective:
             got = perplexity(small, split, window=self.window, max_tokens=TOKENS, task=task, progress=reading)
             found[name] = [got.value, got.standard_error]
         return found
+
+
+def _model_key(recipe: Recipe, plan: PruningPlan) -> str:
+    """What tells the pruned models of one search apart: the units that stay, and the compensation with its text."""
+    kept = {site.key: units.tolist() for site, units in plan.items()}
+    text = recipe.calibration.corpus if recipe.prune.compensation != "none" else ""
+    return json_hash([kept, recipe.prune.compensation, text])[:16]

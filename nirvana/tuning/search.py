@@ -129,6 +129,7 @@ def tune(
     settings = objective.settings | {"seed": seed}
     place = Path(folder) if folder is not None else None
     done = _resumed(place, settings)
+    objective.known |= {trial.model: trial for trial in done if trial.model}
     while trials is None or len(done) < trials:
         if minutes is not None and time.monotonic() - start >= 60 * minutes and done:
             break

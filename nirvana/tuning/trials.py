@@ -32,6 +32,7 @@ class Trial:
         sparsity: achieved.
         seconds: what the trial took.
         failure: why there is no pruned model; empty where there is one.
+        model: the same for trials that make the same model, though their choices differ.
     """
 
     number: int
@@ -42,6 +43,7 @@ class Trial:
     sparsity: float = math.nan
     seconds: float = 0.0
     failure: str = ""
+    model: str = ""
 
     def to_json(self) -> dict[str, Any]:
         return {name: None if value != value else value for name, value in asdict(self).items()}
@@ -59,7 +61,7 @@ def ranked(trials: Sequence[Trial]) -> list[Trial]:
 
 @dataclass(frozen=True)
 class Correlation:
-    """Spearman's rank correlation of KL and perplexity over `n` trials; NaN for too few of them."""
+    """Spearman's rank correlation of KL and perplexity over `n` models; NaN for too few of them."""
 
     value: float
     n: int
@@ -67,7 +69,8 @@ class Correlation:
 
 def correlation(trials: Sequence[Trial]) -> Correlation:
     """Of the KL with the perplexity, the geometric mean over the texts: the paper claims that one tells the other."""
-    found = [trial for trial in trials if not trial.failure and trial.perplexity]
+    measured = [trial for trial in trials if not trial.failure and trial.perplexity]
+    found = list({trial.model or trial.number: trial for trial in measured}.values())
     if len(found) < FEWEST:
         return Correlation(math.nan, len(found))
     pairs = np.array([(trial.kl, mean_perplexity(trial)) for trial in found])

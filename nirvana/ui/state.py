@@ -118,13 +118,16 @@ def submit(step: str) -> None:
     st.rerun()
 
 
-def start(recipe: Recipe, *, name: str = "") -> None:
-    """Queue every step of `recipe` in a new run, turn to it, and rerun the page."""
+def start(recipe: Recipe, *, name: str = "", page: str = "") -> None:
+    """Queue every step of `recipe` in a new run, turn to it, and go to `page`, or rerun this one."""
     try:
         _check(recipe, STEPS[-1])
         _queue(_create(recipe, name=name), STEPS[-1])
     except NirvanaError as error:
         st.session_state[PROBLEM] = error
+        page = ""
+    if page:
+        st.switch_page(page)
     st.rerun()
 
 

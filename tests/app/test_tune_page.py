@@ -67,6 +67,7 @@ def test_a_search_and_a_run_of_its_best(start: Start, store: Store) -> None:
     app.button(key="tune.make").click().run()
     assert not app.exception
     made = store.open(app.query_params["run"])
+    assert "prune.run" in keys_on(app), "the run is shown where its model is made"
     assert made.id != run.id and made.recipe.saliency.criterion in ("magnitude", "flap")
     assert made.recipe.calibration.samples == 4 and made.recipe.model.name == "tiny-llama"
     made_job = jobs.live(made.id)

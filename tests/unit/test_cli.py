@@ -398,7 +398,9 @@ def test_a_search_writes_the_recipe_that_it_found(
     found = ask(capsys, "tune", *options)
     assert len(found["trials"]) + len(found["failed"]) == 3
     assert Recipe.from_json(json.loads(best.read_text())) == Recipe.from_json(found["best"])
-    assert cli.main(["tune", *options, "--run", found["run"]]) == 0
-    shown = capsys.readouterr().out
-    assert "KL on 64 x 64 probe tokens" in shown and "magnitude" in shown.casefold()
+    assert cli.main(["tune", *options, "--trials", "4", "--run", found["run"]]) == 0
+    shown = capsys.readouterr()
+    assert "KL on 64 x 64 probe tokens" in shown.out and "magnitude" in shown.out.casefold()
+    rows = [line.split() for line in shown.err.splitlines() if " s  " in line]
+    assert [row[0] for row in rows] == ["4"] and "best" in rows[0], "the trial that is new, as it is finished"
     assert "at 7" in refused(capsys, "tune", *options[:-2], "--trials", "7" * 9)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from nirvana.runs import compensated
 from nirvana.runs.pipeline import execute
 from nirvana.runs.recipe import Recipe
 from nirvana.runs.store import Store
+from nirvana.tuning import objective as objective_module
 from nirvana.tuning.choices import Choices, Space
 from nirvana.tuning.objective import Objective
 from nirvana.tuning.search import suggest, tune
@@ -147,6 +149,27 @@ def test_where_few_gammas_reach_the_sparsity_those_are_searched(tiny_lm: nv.LM, 
     found = tune(tiny_lm, texts(tmp_path)[:1], 0.62, trials=8, base=BASE, criteria=["nirvana", "magnitude"])
     assert [trial.number for trial in found.failed] == [0] and "out of reach" in found.failed[0].failure
     assert len(found.trials) == 7 and all(trial.choices.gamma < 3.36 for trial in found.trials)
+
+
+def test_no_model_is_measured_twice(tiny_lm: nv.LM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """gamma 8 and 8.1 take the same units; another compensation makes another model of them."""
+    name, measured = texts(tmp_path)[0], []
+    original = nv.divergence
+
+    def counted(*arguments: Any, **named: Any) -> Any:
+        measured.append(1)
+        return original(*arguments, **named)
+
+    monkeypatch.setattr(objective_module, "divergence", counted)
+    objective = Objective(tiny_lm, {name: name}, Space(("magnitude",), (name,), 4), 0.3, BASE)
+    usual = choices(criterion="magnitude", corpus=name, gamma=8.0)
+    points = [usual, replace(usual, gamma=8.1), replace(usual, compensation="bias"), replace(usual, gamma=1.0)]
+    found = [objective.measure(number, point, None) for number, point in enumerate(points)]
+    assert len(measured) == 3 and found[0].model == found[1].model
+    assert len({trial.model for trial in found}) == 3
+    assert (found[1].kl, found[1].perplexity) == (found[0].kl, found[0].perplexity)
+    assert (found[1].number, found[1].choices) == (1, points[1])
+    assert correlation([*found, replace(found[3], number=4)]).n == 3
 
 
 def test_three_texts_are_mixed_in_pairs_too() -> None:

@@ -226,7 +226,7 @@ def _make_run(now: state.Context, settings: dict[str, Any], good: Sequence[Trial
             recipe = recipe.change("model", **vars(now.run.recipe.model)).change(
                 "evaluation", **vars(now.recipe.evaluation)
             )
-            state.start(recipe, name=f"Tuned: {describe(chosen.choices)}"[:120])
+            state.start(recipe, name=f"Tuned: {describe(chosen.choices)}"[:120], page="pages/prune.py")
 
 
 def _protocol(settings: dict[str, Any]) -> str:
@@ -247,7 +247,7 @@ def nothing_yet(now: state.Context) -> None:
             "dense model, against each of its choices, and whether that tells its perplexity. The first trials are the "
             "paper's recipe and one that did well elsewhere; then each goes by what did well before."
         )
-        if now.job is not None:
+        if now.job is not None and now.job.task == "tune":
             st.markdown("The running job fills this page trial by trial.")
         else:
             st.markdown(
