@@ -18,8 +18,8 @@ class Preset(NamedTuple):
 PRESETS = {
     "recommended": Preset(
         "Recommended",
-        "What measured best on SmolLM2-135M: second-order scores from more text, gamma 4, and output projections that "
-        "make up for what goes by least squares.",
+        "This recipe measured best on SmolLM2-135M: second-order scores from more text than in the paper, gamma 4, and "
+        "output projections that make up for what goes by least squares.",
         Recipe()
         .change("calibration", candidates=1, samples=48, length=256)
         .change("saliency", criterion="second-order")
@@ -28,7 +28,7 @@ PRESETS = {
     ),
     "paper": Preset(
         "As in the paper",
-        "NIRVANA's own scores, calibration text chosen by KL, gamma 3.36, and nothing that makes up for what goes.",
+        "This recipe is NIRVANA's: its own scores, calibration text chosen by KL, gamma 3.36, and nothing that makes up for what goes.",
         Recipe(),
     ),
 }

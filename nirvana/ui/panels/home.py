@@ -136,6 +136,9 @@ def steps() -> None:
             with st.container(border=True, height="stretch"):
                 page_link(step, f"{number}. {GUIDES[step].title}")
                 st.caption(GUIDES[step].help)
+    with st.container(horizontal=True):
+        page_link("sweep", "Set criteria against each other")
+        page_link("tune", "Search for the best recipe")
 
 
 def recent(store: Store) -> None:
