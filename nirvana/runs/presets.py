@@ -28,8 +28,8 @@ PRESETS = {
     ),
     "paper": Preset(
         "As in the paper",
-        "This recipe is NIRVANA's: its own scores, calibration text chosen by KL, gamma 3.36, and nothing that makes up "
-        "for what goes.",
+        "This recipe is NIRVANA's: its own scores, calibration text chosen by KL, gamma 3.36, and nothing that makes "
+        "up for what goes.",
         Recipe(),
     ),
 }
