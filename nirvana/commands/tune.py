@@ -94,7 +94,7 @@ def _show(found: Tuning) -> None:
     print_table("The best trials", head, [_row(trial, texts) for trial in found.trials[:SHOWN]])
     told = found.correlation()
     if told.value == told.value:
-        print(f"KL and perplexity go together with a rank correlation of {told.value:.2f} over {told.n} trials.")
+        print(f"KL and perplexity go together with a rank correlation of {told.value:.2f} over {told.n} models.")
     probe = found.settings["probe"]
     print(
         f"KL on {probe['samples']} x {probe['length']} probe tokens ± one standard error; perplexity on probe splits."

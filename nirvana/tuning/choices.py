@@ -108,14 +108,16 @@ class Space:
             find_criterion(name)
 
     def first(self) -> list[Choices]:
-        """Points that are tried before any are suggested: the paper's recipe, and what did well elsewhere."""
+        """Points that are tried before any are suggested: the paper's recipe, and each other criterion with what did
+        well elsewhere."""
         paper, good = PRESETS["paper"].recipe, PRESETS["recommended"].recipe
-        known = [name for name in (good.saliency.criterion, "taylor") if name in self.criteria]
         criterion = paper.saliency.criterion if paper.saliency.criterion in self.criteria else self.criteria[0]
         published = Choices(criterion, self.corpora[0], 0, paper.allocation.gamma, 0.0, paper.prune.compensation)
+        order = dict.fromkeys((good.saliency.criterion, "taylor", *self.criteria))
+        others = [name for name in order if name in self.criteria and name != criterion]
         strong = [
             Choices(name, self.texts[-1], 0, self.inside(good.allocation.gamma), 0.0, good.prune.compensation)
-            for name in known or self.criteria[:1]
+            for name in others or [criterion]
         ]
         return list(dict.fromkeys([published, *strong]))
 

@@ -18,7 +18,7 @@ from nirvana.runs.pipeline import execute
 from nirvana.runs.recipe import Recipe
 from nirvana.runs.store import Store
 from nirvana.tuning import objective as objective_module
-from nirvana.tuning.choices import Choices, Space
+from nirvana.tuning.choices import CRITERIA, Choices, Space
 from nirvana.tuning.objective import Objective
 from nirvana.tuning.search import suggest, tune
 from nirvana.tuning.trials import Trial, append, begin, correlation, ranked, read_trials
@@ -73,6 +73,8 @@ def test_the_first_trials_are_the_papers_recipe_and_what_did_well() -> None:
     assert first[0] == choices()
     assert [each.criterion for each in first[1:]] == ["taylor"]
     assert first[1].corpus == "a + b" and first[1].compensation == "least_squares"
+    usual = Space(CRITERIA, ("a",), 16).first()
+    assert [each.criterion for each in usual] == ["nirvana", "second-order", "taylor", "flap"]
 
 
 def test_most_trials_use_scores_that_are_there() -> None:

@@ -16,6 +16,15 @@ from nirvana.ui.figures.chart import Chart, count, log_axis, plus_minus
 from nirvana.ui.tuning import CHOICES, describe, trials_table
 
 NUMBERS = ("gamma", "normalisation")  # choices that are numbers
+QUESTIONS = {
+    "criterion": "Which criterion keeps the model closest?",
+    "gamma": "Which gamma keeps the model closest?",
+    "normalisation": "Does it help to normalise scores?",
+    "text": "Which calibration text keeps the model closest?",
+    "seed": "How much is the draw of calibration samples worth?",
+    "compensation": "How much does compensation make up for?",
+    "protected": "Does it help to leave the first or last layers alone?",
+}
 SPREAD = 0.28  # of the marks around the place of a word
 HEIGHT = 340
 STRONG, NONE = 0.8, 0.3  # rank correlations that a sentence tells apart
@@ -48,7 +57,7 @@ def by_choice(trials: Sequence[Trial], choice: str) -> Chart | None:
         figure.update_xaxes(**log_axis(places))
     _kl_axis(figure, values)
     return Chart(
-        title=f"What does {_lower(CHOICES[choice])} do?",
+        title=QUESTIONS[choice],
         figure=figure,
         takeaway=_choice_takeaway(table, choice),
         table=table,
@@ -132,10 +141,10 @@ def kl_against_perplexity(trials: Sequence[Trial]) -> Chart | None:
 def _claim(good: Sequence[Trial]) -> str:
     found = correlation(good)
     if math.isnan(found.value):
-        return f"{count(found.n, 'trial')} so far: too few to tell."
+        return f"{count(found.n, 'model')} so far: too few to tell."
     lowest = min(good, key=mean_perplexity)
     same = lowest is good[0]
-    words = f"Spearman's rank correlation is **{found.value:.2f}** over {found.n} trials. "
+    words = f"Spearman's rank correlation is **{found.value:.2f}** over {found.n} models. "
     if found.value >= STRONG:
         words += "On this model the paper's claim holds: KL puts models in nearly the order of their perplexity"
     elif found.value >= NONE:
@@ -181,7 +190,3 @@ def _kl_axis(figure: go.Figure, values: np.ndarray) -> None:
     figure.update_yaxes(title="KL, nats", zeroline=False, rangemode="tozero")
     if values.min() > 0 and values.max() > 8 * values.min():
         figure.update_yaxes(**log_axis(values), title="KL, nats (log)")
-
-
-def _lower(words: str) -> str:
-    return words if words == "gamma" else words[0].lower() + words[1:]

@@ -23,7 +23,7 @@ from nirvana.ui.panels.criteria import criterion_title
 from nirvana.ui.panels.messages import show_error
 from nirvana.ui.panels.metrics import metric
 from nirvana.ui.text import duration, plain
-from nirvana.ui.tuning import CHOICES, command_line, describe, python_code, trials_table
+from nirvana.ui.tuning import CHOICES, command_line, describe, python_code, short_text, trials_table
 
 TEXTS, SPARSITY, MINUTES = "tune.corpora", "tune.sparsity", "tune.minutes"
 METHODS, SEED, CHOICE, TRIAL = "tune.criteria", "tune.seed", "tune.choice", "tune.trial"
@@ -171,17 +171,17 @@ def results(now: state.Context, settings: dict[str, Any], trials: Sequence[Trial
 def _headline(good: Sequence[Trial], trials: Sequence[Trial]) -> None:
     best = good[0]
     first = next((trial for trial in trials if trial.number == 0 and not trial.failure), None)
-    with st.grid(4, min_column_width=150):
+    with st.grid(4, min_column_width=165):
         metric("Best KL", f"{best.kl:.3g} nats", f"± {best.kl_error:.2g}", "To the dense model, on probe text.")
         if first is not None and first is not best:
             started = f"{describe(first.choices)}: where the search started."
             metric("KL of the first trial", f"{first.kl:.3g} nats", f"± {first.kl_error:.2g}", started)
         for name, (value, error) in best.perplexity.items():
             metric(
-                f"Perplexity, {plain(corpus_label(name))}",
+                f"Perplexity, {plain(short_text(name))}",
                 f"{value:,.4g}",
                 f"± {error:.2g}",
-                "Of the best, on probe text.",
+                f"Of the best, on probe text of {plain(corpus_label(name))}.",
             )
     st.markdown(f"**The best so far**: {plain(describe(best.choices))}.")
     if first is not None and first is not best:
@@ -245,7 +245,8 @@ def nothing_yet(now: state.Context) -> None:
         st.markdown(
             "#### Nothing to show yet\nHere every trial appears as soon as it is finished: how close it stays to the "
             "dense model, against each of its choices, and whether that tells its perplexity. The first trials are the "
-            "paper's recipe and one that did well elsewhere; then each goes by what did well before."
+            "paper's recipe and each other criterion with what did well elsewhere; then each goes by what did well "
+            "before."
         )
         if now.job is not None and now.job.task == "tune":
             st.markdown("The running job fills this page trial by trial.")
