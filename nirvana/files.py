@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import io
 import json
+import math
 import os
 import secrets
 from collections.abc import Mapping
@@ -135,3 +136,14 @@ def content_hash(*parts: bytes | str) -> str:
 def json_hash(value: Any) -> str:
     """Hash of a JSON value that does not depend on the order of keys."""
     return content_hash(json.dumps(value, sort_keys=True, ensure_ascii=False))
+
+
+def strict(value: Any) -> Any:
+    """`value` without what JSON cannot say."""
+    if isinstance(value, dict):
+        return {str(key): strict(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [strict(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else ("inf" if value > 0 else "-inf")
+    return value

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from typing import Any
 
 from nirvana.evaluation.results import Measurement, Report
 from nirvana.evaluation.zero_shot.results import ACCURACIES, comparisons
+from nirvana.files import strict
 from nirvana.progress import Progress
 
 PIPED_WIDTH = 140  # columns, where no terminal says
@@ -73,17 +73,6 @@ class Bar:
 def print_json(value: Any) -> None:
     """Strict JSON on stdout: NaN becomes null, infinity "inf"."""
     print(json.dumps(strict(value), indent=1, ensure_ascii=False, allow_nan=False))
-
-
-def strict(value: Any) -> Any:
-    """`value` without what JSON cannot say."""
-    if isinstance(value, dict):
-        return {str(key): strict(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [strict(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None if math.isnan(value) else ("inf" if value > 0 else "-inf")
-    return value
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

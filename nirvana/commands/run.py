@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from nirvana.allocation.rules import balance
 from nirvana.checkpoints import FORMATS
-from nirvana.commands.console import Bar, print_json, print_report, print_table, strict
+from nirvana.commands.console import Bar, print_json, print_report, print_table
 from nirvana.errors import CheckpointError, RunError
-from nirvana.files import write_json
+from nirvana.files import strict, write_json
 from nirvana.runs.options import apply_options
 from nirvana.runs.presets import PRESETS
 from nirvana.runs.recipe import STEPS, Recipe

@@ -14,9 +14,10 @@ from nirvana.runs.recipe import Recipe
 from nirvana.runs.run import Run
 
 LOWER, HIGHER = ("perplexity", "bits per byte", "KL divergence"), tuple(ACCURACIES.values())
-ORDER = ("parameters", "bytes", *LOWER, *HIGHER)
+SPARSITY, SIZES = "sparsity", ("sparsity", "parameters", "bytes")  # exact, and no contest
+ORDER = (*SIZES, *LOWER, *HIGHER)
 IGNORED = ("device", "note", "chance", "harness_seconds")  # of a protocol: what does not make two numbers incomparable
-OF_A_MODEL = ("perplexity", "KL divergence")  # per token, so they compare models of one tokenizer only
+OF_A_MODEL = LOWER  # over windows of tokens, so they compare models of one tokenizer only
 STATES = {"done": "measured", "stale": "stale", "missing": "not measured"}
 WORDS = {"none": "no compensation", "bias": "bias", "least_squares": "least squares"}
 NAMED = 200  # characters of a heading
@@ -105,8 +106,11 @@ def compare_runs(runs: Sequence[Run]) -> Comparison:
             dense, pruned = row[place]
             row[place] = (item, pruned) if item.subject == "dense" else (dense, item)
     keys = sorted(found, key=lambda key: ORDER.index(key[0]) if key[0] in ORDER else len(ORDER))
-    lines = tuple(_line(*key, found[key], columns, models) for key in keys)
-    return Comparison(models, columns, lines, tuple(_findings(columns, lines, found)))
+    lines = [_line(*key, found[key], columns, models) for key in keys]
+    achieved = tuple(Cell(column.sparsity) if column.sparsity is not None else None for column in columns)
+    if lines and any(achieved):
+        lines.insert(0, Line(SPARSITY, "", "achieved", (None,) * len(models), achieved, None, ""))
+    return Comparison(models, columns, tuple(lines), tuple(_findings(columns, lines, found)))
 
 
 def headings(recipes: Sequence[Recipe], names: Sequence[str]) -> list[str]:
@@ -114,11 +118,14 @@ def headings(recipes: Sequence[Recipe], names: Sequence[str]) -> list[str]:
     parts = [_parts(recipe) for recipe in recipes]
     shown = [[each[i] for i in range(len(each)) if len({other[i] for other in parts} - {""}) > 1] for each in parts]
     heads = [", ".join(filter(None, each)) or names[index] for index, each in enumerate(shown)]
-    heads = [
-        f"{head} ({heads[:index].count(head) + 1})" if heads.count(head) > 1 else head
-        for index, head in enumerate(heads)
-    ]
-    return [head[:NAMED] for head in heads]
+    taken = {"dense", "measured", "winner", "protocol"}  # other columns of the tables
+    for index, head in enumerate([head[:NAMED] for head in heads]):
+        number, heads[index] = 1, head
+        while heads[index] in taken:
+            number += 1
+            heads[index] = f"{head} ({number})"
+        taken.add(heads[index])
+    return heads
 
 
 def _parts(recipe: Recipe) -> list[str]:
@@ -179,10 +186,10 @@ def _line(
 def _winner(metric: str, items: Sequence[Measurement | None], columns: Sequence[Column]) -> tuple[int | None, str]:
     """The column that beats all others, or why there is none."""
     there = [index for index, item in enumerate(items) if item is not None and columns[index].state == "measured"]
-    if metric in ("parameters", "bytes") or len(there) < 2:
+    if metric in SIZES or len(there) < 2:
         return None, ""
     if metric in OF_A_MODEL and len({columns[index].weights for index in there}) > 1:
-        return None, "Of different models: per token, so not compared."
+        return None, "Of different models, which cut text in other windows, so not compared."
     different = _different([items[index] for index in there])
     if different:
         return None, f"Measured differently ({', '.join(different)}), so not compared."
@@ -190,7 +197,9 @@ def _winner(metric: str, items: Sequence[Measurement | None], columns: Sequence[
     values = {index: sign * item.value for index in there if (item := items[index]) is not None}
     best = min(values, key=lambda index: (not math.isfinite(values[index]), values[index]))
     intervals = [difference(items[best], items[index]) for index in there if index != best]
-    if any(interval is None or not interval.clear for interval in intervals):
+    if any(interval is None for interval in intervals):
+        return None, "No error is known, so no difference is clear."
+    if any(interval is not None and not interval.clear for interval in intervals):
         return None, "No difference is clear: an interval includes zero."
     paired = all(interval is not None and interval.paired for interval in intervals)
     return best, "Paired 95 % intervals." if paired else "95 % intervals from the standard errors, not paired."
@@ -201,8 +210,11 @@ def difference(one: Measurement | None, other: Measurement | None) -> Interval |
 
     Paired where both were kept part by part. Of perplexities it is the difference of the losses.
     """
-    if one is None or other is None or not (math.isfinite(one.value) and math.isfinite(other.value)):
+    if one is None or other is None or math.isnan(one.value) or math.isnan(other.value):
         return None
+    if math.isinf(one.value) or math.isinf(other.value):  # a model that broke down is worse beyond all doubt
+        gap = 0.0 if one.value == other.value else one.value - other.value
+        return Interval(gap, gap, gap, False)
     if one.outcomes and other.outcomes and one.n == other.n:
         found = paired_interval(
             unpack_outcomes(other.outcomes, other.n or 0), unpack_outcomes(one.outcomes, one.n or 0)

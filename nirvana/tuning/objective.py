@@ -26,7 +26,7 @@ from nirvana.progress import ProgressCallback, report, within
 from nirvana.runs.cached import open_corpus, score_units
 from nirvana.runs.compensated import Held, pruned_model
 from nirvana.runs.models import Models, numerics
-from nirvana.runs.recipe import Recipe
+from nirvana.runs.recipe import EvaluationChoice, Recipe
 from nirvana.runs.validation import check_reachable
 from nirvana.saliency.scores import Saliency
 from nirvana.tuning.choices import Choices, Space
@@ -75,7 +75,7 @@ class Objective:
             "corpora": {name: corpus.hash for name, corpus in self.parts.items()},
             "criteria": list(space.criteria),
             "sparsity": sparsity,
-            "base": self.base.to_json(),
+            "base": self.base.change("evaluation", **vars(EvaluationChoice())).to_json(),  # the rest of it counts
             "layers": self.layers,
             "probe": {"samples": PROBES, "length": PROBE_LENGTH, "seed": PROBE_SEED, "hash": self.probe.hash},
             "perplexity": {"split": "probe", "window": self.window, "max_tokens": TOKENS},

@@ -95,7 +95,7 @@ def tune(
 
     Args:
         corpora: names, paths or corpora: text to calibrate on, each by itself, all in equal shares, and each pair of
-            three.
+            three. The best recipe names them, so it runs by itself where names or paths were given.
         sparsity: of every trial, in (0, 1).
         minutes: stop when they are over; the trial that runs is finished. 10 where `trials` is not given either.
         trials: stop after so many, those of an earlier call counted.
@@ -121,6 +121,8 @@ def tune(
     check_rates(sparsity, 1.0)
     given = [corpora] if isinstance(corpora, str | PathLike | Corpus) else list(corpora)
     texts = {text.name if isinstance(text, Corpus) else fspath(text): text for text in given}
+    if len(texts) < len(given):
+        raise RunError("Two texts have the same name.", "Name each once; give files of one name by their paths.")
     space = Space(tuple(criteria), tuple(texts), len({site.layer for site in lm.layout}))
     space.check()
     start = time.monotonic()
@@ -137,7 +139,9 @@ def tune(
         if choices is None:
             break  # everything was tried
         label = f"Trial {len(done) + 1}" + (f" of {trials}" if trials else "")
-        trial = objective.measure(len(done), choices, within(progress, label, 0, 1))
+        trial = objective.measure(
+            1 + max((each.number for each in done), default=-1), choices, within(progress, label, 0, 1)
+        )
         done.append(trial)
         if place is not None:
             append(place, trial)

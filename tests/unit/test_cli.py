@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 
 from nirvana import cli
-from nirvana.commands.console import print_report, strict
+from nirvana.commands.console import print_report
 from nirvana.evaluation.results import Measurement, Report
-from nirvana.files import content_hash
+from nirvana.files import content_hash, strict
 from nirvana.plan import PruningPlan
 from nirvana.runs.presets import PRESETS
 from nirvana.runs.recipe import Recipe

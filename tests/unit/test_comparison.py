@@ -87,7 +87,7 @@ def two(layout: Layout, shifts: Sequence[float], criteria: Sequence[str] = ("nir
 def test_windows_are_paired(layout: Layout) -> None:
     """The losses spread over 0.5 between windows, yet a shift of 0.01 in all of them is clear; by hand: no spread."""
     found = two(layout, (0.01, 0.0))
-    (line,) = found.lines
+    line = found.lines[-1]
     assert line.winner == 1 and line.reason == "Paired 95 % intervals."
     assert line.cells[1] is not None and line.cells[1].ratio == pytest.approx(math.e)
     assert line.dense[0] is not None and line.dense[0].value == pytest.approx(math.exp(LOSSES.mean() - 1))
@@ -106,7 +106,7 @@ def test_an_interval_that_includes_zero_names_nobody(layout: Layout) -> None:
         made(layout, "a", Recipe(), [perplexity(LOSSES)]),
         made(layout, "b", Recipe().change("saliency", criterion="flap"), [other]),
     ]
-    (line,) = compare_runs(runs).lines
+    line = compare_runs(runs).lines[-1]
     assert line.winner is None and "includes zero" in line.reason
 
 
@@ -144,12 +144,12 @@ def test_what_was_measured_differently_is_said_and_not_compared(layout: Layout) 
         made(layout, "a", Recipe(), [perplexity(LOSSES)]),
         made(layout, "b", Recipe().change("saliency", criterion="flap"), [perplexity(LOSSES + 2, window=256)]),
     ]
-    (line,) = compare_runs(runs).lines
+    line = compare_runs(runs).lines[-1]
     assert line.winner is None and line.reason == "Measured differently (window), so not compared."
     others = [runs[0], made(layout, "c", Recipe().change("model", name="x"), [perplexity(LOSSES + 2)], weights="v")]
     found = compare_runs(others)
-    assert len(found.models) == 2 and found.lines[0].reason.startswith("Of different models")
-    assert len(found.lines[0].dense) == 2
+    assert len(found.models) == 2 and found.lines[-1].reason.startswith("Of different models")
+    assert len(found.lines[-1].dense) == 2
 
 
 def test_stale_and_missing_runs_win_nothing(layout: Layout) -> None:
@@ -159,7 +159,7 @@ def test_stale_and_missing_runs_win_nothing(layout: Layout) -> None:
     missing = made(layout, "c", Recipe().change("saliency", criterion="random"), [])
     found = compare_runs([good, Store().open(stale.id), missing, good])
     assert [column.state for column in found.columns] == ["measured", "stale", "not measured"]
-    (line,) = found.lines
+    line = found.lines[-1]
     assert line.winner is None and line.cells[2] is None
 
 
@@ -171,8 +171,9 @@ def test_headings_say_what_differs() -> None:
         base.change("saliency", criterion="flap").change("allocation", sparsity=0.4),
         base.change("saliency", criterion="flap"),
     ]
-    assert headings(recipes, list("abcd")) == ["nirvana, 20 %", "flap, 20 % (1)", "flap, 40 %", "flap, 20 % (2)"]
+    assert headings(recipes, list("abcd")) == ["nirvana, 20 %", "flap, 20 %", "flap, 40 %", "flap, 20 % (2)"]
     assert headings([base], ["Mine"]) == ["Mine"]
+    assert headings([base] * 4, ["a", "a (2)", "a", "dense"]) == ["a", "a (2)", "a (3)", "dense (2)"]
     published = base.change("allocation", method="published")
     assert headings([base, published], ["a", "b"]) == ["same allocation", "as published"]
     squeezed = base.change("prune", compensation="least_squares")
@@ -183,22 +184,19 @@ def test_tables_and_chart(layout: Layout) -> None:
     found = two(layout, (0.01, 0.0))
     table = figures.shown_table(found)
     assert list(table.columns) == ["measured", "dense", "nirvana", "flap", "winner", "protocol"]
-    assert table["flap"][0].startswith("★ 23.3 ± 2.8") and "(+172%)" in table["flap"][0]
-    assert figures.directions(found)["flap"][0] == "worse"
+    assert table["flap"][1].startswith("★ 23.3 ± 2.8") and "(+172%)" in table["flap"][1]
+    assert figures.directions(found)["flap"][1] == "worse" and table["flap"][0].endswith("%")
     numbers = figures.number_table(found)
-    assert numbers["run"].tolist() == ["dense", "nirvana", "flap"] and numbers["winner"].tolist() == [
-        False,
-        False,
-        True,
-    ]
-    chart = figures.line_chart(found, found.lines[0])
+    assert numbers["run"].tolist() == ["nirvana", "flap", "dense", "nirvana", "flap"]
+    assert numbers["winner"].tolist() == [False] * 4 + [True]
+    chart = figures.line_chart(found, found.lines[-1])
     assert list(chart.figure.data[0].y) == ["nirvana", "flap"] and chart.figure.data[1].y[0] == "flap"
     assert "**flap**" in chart.takeaway
     recipes = {"one": Recipe(), "two": Recipe().change("allocation", protected=(0, 1))}
     assert figures.recipe_table(recipes).to_dict("records") == [
         {"choice": "allocation: protected", "one": "none", "two": "0, 1"}
     ]
-    assert found.to_json()["lines"][0]["winner"] == 1
+    assert found.to_json()["lines"][-1]["winner"] == 1
 
 
 def test_the_command(layout: Layout, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -211,6 +209,19 @@ def test_the_command(layout: Layout, capsys: pytest.CaptureFixture[str], tmp_pat
     assert cli.main(["compare", *ids, "--csv", str(csv)]) == 0
     shown = capsys.readouterr().out
     assert "flap does better than nirvana" in shown and "★" in shown
-    assert len(csv.read_text().splitlines()) == 4
+    assert len(csv.read_text().splitlines()) == 6
     assert cli.main(["compare", *ids, "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["lines"][0]["winner"] == 1
+    assert json.loads(capsys.readouterr().out)["lines"][-1]["winner"] == 1
+
+
+def test_a_model_that_broke_down_loses(layout: Layout) -> None:
+    broken = Measurement("perplexity", "pruned", math.inf, None, 4, PROTOCOL)
+    runs = [
+        made(layout, "a", Recipe(), [perplexity(LOSSES)]),
+        made(layout, "b", Recipe().change("saliency", criterion="random"), [broken]),
+    ]
+    line = compare_runs(runs).lines[-1]
+    assert line.winner == 0
+    unknown = replace(perplexity(LOSSES + 1), parts="", standard_error=None)
+    runs[1] = made(layout, "c", Recipe().change("saliency", criterion="flap"), [unknown])
+    assert compare_runs(runs).lines[-1].reason.startswith("No error is known")

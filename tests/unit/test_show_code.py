@@ -99,7 +99,8 @@ def test_a_choice_among_texts() -> None:
     mixed = 'nv.mix([nv.generate_corpus(lm), nv.load_corpus("stdlib-code")])'
     assert f'texts = [nv.load_corpus("python-docs"), {mixed}, nv.load_corpus("library-docs")]' in source
     assert "nv.sample_probe(lm, nv.mix(texts)" in source and source.count("nv.sample_probe") == 1
-    for part in ("    texts,", "    mixtures=True,", '    method="published",', "    protected=(0,),", "    normalisation=0.5,"):
+    allocated = ('    method="published",', "    protected=(0,),", "    normalisation=0.5,")
+    for part in ("    texts,", "    mixtures=True,", *allocated):
         assert part in source
     assert source.index("text = calibration.candidates") < source.index("nv.sample_calibration(lm, text, samples=96")
     words = shlex.split(command_line(recipe, "compare"))

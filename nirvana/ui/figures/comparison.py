@@ -11,7 +11,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from nirvana.evaluation.zero_shot.results import ACCURACIES
-from nirvana.runs.comparison import Cell, Comparison, Line
+from nirvana.runs.comparison import SIZES, SPARSITY, Cell, Comparison, Line
 from nirvana.runs.recipe import Recipe
 from nirvana.ui.figures import theme
 from nirvana.ui.figures.allocation import MARGIN
@@ -27,7 +27,7 @@ SHARES = tuple(ACCURACIES.values())
 def title(line: Line) -> str:
     """E.g. "Perplexity, python-docs"."""
     words = {"KL divergence": "KL to dense", "bytes": "Size of the weights"}.get(line.metric, line.metric.capitalize())
-    return f"{words}, {line.text}" if line.text and line.metric not in ("parameters", "bytes") else words
+    return f"{words}, {line.text}" if line.text and line.metric not in SIZES else words
 
 
 def dense_headings(found: Comparison) -> list[str]:
@@ -169,6 +169,8 @@ def _takeaway(found: Comparison, line: Line, drawn: list[tuple[str, Cell]]) -> s
 def _number(line: Line, cell: Cell | None) -> str:
     if cell is None:
         return "-"
+    if line.metric == SPARSITY:
+        return f"{cell.value:.2%}"
     if line.metric == "parameters":
         return millions(cell.value)
     if line.metric == "bytes":

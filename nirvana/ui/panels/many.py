@@ -9,7 +9,8 @@ import pandas as pd
 import streamlit as st
 
 from nirvana.errors import NirvanaError
-from nirvana.runs.comparison import Comparison, compare_runs
+from nirvana.files import strict
+from nirvana.runs.comparison import SIZES, Comparison, compare_runs
 from nirvana.runs.run import Run
 from nirvana.runs.store import EXAMPLE
 from nirvana.ui import state
@@ -19,6 +20,7 @@ from nirvana.ui.panels.charts import show_chart
 from nirvana.ui.text import moment, plain
 
 BESIDE, LINE = "compare.beside", "compare.line"
+KEPT = "nirvana.beside"  # while other pages are looked at
 WITH = "with"  # query parameter: ids of the runs beside the open one
 COLOURS = {"better": theme.MLP, "worse": theme.REMOVED}
 
@@ -36,7 +38,8 @@ def many(now: state.Context) -> None:
     st.markdown("### Beside other runs")
     names = _offered(now)
     if BESIDE not in st.session_state:
-        st.session_state[BESIDE] = [run_id for run_id in st.query_params.get(WITH, "").split(",") if run_id in names]
+        asked = st.query_params.get(WITH, "").split(",") if WITH in st.query_params else st.session_state.get(KEPT, [])
+        st.session_state[BESIDE] = list(asked)
     st.session_state[BESIDE] = [run_id for run_id in st.session_state[BESIDE] if run_id in names]
     chosen = st.multiselect(
         "Runs to set beside this one",
@@ -46,6 +49,7 @@ def many(now: state.Context) -> None:
         placeholder="Choose runs" if names else "There is no other run yet",
         help="Any runs, points of sweeps among them. They are in the address of this page, to share it.",
     )
+    st.session_state[KEPT] = list(chosen)
     if chosen:
         st.query_params[WITH] = ",".join(chosen)
     elif WITH in st.query_params:
@@ -145,7 +149,7 @@ def _table(found: Comparison) -> None:
         )
         st.download_button(
             "Download JSON",
-            data=lambda: json.dumps(found.to_json(), indent=1),
+            data=lambda: json.dumps(strict(found.to_json()), indent=1),
             file_name="runs.json",
             mime="application/json",
             key="compare.many.json",
@@ -159,7 +163,7 @@ def _csv(table: pd.DataFrame) -> bytes:
 
 
 def _chart(found: Comparison) -> None:
-    lines = {figures.title(line): line for line in found.lines if line.metric not in ("parameters", "bytes")}
+    lines = {figures.title(line): line for line in found.lines if line.metric not in SIZES}
     if not lines:
         return
     if st.session_state.get(LINE) not in lines:
