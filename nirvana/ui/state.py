@@ -156,6 +156,9 @@ def start_study(task: str, recipe: Recipe, **arguments: Any) -> None:
     now = context()
     try:
         _check(recipe, STEPS[-1])
+        if public_demo():
+            named = (*recipe.evaluation.corpora, *arguments.get("corpora", ()))
+            check_public(recipe.change("evaluation", corpora=named))
         run = now.run
         if run.is_example or run.study or recipe != run.recipe:
             run = _create(recipe, parent=run)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -143,8 +144,5 @@ def test_words_tables_and_code() -> None:
     table = trials_table([*TRIALS, Trial(4, TRIALS[0].choices, failure="no")])
     assert len(table) == 4 and table["protected"].tolist() == ["none", "none", "none", "first 1, last 0"]
     asked = {"corpora": ["a b.txt"], "criteria": ["taylor"], "sparsity": 0.3, "minutes": 5, "seed": 2}
-    script = python_code(RECIPE, asked)
-    compile(script, "script", "exec")
-    assert "nv.tune(lm, corpora, 0.3, minutes=5, criteria=['taylor'], seed=2, base=base)" in script
-    line = command_line(RECIPE, asked)
-    assert "--corpus 'a b.txt' --criterion taylor --sparsity 0.3 --minutes 5 --seed 2" in line
+    direct = AppTest.from_function(forged).run()
+    assert any("built-in" in error.value for error in direct.error)

@@ -28,6 +28,7 @@ from nirvana.ui.tuning import CHOICES, command_line, describe, python_code, shor
 TEXTS, SPARSITY, MINUTES = "tune.corpora", "tune.sparsity", "tune.minutes"
 METHODS, SEED, CHOICE, TRIAL = "tune.criteria", "tune.seed", "tune.choice", "tune.trial"
 RUN = "nirvana.tuned"  # which run the controls show the search of
+PUBLIC_MINUTES = 10  # at most, where strangers share the machine
 POLL = 1.0  # seconds
 
 
@@ -66,7 +67,7 @@ def controls(now: state.Context, settings: dict[str, Any] | None) -> dict[str, A
         minutes = st.number_input(
             "Minutes",
             min_value=1,
-            max_value=10_000,
+            max_value=PUBLIC_MINUTES if state.public_demo() else 10_000,
             step=5,
             key=MINUTES,
             help="The trial that runs when they are over is finished. A search can be continued later.",
