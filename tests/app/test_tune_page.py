@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -144,5 +143,33 @@ def test_words_tables_and_code() -> None:
     table = trials_table([*TRIALS, Trial(4, TRIALS[0].choices, failure="no")])
     assert len(table) == 4 and table["protected"].tolist() == ["none", "none", "none", "first 1, last 0"]
     asked = {"corpora": ["a b.txt"], "criteria": ["taylor"], "sparsity": 0.3, "minutes": 5, "seed": 2}
+    script = python_code(RECIPE, asked)
+    compile(script, "script", "exec")
+    assert "nv.tune(lm, corpora, 0.3, minutes=5, criteria=['taylor'], seed=2, base=base)" in script
+    line = command_line(RECIPE, asked)
+    assert "--corpus 'a b.txt' --criterion taylor --sparsity 0.3 --minutes 5 --seed 2" in line
+
+
+def test_strangers_search_on_built_in_texts_only(start: Start, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NIRVANA_PUBLIC_DEMO", "1")
+    app = start(store.create(RECIPE)).run()
+    app.switch_page("pages/tune.py").run()
+    assert app.number_input(key="tune.minutes").max == 10
+    app.session_state["tune.corpora"] = ["/secret.txt"]
+    app.run()
+    assert app.button(key="tune.run").disabled, "what was not offered is not taken"
+
+    def forged() -> None:
+        import streamlit as st
+
+        from nirvana.runs.recipe import Recipe
+        from nirvana.ui import state
+
+        problem = state.take_problem()
+        if problem is None:
+            state.start_study("tune", Recipe().change("model", name="tiny-llama"), corpora=["/secret.txt"])
+        else:
+            st.error(str(problem))
+
     direct = AppTest.from_function(forged).run()
     assert any("built-in" in error.value for error in direct.error)
