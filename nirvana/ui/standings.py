@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from nirvana.allocation.rules import balance
 from nirvana.evaluation.results import Measurement, Report
+from nirvana.runs.comparison import difference
 from nirvana.runs.store import Run
 from nirvana.ui.figures.chart import plus_minus
 from nirvana.ui.figures.compare import COLLAPSED, SAME_TEXT, pairs
@@ -16,7 +17,6 @@ from nirvana.ui.text import plain
 
 BASELINES = ("random", "magnitude")  # criteria that any other should beat
 SIMILAR = 0.01  # sparsities this close are compared
-NOISE = 2.0  # standard errors
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,8 @@ class Standing:
 
 
 class Duel(NamedTuple):
-    """Two runs' perplexities on the same tokens at similar sparsity. `clear`: the difference is more than noise."""
+    """Two runs' perplexities on the same tokens at similar sparsity. `clear`: the interval of the difference excludes
+    zero, window by window where these were kept."""
 
     other: Standing
     corpus: str
@@ -50,10 +51,8 @@ class Duel(NamedTuple):
 
     @property
     def clear(self) -> bool:
-        if not (math.isfinite(self.theirs.value) and math.isfinite(self.ours.value)):
-            return self.theirs.value != self.ours.value
-        gap = abs(math.log(self.theirs.value / self.ours.value))
-        return gap > NOISE * math.hypot(*(_relative(item) for item in (self.ours, self.theirs)))
+        interval = difference(self.ours, self.theirs)
+        return interval is not None and interval.clear
 
 
 def read_standing(run: Run) -> Standing | None:
@@ -81,10 +80,6 @@ def duels(mine: Standing, others: Sequence[Standing]) -> list[Duel]:
 
 def same_text(one: Measurement, other: Measurement) -> bool:
     return all(one.protocol.get(name) == other.protocol.get(name) for name in SAME_TEXT)
-
-
-def _relative(measurement: Measurement) -> float:
-    return (measurement.standard_error or 0.0) / measurement.value
 
 
 def collapses(report: Report, vocabulary: int | None) -> list[str]:

@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 
 from nirvana.errors import TaskError
+from nirvana.evaluation.intervals import Z
 from nirvana.evaluation.results import Measurement, Report
 
 ACCURACIES = {"acc": "accuracy", "acc_norm": "normalised accuracy"}  # the harness's names and a report's
-CONFIDENCE = 0.95
-Z = 1.959964  # of the normal distribution, both sides
 
 
 @dataclass(frozen=True, eq=False)
