@@ -93,7 +93,9 @@ def compare_runs(runs: Sequence[Run]) -> Comparison:
     their standard errors, which `reason` says.
     """
     chosen = list({run.id: run for run in runs}.values())
+    late = [", stale" if run.step_state("compare") == "stale" else "" for run in chosen]
     heads = headings([run.recipe for run in chosen], [run.name for run in chosen])
+    heads = [head + mark for head, mark in zip(heads, late, strict=True)]
     columns = tuple(_column(run, heading) for run, heading in zip(chosen, heads, strict=True))
     models = tuple(dict.fromkeys((column.model, column.weights) for column in columns if column.weights))
     found: dict[tuple[str, str], list[tuple[Measurement | None, Measurement | None]]] = {}
@@ -239,7 +241,7 @@ def _findings(
     """Where another criterion does clearly better than NIRVANA at the same sparsity, text by text."""
     said = []
     for line in lines:
-        if line.metric != "perplexity" or line.reason.startswith(("Of different", "Measured")):
+        if line.metric != "perplexity":
             continue
         row = [pruned for _, pruned in found[line.metric, line.text]]
         for place, column in enumerate(columns):
@@ -250,6 +252,7 @@ def _findings(
                 and other.weights == column.weights
                 and other.state == column.state == "measured"
                 and abs((other.sparsity or 0) - (column.sparsity or 0)) <= 0.01
+                and not _different([row[index], row[place]])
                 and _is_below(row[index], row[place])
             ]
             if rivals:

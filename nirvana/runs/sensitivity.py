@@ -52,9 +52,11 @@ def check_scan(run: Run, until: str, *, rate: Any) -> None:
     """Refuse a scan that cannot be.
 
     Raises:
-        RunError: there are no scores yet, or the rate is out of range.
+        RunError: there are no scores of the run's own choices, or the rate is out of range.
     """
     if run.info("saliency") is None:
         raise RunError("There are no scores yet.", "Score the units first.")
+    if run.step_state("saliency") != "done":
+        raise RunError("The scores are of earlier choices.", "Score the units again first.")
     if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate < 1:
         raise RunError(f"The rate lies between 0 and 1, not at {rate!r}.", "Use 0.2 to prune 20 % of each site.")

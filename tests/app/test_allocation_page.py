@@ -110,3 +110,13 @@ def test_a_scan_points_at_layers_to_protect(start: Start, store: Store, filled: 
     app.button(key="allocation.scan.protect").click().run()
     assert not app.exception
     assert app.multiselect(key="allocation.protected").value == [max(site.layer for site in scores.layout)]
+
+
+def test_a_scan_of_any_rate_is_shown(start: Start, filled: Run) -> None:
+    scores = filled.saliency()
+    assert scores is not None
+    protocol = {"rate": 0.01, "criterion": "nirvana", "samples": 4, "length": 8, "dtype": "float32", "device": "cpu"}
+    filled.put_sensitivity(Sensitivity({site: Shift(0.1, 0.01, 1, 9) for site in scores.layout}, protocol))
+    app = start(filled).run()
+    app.switch_page("pages/allocation.py").run()
+    assert not app.exception and app.slider(key="allocation.scan.rate").value == 0.05

@@ -225,3 +225,18 @@ def test_a_model_that_broke_down_loses(layout: Layout) -> None:
     unknown = replace(perplexity(LOSSES + 1), parts="", standard_error=None)
     runs[1] = made(layout, "c", Recipe().change("saliency", criterion="flap"), [unknown])
     assert compare_runs(runs).lines[-1].reason.startswith("No error is known")
+
+
+def test_a_run_that_does_not_compare_hides_no_finding(layout: Layout) -> None:
+    flap, random = (Recipe().change("saliency", criterion=name) for name in ("flap", "random"))
+    runs = [
+        made(layout, "a", Recipe(), [perplexity(LOSSES + 0.1)]),
+        made(layout, "b", flap, [perplexity(LOSSES)]),
+        made(layout, "c", random, [perplexity(LOSSES, window=256)]),
+        made(layout, "d", random, [perplexity(LOSSES - 1)], weights="v"),
+    ]
+    (finding,) = compare_runs(runs).findings
+    assert "flap does better than nirvana" in finding
+    Store().set_recipe(runs[1].id, flap.change("allocation", sparsity=0.3))
+    found = compare_runs([runs[0], Store().open(runs[1].id)])
+    assert found.columns[1].heading.endswith(", stale") and not found.findings

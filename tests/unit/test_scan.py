@@ -84,3 +84,10 @@ def test_the_command(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     assert found.protocol["rate"] == 0.5 and len(found) == len(run.saliency() or ())
     assert cli.main(["sensitivity", run.id]) == 0
     assert "The most sensitive modules" in capsys.readouterr().out
+
+
+def test_scores_of_earlier_choices_are_not_scanned(run: Run) -> None:
+    execute(run, until="saliency")
+    changed = Store().set_recipe(run.id, run.recipe.change("calibration", probe_samples=6))
+    with pytest.raises(RunError, match="earlier choices"):
+        check_scan(changed, "saliency", rate=0.2)

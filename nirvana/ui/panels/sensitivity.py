@@ -16,18 +16,20 @@ from nirvana.ui.panels.charts import show_chart
 from nirvana.ui.text import duration
 
 RATE, MOST = "allocation.scan.rate", "allocation.scan.layers"
+LOW, HIGH = 0.05, 0.95  # of the slider
 
 
 def scan(now: state.Context, scores: Saliency, plan: PruningPlan | None) -> None:
     """How far the predictions move when one module of one layer is pruned alone."""
     st.markdown("### What does each layer alone cost?")
     found = now.run.sensitivity()
-    st.session_state.setdefault(RATE, float(found.protocol["rate"]) if found else SCAN["rate"])
+    known = float(found.protocol["rate"]) if found else SCAN["rate"]
+    st.session_state.setdefault(RATE, min(max(known, LOW), HIGH))  # the command line takes any rate
     with st.container(horizontal=True, vertical_alignment="bottom"):
         rate = st.slider(
             "Share of each module's units",
-            min_value=0.05,
-            max_value=0.95,
+            min_value=LOW,
+            max_value=HIGH,
             step=0.05,
             format="percent",
             key=RATE,
