@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from nirvana.calibration.corpora import save_upload
 from nirvana.calibration.sets import CalibrationSelection, CalibrationSet, Candidate
 from nirvana.evaluation.results import Divergence
 from nirvana.runs.recipe import Recipe
 from nirvana.runs.store import Run, Store
 from nirvana.ui import state
 from tests.app.conftest import fill
+from tests.conftest import english
 
 Start = Callable[..., AppTest]
 
@@ -189,6 +191,18 @@ def test_a_text_of_ones_own_joins_the_others(start: Start, filled: Run) -> None:
     app.button(key="calibration.add_paste").click().run()
     assert not app.exception and not app.error
     assert draft(app).calibration.corpus == "python-docs + upload:pasted.txt"
+
+
+def test_many_uploads_are_mixed(start: Start, filled: Run) -> None:
+    names = [
+        save_upload(f"notes of the meeting about everything {number}", "\n\n".join(english(60, seed=number)))
+        for number in range(6)
+    ]
+    app = open_page(start, filled)
+    app.multiselect(key="calibration.more").set_value(names).run()
+    assert not app.exception and not app.error
+    corpus = draft(app).calibration.corpus
+    assert corpus == " + ".join(["python-docs", *names]) and len(corpus) > 255  # more than a file's name can have
 
 
 def test_trials_take_over_the_runs_own_allocation(start: Start, store: Store) -> None:

@@ -65,6 +65,14 @@ def test_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert part_names("a + b.txt") == ["a + b.txt"]
     assert part_names("python-docs + ~/novel.txt") == ["python-docs", "~/novel.txt"]
     assert len(nv.load_corpus("a + b.txt").parts) == 0
+    assert part_names("python-docs + a + b.txt") == ["python-docs", "a + b.txt"]
+    for name in ("a + b.txt + python-docs", "python-docs + a + b.txt"):
+        assert {part.name for part in nv.load_corpus(name).parts} == {"a + b.txt", "python-docs"}
+    uploads = [f"upload:{'notes ' * 9}{number}.txt" for number in range(6)]  # together longer than a file's name
+    assert part_names(" + ".join(uploads)) == uploads
+    assert nv.mix(["python-docs", tmp_path / "a + b.txt"]).hash == nv.load_corpus("python-docs + a + b.txt").hash
+    with pytest.raises(nv.NirvanaError, match=r"missing\.txt"):
+        nv.mix(["python-docs", "missing.txt"])
     mixed = nv.load_corpus("python-docs + library-docs")
     assert [part.name for part in mixed.parts] == ["python-docs", "library-docs"]
     with pytest.raises(nv.NirvanaError, match="has no name"):

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from nirvana.calibration.corpora import docstrings, python_docs, stdlib_code
+from nirvana.calibration.corpora import docstrings, mixture, python_docs, stdlib_code
 from nirvana.calibration.corpora.corpus import SPLITS, Corpus, CorpusInfo, CorpusSplit, Text
 from nirvana.calibration.corpora.files import SUFFIXES, UPLOAD, load_file, load_upload, save_upload, uploads
 from nirvana.calibration.corpora.hub import ALIASES, HUB_ID, load_alias, load_hub
-from nirvana.calibration.corpora.mixture import load_parts, mix, part_names
+from nirvana.calibration.corpora.mixture import load_parts, part_names
 from nirvana.errors import CorpusError
 from nirvana.files import local_path
 
@@ -58,6 +58,15 @@ def load_corpus(name: str | os.PathLike[str]) -> Corpus:
         CorpusError: nothing is found by that name, or it is empty, too short or malformed.
     """
     return load_parts(os.fspath(name).strip(), _load)
+
+
+def mix(corpora: Sequence[str | os.PathLike[str] | Corpus]) -> Corpus:
+    """One corpus of several: see `mixture.mix`. Names and paths are read as `load_corpus` does.
+
+    Raises:
+        CorpusError: there are fewer than two, one comes twice, or one is not to be had.
+    """
+    return mixture.mix([each if isinstance(each, Corpus) else load_corpus(each) for each in corpora])
 
 
 def _load(text: str) -> Corpus:

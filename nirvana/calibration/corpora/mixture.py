@@ -13,14 +13,19 @@ PLUS = " + "
 
 
 def part_names(name: str) -> list[str]:
-    """The corpora that a name asks for, e.g. "a + b" -> ["a", "b"]; a file of exactly that name is one corpus.
+    """The corpora that a name asks for, e.g. "a + b" -> ["a", "b"]; a file whose own name has " + " is one of them.
 
     Raises:
         CorpusError: one of several has no name.
     """
-    if PLUS not in f" {name} " or local_path(name, CorpusError).is_file():
+    if PLUS not in f" {name} ":
         return [name]
-    names = [part.strip() for part in f" {name} ".split(PLUS)]
+    pieces, names = f" {name} ".split(PLUS), []
+    while pieces:
+        longer = range(len(pieces), 1, -1)
+        size = next((count for count in longer if _is_file(PLUS.join(pieces[:count]).strip())), 1)
+        names.append(PLUS.join(pieces[:size]).strip())
+        del pieces[:size]
     if not all(names):
         raise CorpusError(f"A part of the mixture {name!r} has no name.", 'Write "first + second".')
     return names
@@ -91,6 +96,13 @@ def shares(samples: int, parts: int) -> list[int]:
     if samples < parts:
         raise CorpusError(f"{samples} windows cannot be drawn from {parts} texts.", f"Draw {parts} or more.")
     return [samples // parts + (part < samples % parts) for part in range(parts)]
+
+
+def _is_file(name: str) -> bool:
+    try:
+        return local_path(name, CorpusError).is_file()
+    except CorpusError:  # several names may be longer together than a path can be
+        return False
 
 
 def _in_turns(documents: Sequence[Sequence[str]]) -> tuple[str, ...]:
