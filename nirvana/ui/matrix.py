@@ -45,6 +45,8 @@ def in_words(matrix: CalibrationMatrix, label: Label = file_name) -> str:
     ]
     if found.mixed is not None:
         sentences.append(f"Calibrated on {MIXTURE}, it is {_higher(found.mixed)}.")
+    if len({row.seed for row in matrix.rows}) == 1:
+        sentences.append("± is over windows: with one set of each text, the luck of its draw is not in it.")
     return " ".join(sentences)
 
 
@@ -52,10 +54,16 @@ def _verdict(found: Transfer) -> str:
     off, own = found.off, found.own.value
     if math.isnan(off.error):
         return "One window a text does not tell whether that is more than noise."
-    if off.value <= CLEAR * off.error:
-        return "That is no more than noise: here the choice carries over to other text, as the paper claims."
     cost = f"pruning itself costs {100 * math.expm1(own):.3g} %"
-    if off.value < LITTLE * max(own, 0) or off.value < SMALL:
+    little, most = max(LITTLE * max(own, 0), SMALL), off.value + CLEAR * off.error
+    if off.value <= CLEAR * off.error:
+        if most < little:
+            return "That is no more than noise: here the choice carries over to other text, as the paper claims."
+        return (
+            f"That is no more than noise, but with so few windows it could be as much as {100 * math.expm1(most):.2g} "
+            f"%, where {cost}: too little to say whether the choice carries over. Read more of each text."
+        )
+    if off.value < little:
         return f"That is more than noise, but little, where {cost}: the choice carries over, as the paper claims."
     return f"That is more than noise, where {cost}: on this model it matters what is calibrated on."
 
