@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from nirvana.errors import Cancelled, NirvanaError, RunError
 from nirvana.progress import Progress, ProgressCallback, within
+from nirvana.runs import memory
 from nirvana.runs.recipe import Recipe
 from nirvana.runs.run import Run
 from nirvana.runs.store import Store
@@ -24,6 +25,7 @@ from nirvana.runs.validation import check_against_model, check_recipe
 
 if TYPE_CHECKING:
     from nirvana.calibration.corpora import Corpus
+    from nirvana.evaluation.timings import SpeedReport
     from nirvana.runs.models import Models
     from nirvana.runs.worker import Reporter
 
@@ -134,13 +136,17 @@ class _Work:
         recipe = point.recipe(self.base.recipe)
         try:
             run = self._compute(point, recipe)
-            speed = self._time(run) if self.grid.speed else run.speed()
+            speed = self._time(run) if self.grid.speed else _same_protocol(run.speed())
             row = row_of(point, run, round(time.perf_counter() - start, 2), speed)
         except Cancelled:
             raise
         except NirvanaError as error:
-            failure = f"{error.message} {error.hint}".strip()
-            row = Row(point, fingerprint=recipe.fingerprint("compare"), failure=failure, finished=time.time())
+            row = _failed(point, recipe, f"{error.message} {error.hint}")
+        except Exception as error:
+            if not memory.is_out_of_memory(error):
+                raise
+            self.models.clear()  # the next point may need less
+            row = _failed(point, recipe, f"{memory.MESSAGE} {memory.HINT}")
         append_row(self.base, row)
         self.rows[point] = row
 
@@ -168,17 +174,30 @@ class _Work:
                 return run
         return None
 
-    def _time(self, run: Run) -> Any:
-        """Time a point's two models in turns, and keep the result with its run."""
+    def _time(self, run: Run) -> SpeedReport:
+        """Time a point's two models in turns; the result is kept with its run, unless that holds another timing."""
         from nirvana.runs.subjects import both_models
         from nirvana.runs.timing import measure_speeds
 
-        found = run.speed()
+        known = run.speed()
+        found = _same_protocol(known)
         if found is None:
             dense, pruned = both_models(run, self.models, self.progress)
             found = measure_speeds(dense, pruned, progress=within(self.progress, run.name, 0, 1), **SPEED)
-            run.put_speed(found)
+            if known is None:
+                run.put_speed(found)
         return found
+
+
+def _same_protocol(report: SpeedReport | None) -> SpeedReport | None:
+    """A timing as a sweep makes it, or None: one with another batch or prompt is no point of the same chart."""
+    numbers = [name for name, value in SPEED.items() if isinstance(value, int)]
+    same = report is not None and all(getattr(report, name) == SPEED[name] for name in numbers)
+    return report if same else None
+
+
+def _failed(point: Point, recipe: Recipe, why: str) -> Row:
+    return Row(point, fingerprint=recipe.fingerprint("compare"), failure=why.strip(), finished=time.time())
 
 
 class _Steps:

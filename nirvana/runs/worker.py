@@ -20,16 +20,12 @@ from typing import IO, Any
 
 from nirvana.errors import Cancelled, NirvanaError
 from nirvana.progress import Progress
+from nirvana.runs import memory
 from nirvana.runs.models import Models
 from nirvana.runs.store import Store
 from nirvana.runs.tasks import TASKS, Task
 
 INTERVAL = 0.2  # seconds between progress events
-OUT_OF_MEMORY = "can't allocate memory"  # what torch's CPU allocator says, in a plain RuntimeError
-MEMORY_HINT = (
-    "Use fewer or shorter samples, a smaller model or dtype, or close other programs. The steps that were finished "
-    "are kept."
-)
 
 
 class Channel:
@@ -132,19 +128,15 @@ def perform(command: dict[str, Any], task: Task, models: Models, reporter: Repor
         outcome = {"status": "failed", "message": error.message, "hint": error.hint}
     except Exception as error:
         traceback.print_exc()
-        if _is_out_of_memory(error):
+        if memory.is_out_of_memory(error):
             models.clear()
-            outcome = {"status": "failed", "message": "Memory ran out.", "hint": MEMORY_HINT}
+            outcome = {"status": "failed", "message": memory.MESSAGE, "hint": memory.HINT}
         else:
             message = f"{type(error).__name__}: {error}"
             outcome = {"status": "failed", "message": message, "hint": "This is a defect; the log has the details."}
     sys.stderr.flush()
     channel.send("resident", models=models.resident())
     channel.send("end", job=command["job"], **outcome)
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or OUT_OF_MEMORY in str(error)
 
 
 if __name__ == "__main__":

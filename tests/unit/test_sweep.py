@@ -12,15 +12,16 @@ import pytest
 
 from nirvana.errors import Cancelled, CompensationError, NirvanaError, PlanError, RunError, SaliencyError
 from nirvana.progress import Progress
-from nirvana.runs import cached, measurements
+from nirvana.runs import cached, measurements, pipeline
 from nirvana.runs.models import Models
 from nirvana.runs.recipe import Recipe
 from nirvana.runs.store import Run, Store
+from nirvana.runs.subjects import both_models
 from nirvana.runs.sweep import sweep, sweep_task
 from nirvana.runs.sweep_grid import MOST_POINTS, Grid, Point
 from nirvana.runs.sweep_rows import ROWS, Row, read_grid, read_rows
 from nirvana.runs.tasks import check_task
-from nirvana.runs.timing import SPEED
+from nirvana.runs.timing import SPEED, measure_speeds
 from tests.reporter import Reporter
 
 SMALL = Grid(criteria=("nirvana", "magnitude"), sparsities=(0.2, 0.4), seeds=(0, 1))
@@ -305,6 +306,54 @@ def test_speed_is_measured_where_it_is_asked_for(base: Run, store: Store, monkey
     found = store.open(row.run_id).speed()
     assert found is not None and found.models["pruned"].decode.median == row.speed["decode"].tokens
     assert sweep(base, grid) == [row] == read_rows(base)
+
+
+def test_a_timing_of_another_protocol_is_neither_mixed_in_nor_lost(
+    base: Run, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quick = {"batch": 1, "prompt": 8, "new_tokens": 3, "repeats": 2, "schemes": []}
+    monkeypatch.setattr("nirvana.runs.sweep.SPEED", quick)
+    grid, models = Grid(("magnitude",), ("shared",), (0.3,), (0,)), Models()
+    (row,) = sweep(base, grid, models=models)
+    run = store.open(row.run_id)
+    own = measure_speeds(*both_models(run, models, None), batch=2, prompt=12, new_tokens=3, repeats=2)
+    run.put_speed(own)
+    (base.folder / ROWS).unlink()
+    (again,) = sweep(base, grid, models=models)
+    assert again.run_id == row.run_id and not again.speed, "it is no timing of the sweep"
+    (timed,) = sweep(base, replace(grid, speed=True), models=models)
+    assert timed.speed and timed.speed["decode"].tokens != own.models["pruned"].decode.median
+    kept = run.speed()
+    assert kept is not None and kept == own, "what was measured on the Compare page stays there"
+
+
+def test_a_point_that_takes_too_much_memory_is_recorded_and_the_others_go_on(
+    base: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = pipeline._STEPS["prune"]
+
+    def hungry(work: pipeline.Work) -> Any:
+        if work.recipe.allocation.sparsity == 0.2:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1e15 bytes")
+        return original(work)
+
+    grid = Grid(("magnitude",), ("shared",), (0.2, 0.3), (0,))
+    monkeypatch.setitem(pipeline._STEPS, "prune", hungry)
+    first, second = sweep(base, grid)
+    assert first.failure.startswith("Memory ran out. Use fewer") and second.values and not second.failure
+    monkeypatch.setitem(pipeline._STEPS, "prune", original)
+    later, same = sweep(base, grid)
+    assert later.values and not later.failure and same == second
+
+
+def test_a_defect_is_not_taken_for_a_point_that_cannot_be(base: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(work: pipeline.Work) -> Any:
+        raise RuntimeError("shapes do not match")
+
+    monkeypatch.setitem(pipeline._STEPS, "prune", broken)
+    with pytest.raises(RuntimeError, match="shapes"):
+        sweep(base, Grid(("magnitude",), ("shared",), (0.3,), (0,)))
+    assert read_rows(base) == []
 
 
 def test_a_model_without_the_positions_is_not_timed(base: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,15 @@
+"""Telling that memory ran out from other failures, and what to say then. No torch."""
+
+from __future__ import annotations
+
+CPU_ALLOCATOR = "can't allocate memory"  # what torch's CPU allocator says, in a plain RuntimeError
+MESSAGE = "Memory ran out."
+HINT = (
+    "Use fewer or shorter samples, a smaller model or dtype, or close other programs. The steps that were finished "
+    "are kept."
+)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an allocation failed, on the CPU or on an accelerator."""
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or CPU_ALLOCATOR in str(error)
