@@ -87,9 +87,14 @@ class Gap(NamedTuple):
         return self.low > self.neutral or self.high < self.neutral
 
     def __str__(self) -> str:
+        """With as many digits as show which side of no difference it lies on."""
+        ends = [abs(end - self.neutral) for end in self[:3] if math.isfinite(end) and end != self.neutral]
+        small = -math.floor(math.log10(min(ends))) if ends else 0  # decimals up to the first that is not zero
         if self.neutral:
-            return f"{self.value:.4g} times [{self.low:.4g}, {self.high:.4g}]"
-        return f"{100 * self.value:+.1f} points [{100 * self.low:+.1f}, {100 * self.high:+.1f}]"
+            digits = min(max(4, small + 1), 9)
+            return f"{self.value:.{digits}g} times [{self.low:.{digits}g}, {self.high:.{digits}g}]"
+        value, low, high = (f"{100 * end:+.{min(max(1, small - 2), 6)}f}" for end in self[:3])
+        return f"{value} points [{low}, {high}]"
 
 
 HEADINGS = {
@@ -194,28 +199,36 @@ def _contest(where: str, contenders: Sequence[Cell], metric: str, aside: Sequenc
     gaps = {other.way.criterion: paired_gap(other, first) for other in others}
     best = f"{first.way.criterion} has the {'highest' if better < 0 else 'lowest'} {words(metric)}, {number(first)}"
     left_out = f" Left out: {', '.join(aside)}, which removed another share." if aside else ""
-    if any(gap is None for gap in gaps.values()) and first.n < 2:
-        return [Verdict("unknown", f"{where}: {best}, from one seed. Whether that is luck takes more seeds.{left_out}")]
     open_to = [name for name, gap in gaps.items() if gap is None or not gap.clear]
-    if open_to:
+    if first.n < 2:
+        text = f"{where}: {best}, from one seed. Whether that is luck takes more seeds."
+        found = [Verdict("unknown", text + left_out)]
+    elif open_to:
         text = f"{where}: {best}, but over {seeds(first.n)} it cannot be told from {_list(open_to)}."
         found = [Verdict("tie", text + left_out)]
     else:
         runner_up = others[0].way.criterion
-        text = f"{where}: {best}. The next, {runner_up}, has {gaps[runner_up]} that, over {seeds(first.n)}."
+        text = f"{where}: {best}. The next, {runner_up}, has {gaps[runner_up]} that, {_over([gaps[runner_up]])}."
         found = [Verdict("winner", text + left_out)]
     ours = next((cell for cell in contenders if cell.way.criterion == OURS), None)
     if ours is not None:
         against = {cell.way.criterion: paired_gap(cell, ours) for cell in contenders if cell is not ours}
-        beaten = [
-            f"{name} has {gap} that"
+        beaten = {
+            name: gap
             for name, gap in against.items()
             if gap is not None and gap.clear and better * (gap.value - gap.neutral) < 0
-        ]
+        }
         if beaten:
-            text = f"{where}: NIRVANA has {words(metric)} {number(ours)}; {', '.join(beaten)}, over {seeds(ours.n)}."
+            rivals = ", ".join(f"{name} has {gap} that" for name, gap in beaten.items())
+            text = f"{where}: NIRVANA has {words(metric)} {number(ours)}; {rivals}, {_over(beaten.values())}."
             found.append(Verdict("beaten", text))
     return found
+
+
+def _over(gaps: Iterable[Gap | None]) -> str:
+    """On how many seeds that both have the gaps were taken."""
+    counts = sorted({gap.n for gap in gaps if gap is not None})
+    return f"over {seeds(counts[0])}" if len(counts) == 1 else f"over {counts[0]} to {counts[-1]} seeds"
 
 
 def number(cell: Cell) -> str:

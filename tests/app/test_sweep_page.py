@@ -119,6 +119,7 @@ def test_quality_for_bytes_and_speed(start: Start, store: Store, filled: Run) ->
     app = open_page(start, filled)
     app.segmented_control(key="sweep.against").set_value("bytes").run()
     assert "for their bytes of the weights?" in words(app)
+    assert "Quantised copies" in words(app), "they were measured on another text"
     app.segmented_control(key="sweep.against").set_value("speed").run()
     assert "for their measured speed?" in words(app) and not app.exception
 
@@ -234,5 +235,6 @@ def test_a_sweep_from_the_button_to_the_table(start: Start, store: Store, tiny_f
     grid = read_grid(base)
     assert grid is not None and grid.criteria == ("magnitude",) and len(store.children(base.id)) == 2
     assert tables(app, "same allocation") and "2 points could not" in str([box.label for box in app.expander])
-    assert app.button(key="sweep.run").label == "Continue: 2 points to go"
+    assert app.button(key="sweep.run").label == "Try 2 failed points again"
+    assert "for the rest" not in words(app), "what failed once fails at once"
     state.jobs().unload()

@@ -124,10 +124,10 @@ def test_more_is_better_for_accuracy_and_speed() -> None:
     assert pareto.pareto(ROWS["default"], PAIRS, "speed") is None, "speed was not measured"
 
 
-def sizes(**perplexities: float) -> Report:
-    found = []
+def sizes(whole: float = DENSE, **perplexities: float) -> Report:
+    where = {"corpus": "/somewhere/novels", "window": 64, "tokens": 630, "dtype": "float32"}
+    found = [Measurement("perplexity", "dense", whole, 0.1, 10, where), Measurement("bytes", "dense", 4000.0)]
     for scheme, value in perplexities.items():
-        where = {"corpus": "/somewhere/novels", "window": 64, "tokens": 630, "dtype": "float32"}
         found.append(Measurement("perplexity", f"dense {scheme}".strip(), value, 0.1, 10, where))
         found.append(Measurement("bytes", f"dense {scheme}".strip(), {"int8": 1100.0, "int4": 600.0}[scheme]))
     return Report(tuple(found))
@@ -142,6 +142,8 @@ def test_quantised_copies_compete_for_bytes() -> None:
     for metric, against in ((KL, "bytes"), (PERPLEXITY, "parameters")):
         other = pareto.pareto(ROWS["default"], metric, against, sizes(int8=20.5))
         assert other is not None and "dense int8" not in set(other.table["model"])
+    fewer = pareto.pareto(ROWS["default"], PERPLEXITY, "bytes", sizes(whole=DENSE * 1.03, int8=20.5))
+    assert fewer is not None and "dense int8" not in set(fewer.table["model"]), "measured on other tokens"
 
 
 def test_the_table_has_dense_first_and_both_columns() -> None:

@@ -11,7 +11,7 @@ import pytest
 from nirvana.runs.sweep_grid import Grid
 from nirvana.runs.sweep_rows import Row, Value
 from nirvana.ui import sweeps
-from nirvana.ui.sweeps import Cell, Way, cells, comparison, paired_gap, points_table, verdicts
+from nirvana.ui.sweeps import Cell, Gap, Way, cells, comparison, paired_gap, points_table, verdicts
 from tests.sweeps import DENSE, KL, PAIRS, PERPLEXITY, make_row, make_rows
 
 
@@ -49,6 +49,21 @@ def test_intervals_are_students_over_paired_seeds() -> None:
     points = paired_gap(cell({0: 0.7, 1: 0.8}, metric=PAIRS), cell({0: 0.6, 1: 0.7}, metric=PAIRS))
     assert points is not None and points.value == pytest.approx(0.1) and points.clear
     assert str(points) == "+10.0 points [+10.0, +10.0]"
+
+
+@pytest.mark.parametrize(
+    ("gap", "shown"),
+    [
+        (Gap(14.06, 2.826, 69.92, 2, 1.0), "14.06 times [2.826, 69.92]"),
+        (Gap(0.99986, 0.99973, 0.999985, 2, 1.0), "0.99986 times [0.99973, 0.999985]"),
+        (Gap(1.00014, 1.0001, 1.0002, 2, 1.0), "1.00014 times [1.0001, 1.0002]"),
+        (Gap(1.0, 1.0, 1.0, 2, 1.0), "1 times [1, 1]"),
+        (Gap(0.0008, 0.0004, 0.0012, 3, 0.0), "+0.08 points [+0.04, +0.12]"),
+        (Gap(-0.1, -0.2, 0.0, 3, 0.0), "-10.0 points [-20.0, +0.0]"),
+    ],
+)
+def test_a_gap_shows_the_side_that_it_lies_on(gap: Gap, shown: str) -> None:
+    assert str(gap) == shown
 
 
 @pytest.mark.parametrize("values", [{0: 1.0}, {5: 1.0, 6: 2.0}, {0: 1.0, 1: math.inf}, {0: 1.0, 1: 0.0}])
@@ -97,6 +112,26 @@ def test_noise_names_no_winner() -> None:
 def test_one_seed_proves_nothing() -> None:
     found = verdicts(make_rows(Grid(sparsities=(0.2,), seeds=(0,))), PERPLEXITY)
     assert [each.kind for each in found] == ["unknown", "unknown"] and "takes more seeds" in found[0].text
+
+
+def test_a_lucky_seed_does_not_hide_that_nirvana_is_beaten() -> None:
+    rows = make_rows(Grid(methods=("shared",), sparsities=(0.2,)))
+    lucky = [
+        make_row(row.point, factor=1.1) if row.point.criterion == "random" else row
+        for row in rows
+        if row.point.criterion != "random" or row.point.seed == 0
+    ]
+    found = verdicts(lucky, PERPLEXITY)
+    assert [each.kind for each in found] == ["unknown", "beaten"]
+    assert "random has the lowest" in found[0].text and "from one seed" in found[0].text
+    assert "taylor has 0.8" in found[1].text and "random" not in found[1].text
+
+
+def test_seeds_are_counted_that_both_have() -> None:
+    rows = make_rows(Grid(methods=("shared",), sparsities=(0.2,)))
+    found = verdicts([row for row in rows if (row.point.criterion, row.point.seed) != ("taylor", 2)], PERPLEXITY)
+    assert [each.kind for each in found] == ["winner", "beaten"]
+    assert all(each.text.endswith("over 2 seeds.") for each in found)
 
 
 def test_what_removed_another_share_is_left_out() -> None:

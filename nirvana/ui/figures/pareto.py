@@ -20,6 +20,7 @@ from nirvana.ui.figures.speed import sizes_table
 from nirvana.ui.figures.sweep import BELOW, Style, drawable, hover_words, mean_size, quality_axis
 from nirvana.ui.sweeps import Cell, cells, dense_value, higher_is_better, words
 
+SAME = 0.002  # relative difference between two measurements of one model on one text, on other devices at the most
 AGAINST = {"parameters": "parameters", "bytes": "bytes of the weights", "speed": "measured speed"}
 
 
@@ -36,7 +37,7 @@ def pareto(rows: Sequence[Row], metric: str, against: str, sizes: Report | None 
     if not any(mark.cell for mark in marks):
         return None
     if against == "bytes":
-        marks += _quantised(sizes, metric)
+        marks += _quantised(sizes, metric, dense_value(rows, metric))
     front = _front(marks, metric, against)
     style = Style(rows, [mark.cell for mark in marks if mark.cell])
     figure = go.Figure()
@@ -121,8 +122,11 @@ def _marks(rows: Sequence[Row], metric: str, against: str) -> list[_Mark]:
     return marks
 
 
-def _quantised(sizes: Report | None, metric: str) -> list[_Mark]:
-    """Quantised copies of the dense model, where their perplexity is of the same text."""
+def _quantised(sizes: Report | None, metric: str, dense: tuple[float, float | None] | None) -> list[_Mark]:
+    """Quantised copies of the dense model, where their perplexity is of the same text, measured as the rows are.
+
+    That shows in the dense model: on other tokens or in other windows its perplexity is another.
+    """
     if sizes is None or not metric.startswith("perplexity"):
         return []
     table = sizes_table(sizes)
@@ -130,7 +134,11 @@ def _quantised(sizes: Report | None, metric: str) -> list[_Mark]:
         return []
     corpus = metric.partition(", ")[2]
     same = table["corpus"].map(lambda name: str(name).replace("\\", "/").rpartition("/")[2] == corpus)
-    part = table[(table["model"] == "dense") & table["weights"].isin(("int8", "int4")) & same]
+    copies = table["weights"].isin(("int8", "int4"))
+    whole = table[(table["model"] == "dense") & ~copies & same]["perplexity"]
+    if dense is None or not all(math.isclose(float(value), dense[0], rel_tol=SAME) for value in whole):
+        return []
+    part = table[(table["model"] == "dense") & copies & same]
     return [
         _Mark(f"dense {weights}", float(size) / 1e6, float(value))
         for weights, size, value in part[["weights", "bytes", "perplexity"]].to_numpy()

@@ -177,11 +177,14 @@ def start(now: state.Context, grid: Grid, rows: Sequence[Row]) -> None:
     around = rows if recipe == now.run.recipe else []
     todo = [point for point in points if point not in done or not around]
     st.caption(_cost(now, grid, points, todo, around))
+    new = set(todo) - {row.point for row in around if row.failure}
     label = "Start the sweep" if len(todo) == len(points) else f"Continue: {count(len(todo), 'point')} to go"
+    if not new:
+        label = f"Try {count(len(todo), 'failed point')} again" if todo else "The sweep is complete"
     if st.button(
-        label if todo else "The sweep is complete",
+        label,
         key="sweep.run",
-        type="primary" if todo else "secondary",
+        type="primary" if new else "secondary",
         icon=":material/play_arrow:" if todo else ":material/check:",
         disabled=not todo or now.job is not None,
         help="Every point is kept as soon as it is finished: stop when you like, and go on or extend the grid later.",
@@ -193,7 +196,9 @@ def _cost(now: state.Context, grid: Grid, points: Sequence[Point], todo: Sequenc
     text = count(len(points), "point")
     if len(todo) < len(points):
         text += f", {len(points) - len(todo)} of them done"
-    seconds = sweep_seconds(todo, rows, now.run, _bases(now)) if todo else None
+    failed = {row.point for row in rows if row.failure}  # which mostly fail again, and at once
+    left = [point for point in todo if point not in failed]
+    seconds = sweep_seconds(left, rows, now.run, _bases(now)) if left else None
     if seconds:
         text += (
             f"; about {duration(seconds)} for the rest" if len(todo) < len(points) else f"; about {duration(seconds)}"

@@ -83,10 +83,11 @@ def _pareto(run: Run, rows: Sequence[Row], metric: str) -> None:
     chart = pareto.pareto(rows, metric, str(against), sizes)
     if chart is not None:
         show_chart(FRONT, chart, clickable=True)
-        if against == "bytes" and sizes is None:
+        if against == "bytes" and not chart.table["model"].str.startswith("dense ").any():
             st.caption(
-                "Quantised copies of the dense model are drawn too, once quality against bytes was measured for the "
-                "open run, on the Compare page."
+                "Quantised copies of the dense model are drawn too where quality against bytes was measured for the "
+                "open run, on the Compare page: for perplexity on the text that was used there, with the same tokens "
+                "and windows."
             )
 
 
