@@ -34,6 +34,7 @@ from nirvana.runs.recipe import STEPS, Recipe
 from nirvana.runs.store import Run, Store
 from nirvana.runs.tasks import check_task, continue_both, export
 from tests.conftest import write_tiny_model
+from tests.counting import count_calls
 from tests.reporter import Reporter
 
 
@@ -57,22 +58,10 @@ def recipe(tiny_folder: Path, sample_text: Path) -> Recipe:
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """How often each expensive call is made by the pipeline."""
-    counter: Counter[str] = Counter()
-
-    def count(module: Any, name: str) -> None:
-        original = getattr(module, name)
-
-        def counted(*arguments: Any, **named: Any) -> Any:
-            counter[name] += 1
-            return original(*arguments, **named)
-
-        monkeypatch.setattr(module, name, counted)
-
-    for name in ("score", "select_calibration", "sample_calibration"):
-        count(cached, name)
-    for name in ("perplexity", "divergence", "continue_with_both"):
-        count(measurements, name)
-    return counter
+    measured = ("perplexity", "divergence", "continue_with_both")
+    return count_calls(
+        monkeypatch, {cached: ("score", "select_calibration", "sample_calibration"), measurements: measured}
+    )
 
 
 def states(run: Run) -> list[str]:

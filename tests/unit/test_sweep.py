@@ -22,6 +22,7 @@ from nirvana.runs.sweep_grid import MOST_POINTS, Grid, Point
 from nirvana.runs.sweep_rows import ROWS, Row, read_grid, read_rows
 from nirvana.runs.tasks import check_task
 from nirvana.runs.timing import SPEED, measure_speeds
+from tests.counting import count_calls
 from tests.reporter import Reporter
 
 SMALL = Grid(criteria=("nirvana", "magnitude"), sparsities=(0.2, 0.4), seeds=(0, 1))
@@ -52,21 +53,8 @@ def base(store: Store, recipe: Recipe) -> Run:
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """How often each expensive call is made."""
-    counter: Counter[str] = Counter()
-
-    def count(module: Any, name: str) -> None:
-        original = getattr(module, name)
-
-        def counted(*arguments: Any, **named: Any) -> Any:
-            counter[name] += 1
-            return original(*arguments, **named)
-
-        monkeypatch.setattr(module, name, counted)
-
-    count(cached, "score")
-    for name in ("perplexity", "divergence", "continue_with_both"):
-        count(measurements, name)
-    return counter
+    measured = ("perplexity", "divergence", "continue_with_both")
+    return count_calls(monkeypatch, {cached: ("score",), measurements: measured})
 
 
 class StopAfter:

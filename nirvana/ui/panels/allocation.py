@@ -110,6 +110,12 @@ def allocation_controls(choice: AllocationChoice, layout: Layout, criterion: str
     return AllocationChoice(sparsity, gamma, multiple_of, protects, uniform, method, 0.0 if fixed else normalisation)
 
 
+def trial_sparsity(key: str, words: str) -> float:
+    """A slider of the sparsity that trials prune to, which is neither nothing nor all; its value comes by `key`."""
+    share = st.slider("Sparsity", min_value=0.01, max_value=0.99, step=0.01, format="percent", key=key, help=words)
+    return float(share)
+
+
 def _method_control(criterion: str) -> str:
     """Shared or published, with what that means for the criterion of the scores."""
     method = st.segmented_control(

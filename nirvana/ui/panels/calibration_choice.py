@@ -16,7 +16,7 @@ from nirvana.ui import state
 from nirvana.ui.estimates import expected_seconds
 from nirvana.ui.figures.allocation import gamma_label
 from nirvana.ui.figures.chart import count
-from nirvana.ui.panels.allocation import GAMMAS, METHOD_NAMES
+from nirvana.ui.panels.allocation import GAMMAS, METHOD_NAMES, trial_sparsity
 from nirvana.ui.panels.corpora import choose_texts
 from nirvana.ui.panels.criteria import criterion_title
 from nirvana.ui.panels.model import inspected, loaded_card
@@ -96,15 +96,8 @@ def _trial_controls(now: state.Context) -> dict[str, Any]:
             format_func=criterion_title,
             help="A criterion that reads no text prunes alike with every set.",
         )
-        sparsity = st.slider(
-            "Sparsity",
-            min_value=0.01,
-            max_value=0.99,
-            step=0.01,
-            format="percent",
-            key="calibration.trial_sparsity",
-            help="Share of the attention and MLP weights that each trial removes.",
-        )
+        words = "Share of the attention and MLP weights that each trial removes."
+        sparsity = trial_sparsity("calibration.trial_sparsity", words)
         gamma = st.select_slider(
             "gamma",
             sorted({*GAMMAS, st.session_state["calibration.trial_gamma"]}),
