@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,6 +73,17 @@ def trials_table(trials: Sequence[Trial]) -> pd.DataFrame:
         row |= {f"perplexity, {short_text(name)}": value for name, (value, _) in trial.perplexity.items()}
         rows.append(row | {"sparsity": trial.sparsity, "seconds": trial.seconds})
     return pd.DataFrame(rows)
+
+
+def protocol_words(settings: Mapping[str, Any], label: Callable[[str], str]) -> str:
+    """How a search measures its trials; `label` names a text."""
+    probe, read = settings["probe"], settings["perplexity"]
+    return (
+        f"KL on {probe['samples']} x {probe['length']} probe tokens, in equal shares of "
+        f"{', '.join(map(label, settings['corpora']))}; perplexity on at most {read['max_tokens']:,} tokens of each "
+        f"probe split, windows of {read['window']}; {settings['sparsity']:.0%} removed; "
+        f"{settings['dtype'].removeprefix('torch.')} on {settings['device']}."
+    )
 
 
 def python_code(recipe: Recipe, asked: Mapping[str, Any]) -> str:

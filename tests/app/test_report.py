@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -15,15 +16,20 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from nirvana import cli
+from nirvana.evaluation.shifts import Sensitivity, Shift
 from nirvana.models.families.t5 import T5Family
 from nirvana.runs.recipe import Recipe
 from nirvana.runs.results import Continuation, ScoredText
 from nirvana.runs.store import Run, Store
+from nirvana.runs.sweep_rows import append_row
+from nirvana.tuning.trials import begin
 from nirvana.ui.report import report_html
 from nirvana.ui.report.document import Document, cell
 from tests.app.conftest import ROOT, SMALL_T5, fill
 from tests.app.test_compare_page import open_page
 from tests.app.test_speed_panel import put_sizes, put_speed
+from tests.app.test_tune_page import SETTINGS, TRIALS
+from tests.sweeps import make_rows
 
 VOID = {"meta", "br", "img", "link", "input", "hr", "base"}
 FETCHING = {"src", "href", "srcset", "action", "data", "poster", "formaction", "background"}
@@ -176,3 +182,20 @@ def test_the_command_writes_the_example_without_torch(tmp_path: Path) -> None:
 def test_the_command_knows_no_other_run(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["report", "nosuchrun"]) == cli.FAILED
     assert "no such run" in capsys.readouterr().err
+
+
+def test_studies_around_a_run_have_their_sections(filled: Run) -> None:
+    scores = filled.saliency()
+    assert scores is not None
+    protocol = {"rate": 0.2, "criterion": "nirvana", "samples": 4, "length": 8, "dtype": "float32", "device": "cpu"}
+    shifts = {site: Shift(0.25 + site.layer, 0.01, 1, place.units) for site, place in scores.layout.items()}
+    filled.put_sensitivity(Sensitivity(shifts, protocol))
+    for row in make_rows():
+        recipe = row.point.recipe(filled.recipe)
+        append_row(filled, replace(row, run_id="", fingerprint=recipe.fingerprint("compare")))
+    begin(filled.folder, SETTINGS, TRIALS)
+    page = read(report_html(filled))
+    assert "3.25" in page.text["sensitivity"] and "4 x 8 probe tokens" in page.text["sensitivity"]
+    assert "taylor" in page.text["sweep"] and "Every point" in page.text["sweep"]
+    assert "The best of 4 trials" in page.text["search"] and "correlation is 1.00 over 4 models" in page.text["search"]
+    assert page.charts > read(report_html(Store().create(filled.recipe, parent=filled))).charts + 10

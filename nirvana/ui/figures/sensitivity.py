@@ -62,6 +62,15 @@ def scan_heatmap(found: Sensitivity, layout: Layout, plan: PruningPlan | None) -
     )
 
 
+def scan_words(found: Sensitivity) -> str:
+    """How a scan was measured."""
+    protocol = found.protocol
+    return (
+        f"{protocol['samples']} x {protocol['length']} probe tokens, {protocol['criterion']} scores, "
+        f"{protocol['dtype']} on {protocol['device']}; ± is one standard error over probes."
+    )
+
+
 def _colours(kl: np.ndarray) -> tuple[np.ndarray, dict[str, object]]:
     """What the cells are coloured by and the colour bar: logarithms where one cell would drown the others."""
     known = kl[np.isfinite(kl) & (kl > 0)]

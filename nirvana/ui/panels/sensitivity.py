@@ -11,7 +11,7 @@ from nirvana.saliency.scores import Saliency
 from nirvana.ui import state
 from nirvana.ui.estimates import expected_seconds
 from nirvana.ui.figures.chart import count
-from nirvana.ui.figures.sensitivity import most_sensitive, scan_heatmap
+from nirvana.ui.figures.sensitivity import most_sensitive, scan_heatmap, scan_words
 from nirvana.ui.panels.charts import show_chart
 from nirvana.ui.text import duration
 
@@ -47,12 +47,7 @@ def scan(now: state.Context, scores: Saliency, plan: PruningPlan | None) -> None
     if found is None:
         st.caption(_cost(now, scores))
         return
-    protocol = found.protocol
-    words = (
-        f"{protocol['samples']} x {protocol['length']} probe tokens, {protocol['criterion']} scores, "
-        f"{protocol['dtype']} on {protocol['device']}; ± is one standard error over probes."
-    )
-    show_chart("allocation.scan", scan_heatmap(found, scores.layout, plan), words)
+    show_chart("allocation.scan", scan_heatmap(found, scores.layout, plan), scan_words(found))
     _protect(found)
 
 

@@ -17,13 +17,14 @@ from nirvana.tuning.trials import Trial, ranked, read_trials
 from nirvana.ui import state
 from nirvana.ui.figures import tuning as figures
 from nirvana.ui.figures.chart import count, plus_minus
+from nirvana.ui.panels.allocation import trial_sparsity
 from nirvana.ui.panels.charts import show_chart
 from nirvana.ui.panels.corpora import corpus_label, corpus_options
 from nirvana.ui.panels.criteria import criterion_title
 from nirvana.ui.panels.messages import show_error
 from nirvana.ui.panels.metrics import metric
 from nirvana.ui.text import duration, plain
-from nirvana.ui.tuning import CHOICES, command_line, describe, python_code, short_text, trials_table
+from nirvana.ui.tuning import CHOICES, command_line, describe, protocol_words, python_code, short_text, trials_table
 
 TEXTS, SPARSITY, MINUTES = "tune.corpora", "tune.sparsity", "tune.minutes"
 METHODS, SEED, CHOICE, TRIAL = "tune.criteria", "tune.seed", "tune.choice", "tune.trial"
@@ -55,15 +56,7 @@ def controls(now: state.Context, settings: dict[str, Any] | None) -> dict[str, A
             help="How units are scored. Scoring takes longest, so fewer criteria leave time for more trials.",
         )
     with st.grid(3, min_column_width=160):
-        sparsity = st.slider(
-            "Sparsity",
-            min_value=0.01,
-            max_value=0.99,
-            step=0.01,
-            format="percent",
-            key=SPARSITY,
-            help="Share of the attention and MLP weights that every trial removes.",
-        )
+        sparsity = trial_sparsity(SPARSITY, "Share of the attention and MLP weights that every trial removes.")
         minutes = st.number_input(
             "Minutes",
             min_value=1,
@@ -145,7 +138,7 @@ def _watch(run_id: str, known: int) -> None:
 def results(now: state.Context, settings: dict[str, Any], trials: Sequence[Trial]) -> None:
     """Everything that the finished trials show."""
     good = ranked(trials)
-    protocol = _protocol(settings)
+    protocol = protocol_words(settings, lambda name: plain(corpus_label(name)))
     if good:
         _headline(good, trials)
         _make_run(now, settings, good)
@@ -228,16 +221,6 @@ def _make_run(now: state.Context, settings: dict[str, Any], good: Sequence[Trial
                 "evaluation", **vars(now.recipe.evaluation)
             )
             state.start(recipe, name=f"Tuned: {describe(chosen.choices)}"[:120], page="pages/prune.py")
-
-
-def _protocol(settings: dict[str, Any]) -> str:
-    probe, read = settings["probe"], settings["perplexity"]
-    return (
-        f"KL on {probe['samples']} x {probe['length']} probe tokens, in equal shares of "
-        f"{', '.join(plain(corpus_label(name)) for name in settings['corpora'])}; perplexity on at most "
-        f"{read['max_tokens']:,} tokens of each probe split, windows of {read['window']}; {settings['sparsity']:.0%} "
-        f"removed; {settings['dtype'].removeprefix('torch.')} on {settings['device']}."
-    )
 
 
 def nothing_yet(now: state.Context) -> None:

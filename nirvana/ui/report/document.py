@@ -86,7 +86,7 @@ class Document:
         if chart is None:
             return
         self.heading(chart.title)
-        self.text(chart.takeaway)
+        self.text(chart.takeaway.replace("**", ""))
         figure = go.Figure(chart.figure).update_layout(template="plotly_white")
         drawn = figure.to_html(
             full_html=False,

@@ -11,7 +11,7 @@ from nirvana.runs.recipe import STEPS
 from nirvana.runs.run import Run
 from nirvana.ui.figures.chart import plus_minus
 from nirvana.ui.figures.compare import pairs
-from nirvana.ui.report import sections
+from nirvana.ui.report import sections, studies
 from nirvana.ui.report.document import Document
 from nirvana.ui.text import moment
 
@@ -38,17 +38,21 @@ def report_html(run: Run) -> str:
     if card is not None:
         sections.write_model(document, card)
     sections.write_calibration(document, run)
-    sections.write_matrix(document, run)
+    studies.write_matrix(document, run)
     if scores is not None:
         sections.write_saliency(document, scores, plan)
     if plan is not None:
         sections.write_allocation(document, plan, scores)
+    if scores is not None:
+        sections.write_scan(document, run, scores, plan)
     if plan is not None and summary is not None:
         sections.write_pruning(document, plan, summary)
     if report is not None:
         sections.write_comparison(document, report)
     sections.write_speed(document, run)
     sections.write_continuations(document, run)
+    studies.write_sweep(document, run)
+    studies.write_search(document, run)
     write_provenance(document, run)
     return document.html()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from nirvana.calibration.sets import CalibrationSelection
-from nirvana.evaluation.matrix import read_matrix
 from nirvana.evaluation.results import Report
 from nirvana.evaluation.zero_shot.results import comparisons
 from nirvana.layout import KV_GROUP, NEURON
@@ -13,12 +12,11 @@ from nirvana.runs.run import Run
 from nirvana.saliency.scores import Saliency
 from nirvana.ui import shading
 from nirvana.ui.figures import allocation, calibration, compare, distributions, positions, shares, speed, tokens
-from nirvana.ui.figures import matrix as matrix_figures
 from nirvana.ui.figures import model as model_figures
 from nirvana.ui.figures import prune as prune_figures
 from nirvana.ui.figures import saliency as saliency_figures
 from nirvana.ui.figures import zero_shot as zero_shot_figures
-from nirvana.ui.matrix import describe, file_name
+from nirvana.ui.figures.sensitivity import scan_heatmap, scan_words
 from nirvana.ui.report.document import Document
 
 
@@ -71,16 +69,6 @@ def write_calibration(document: Document, run: Run) -> None:
     document.chart(tokens.token_frequencies(chosen), table=False)
 
 
-def write_matrix(document: Document, run: Run) -> None:
-    matrix = read_matrix(run.folder)
-    if matrix is None or not matrix.rows:
-        return
-    document.section("matrix", "Calibration text against evaluation text")
-    protocol = describe(matrix.protocol, matrix.seeds(matrix.calibrations[0]))
-    document.chart(matrix_figures.ratio_by_text(matrix, file_name), protocol)
-    document.chart(matrix_figures.kl_by_text(matrix, file_name), protocol, table=False)
-
-
 def write_saliency(document: Document, scores: Saliency, plan: PruningPlan | None) -> None:
     document.section("saliency", "Saliency")
     details = {name.replace("_", " "): value for name, value in scores.details.items()}
@@ -117,6 +105,13 @@ def write_allocation(document: Document, plan: PruningPlan, scores: Saliency | N
             if plan.layout.pool(kind):
                 document.chart(allocation.score_histogram(scores, plan, kind), table=False)
     document.chart(shares.parameters_by_part(plan))
+
+
+def write_scan(document: Document, run: Run, scores: Saliency, plan: PruningPlan | None) -> None:
+    found = run.sensitivity()
+    if found is not None:
+        document.section("sensitivity", "Each module pruned alone")
+        document.chart(scan_heatmap(found, scores.layout, plan), scan_words(found))
 
 
 def write_pruning(document: Document, plan: PruningPlan, summary: PruneSummary) -> None:
