@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import streamlit as st
 
-from nirvana.ui import state
-from nirvana.ui.guide import PAGES
-from nirvana.ui.panels.sidebar import page_icon, sidebar
+from nirvana.dashboard import state
+from nirvana.dashboard.guide import PAGES
+from nirvana.dashboard.panels.sidebar import page_icon, sidebar
 
 st.set_page_config(page_title="Nirvana Studio", page_icon=":material/content_cut:", layout="wide")
 now = state.context()

@@ -21,9 +21,9 @@ from nirvana.runs.options import add_options, apply_options
 from nirvana.runs.pipeline import execute
 from nirvana.runs.recipe import STEPS, Recipe
 from nirvana.runs.run import Run
+from nirvana.runs.speed import SPEED, measure_speeds, quality_against_bytes
 from nirvana.runs.store import EXAMPLE_FOLDER, Store, write_example
 from nirvana.runs.subjects import both_models
-from nirvana.runs.timing import SPEED, measure_speeds, quality_against_bytes
 
 LIMIT = 1_000_000  # bytes; it is part of the package
 NAME = "Example: SmolLM2-135M"

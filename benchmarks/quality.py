@@ -23,11 +23,11 @@ from torch import nn
 
 import nirvana as nv
 from benchmarks.quality_table import between_marks, protocol, table
-from nirvana.calibration.corpora import Corpus
+from nirvana.calibration.corpora.corpus import Corpus
 from nirvana.compensation import METHODS, Compensation
 from nirvana.errors import NirvanaError
 from nirvana.runs.cached import open_corpus
-from nirvana.saliency import CRITERIA, available
+from nirvana.saliency.criteria import CRITERIA, available
 
 Row = dict[str, Any]
 

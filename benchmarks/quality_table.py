@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from statistics import mean, stdev
 from typing import Any
 
-from nirvana.saliency import CRITERIA
+from nirvana.saliency.criteria import CRITERIA
 
 Row = dict[str, Any]
 WORDS = {"none": "", "bias": ", bias", "least_squares": ", least squares"}

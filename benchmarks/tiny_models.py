@@ -15,7 +15,7 @@ import torch
 import transformers
 
 import nirvana as nv
-from nirvana.calibration.corpora import Corpus
+from nirvana.calibration.corpora.corpus import Corpus
 from nirvana.models.tiny import NAMES
 from nirvana.runs.recipe import Recipe
 

@@ -14,18 +14,18 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "load_model": "nirvana.models.loading",
-    "load_corpus": "nirvana.calibration.corpora",
-    "mix": "nirvana.calibration.corpora",
+    "load_corpus": "nirvana.calibration.corpora.registry",
+    "mix": "nirvana.calibration.corpora.registry",
     "generate_corpus": "nirvana.calibration.generation",
     "sample_calibration": "nirvana.calibration.sampling",
     "sample_probe": "nirvana.calibration.sampling",
-    "select_calibration": "nirvana.calibration.selection",
+    "select_calibration": "nirvana.selection",
     "CalibrationSet": "nirvana.calibration.sets",
     "CalibrationSelection": "nirvana.calibration.sets",
-    "score": "nirvana.saliency",
+    "score": "nirvana.saliency.score",
     "Saliency": "nirvana.saliency.scores",
-    "allocate": "nirvana.allocation",
-    "reachable_sparsity": "nirvana.allocation",
+    "allocate": "nirvana.allocation.allocate",
+    "reachable_sparsity": "nirvana.allocation.allocate",
     "PruningPlan": "nirvana.plan",
     "prune": "nirvana.surgery",
     "prune_iteratively": "nirvana.iterative",
@@ -35,15 +35,15 @@ _HOMES = {
     "Perplexity": "nirvana.evaluation.results",
     "divergence": "nirvana.evaluation.divergence",
     "measure_speed": "nirvana.evaluation.speed",
-    "SpeedReport": "nirvana.evaluation.timings",
+    "SpeedReport": "nirvana.evaluation.speed_report",
     "quantise": "nirvana.evaluation.quantisation",
     "Divergence": "nirvana.evaluation.results",
-    "calibration_matrix": "nirvana.runs.matrix",
-    "CalibrationMatrix": "nirvana.evaluation.matrix",
+    "calibration_matrix": "nirvana.studies.matrix",
+    "CalibrationMatrix": "nirvana.studies.matrix_rows",
     "sensitivity": "nirvana.evaluation.sensitivity",
-    "Sensitivity": "nirvana.evaluation.shifts",
-    "tune": "nirvana.tuning.search",
-    "Tuning": "nirvana.tuning.search",
+    "Sensitivity": "nirvana.evaluation.sensitivity_result",
+    "tune": "nirvana.studies.search",
+    "Tuning": "nirvana.studies.search",
     "zero_shot": "nirvana.evaluation.zero_shot.harness",
     "ZeroShot": "nirvana.evaluation.zero_shot.results",
     "paired_difference": "nirvana.evaluation.zero_shot.results",
@@ -64,14 +64,13 @@ _HOMES = {
 __all__ = [*_HOMES, "__version__"]
 
 if TYPE_CHECKING:
-    from nirvana.allocation import allocate as allocate
-    from nirvana.allocation import reachable_sparsity as reachable_sparsity
-    from nirvana.calibration.corpora import load_corpus as load_corpus
-    from nirvana.calibration.corpora import mix as mix
+    from nirvana.allocation.allocate import allocate as allocate
+    from nirvana.allocation.allocate import reachable_sparsity as reachable_sparsity
+    from nirvana.calibration.corpora.registry import load_corpus as load_corpus
+    from nirvana.calibration.corpora.registry import mix as mix
     from nirvana.calibration.generation import generate_corpus as generate_corpus
     from nirvana.calibration.sampling import sample_calibration as sample_calibration
     from nirvana.calibration.sampling import sample_probe as sample_probe
-    from nirvana.calibration.selection import select_calibration as select_calibration
     from nirvana.calibration.sets import CalibrationSelection as CalibrationSelection
     from nirvana.calibration.sets import CalibrationSet as CalibrationSet
     from nirvana.checkpoints.exporting import export as export
@@ -84,15 +83,14 @@ if TYPE_CHECKING:
     from nirvana.errors import Cancelled as Cancelled
     from nirvana.errors import NirvanaError as NirvanaError
     from nirvana.evaluation.divergence import divergence as divergence
-    from nirvana.evaluation.matrix import CalibrationMatrix as CalibrationMatrix
     from nirvana.evaluation.perplexity import perplexity as perplexity
     from nirvana.evaluation.quantisation import quantise as quantise
     from nirvana.evaluation.results import Divergence as Divergence
     from nirvana.evaluation.results import Perplexity as Perplexity
     from nirvana.evaluation.sensitivity import sensitivity as sensitivity
-    from nirvana.evaluation.shifts import Sensitivity as Sensitivity
+    from nirvana.evaluation.sensitivity_result import Sensitivity as Sensitivity
     from nirvana.evaluation.speed import measure_speed as measure_speed
-    from nirvana.evaluation.timings import SpeedReport as SpeedReport
+    from nirvana.evaluation.speed_report import SpeedReport as SpeedReport
     from nirvana.evaluation.zero_shot.harness import zero_shot as zero_shot
     from nirvana.evaluation.zero_shot.results import ZeroShot as ZeroShot
     from nirvana.evaluation.zero_shot.results import paired_difference as paired_difference
@@ -103,13 +101,15 @@ if TYPE_CHECKING:
     from nirvana.models.loading import load_model as load_model
     from nirvana.plan import PruningPlan as PruningPlan
     from nirvana.progress import Progress as Progress
-    from nirvana.runs.matrix import calibration_matrix as calibration_matrix
     from nirvana.runs.recipe import Recipe as Recipe
-    from nirvana.saliency import score as score
+    from nirvana.saliency.score import score as score
     from nirvana.saliency.scores import Saliency as Saliency
+    from nirvana.selection import select_calibration as select_calibration
+    from nirvana.studies.matrix import calibration_matrix as calibration_matrix
+    from nirvana.studies.matrix_rows import CalibrationMatrix as CalibrationMatrix
+    from nirvana.studies.search import Tuning as Tuning
+    from nirvana.studies.search import tune as tune
     from nirvana.surgery import prune as prune
-    from nirvana.tuning.search import Tuning as Tuning
-    from nirvana.tuning.search import tune as tune
 
 
 def __getattr__(name: str) -> object:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import nirvana
-from nirvana.checkpoints import FORMATS
+from nirvana.checkpoints.sizes import FORMATS
 from nirvana.commands import compare as compare_command
 from nirvana.commands import matrix as matrix_command
 from nirvana.commands import report as report_command
@@ -25,7 +25,7 @@ from nirvana.errors import Cancelled, NirvanaError
 from nirvana.evaluation.schemes import SCHEMES
 from nirvana.runs.options import add_options
 from nirvana.runs.recipe import STEPS
-from nirvana.runs.timing import RANGES, SPEED
+from nirvana.runs.speed import RANGES, SPEED
 
 HELP = {
     "batch": "prompts at once",
@@ -105,7 +105,7 @@ def _add_run(parsers: Any) -> None:
     run.epilog = f"Example: {EXAMPLE}"
     run.add_argument("recipe", nargs="?", help="recommended, paper or a recipe.json; options override what it says")
     add_options(run, "model", "calibration", "saliency", "allocation", "prune", "evaluation")
-    run.add_argument("--until", choices=STEPS, default=STEPS[-1], help="the last step to do (default: compare)")
+    run.add_argument("--until", choices=STEPS, default=STEPS[-1], help="the last step to do (default: evaluate)")
     run.add_argument(
         "--output",
         metavar="PATH",

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from nirvana.allocation import allocate
+from nirvana.allocation.allocate import allocate
 from nirvana.allocation.constraints import Protected
 from nirvana.calibration.sets import CalibrationSelection, CalibrationSet
 from nirvana.errors import PlanError
 from nirvana.models.lm import LM
 from nirvana.plan import PruningPlan
 from nirvana.progress import ProgressCallback, within
-from nirvana.saliency import score
+from nirvana.saliency.score import score
 from nirvana.surgery import prune
 
 

@@ -17,7 +17,7 @@ from nirvana.compensation.statistics import Statistics
 from nirvana.errors import PlanError
 from nirvana.files import content_hash, json_hash
 from nirvana.layout import Layout, Site
-from nirvana.models.families import Family, WeightSlice
+from nirvana.models.families.base import Family, WeightSlice
 from nirvana.models.lm import LM
 from nirvana.plan import PruningPlan
 from nirvana.progress import ProgressCallback, track

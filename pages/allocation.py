@@ -8,20 +8,20 @@ import math
 import streamlit as st
 
 from nirvana.allocation.rules import uses_gamma
+from nirvana.dashboard import state
+from nirvana.dashboard.panels import page
+from nirvana.dashboard.panels.allocation import allocation_controls, explain_gamma, offer_reachable, smallest_step
+from nirvana.dashboard.panels.charts import scores_protocol, show_chart
+from nirvana.dashboard.panels.messages import show_notes
+from nirvana.dashboard.panels.metrics import metric
+from nirvana.dashboard.panels.sensitivity import scan
+from nirvana.dashboard.replan import draft_plan, load_saliency
 from nirvana.layout import KV_GROUP, NEURON
 from nirvana.plan import PruningPlan
+from nirvana.reporting.figures import allocation as figures
+from nirvana.reporting.figures import shares
+from nirvana.reporting.text import millions
 from nirvana.saliency.scores import Saliency
-from nirvana.ui import state
-from nirvana.ui.figures import allocation as figures
-from nirvana.ui.figures import shares
-from nirvana.ui.panels import page
-from nirvana.ui.panels.allocation import allocation_controls, explain_gamma, offer_reachable, smallest_step
-from nirvana.ui.panels.charts import scores_protocol, show_chart
-from nirvana.ui.panels.messages import show_notes
-from nirvana.ui.panels.metrics import metric
-from nirvana.ui.panels.sensitivity import scan
-from nirvana.ui.replan import draft_plan, load_saliency
-from nirvana.ui.text import millions
 
 
 def outcome(plan: PruningPlan) -> None:
@@ -59,7 +59,7 @@ def charts(scores: Saliency, plan: PruningPlan, protocol: str) -> None:
     show_chart("allocation.parts", shares.parameters_by_part(plan), protocol)
 
 
-context = state.context("allocation")
+context = state.context()
 page.page_header("allocation")
 scores = load_saliency(context.run)
 if scores is None:

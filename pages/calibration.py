@@ -5,9 +5,9 @@ from __future__ import annotations
 import streamlit as st
 
 from nirvana.calibration.sets import CalibrationSelection
-from nirvana.ui import state
-from nirvana.ui.panels import page
-from nirvana.ui.panels.calibration import (
+from nirvana.dashboard import state
+from nirvana.dashboard.panels import page
+from nirvana.dashboard.panels.calibration import (
     charts,
     explain_kl,
     fingerprints,
@@ -18,8 +18,8 @@ from nirvana.ui.panels.calibration import (
     token_metrics,
     winner,
 )
-from nirvana.ui.panels.calibration_choice import calibration_controls, cost
-from nirvana.ui.panels.matrix import transfer
+from nirvana.dashboard.panels.calibration_choice import calibration_controls, cost
+from nirvana.dashboard.panels.matrix import transfer
 
 
 def actions(now: state.Context) -> None:
@@ -45,7 +45,7 @@ def actions(now: state.Context) -> None:
             st.switch_page("pages/saliency.py")
 
 
-now = state.context("calibration")
+now = state.context()
 page.page_header("calibration")
 choice = calibration_controls(now)
 if choice != now.recipe.calibration:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import streamlit as st
 
-from nirvana.ui import state
-from nirvana.ui.panels import page
-from nirvana.ui.panels.compare import (
+from nirvana.dashboard import state
+from nirvana.dashboard.panels import page
+from nirvana.dashboard.panels.compare import (
     charts,
     everything,
     explain,
@@ -16,17 +16,17 @@ from nirvana.ui.panels.compare import (
     standing,
     verdicts,
 )
-from nirvana.ui.panels.continuations import ask, history
-from nirvana.ui.panels.evaluation import cost, evaluation_controls, usable
-from nirvana.ui.panels.many import many
-from nirvana.ui.panels.report import report_download
-from nirvana.ui.panels.speed import speed
-from nirvana.ui.panels.zero_shot import answers, explain_tasks, task_controls, tasks_usable
+from nirvana.dashboard.panels.comparison import many
+from nirvana.dashboard.panels.continuations import ask, history
+from nirvana.dashboard.panels.evaluation import cost, evaluation_controls, usable
+from nirvana.dashboard.panels.report import report_download
+from nirvana.dashboard.panels.speed import speed
+from nirvana.dashboard.panels.zero_shot import answers, explain_tasks, task_controls, tasks_usable
 
 
 def measure(now: state.Context, possible: bool) -> None:
     """What it will cost, and the button."""
-    done = state.state_of(now, "compare") == "done"
+    done = state.state_of(now, "evaluate") == "done"
     st.caption("This choice is measured." if done else cost(now.recipe, now))
     if st.button(
         "Measurements are current" if done else "Measure both models",
@@ -35,10 +35,10 @@ def measure(now: state.Context, possible: bool) -> None:
         disabled=done or now.job is not None or not possible,
         help="Computes the steps before it too, where they are not current. The dense model is measured once per text.",
     ):
-        state.submit("compare")
+        state.submit("evaluate")
 
 
-now = state.context("compare")
+now = state.context()
 page.page_header("compare")
 choice = task_controls(evaluation_controls(now.recipe.evaluation))
 if choice != now.recipe.evaluation:
@@ -48,9 +48,9 @@ measure(now, usable(choice) and tasks_usable(choice, now.run.model()))
 page.job_panel()
 report = now.run.report()
 if report is None:
-    page.empty_state("compare", missing="compare" if now.run.info("prune") else "prune")
+    page.empty_state("compare", missing="evaluate" if now.run.info("prune") else "prune")
 else:
-    stale = now.run.step_state("compare", now.recipe) == "stale"
+    stale = now.run.step_state("evaluate", now.recipe) == "stale"
     if stale:
         st.warning("What follows belongs to earlier choices. Measure both models to bring it up to date.")
     mine = standing(now.run)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from nirvana.dashboard import state
+from nirvana.dashboard.panels import page
+from nirvana.dashboard.panels.home import demo, headline, recent, steps
 from nirvana.runs.store import EXAMPLE
-from nirvana.ui import state
-from nirvana.ui.panels import page
-from nirvana.ui.panels.home import demo, headline, recent, steps
 
 now = state.context()
 page.page_header("home")

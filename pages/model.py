@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import streamlit as st
 
+from nirvana.dashboard import state
+from nirvana.dashboard.panels import page
+from nirvana.dashboard.panels.model import anatomy, choose_model, describe, fits, resident
 from nirvana.errors import RunError
+from nirvana.reporting.text import plain
 from nirvana.runs.recipe import ModelChoice
-from nirvana.ui import state
-from nirvana.ui.panels import page
-from nirvana.ui.panels.model import anatomy, choose_model, describe, fits, resident
-from nirvana.ui.text import plain
 
 
 def actions(now: state.Context, choice: ModelChoice, possible: bool) -> None:
@@ -46,7 +46,7 @@ def actions(now: state.Context, choice: ModelChoice, possible: bool) -> None:
                 page.show_error(error)
 
 
-now = state.context("model")
+now = state.context()
 page.page_header("model")
 choice = choose_model(now.recipe.model)
 if choice != now.recipe.model:
@@ -54,7 +54,7 @@ if choice != now.recipe.model:
     if choice.name != now.recipe.model.name:  # which may have no such task
         changed = changed.change("calibration", task="auto")
     state.set_recipe(changed)
-    now = state.context("model")
+    now = state.context()
 preview = describe(choice, now)
 possible = preview is not None and fits(preview, choice)
 actions(now, choice, possible)

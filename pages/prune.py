@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import streamlit as st
 
+from nirvana.dashboard import state
+from nirvana.dashboard.panels import page
+from nirvana.dashboard.panels.charts import scores_protocol, show_chart
+from nirvana.dashboard.panels.exports import chosen_format, exports
+from nirvana.dashboard.panels.messages import show_notes
+from nirvana.dashboard.panels.metrics import metric
+from nirvana.dashboard.panels.prune import compensated, compensation_controls, cost, preview
+from nirvana.dashboard.replan import draft_plan, load_saliency
 from nirvana.plan import PruningPlan
+from nirvana.reporting.figures import prune as figures
+from nirvana.reporting.text import megabytes, millions, plain
 from nirvana.runs.results import PruneSummary
-from nirvana.ui import state
-from nirvana.ui.figures import prune as figures
-from nirvana.ui.panels import page
-from nirvana.ui.panels.charts import scores_protocol, show_chart
-from nirvana.ui.panels.exports import chosen_format, exports
-from nirvana.ui.panels.messages import show_notes
-from nirvana.ui.panels.metrics import metric
-from nirvana.ui.panels.prune import compensated, compensation_controls, cost, preview
-from nirvana.ui.replan import draft_plan, load_saliency
-from nirvana.ui.text import megabytes, millions, plain
 
 
 def actions(context: state.Context, possible: bool) -> None:
@@ -40,9 +40,9 @@ def actions(context: state.Context, possible: bool) -> None:
             disabled=busy or not possible,
             help="Measures perplexity, KL and size of both models next.",
         ):
-            if state.step_state("compare") == "done":
+            if state.step_state("evaluate") == "done":
                 st.switch_page("pages/compare.py")
-            state.submit("compare")
+            state.submit("evaluate")
 
 
 def result(plan: PruningPlan, summary: PruneSummary, protocol: str) -> None:
@@ -68,7 +68,7 @@ def result(plan: PruningPlan, summary: PruneSummary, protocol: str) -> None:
     st.code(figures.module_diff(plan), language=None, height=320)
 
 
-context = state.context("prune")
+context = state.context()
 page.page_header("prune")
 scores = load_saliency(context.run)
 draft = draft_plan(scores, context.recipe.allocation) if scores is not None else None

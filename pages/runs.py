@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import streamlit as st
 
-from nirvana.ui import state
-from nirvana.ui.panels import page
-from nirvana.ui.panels.runs import actions, children, choose, compare, history, listed, take_row
+from nirvana.dashboard import state
+from nirvana.dashboard.panels import page
+from nirvana.dashboard.panels.runs import actions, children, choose, compare, history, listed, take_row
 
 now = state.context()
 page.page_header("runs")

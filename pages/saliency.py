@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import streamlit as st
 
-from nirvana.saliency import available
-from nirvana.ui import state
-from nirvana.ui.panels import page
-from nirvana.ui.panels.agreement import criterion_against_criterion
-from nirvana.ui.panels.charts import scores_protocol
-from nirvana.ui.panels.criteria import criterion_title, describe_criterion, explain_criterion
-from nirvana.ui.panels.saliency import LAYER, how_computed, one_layer, overview, take_click
-from nirvana.ui.replan import draft_plan, load_saliency
+from nirvana.dashboard import state
+from nirvana.dashboard.panels import page
+from nirvana.dashboard.panels.agreement import criterion_against_criterion
+from nirvana.dashboard.panels.charts import scores_protocol
+from nirvana.dashboard.panels.criteria import criterion_title, describe_criterion, explain_criterion
+from nirvana.dashboard.panels.saliency import LAYER, how_computed, one_layer, overview, take_click
+from nirvana.dashboard.replan import draft_plan, load_saliency
+from nirvana.saliency.criteria import available
 
 
 def choose_criterion(context: state.Context) -> None:
@@ -41,7 +41,7 @@ def choose_criterion(context: state.Context) -> None:
         state.submit("saliency")
 
 
-context = state.context("saliency")
+context = state.context()
 page.page_header("saliency")
 choose_criterion(context)
 page.job_panel()

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import streamlit as st
 
-from nirvana.runs.sweep_rows import read_rows
-from nirvana.ui import state
-from nirvana.ui.panels import page
-from nirvana.ui.panels.sweep import (
+from nirvana.dashboard import state
+from nirvana.dashboard.panels import page
+from nirvana.dashboard.panels.sweep import (
     base_recipe,
     belongs_elsewhere,
     describe_base,
@@ -18,9 +17,10 @@ from nirvana.ui.panels.sweep import (
     start,
     watch,
 )
-from nirvana.ui.panels.sweep_results import results
+from nirvana.dashboard.panels.sweep_results import results
+from nirvana.studies.sweep_rows import read_rows
 
-now = state.context("sweep")
+now = state.context()
 page.page_header("sweep")
 if belongs_elsewhere(now):
     st.stop()

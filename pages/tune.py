@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import streamlit as st
 
-from nirvana.tuning.trials import read_trials
-from nirvana.ui import state
-from nirvana.ui.panels import page
-from nirvana.ui.panels.tune import controls, explain, nothing_yet, results, show_code, start, watch
+from nirvana.dashboard import state
+from nirvana.dashboard.panels import page
+from nirvana.dashboard.panels.tune import controls, explain, nothing_yet, results, show_code, start, watch
+from nirvana.studies.search_trials import read_trials
 
-now = state.context("tune")
+now = state.context()
 page.page_header("tune")
 settings, trials = read_trials(now.run.folder)
 asked = controls(now, settings)

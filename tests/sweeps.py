@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from nirvana.runs.sweep_grid import Grid, Point
-from nirvana.runs.sweep_rows import Pace, Row, Value
+from nirvana.studies.sweep_grid import Grid, Point
+from nirvana.studies.sweep_rows import Pace, Row, Value
 
 DENSE = 20.0
 PERPLEXITY, KL, PAIRS = "perplexity, novels", "KL divergence", "accuracy, minimal-pairs"

@@ -86,7 +86,7 @@ def rule_name(method: str, criterion: str) -> str:
         PlanError: there is no such method.
         SaliencyError: there is no such criterion.
     """
-    from nirvana.saliency import published_allocation
+    from nirvana.saliency.criteria import published_allocation
 
     check_method(method)
     return published_allocation(criterion) if method == "published" else "shared"

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteriaList
 
-from nirvana.calibration.corpora import SELF_GENERATED
 from nirvana.calibration.corpora.corpus import Corpus
+from nirvana.calibration.corpora.registry import SELF_GENERATED
 from nirvana.calibration.corpora.stored import Splits, stored
 from nirvana.errors import CorpusError, ModelError
 from nirvana.evaluation.continuation import Reporting

@@ -14,7 +14,7 @@ from nirvana.checkpoints.placing import placed, refuse_other_file
 from nirvana.checkpoints.provenance import base_gguf, base_name
 from nirvana.errors import CheckpointError
 from nirvana.layout import KV_GROUP, NEURON, Layout
-from nirvana.models.families import Family
+from nirvana.models.families.base import Family
 from nirvana.models.lm import LM
 from nirvana.progress import ProgressCallback, track
 

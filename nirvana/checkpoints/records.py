@@ -12,7 +12,7 @@ import numpy as np
 
 from nirvana.errors import CheckpointError
 from nirvana.layout import Layout, Site
-from nirvana.models.families import Config, Family
+from nirvana.models.families.base import Config, Family
 from nirvana.models.sources import PRUNING_FILE
 
 FILE = PRUNING_FILE

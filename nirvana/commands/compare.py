@@ -12,7 +12,7 @@ from nirvana.runs.store import Store
 
 def compare(arguments: argparse.Namespace) -> None:
     """Show the runs side by side."""
-    from nirvana.ui.figures.comparison import number_table, shown_table
+    from nirvana.reporting.figures.comparison import number_table, shown_table
 
     store = Store()
     found = compare_runs([store.open(run_id) for run_id in arguments.runs])

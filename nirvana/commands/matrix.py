@@ -7,13 +7,13 @@ import sys
 from pathlib import Path
 
 from nirvana.commands.console import Bar, print_json, print_table
-from nirvana.evaluation.matrix import CalibrationMatrix
-from nirvana.runs.matrix import MATRIX, calibration_matrix, check_matrix
+from nirvana.reporting.matrix import describe, file_name, in_words, row_label
+from nirvana.reporting.text import plus_minus
 from nirvana.runs.options import add_options, apply_options
 from nirvana.runs.recipe import Recipe
 from nirvana.runs.store import Store
-from nirvana.ui.matrix import describe, file_name, in_words, row_label
-from nirvana.ui.text import plus_minus
+from nirvana.studies.matrix import MATRIX, calibration_matrix, check_matrix
+from nirvana.studies.matrix_rows import CalibrationMatrix
 
 DRAWN = ("--samples", "--length", "--seed", "--probe-samples", "--probe-length", "--probe-seed", "--task")
 
@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def matrix(arguments: argparse.Namespace) -> None:
     """Compute the rows that are missing, then show all of it."""
-    from nirvana.runs.foreground import foreground_job
+    from nirvana.jobs.foreground import foreground_job
 
     store = Store()
     run = store.open(arguments.run) if arguments.run else None
@@ -52,9 +52,9 @@ def matrix(arguments: argparse.Namespace) -> None:
     elif recipe != run.recipe:
         run = store.set_recipe(run.id, recipe)
     asked = {"mixture": arguments.mixture, "seeds": arguments.seeds}
-    check_matrix(run, "compare", corpora=arguments.texts, **asked)
+    check_matrix(run, "evaluate", corpora=arguments.texts, **asked)
     print(f"Run {run.id}. If it is stopped, go on with the same options and --run {run.id}", file=sys.stderr)
-    with Bar().shown() as bar, foreground_job(store, run, "compare", "matrix"):
+    with Bar().shown() as bar, foreground_job(store, run, "evaluate", "matrix"):
         from nirvana.runs.models import Models
 
         models = Models()

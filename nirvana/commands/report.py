@@ -12,7 +12,7 @@ from nirvana.runs.store import Store
 
 def report(arguments: argparse.Namespace) -> None:
     run = Store().open(arguments.run)
-    from nirvana.ui.report import report_html
+    from nirvana.reporting.html.report import report_html
 
     output = Path(arguments.output).expanduser() if arguments.output else Path(f"{run.id}.html")
     content = report_html(run).encode()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nirvana.allocation.rules import balance
-from nirvana.checkpoints import FORMATS
+from nirvana.checkpoints.sizes import FORMATS
 from nirvana.commands.console import Bar, print_json, print_report, print_table
 from nirvana.errors import CheckpointError, RunError
 from nirvana.files import strict, write_json
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 def run(arguments: argparse.Namespace) -> None:
     """Every step, kept as a run; with --output the pruned model and its records too."""
-    from nirvana.runs.foreground import foreground_job
+    from nirvana.jobs.foreground import foreground_job
     from nirvana.runs.store import Store
 
     recipe = apply_options(_read_recipe(arguments.recipe), arguments)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from nirvana.commands.console import Bar, print_json, print_table
-from nirvana.runs.sensitivity import check_scan, scan_run
+from nirvana.jobs.sensitivity import check_scan, scan_run
 from nirvana.runs.store import Store
 
 SHOWN = 12  # modules
@@ -13,9 +13,9 @@ SHOWN = 12  # modules
 
 def sensitivity(arguments: argparse.Namespace) -> None:
     """Scan with the run's scores, keep the result with it, and show what the model misses most."""
-    from nirvana.runs.foreground import foreground_job
+    from nirvana.jobs.foreground import foreground_job
+    from nirvana.reporting.figures.sensitivity import scan_heatmap
     from nirvana.runs.models import Models
-    from nirvana.ui.figures.sensitivity import scan_heatmap
 
     store = Store()
     run = store.open(arguments.run)

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 from nirvana.commands.console import Bar, print_json, print_table
 from nirvana.errors import RunError
 from nirvana.evaluation.results import Report
-from nirvana.evaluation.timings import SpeedReport, Spread
+from nirvana.evaluation.speed_report import SpeedReport, Spread
+from nirvana.runs.speed import RANGES, check_schemes, check_speed
 from nirvana.runs.store import EXAMPLE, ID, Store
-from nirvana.runs.timing import RANGES, check_schemes, check_speed
 
 if TYPE_CHECKING:
     from nirvana.models.lm import LM
@@ -43,8 +43,8 @@ def _of_run(run: Run, protocol: dict[str, int], schemes: list[str], sizes: bool)
         raise RunError("This run has no pruned model yet.", "Run it first, at least until prune.")
     check_speed(run, schemes, **protocol)
     from nirvana.runs.models import Models
+    from nirvana.runs.speed import measure_speeds, quality_against_bytes
     from nirvana.runs.subjects import both_models
-    from nirvana.runs.timing import measure_speeds, quality_against_bytes
 
     with Bar().shown() as bar:
         bar.step("model")

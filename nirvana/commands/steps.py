@@ -51,7 +51,8 @@ def inspect(arguments: argparse.Namespace) -> None:
 
 
 def corpora(arguments: argparse.Namespace) -> None:
-    from nirvana.calibration.corpora import AVAILABLE, SPLITS, load_corpus
+    from nirvana.calibration.corpora.corpus import SPLITS
+    from nirvana.calibration.corpora.registry import AVAILABLE, load_corpus
 
     if arguments.name is None:
         if arguments.json:
@@ -115,7 +116,7 @@ def calibrate(arguments: argparse.Namespace) -> None:
 
 def score(arguments: argparse.Namespace) -> None:
     from nirvana.runs.folder import FORMATS
-    from nirvana.saliency import find_criterion
+    from nirvana.saliency.criteria import find_criterion
 
     recipe = apply_options(Recipe(), arguments)
     check_recipe(recipe, ("model", "saliency"))
@@ -127,7 +128,7 @@ def score(arguments: argparse.Namespace) -> None:
         raise RunError("This criterion reads text.", "Give --calibration FILE, which `calibrate` writes.")
     with Bar().shown() as bar:
         lm = _load(recipe, bar)
-        from nirvana.saliency import score as score_units
+        from nirvana.saliency.score import score as score_units
 
         bar.step("saliency")
         seed = arguments.seed if arguments.seed is not None else getattr(calibration, "seed", None) or 0
@@ -145,7 +146,7 @@ def score(arguments: argparse.Namespace) -> None:
 
 
 def allocate(arguments: argparse.Namespace) -> None:
-    from nirvana.allocation import allocate as choose
+    from nirvana.allocation.allocate import allocate as choose
     from nirvana.layout import KV_GROUP, NEURON
     from nirvana.saliency.scores import Saliency
 
@@ -196,7 +197,7 @@ def prune(arguments: argparse.Namespace) -> None:
 
 def evaluate(arguments: argparse.Namespace) -> None:
     recipe = apply_options(Recipe(), arguments)
-    check_recipe(recipe, ("model", "compare"))
+    check_recipe(recipe, ("model", "evaluate"))
     with Bar().shown() as bar:
         lm = _load(recipe, bar)
         from nirvana.runs.cached import draw_probe, open_corpus

@@ -15,9 +15,9 @@ from nirvana.compensation import METHODS as COMPENSATIONS
 from nirvana.runs.options import add_options, apply_options
 from nirvana.runs.recipe import Recipe
 from nirvana.runs.store import Store
-from nirvana.runs.sweep_grid import LISTS, Grid, Point
-from nirvana.runs.sweep_rows import Row, read_grid
-from nirvana.saliency import available
+from nirvana.saliency.criteria import available
+from nirvana.studies.sweep_grid import LISTS, Grid, Point
+from nirvana.studies.sweep_rows import Row, read_grid
 
 FIXED = ("--corpus", "--samples", "--length", "--probe-samples", "--probe-length", "--probe-seed", "--task")
 STATISTICS = ("--statistics-samples", "--statistics-length", "--statistics-seed")
@@ -55,9 +55,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def sweep(arguments: argparse.Namespace) -> None:
     """Compute what is missing of the grid, then show all of it."""
-    from nirvana.runs.foreground import foreground_job
-    from nirvana.runs.sweep import check_sweep
-    from nirvana.runs.sweep import sweep as compute
+    from nirvana.jobs.foreground import foreground_job
+    from nirvana.studies.sweep import check_sweep
+    from nirvana.studies.sweep import sweep as compute
 
     store = Store()
     base = store.open(arguments.run) if arguments.run else None
@@ -71,9 +71,9 @@ def sweep(arguments: argparse.Namespace) -> None:
         base = store.create(recipe, name=arguments.name or f"Sweep of {Path(recipe.model.name).name}"[:120])
     elif recipe != base.recipe:
         base = store.set_recipe(base.id, recipe)
-    check_sweep(base, "compare", grid.to_json())
+    check_sweep(base, "evaluate", grid.to_json())
     print(f"Run {base.id}. If it is stopped, go on with: python -m nirvana sweep --run {base.id}", file=sys.stderr)
-    with Bar().shown() as bar, foreground_job(store, base, "compare", "sweep"):
+    with Bar().shown() as bar, foreground_job(store, base, "evaluate", "sweep"):
 
         def on_point(point: Point, number: int, points: int) -> None:
             bar.step(point.label, number, points)
@@ -83,7 +83,7 @@ def sweep(arguments: argparse.Namespace) -> None:
 
 
 def _show(run_id: str, grid: Grid, rows: Sequence[Row], arguments: argparse.Namespace) -> None:
-    from nirvana.ui import sweeps
+    from nirvana.reporting import sweeps
 
     if arguments.csv:
         sweeps.points_table(rows).to_csv(Path(arguments.csv).expanduser(), index=False)
@@ -108,8 +108,8 @@ def _show(run_id: str, grid: Grid, rows: Sequence[Row], arguments: argparse.Name
 
 
 def _dense(metric: str, found: tuple[float, float | None]) -> str:
-    from nirvana.ui.figures.chart import plus_minus
-    from nirvana.ui.sweeps import higher_is_better
+    from nirvana.reporting.figures.chart import plus_minus
+    from nirvana.reporting.sweeps import higher_is_better
 
     value, error = found
     if higher_is_better(metric):
@@ -118,6 +118,6 @@ def _dense(metric: str, found: tuple[float, float | None]) -> str:
 
 
 def _cell(cell: Any) -> str:
-    from nirvana.ui.sweeps import number
+    from nirvana.reporting.sweeps import number
 
     return number(cell) + ("" if cell.fair else f" at {cell.sparsity:.1%}")

@@ -8,14 +8,14 @@ from pathlib import Path
 
 from nirvana.commands.console import Bar, print_json, print_table
 from nirvana.files import write_json
+from nirvana.reporting.search import describe
 from nirvana.runs.options import add_options, apply_options
 from nirvana.runs.store import Store
-from nirvana.runs.tuning import TUNE, check_tune
-from nirvana.saliency import available
-from nirvana.tuning.choices import CRITERIA
-from nirvana.tuning.search import BASE, Tuning
-from nirvana.tuning.trials import Trial
-from nirvana.ui.tuning import describe
+from nirvana.saliency.criteria import available
+from nirvana.studies.search import BASE, Tuning
+from nirvana.studies.search_space import CRITERIA
+from nirvana.studies.search_task import TUNE, check_tune
+from nirvana.studies.search_trials import Trial
 
 SHOWN = 10  # trials
 
@@ -42,8 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def tune(arguments: argparse.Namespace) -> None:
     """Search, and show the best trials."""
-    from nirvana.runs.foreground import foreground_job
-    from nirvana.tuning.search import tune as search
+    from nirvana.jobs.foreground import foreground_job
+    from nirvana.studies.search import tune as search
 
     store = Store()
     base = store.open(arguments.run) if arguments.run else None
@@ -53,9 +53,9 @@ def tune(arguments: argparse.Namespace) -> None:
     corpora = arguments.texts or [recipe.calibration.corpus]
     if base is None:
         base = store.create(recipe, name=arguments.name or f"Search for {Path(recipe.model.name).name}"[:120])
-    check_tune(base, "compare", corpora=corpora, minutes=minutes or 0, trials=arguments.trials, **asked)
+    check_tune(base, "evaluate", corpora=corpora, minutes=minutes or 0, trials=arguments.trials, **asked)
     print(f"Run {base.id}. If it is stopped, go on with the same options and --run {base.id}", file=sys.stderr)
-    with Bar().shown() as bar, foreground_job(store, base, "compare", "tune"):
+    with Bar().shown() as bar, foreground_job(store, base, "evaluate", "tune"):
         from nirvana.runs.models import Models
 
         lm = Models().dense(recipe.model, bar.progress)

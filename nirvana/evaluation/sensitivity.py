@@ -8,7 +8,7 @@ import torch
 from nirvana.calibration.sets import CalibrationSet
 from nirvana.errors import PlanError
 from nirvana.evaluation.divergence import dense_reference, divergence
-from nirvana.evaluation.shifts import Sensitivity, Shift
+from nirvana.evaluation.sensitivity_result import Sensitivity, Shift
 from nirvana.layout import Layout, Site
 from nirvana.models.lm import LM
 from nirvana.progress import ProgressCallback, within

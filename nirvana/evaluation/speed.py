@@ -13,7 +13,7 @@ import torch
 from nirvana.calibration.tasks import start_token
 from nirvana.errors import ModelError
 from nirvana.evaluation.flops import cache_bytes, decode_flops, prefill_flops
-from nirvana.evaluation.timings import ModelSpeed, SpeedReport, Spread
+from nirvana.evaluation.speed_report import ModelSpeed, SpeedReport, Spread
 from nirvana.models.lm import LM
 from nirvana.progress import ProgressCallback, report
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from nirvana.layout import Layout
-from nirvana.models.families import family_of
+from nirvana.models.families.registry import family_of
 from nirvana.models.sources import locate
 
 STORED_BITS = {"float32": 32, "float16": 16, "bfloat16": 16}

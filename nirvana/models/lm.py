@@ -13,7 +13,7 @@ import numpy as np
 
 from nirvana.errors import ModelError
 from nirvana.layout import Layout, Site
-from nirvana.models.families import Family
+from nirvana.models.families.base import Family
 from nirvana.models.limits import give_back_free_memory
 
 if TYPE_CHECKING:

@@ -15,7 +15,8 @@ from torch import nn
 from nirvana.checkpoints.records import FILE, PruningRecord, read_record
 from nirvana.errors import CheckpointError, ModelError
 from nirvana.layout import Layout
-from nirvana.models.families import Family, family_of
+from nirvana.models.families.base import Family
+from nirvana.models.families.registry import family_of
 from nirvana.models.generation_settings import read_generation_settings
 from nirvana.models.gguf_files import converted_folder
 from nirvana.models.hashing import weight_hash

@@ -1,1 +1,1 @@
-"""Runs: a recipe, the results of its steps, and the jobs that compute them."""
+"""Runs: a recipe, and the results of its steps in a folder."""

@@ -6,11 +6,11 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from nirvana.calibration.corpora import SELF_GENERATED, Corpus, load_corpus
+from nirvana.calibration.corpora.corpus import Corpus
 from nirvana.calibration.corpora.mixture import all_of, load_parts, with_mixtures
+from nirvana.calibration.corpora.registry import SELF_GENERATED, load_corpus
 from nirvana.calibration.generation import generate_corpus
 from nirvana.calibration.sampling import sample_calibration, sample_probe
-from nirvana.calibration.selection import select_calibration
 from nirvana.calibration.sets import CalibrationSelection, CalibrationSet
 from nirvana.errors import CorpusError
 from nirvana.models.lm import LM
@@ -19,8 +19,9 @@ from nirvana.runs.folder import FORMATS
 from nirvana.runs.models import numerics
 from nirvana.runs.recipe import CalibrationChoice
 from nirvana.runs.step_cache import cache_key, read_cached, write_cached
-from nirvana.saliency import score
+from nirvana.saliency.score import score
 from nirvana.saliency.scores import Saliency
+from nirvana.selection import select_calibration
 
 Origin = dict[str, Any]  # "cached": whether it was there; "seconds": how long it took when it was computed
 

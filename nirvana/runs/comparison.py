@@ -93,7 +93,7 @@ def compare_runs(runs: Sequence[Run]) -> Comparison:
     their standard errors, which `reason` says.
     """
     chosen = list({run.id: run for run in runs}.values())
-    late = [", stale" if run.step_state("compare") == "stale" else "" for run in chosen]
+    late = [", stale" if run.step_state("evaluate") == "stale" else "" for run in chosen]
     heads = headings([run.recipe for run in chosen], [run.name for run in chosen])
     heads = [head + mark for head, mark in zip(heads, late, strict=True)]
     columns = tuple(_column(run, heading) for run, heading in zip(chosen, heads, strict=True))
@@ -155,7 +155,7 @@ def _parts(recipe: Recipe) -> list[str]:
 
 def _column(run: Run, heading: str) -> Column:
     card, plan = run.model(), run.plan()
-    state = STATES[run.step_state("compare")]
+    state = STATES[run.step_state("evaluate")]
     return Column(
         run.id,
         run.name,

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from nirvana.calibration.corpora import Corpus
+from nirvana.calibration.corpora.corpus import Corpus
 from nirvana.calibration.sampling import sample_calibration
 from nirvana.calibration.sets import CalibrationSelection, CalibrationSet
 from nirvana.compensation.statistics import Statistics, collect_statistics, input_widths, statistics_bytes

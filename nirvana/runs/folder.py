@@ -70,7 +70,7 @@ FORMATS = {
     "saliency": Format("saliency", ".npz", Saliency.to_bytes, Saliency.from_bytes),
     "allocation": Format("plan", ".json", _write_plan, _read_plan),
     "prune": _json_format("pruned", PruneSummary),
-    "compare": _json_format("report", Report),
+    "evaluate": _json_format("report", Report),
 }
 
 

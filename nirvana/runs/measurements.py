@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from nirvana.calibration.corpora import Corpus
+from nirvana.calibration.corpora.corpus import Corpus
 from nirvana.calibration.sets import CalibrationSet
 from nirvana.calibration.tasks import task_of
 from nirvana.evaluation.divergence import DenseReference, divergence
@@ -18,7 +18,7 @@ from nirvana.evaluation.zero_shot import results as accuracies
 from nirvana.evaluation.zero_shot.tasks import LocalTask, find_tasks, harness_version
 from nirvana.models.lm import LM
 from nirvana.progress import ProgressCallback, within
-from nirvana.runs.continuing import continue_with_both
+from nirvana.runs.continuation import continue_with_both
 from nirvana.runs.models import numerics, placement
 from nirvana.runs.recipe import EvaluationChoice
 from nirvana.runs.run import Run
@@ -27,7 +27,7 @@ from nirvana.runs.step_cache import cache_key, read_cached, write_cached
 PROMPT, NEW_TOKENS = "A function in Python is defined with", 48
 
 
-def compare(
+def evaluate(
     run: Run,
     subjects: Mapping[str, LM],
     corpora: Mapping[str, Corpus],

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from nirvana.runs.recipe import Recipe
-from nirvana.saliency import CRITERIA
+from nirvana.saliency.criteria import CRITERIA
 
 
 class Option(NamedTuple):

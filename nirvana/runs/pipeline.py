@@ -1,4 +1,4 @@
-"""The steps of a run in order: model, calibration, saliency, allocation, prune, compare."""
+"""The steps of a run in order: model, calibration, saliency, allocation, prune, evaluate."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from nirvana.allocation import allocate
-from nirvana.calibration.corpora import SELF_GENERATED, Corpus, part_names
-from nirvana.calibration.corpora.mixture import all_of
+from nirvana.allocation.allocate import allocate
+from nirvana.calibration.corpora.corpus import Corpus
+from nirvana.calibration.corpora.mixture import all_of, part_names
+from nirvana.calibration.corpora.registry import SELF_GENERATED
 from nirvana.calibration.sets import CalibrationSelection, CalibrationSet
 from nirvana.calibration.tasks import task_of
 from nirvana.checkpoints.exporting import refused_formats
@@ -28,7 +29,7 @@ from nirvana.runs.cached import (
     score_units,
 )
 from nirvana.runs.compensated import check_same_compensation, check_statistics_fit, compensation_summary, pruned_model
-from nirvana.runs.measurements import compare
+from nirvana.runs.measurements import evaluate
 from nirvana.runs.models import Models, placement
 from nirvana.runs.recipe import STEPS, Recipe
 from nirvana.runs.results import ModelCard, PruneSummary
@@ -151,11 +152,11 @@ def _check_ahead(work: Work, card: ModelCard, steps: tuple[str, ...]) -> None:
     corpora = []
     if "calibration" in steps and not any(map(_is_generated, calibration.texts)):  # which the model has to write first
         corpora = work.texts()
-        if "compare" in steps or calibration.trials > 1:
+        if "evaluate" in steps or calibration.trials > 1:
             draw_probe(calibration, work.lm(), corpora)
     if "prune" in steps:
         check_statistics_fit(work.recipe, work.lm(), corpora)
-    for name in evaluation.corpora if "compare" in steps else ():
+    for name in evaluation.corpora if "evaluate" in steps else ():
         if not _is_generated(name):
             check_text(work.lm(), work.corpus(name), window=evaluation.window)
 
@@ -222,7 +223,7 @@ def _prune(work: Work) -> tuple[PruneSummary, dict[str, Any]]:
     return summary, {"weight_hash": small.hash, "base_hash": lm.hash, **placement(lm)}
 
 
-def _compare(work: Work) -> tuple[Report, dict[str, Any]]:
+def _evaluate(work: Work) -> tuple[Report, dict[str, Any]]:
     lm, chosen = work.lm(), work.need("calibration")
     small = work.pruned()
     check_same_compensation(work.run.pruned(), lm, small)
@@ -231,7 +232,7 @@ def _compare(work: Work) -> tuple[Report, dict[str, Any]]:
         probe = chosen.probe
     else:
         probe = draw_probe(work.recipe.calibration, lm, work.texts())
-    report = compare(work.run, {"dense": lm, "pruned": small}, corpora, probe, work.progress)
+    report = evaluate(work.run, {"dense": lm, "pruned": small}, corpora, probe, work.progress)
     hashes = {name: corpus.hash for name, corpus in corpora.items()}
     return report, {"weight_hash": small.hash, "base_hash": lm.hash, "corpus_hashes": hashes, **placement(lm)}
 
@@ -242,5 +243,5 @@ _STEPS: dict[str, Callable[[Work], tuple[Any, dict[str, Any]]]] = {
     "saliency": _saliency,
     "allocation": _allocation,
     "prune": _prune,
-    "compare": _compare,
+    "evaluate": _evaluate,
 }

@@ -13,7 +13,7 @@ from nirvana.calibration.corpora.mixture import PLUS, part_names
 from nirvana.errors import RunError
 from nirvana.files import json_hash
 
-STEPS = ("model", "calibration", "saliency", "allocation", "prune", "compare")
+STEPS = ("model", "calibration", "saliency", "allocation", "prune", "evaluate")
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ class Recipe:
             "saliency": ("model", "calibration", "saliency"),
             "allocation": ("model", "calibration", "saliency", "allocation"),
             "prune": ("model", "calibration", "saliency", "allocation", "prune"),
-            "compare": ("model", "calibration", "saliency", "allocation", "prune", "evaluation"),
+            "evaluate": ("model", "calibration", "saliency", "allocation", "prune", "evaluation"),
         }[step]
         data = self.to_json()
         return json_hash({section: data[section] for section in sections})

@@ -15,8 +15,8 @@ from typing import Any, TypeVar
 from nirvana.calibration.sets import CalibrationSelection, CalibrationSet
 from nirvana.errors import RunError
 from nirvana.evaluation.results import Report
-from nirvana.evaluation.shifts import Sensitivity
-from nirvana.evaluation.timings import SpeedReport
+from nirvana.evaluation.sensitivity_result import Sensitivity
+from nirvana.evaluation.speed_report import SpeedReport
 from nirvana.plan import PruningPlan
 from nirvana.runs.folder import FORMATS, StepFolder
 from nirvana.runs.index import LIVE, Index
@@ -112,7 +112,7 @@ class Run:
         return result
 
     def report(self) -> Report | None:
-        result: Report | None = self.steps.read("compare")
+        result: Report | None = self.steps.read("evaluate")
         return result
 
     def continuations(self) -> list[Continuation]:
@@ -164,7 +164,7 @@ class Run:
         self.put("prune", summary, **info)
 
     def put_report(self, report: Report, **info: Any) -> None:
-        self.put("compare", report, **info)
+        self.put("evaluate", report, **info)
 
     def add_continuation(self, continuation: Continuation) -> None:
         """Keep a continuation with the pruned model that made it.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from nirvana.allocation import reachable_sparsity
+from nirvana.allocation.allocate import reachable_sparsity
 from nirvana.allocation.constraints import out_of_reach
 from nirvana.allocation.rules import check_method, uses_gamma
 from nirvana.calibration.tasks import TASKS
@@ -51,8 +51,8 @@ def check_recipe(recipe: Recipe, steps: Iterable[str] = STEPS) -> None:
         ModelError: the model is not named, or the dtype is unknown.
     """
     wanted = set(steps)
-    sections = {"evaluation": "compare" in wanted, "allocation": bool(wanted & {"allocation", "prune", "compare"})}
-    sections["prune"] = bool(wanted & {"prune", "compare"})
+    sections = {"evaluation": "evaluate" in wanted, "allocation": bool(wanted & {"allocation", "prune", "evaluate"})}
+    sections["prune"] = bool(wanted & {"prune", "evaluate"})
     for (section, name), (low, high) in _WHOLE_NUMBERS.items():
         value = getattr(getattr(recipe, section), name)
         if sections.get(section, True) and not (
@@ -116,17 +116,17 @@ def check_against_model(recipe: Recipe, card: ModelCard, steps: Iterable[str] = 
     lengths: dict[str, int] = {}
     if "calibration" in wanted:
         lengths |= {"calibration.length": recipe.calibration.length}
-    if "compare" in wanted or ("calibration" in wanted and recipe.calibration.trials > 1):
+    if "evaluate" in wanted or ("calibration" in wanted and recipe.calibration.trials > 1):
         lengths |= {"calibration.probe_length": recipe.calibration.probe_length}
-    if "compare" in wanted and recipe.evaluation.corpora:
+    if "evaluate" in wanted and recipe.evaluation.corpora:
         lengths |= {"evaluation.window": recipe.evaluation.window}
-    if wanted & {"prune", "compare"} and recipe.prune.compensation != "none":
+    if wanted & {"prune", "evaluate"} and recipe.prune.compensation != "none":
         lengths |= {"prune.length": recipe.prune.length}
     for name, length in lengths.items():
         positions = card.geometry.get("positions", length)
         if length > positions:
             raise RunError(f"{name} is {length:,}, and {card.name} has {positions:,} positions.", "Lower it.")
-    if "compare" in wanted:
+    if "evaluate" in wanted:
         check_fit(recipe.evaluation.zero_shot, card.name, encoder=len(card.layout.stacks) > 1)
     if "calibration" in wanted and recipe.calibration.task != "auto" and len(card.layout.stacks) == 1:
         raise CorpusError(f"{card.name} has no encoder, so there is no task to choose.", "Leave it at auto.")
@@ -171,7 +171,7 @@ def _check_normalisation(normalisation: float) -> None:
 
 
 def _check_criterion(name: str) -> None:
-    from nirvana.saliency import available
+    from nirvana.saliency.criteria import available
 
     if name not in available():
         raise SaliencyError(f"There is no criterion {name!r}.", f"Use {', '.join(available())}.")

@@ -24,7 +24,7 @@ import torch
 from torch import nn
 
 from nirvana.layout import Site
-from nirvana.models.families import WeightSlice
+from nirvana.models.families.base import WeightSlice
 from nirvana.models.lm import LM
 from nirvana.progress import ProgressCallback, report
 from nirvana.saliency.budget import MICRO_BATCHES, choose

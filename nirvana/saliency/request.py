@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from nirvana.progress import ProgressCallback
 
 
+Strategy = Literal["auto", "micro-batches", "recompute"]
 UNLABELLED = -100  # as in transformers
 
 

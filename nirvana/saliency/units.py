@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from nirvana.layout import Site
-from nirvana.models.families import WeightSlice
+from nirvana.models.families.base import WeightSlice
 from nirvana.models.lm import LM
 from nirvana.surgery import layer_places, linear_layer
 

@@ -13,7 +13,7 @@ import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
 
-from nirvana.allocation import allocate
+from nirvana.allocation.allocate import allocate
 from nirvana.calibration.sets import CalibrationSelection, CalibrationSet, Candidate
 from nirvana.calibration.tasks import SPANS
 from nirvana.evaluation.results import Divergence, Measurement, Report
@@ -167,7 +167,7 @@ def add_job(run: Run, status: str, *, step: str = "", message: str = "", hint: s
         id=job_id,
         run_id=run.id,
         task="run",
-        until="compare",
+        until="evaluate",
         arguments={},
         device="cpu",
         status="queued" if status == "queued" else "running",

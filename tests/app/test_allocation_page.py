@@ -7,12 +7,12 @@ from collections.abc import Callable
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from nirvana.evaluation.shifts import Sensitivity, Shift
+from nirvana.dashboard.replan import draft_plan
+from nirvana.evaluation.sensitivity_result import Sensitivity, Shift
 from nirvana.layout import KV_GROUP, NEURON
 from nirvana.models.families.t5 import T5Family
 from nirvana.runs.recipe import Recipe
 from nirvana.runs.store import Run, Store
-from nirvana.ui.replan import draft_plan
 from tests.app.conftest import SMALL_T5, fill
 from tests.app.test_widget_keys import keys_on
 

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from nirvana.calibration.corpora import save_upload
+from nirvana.calibration.corpora.files import save_upload
 from nirvana.calibration.sets import CalibrationSelection, CalibrationSet, Candidate
+from nirvana.dashboard import state
 from nirvana.evaluation.results import Divergence
 from nirvana.runs.recipe import Recipe
 from nirvana.runs.store import Run, Store
-from nirvana.ui import state
 from tests.app.conftest import fill
 from tests.conftest import english
 

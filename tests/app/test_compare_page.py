@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from nirvana.dashboard import state
+from nirvana.dashboard.panels.continuations import agreement
 from nirvana.evaluation.results import Measurement, Report
-from nirvana.runs.jobs import JobManager
+from nirvana.jobs.queue import JobManager
 from nirvana.runs.recipe import Recipe
 from nirvana.runs.results import Continuation
 from nirvana.runs.store import Run, Store
-from nirvana.ui import state
-from nirvana.ui.panels.continuations import agreement
 from tests.app.test_widget_keys import keys_on
 
 Start = Callable[..., AppTest]
@@ -120,7 +120,7 @@ def test_a_baseline_of_the_same_model_is_held_against_the_run(
     start: Start, store: Store, filled: Run, factor: float, verdict: str
 ) -> None:
     other = store.create(filled.recipe.change("saliency", criterion="random"), name="Dice *throw*")
-    for step in ("model", "calibration", "saliency", "allocation", "prune", "compare"):
+    for step in ("model", "calibration", "saliency", "allocation", "prune", "evaluate"):
         other.put(step, filled.steps.read(step))
     scale_pruned(other, factor)
     app = open_page(start, filled)
@@ -134,7 +134,7 @@ def test_a_baseline_of_the_same_model_is_held_against_the_run(
 
 def test_runs_of_other_weights_or_texts_are_no_rivals(start: Start, store: Store, filled: Run) -> None:
     other = store.create(filled.recipe.change("saliency", criterion="random"), name="Stranger")
-    for step in ("model", "calibration", "saliency", "allocation", "prune", "compare"):
+    for step in ("model", "calibration", "saliency", "allocation", "prune", "evaluate"):
         other.put(step, filled.steps.read(step))
     scale_pruned(other, 0.5)
     card = other.model()

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from nirvana.dashboard.panels.criteria import EXPLAINED, describe_criterion
 from nirvana.runs.recipe import Recipe
 from nirvana.runs.store import Run, Store
-from nirvana.saliency import CRITERIA, available
 from nirvana.saliency.agreement import rank_correlation
+from nirvana.saliency.criteria import CRITERIA, available
 from nirvana.saliency.scores import Saliency
-from nirvana.ui.panels.criteria import EXPLAINED, describe_criterion
 from tests.app.conftest import PLACE, fill
 
 Start = Callable[..., AppTest]

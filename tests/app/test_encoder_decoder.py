@@ -12,10 +12,10 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from nirvana.calibration.tasks import CONTINUATION, SPANS
+from nirvana.dashboard import state
 from nirvana.models.families.t5 import T5Family
 from nirvana.runs.recipe import CalibrationChoice, EvaluationChoice, Recipe
 from nirvana.runs.store import Run, Store
-from nirvana.ui import state
 from tests.app.conftest import PLACE, SMALL_T5, fill
 from tests.app.test_journey import wait
 from tests.app.test_widget_keys import keys_on

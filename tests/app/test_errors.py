@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from nirvana.reporting.text import plain
 from nirvana.runs.recipe import Recipe
 from nirvana.runs.store import Run, Store
-from nirvana.ui.text import plain
 
 Start = Callable[..., AppTest]
 

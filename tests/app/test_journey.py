@@ -10,10 +10,10 @@ import psutil
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from nirvana.runs.jobs import Job
+from nirvana.dashboard import state
+from nirvana.jobs.queue import Job
 from nirvana.runs.recipe import CalibrationChoice, EvaluationChoice, Recipe
 from nirvana.runs.store import Store
-from nirvana.ui import state
 
 Start = Callable[..., AppTest]
 PATIENCE = 180  # seconds; a passing test waits far less
@@ -132,5 +132,5 @@ def test_cancel_stops_the_job_and_unload_ends_the_worker(
     assert wait(app).status == "cancelled"
     assert "cancelled" in app.info[-1].value
     state.jobs().unload()
-    workers = [child for child in psutil.Process().children() if "nirvana.runs.worker" in " ".join(child.cmdline())]
+    workers = [child for child in psutil.Process().children() if "nirvana.jobs.worker" in " ".join(child.cmdline())]
     assert not workers

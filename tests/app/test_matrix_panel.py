@@ -9,9 +9,9 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from nirvana.calibration.sets import CalibrationSelection
-from nirvana.evaluation.matrix import CalibrationMatrix, read_matrix, write_matrix
 from nirvana.runs.recipe import CalibrationChoice, EvaluationChoice, Recipe
 from nirvana.runs.store import Run, Store
+from nirvana.studies.matrix_rows import CalibrationMatrix, read_matrix, write_matrix
 from tests.app.conftest import tables
 from tests.app.test_calibration_page import draft, open_page, words
 from tests.app.test_journey import wait

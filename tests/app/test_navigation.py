@@ -7,8 +7,8 @@ from collections.abc import Callable
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from nirvana.dashboard.guide import GUIDES, PAGES
 from nirvana.runs.store import Run, Store
-from nirvana.ui.guide import GUIDES, PAGES
 from tests.app.conftest import ROOT
 
 Start = Callable[..., AppTest]

@@ -10,7 +10,7 @@ from tests.app.conftest import ROOT
 TOUR = """
 import sys
 from streamlit.testing.v1 import AppTest
-from nirvana.ui.guide import PAGES
+from nirvana.dashboard.guide import PAGES
 
 app = AppTest.from_file("app.py", default_timeout=60).run()
 for page in PAGES:

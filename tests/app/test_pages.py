@@ -9,9 +9,9 @@ import psutil
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from nirvana.dashboard.guide import GUIDES, PAGES
 from nirvana.runs.recipe import STEPS, Recipe
 from nirvana.runs.store import Run, Store
-from nirvana.ui.guide import GUIDES, PAGES
 from tests.app.conftest import ROOT, add_job, tables
 
 FILES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "pages").glob("*.py"))

@@ -16,15 +16,15 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from nirvana import cli
-from nirvana.evaluation.shifts import Sensitivity, Shift
+from nirvana.evaluation.sensitivity_result import Sensitivity, Shift
 from nirvana.models.families.t5 import T5Family
+from nirvana.reporting.html.document import Document, cell
+from nirvana.reporting.html.report import report_html
 from nirvana.runs.recipe import Recipe
 from nirvana.runs.results import Continuation, ScoredText
 from nirvana.runs.store import Run, Store
-from nirvana.runs.sweep_rows import append_row
-from nirvana.tuning.trials import begin
-from nirvana.ui.report import report_html
-from nirvana.ui.report.document import Document, cell
+from nirvana.studies.search_trials import begin
+from nirvana.studies.sweep_rows import append_row
 from tests.app.conftest import ROOT, SMALL_T5, fill
 from tests.app.test_compare_page import open_page
 from tests.app.test_speed_panel import put_sizes, put_speed
@@ -192,7 +192,7 @@ def test_studies_around_a_run_have_their_sections(filled: Run) -> None:
     filled.put_sensitivity(Sensitivity(shifts, protocol))
     for row in make_rows():
         recipe = row.point.recipe(filled.recipe)
-        append_row(filled, replace(row, run_id="", fingerprint=recipe.fingerprint("compare")))
+        append_row(filled, replace(row, run_id="", fingerprint=recipe.fingerprint("evaluate")))
     begin(filled.folder, SETTINGS, TRIALS)
     page = read(report_html(filled))
     assert "3.25" in page.text["sensitivity"] and "4 x 8 probe tokens" in page.text["sensitivity"]

@@ -9,8 +9,8 @@ from typing import Any
 from streamlit.testing.v1 import AppTest
 
 from nirvana.evaluation.results import Measurement, Report
-from nirvana.evaluation.timings import ModelSpeed, SpeedReport, Spread
-from nirvana.runs.jobs import JobManager
+from nirvana.evaluation.speed_report import ModelSpeed, SpeedReport, Spread
+from nirvana.jobs.queue import JobManager
 from nirvana.runs.results import Continuation, ScoredText
 from nirvana.runs.store import Run
 from tests.app.conftest import add_job, tables

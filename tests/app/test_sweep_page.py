@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from nirvana.dashboard import state
 from nirvana.runs.recipe import Recipe
 from nirvana.runs.store import EXAMPLE, Run, Store
-from nirvana.runs.sweep_grid import Grid
-from nirvana.runs.sweep_rows import Row, append_row, read_grid, read_rows, write_grid
-from nirvana.ui import state
+from nirvana.studies.sweep_grid import Grid
+from nirvana.studies.sweep_rows import Row, append_row, read_grid, read_rows, write_grid
 from tests.app.conftest import add_job, tables
 from tests.app.test_compare_page import submitted, words
 from tests.app.test_journey import wait
@@ -40,7 +40,7 @@ def put_sweep(store: Store, base: Run, grid: Grid = GRID, *, speed: bool = False
         recipe = point.recipe(base.recipe)
         run = store.create(recipe, name=point.label, study=base)
         row = make_row(point, speed=speed)
-        append_row(base, replace(row, run_id=run.id, fingerprint=recipe.fingerprint("compare")))
+        append_row(base, replace(row, run_id=run.id, fingerprint=recipe.fingerprint("evaluate")))
     return read_rows(base)
 
 
@@ -166,7 +166,7 @@ def test_failures_are_listed_with_their_reason(start: Start, store: Store, fille
     put_sweep(store, filled)
     point = GRID.points()[0]._replace(sparsity=0.9)
     recipe = point.recipe(filled.recipe)
-    append_row(filled, Row(point, fingerprint=recipe.fingerprint("compare"), failure="90 % is out *of* reach."))
+    append_row(filled, Row(point, fingerprint=recipe.fingerprint("evaluate"), failure="90 % is out *of* reach."))
     app = open_page(start, filled)
     assert "out \\*of\\* reach" in words(app) and any("1 point could not" in box.label for box in app.expander)
 

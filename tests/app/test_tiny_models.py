@@ -7,11 +7,11 @@ from collections.abc import Callable
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from nirvana.dashboard.panels.home import demo_recipe
 from nirvana.models.sources import BUILT_IN
 from nirvana.models.tiny import QUICK
 from nirvana.runs.recipe import CalibrationChoice, EvaluationChoice, Recipe
 from nirvana.runs.store import Store
-from nirvana.ui.panels.home import demo_recipe
 from tests.app.test_journey import wait
 from tests.app.test_widget_keys import keys_on
 

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from nirvana.dashboard import state
+from nirvana.reporting.figures import search as figures
+from nirvana.reporting.search import command_line, describe, python_code, trials_table
+from nirvana.reporting.text import plain
 from nirvana.runs.recipe import Recipe
 from nirvana.runs.store import Store
-from nirvana.tuning.choices import Choices
-from nirvana.tuning.trials import Trial, append, begin, read_trials
-from nirvana.ui import state
-from nirvana.ui.figures import tuning as figures
-from nirvana.ui.text import plain
-from nirvana.ui.tuning import command_line, describe, python_code, trials_table
+from nirvana.studies.search_space import Choices
+from nirvana.studies.search_trials import Trial, append, begin, read_trials
 from tests.app.test_widget_keys import keys_on
 
 Start = Callable[..., AppTest]
@@ -162,8 +162,8 @@ def test_strangers_search_on_built_in_texts_only(start: Start, store: Store, mon
     def forged() -> None:
         import streamlit as st
 
+        from nirvana.dashboard import state
         from nirvana.runs.recipe import Recipe
-        from nirvana.ui import state
 
         problem = state.take_problem()
         if problem is None:

@@ -8,9 +8,9 @@ from typing import Any
 
 from streamlit.testing.v1 import AppTest
 
+from nirvana.dashboard.guide import PAGES
 from nirvana.runs.recipe import Recipe
 from nirvana.runs.store import Run, Store
-from nirvana.ui.guide import PAGES
 from tests.app.conftest import ROOT, add_job, fill
 
 ROW = re.compile(r"^\| `([^`]+)` \|[^|]*\|[^|]*\|([^|]*)\|$", re.MULTILINE)
@@ -55,7 +55,7 @@ def test_documented_keys_are_those_of_the_pages(start: Callable[..., AppTest], s
 
 
 def test_keys_that_appear_at_times_are_in_the_source() -> None:
-    files = [*(ROOT / "pages").glob("*.py"), *(ROOT / "nirvana/ui").rglob("*.py")]
+    files = [*(ROOT / "pages").glob("*.py"), *(ROOT / "nirvana/dashboard").rglob("*.py")]
     source = "".join(file.read_text(encoding="utf-8") for file in files)
     for key, when in documented().items():
         literal = re.sub(r"^<\w+>(\.table)?", "", key).partition("<")[0]

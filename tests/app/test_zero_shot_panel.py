@@ -13,15 +13,15 @@ import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from nirvana.dashboard import state
 from nirvana.errors import RunError
 from nirvana.evaluation.results import Report
 from nirvana.evaluation.zero_shot.phenomena import PHENOMENA
 from nirvana.evaluation.zero_shot.results import TaskAccuracy, ZeroShot, measurements
+from nirvana.jobs.queue import JobManager
 from nirvana.models.families.t5 import T5Family
-from nirvana.runs.jobs import JobManager
 from nirvana.runs.recipe import CalibrationChoice, EvaluationChoice, Recipe
 from nirvana.runs.store import Run, Store
-from nirvana.ui import state
 from tests.app.conftest import SMALL_T5, fill, tables
 from tests.app.test_compare_page import open_page, words
 
@@ -56,7 +56,7 @@ def test_minimal_pairs_are_one_click_away(start: Start, filled: Run, monkeypatch
     app.button(key="compare.run").click().run()
     ((run_id, until),) = submitted
     evaluation = state.store().open(run_id).recipe.evaluation
-    assert until == "compare" and evaluation == replace(
+    assert until == "evaluate" and evaluation == replace(
         filled.recipe.evaluation, zero_shot=("minimal-pairs",), zero_shot_items=25
     )
     app.toggle(key="compare.minimal_pairs").set_value(False).run()

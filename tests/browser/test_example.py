@@ -7,7 +7,7 @@ import re
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from nirvana.ui.guide import PAGES
+from nirvana.dashboard.guide import PAGES
 from tests.browser.conftest import TIMEOUT, Server
 
 CHARTS = {"model": 1, "calibration": 2, "saliency": 4, "allocation": 4, "prune": 2, "compare": 1}

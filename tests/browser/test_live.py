@@ -36,7 +36,7 @@ def press(page: Page, key: str) -> None:
 
 def workers(server: Server) -> list[psutil.Process]:
     children = psutil.Process(server.process.pid).children(recursive=True)
-    return [child for child in children if "nirvana.runs.worker" in " ".join(child.cmdline())]
+    return [child for child in children if "nirvana.jobs.worker" in " ".join(child.cmdline())]
 
 
 def test_a_run_is_watched_across_pages_reloads_and_tabs(

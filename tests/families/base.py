@@ -20,12 +20,13 @@ from nirvana.compensation import METHODS, Compensation
 from nirvana.compensation.statistics import collect_statistics
 from nirvana.errors import CheckpointError
 from nirvana.layout import KV_GROUP, Site
-from nirvana.models.families import family_of
+from nirvana.models.families.registry import family_of
 from nirvana.models.inspection import inspect_model
 from nirvana.models.lm import LM
 from nirvana.models.loading import load_model
 from nirvana.plan import PruningPlan
-from nirvana.saliency import CRITERIA, available, score
+from nirvana.saliency.criteria import CRITERIA, available
+from nirvana.saliency.score import score
 from nirvana.surgery import layer_places, linear_layer, masked_, output_part, prune, unit_rows
 from tests.conftest import byte_tokenizer
 from tests.oracle import all_logits, loss_scores, nirvana_scores, unmasked_logits

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from nirvana.errors import ModelError
-from nirvana.models.families import family_of
+from nirvana.models.families.registry import family_of
 from nirvana.models.inspection import inspect_model
 from nirvana.models.loading import load_model
 from tests.families.gguf_writing import gguf_vocabulary, write_gguf

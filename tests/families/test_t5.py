@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from nirvana.allocation import allocate
+from nirvana.allocation.allocate import allocate
 from nirvana.calibration.sets import CalibrationSet
 from nirvana.checkpoints.saving import save
 from nirvana.checkpoints.sizes import padding_note
@@ -22,7 +22,7 @@ from nirvana.layout import KV_GROUP, Site
 from nirvana.models.lm import LM
 from nirvana.models.loading import load_model
 from nirvana.plan import PruningPlan
-from nirvana.saliency import score
+from nirvana.saliency.score import score
 from nirvana.surgery import prune
 from tests.conftest import byte_tokenizer
 from tests.families.base import FamilyTests, Settings, library_logits, some_plan

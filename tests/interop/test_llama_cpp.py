@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from nirvana.allocation import allocate
+from nirvana.allocation.allocate import allocate
 from nirvana.calibration.sets import CalibrationSet
 from nirvana.checkpoints.gguf_export import export_gguf
 from nirvana.models.lm import LM
 from nirvana.models.loading import load_model
-from nirvana.saliency import score
+from nirvana.saliency.score import score
 from nirvana.surgery import prune
 from tests.families.gguf_writing import write_gguf
 from tests.families.test_sources import tiny

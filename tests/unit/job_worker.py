@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from nirvana.errors import CorpusError
+from nirvana.jobs import worker
+from nirvana.jobs.tasks import Task
 from nirvana.progress import Progress
-from nirvana.runs import worker
-from nirvana.runs.tasks import Task
 
 
 def work(run: Any, *, reporter: Any, seconds: float = 0.0, **_: Any) -> dict[str, Any]:

@@ -7,11 +7,11 @@ import math
 import numpy as np
 import pytest
 
-from nirvana.allocation import allocate
+from nirvana.allocation.allocate import allocate
 from nirvana.layout import Site
+from nirvana.reporting.figures.agreement import same_order, same_units
 from nirvana.saliency.agreement import kept_overlap, rank_correlation
 from nirvana.saliency.scores import Saliency
-from nirvana.ui.figures.agreement import same_order, same_units
 from tests.unit.test_figures import make_saliency
 
 NAMES = ("One", "Other")

@@ -8,7 +8,8 @@ import math
 import numpy as np
 import pytest
 
-from nirvana.allocation import allocate, pruning_rates, reachable_sparsity
+from nirvana.allocation.allocate import allocate, reachable_sparsity
+from nirvana.allocation.shared import pruning_rates
 from nirvana.errors import PlanError
 from nirvana.layout import ATTENTION, KV_GROUP, MLP, NEURON, Layout, Site, SiteLayout
 from nirvana.plan import PruningPlan

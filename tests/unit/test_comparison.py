@@ -13,19 +13,19 @@ import numpy as np
 import pytest
 
 from nirvana import cli
-from nirvana.allocation import allocate
+from nirvana.allocation.allocate import allocate
 from nirvana.evaluation.intervals import from_errors, paired_mean
 from nirvana.evaluation.results import Measurement, Report, pack_parts
 from nirvana.evaluation.zero_shot.results import pack_outcomes
 from nirvana.layout import Layout
 from nirvana.models.families.llama import LlamaFamily
+from nirvana.reporting.figures import comparison as figures
 from nirvana.runs.comparison import Comparison, compare_runs, difference, headings
 from nirvana.runs.recipe import Recipe
 from nirvana.runs.results import ModelCard
 from nirvana.runs.run import Run
 from nirvana.runs.store import Store
 from nirvana.saliency.scores import Saliency
-from nirvana.ui.figures import comparison as figures
 
 SMALL = {
     "num_hidden_layers": 2,

@@ -14,6 +14,7 @@ from nirvana.cli import main
 from nirvana.compensation.statistics import collect_statistics
 from nirvana.errors import CompensationError, CorpusError, NirvanaError, RunError
 from nirvana.files import cache_folder
+from nirvana.jobs.tasks import continue_both, export
 from nirvana.models.loading import load_model
 from nirvana.progress import Progress
 from nirvana.runs import compensated
@@ -22,7 +23,6 @@ from nirvana.runs.pipeline import execute
 from nirvana.runs.recipe import Recipe
 from nirvana.runs.results import PruneSummary
 from nirvana.runs.store import Store
-from nirvana.runs.tasks import continue_both, export
 from nirvana.runs.validation import check_recipe
 from tests.conftest import english
 from tests.families import test_t5 as makers

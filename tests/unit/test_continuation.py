@@ -12,7 +12,7 @@ import torch
 from nirvana.errors import Cancelled, CorpusError, ModelError
 from nirvana.evaluation.continuation import _pieces, continue_prompt, token_probabilities, write
 from nirvana.progress import Progress
-from nirvana.runs.continuing import continue_with_both
+from nirvana.runs.continuation import continue_with_both
 
 if TYPE_CHECKING:
     from nirvana.models.lm import LM

@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
-from nirvana.calibration import corpora
-from nirvana.calibration.corpora import SPLITS, Corpus, hub, load_corpus, save_upload
-from nirvana.calibration.corpora.corpus import normal, sections
+from nirvana.calibration.corpora import hub, registry
+from nirvana.calibration.corpora.corpus import SPLITS, Corpus, normal, sections
 from nirvana.calibration.corpora.docstrings import plain
-from nirvana.calibration.corpora.files import SMALLEST
+from nirvana.calibration.corpora.files import SMALLEST, save_upload, uploads
 from nirvana.calibration.corpora.prose import paragraphs
+from nirvana.calibration.corpora.registry import load_corpus
 from nirvana.calibration.corpora.stored import Splits, stored
 from nirvana.errors import CorpusError
 
@@ -150,12 +150,13 @@ def test_what_took_long_is_kept_until_its_key_changes_or_it_is_damaged(own_home:
 
 def test_names_are_listed_without_torch_or_datasets() -> None:
     program = (
-        "import sys; from nirvana.calibration.corpora import AVAILABLE, load_corpus; load_corpus('python-docs');"
+        "import sys; from nirvana.calibration.corpora.registry import AVAILABLE, load_corpus;"
+        "load_corpus('python-docs');"
         "print(sorted({'torch', 'datasets', 'transformers'} & set(sys.modules)), *AVAILABLE)"
     )
     answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
     assert answer.startswith("[] ") and all(name in answer for name in [*BUILT_IN, "self-generated", "wikitext-2"])
-    assert sum(info.offline for info in corpora.AVAILABLE.values()) >= 4
+    assert sum(info.offline for info in registry.AVAILABLE.values()) >= 4
 
 
 # --- prose
@@ -331,7 +332,7 @@ def test_an_upload_stays_in_its_folder(name: str, own_home: Path) -> None:
     assert [path.parent for path in files] == [own_home / "uploads"]
     assert kept == f"upload:{files[0].name}" and ".." not in kept and not files[0].name.startswith(".")
     assert_disjoint(load_corpus(kept))
-    assert load_corpus(kept).name == kept and corpora.uploads() == [kept]
+    assert load_corpus(kept).name == kept and uploads() == [kept]
 
 
 def test_an_upload_never_overwrites_another() -> None:

@@ -13,8 +13,10 @@ from nirvana.errors import SaliencyError
 from nirvana.evaluation.chunks import BATCH_TOKENS
 from nirvana.layout import ATTENTION, MLP, Site
 from nirvana.models.lm import LM
-from nirvana.saliency import CRITERIA, Strategy, available, published_allocation, score
 from nirvana.saliency.budget import MICRO_BATCHES, RECOMPUTE
+from nirvana.saliency.criteria import CRITERIA, available, published_allocation
+from nirvana.saliency.request import Strategy
+from nirvana.saliency.score import score
 from nirvana.saliency.scores import Saliency
 from tests.oracle import all_logits, gradient_scores, loss_scores, nirvana_scores
 

@@ -10,10 +10,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from nirvana.allocation import allocate
+from nirvana.allocation.allocate import allocate
 from nirvana.calibration.generation import generate_corpus
 from nirvana.calibration.sampling import sample_calibration, sample_probe
-from nirvana.calibration.selection import select_calibration
 from nirvana.calibration.sets import CalibrationSelection, CalibrationSet
 from nirvana.calibration.tasks import (
     BYTE_SENTINELS,
@@ -32,7 +31,8 @@ from nirvana.evaluation.perplexity import perplexity
 from nirvana.layout import KV_GROUP, Site
 from nirvana.models.lm import LM
 from nirvana.models.loading import load_model
-from nirvana.saliency import score
+from nirvana.saliency.score import score
+from nirvana.selection import select_calibration
 from nirvana.surgery import prune
 from tests.conftest import english
 from tests.families import test_t5 as makers

@@ -9,7 +9,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from nirvana.allocation import allocate, pruning_rates, reachable_sparsity
+from nirvana.allocation.allocate import allocate, reachable_sparsity
+from nirvana.allocation.shared import pruning_rates
 from nirvana.checkpoints.sizes import uniform_layout
 from nirvana.errors import PlanError
 from nirvana.layout import ATTENTION, CROSS_ATTENTION, KV_GROUP, MLP, NEURON, Layout, PlainForm, Site, SiteLayout

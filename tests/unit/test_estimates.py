@@ -11,10 +11,10 @@ from nirvana.calibration.sets import CalibrationSet
 from nirvana.evaluation.zero_shot.minimal_pairs import minimal_pairs
 from nirvana.evaluation.zero_shot.phenomena import PHENOMENA
 from nirvana.layout import NEURON, Layout, Site, SiteLayout
+from nirvana.reporting.estimates import FORWARD_PASSES, expected_seconds, tokens_read
 from nirvana.runs.recipe import Recipe
 from nirvana.runs.results import ModelCard
 from nirvana.runs.store import Run, Store
-from nirvana.ui.estimates import FORWARD_PASSES, expected_seconds, tokens_read
 
 
 def calibrated(
@@ -37,12 +37,12 @@ def test_tokens_are_counted_by_what_is_run_over_them() -> None:
     assert tokens_read("calibration", forward) == 640 + 4 * (4096 + 640)
     assert tokens_read("calibration", recipe.change("calibration", candidates=1)) == 0
     measured = recipe.change("evaluation", corpora=("a", "b", "c"), max_tokens=1000)
-    assert tokens_read("compare", measured) == 2 * (3 * 1000 + 640)
+    assert tokens_read("evaluate", measured) == 2 * (3 * 1000 + 640)
     asked = measured.change("evaluation", zero_shot=("minimal-pairs",), zero_shot_items=2)
     letters = sum(len(text) for key in PHENOMENA for pair in minimal_pairs(key, count=2) for text in pair)
-    assert tokens_read("compare", asked) == pytest.approx(2 * (3 * 1000 + 640 + letters / 4.5))
+    assert tokens_read("evaluate", asked) == pytest.approx(2 * (3 * 1000 + 640 + letters / 4.5))
     unknown = measured.change("evaluation", zero_shot=("no such task",))
-    assert tokens_read("compare", unknown) == tokens_read("compare", measured)
+    assert tokens_read("evaluate", unknown) == tokens_read("evaluate", measured)
 
 
 def test_time_grows_with_the_candidates(tmp_path: Path) -> None:

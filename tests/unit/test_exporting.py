@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 import torch
 
-from nirvana.allocation import allocate
-from nirvana.checkpoints import FORMATS, export, export_sizes, exporting
+from nirvana.allocation.allocate import allocate
+from nirvana.checkpoints import exporting
+from nirvana.checkpoints.exporting import export
 from nirvana.checkpoints.remote_code import MODULE
 from nirvana.checkpoints.saving import save
-from nirvana.checkpoints.sizes import padding_note, uniform_layout
+from nirvana.checkpoints.sizes import FORMATS, export_sizes, padding_note, uniform_layout
 from nirvana.checkpoints.uniform import export_uniform, fill_up
 from nirvana.checkpoints.verification import verify_export
 from nirvana.errors import Cancelled, CheckpointError, ModelError, NirvanaError
@@ -24,7 +25,7 @@ from nirvana.models.families.llama import LlamaFamily
 from nirvana.models.lm import LM
 from nirvana.models.loading import load_model
 from nirvana.progress import Progress
-from nirvana.saliency import score
+from nirvana.saliency.score import score
 from nirvana.surgery import prune
 from tests.families.gguf_writing import write_gguf
 from tests.families.test_sources import tiny

@@ -8,11 +8,11 @@ import numpy as np
 import plotly.graph_objects as go
 import pytest
 
-from nirvana.allocation import allocate, reachable_sparsity
+from nirvana.allocation.allocate import allocate, reachable_sparsity
 from nirvana.layout import KV_GROUP, NEURON, Layout, Site, SiteLayout
+from nirvana.reporting.figures import allocation, distributions, names, prune, saliency, shares
+from nirvana.reporting.figures.chart import Chart, log_ticks
 from nirvana.saliency.scores import Saliency
-from nirvana.ui.figures import allocation, distributions, names, prune, saliency, shares
-from nirvana.ui.figures.chart import Chart, log_ticks
 
 
 def make_saliency(

@@ -10,9 +10,9 @@ import pytest
 
 from nirvana.calibration.sets import CalibrationSelection, CalibrationSet, Candidate
 from nirvana.evaluation.results import Divergence
-from nirvana.ui.figures import calibration, positions, tokens
-from nirvana.ui.figures.calibration_texts import by_text
-from nirvana.ui.figures.chart import Chart, plus_minus
+from nirvana.reporting.figures import calibration, positions, tokens
+from nirvana.reporting.figures.calibration_texts import by_text
+from nirvana.reporting.figures.chart import Chart, plus_minus
 
 
 def make_set(samples: int = 6, length: int = 16, *, seed: int = 0) -> CalibrationSet:

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from nirvana.evaluation.results import Measurement, Report
-from nirvana.ui.figures import compare, standings
-from nirvana.ui.figures.chart import Chart
-from nirvana.ui.standings import Standing, collapses, duels
+from nirvana.reporting.figures import compare, standings
+from nirvana.reporting.figures.chart import Chart
+from nirvana.reporting.standings import Standing, collapses, duels
 
 TEXT = {"corpus": "python-docs", "corpus_hash": "ab" * 32, "split": "evaluation", "window": 512, "tokens": 16_352}
 PLACE = {"device": "cpu", "dtype": "float32", "note": "4-bit origin"}

@@ -12,15 +12,11 @@ import pytest
 
 import nirvana as nv
 from nirvana.cli import build_parser
-from nirvana.evaluation.matrix import CalibrationMatrix, MatrixRow, write_matrix
 from nirvana.evaluation.results import Measurement, pack_parts
-from nirvana.runs.matrix import used
-from nirvana.runs.options import apply_options
-from nirvana.runs.recipe import Recipe
-from nirvana.runs.store import Store
-from nirvana.ui.figures.matrix import kl_by_text, matrix_table, ratio_by_text
-from nirvana.ui.figures.names import wrapped_label
-from nirvana.ui.matrix import (
+from nirvana.reporting.figures.matrix import kl_by_text, matrix_table, ratio_by_text
+from nirvana.reporting.figures.names import wrapped_label
+from nirvana.reporting.html.report import report_html
+from nirvana.reporting.matrix import (
     MIXTURE,
     command_line,
     describe,
@@ -30,7 +26,11 @@ from nirvana.ui.matrix import (
     python_code,
     rows_to_do,
 )
-from nirvana.ui.report import report_html
+from nirvana.runs.options import apply_options
+from nirvana.runs.recipe import Recipe
+from nirvana.runs.store import Store
+from nirvana.studies.matrix import used
+from nirvana.studies.matrix_rows import CalibrationMatrix, MatrixRow, write_matrix
 
 ASKED: dict[str, Any] = {"corpora": ["a.txt", "b.txt"], "mixture": True, "seeds": 1}
 

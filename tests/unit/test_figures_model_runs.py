@@ -8,9 +8,9 @@ from nirvana.evaluation.results import Measurement, Report
 from nirvana.layout import Layout
 from nirvana.models.families.llama import LlamaFamily
 from nirvana.models.families.t5 import T5Family
-from nirvana.ui.figures import model, runs
-from nirvana.ui.figures.theme import translucent
-from nirvana.ui.text import duration, megabytes, millions, plain
+from nirvana.reporting.figures import model, runs
+from nirvana.reporting.figures.theme import translucent
+from nirvana.reporting.text import duration, megabytes, millions, plain
 
 CONFIG = {
     "num_hidden_layers": 3,

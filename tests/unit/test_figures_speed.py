@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from nirvana.evaluation.results import Measurement, Report
-from nirvana.evaluation.timings import ModelSpeed, SpeedReport, Spread
+from nirvana.evaluation.speed_report import ModelSpeed, SpeedReport, Spread
+from nirvana.reporting import shading
+from nirvana.reporting.figures import speed as figures
 from nirvana.runs.results import ScoredText
-from nirvana.ui import shading
-from nirvana.ui.figures import speed as figures
 
 
 def model(prefill: list[float], decode: list[float], flops: int, size: int = 4_000_000) -> ModelSpeed:

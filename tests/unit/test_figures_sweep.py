@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from nirvana.evaluation.results import Measurement, Report
-from nirvana.runs.sweep_grid import Grid
-from nirvana.runs.sweep_rows import Row, Value
-from nirvana.ui.figures import pareto
-from nirvana.ui.figures import sweep as figures
-from nirvana.ui.figures.chart import Chart
+from nirvana.reporting.figures import pareto
+from nirvana.reporting.figures import sweep as figures
+from nirvana.reporting.figures.chart import Chart
+from nirvana.studies.sweep_grid import Grid
+from nirvana.studies.sweep_rows import Row, Value
 from tests.sweeps import DENSE, KL, PAIRS, PERPLEXITY, make_row, make_rows
 
 ROWS = {

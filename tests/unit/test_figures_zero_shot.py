@@ -7,8 +7,8 @@ import pytest
 
 from nirvana.evaluation.results import Report
 from nirvana.evaluation.zero_shot.results import TaskAccuracy, ZeroShot, comparisons, measurements
-from nirvana.ui.figures import zero_shot
-from nirvana.ui.figures.chart import Chart
+from nirvana.reporting.figures import zero_shot
+from nirvana.reporting.figures.chart import Chart
 
 ALL = "minimal-pairs"
 

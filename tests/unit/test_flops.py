@@ -11,7 +11,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from nirvana.allocation import allocate
+from nirvana.allocation.allocate import allocate
 from nirvana.calibration.tasks import start_token
 from nirvana.evaluation.flops import cache_bytes, decode_flops, prefill_flops
 from nirvana.evaluation.speed import cached
@@ -19,7 +19,7 @@ from nirvana.models.families.llama import LlamaFamily
 from nirvana.models.families.t5 import T5Family
 from nirvana.models.lm import LM
 from nirvana.models.loading import load_model
-from nirvana.saliency import score
+from nirvana.saliency.score import score
 from nirvana.surgery import prune
 from tests.families import test_t5 as makers
 

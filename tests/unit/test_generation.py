@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from nirvana.calibration.corpora import SPLITS, Corpus
+from nirvana.calibration.corpora.corpus import SPLITS, Corpus
 from nirvana.calibration.generation import Sampling, first_token, generate_corpus, write
 from nirvana.errors import Cancelled, CorpusError
 from nirvana.progress import Progress

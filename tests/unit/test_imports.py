@@ -13,23 +13,24 @@ import nirvana
 
 TORCH_FREE = [
     "nirvana",
-    "nirvana.allocation",
-    "nirvana.calibration.corpora",
+    "nirvana.allocation.allocate",
+    "nirvana.calibration.corpora.registry",
     "nirvana.calibration.sets",
     "nirvana.checkpoints.records",
     "nirvana.evaluation.results",
     "nirvana.layout",
     "nirvana.models.devices",
-    "nirvana.models.families",
+    "nirvana.models.families.registry",
     "nirvana.models.inspection",
     "nirvana.models.lm",
     "nirvana.plan",
     "nirvana.runs.recipe",
     "nirvana.runs.store",
-    "nirvana.saliency",
+    "nirvana.saliency.criteria",
     "nirvana.saliency.random",
     "nirvana.saliency.scores",
-    "nirvana.ui",
+    "nirvana.reporting",
+    "nirvana.dashboard",
 ]
 
 
@@ -53,7 +54,7 @@ def test_modules_that_pages_need_import_no_torch() -> None:
 
 def test_the_engine_imports_no_streamlit() -> None:
     found = pkgutil.walk_packages(nirvana.__path__, "nirvana.")
-    engine = [module.name for module in found if not module.name.startswith(("nirvana.ui", "nirvana.__main__"))]
+    engine = [module.name for module in found if not module.name.startswith(("nirvana.dashboard", "nirvana.__main__"))]
     assert len(engine) > 20
     assert loaded_after(engine, "streamlit") == []
 

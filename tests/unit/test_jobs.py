@@ -15,10 +15,10 @@ import psutil
 import pytest
 
 from nirvana.errors import NirvanaError, PlanError, RunError
+from nirvana.jobs import queue as jobs_module
+from nirvana.jobs import tasks
+from nirvana.jobs.queue import Job, JobManager
 from nirvana.models.devices import devices
-from nirvana.runs import jobs as jobs_module
-from nirvana.runs import tasks
-from nirvana.runs.jobs import Job, JobManager
 from nirvana.runs.recipe import ModelChoice, Recipe
 from nirvana.runs.results import PruneSummary
 from nirvana.runs.store import Run, Store
@@ -327,9 +327,9 @@ SERVER = """
 import sys, time
 sys.path[:0] = [{root!r}]
 from tests.unit import job_worker
-from nirvana.runs import jobs as jobs_module
-from nirvana.runs import tasks
-from nirvana.runs.jobs import JobManager
+from nirvana.jobs import queue as jobs_module
+from nirvana.jobs import tasks
+from nirvana.jobs.queue import JobManager
 from nirvana.runs.store import Store
 from pathlib import Path
 tasks.TASKS = {{**tasks.TASKS, **job_worker.TASKS}}

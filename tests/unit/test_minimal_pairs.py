@@ -8,7 +8,7 @@ from collections import Counter
 
 import pytest
 
-from nirvana.calibration.corpora import load_corpus
+from nirvana.calibration.corpora.registry import load_corpus
 from nirvana.errors import TaskError
 from nirvana.evaluation.zero_shot.minimal_pairs import PAIRS, minimal_pairs
 from nirvana.evaluation.zero_shot.phenomena import PHENOMENA

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import nirvana as nv
-from nirvana.calibration.corpora import Corpus, part_names
-from nirvana.calibration.corpora.mixture import shares
+from nirvana.calibration.corpora.corpus import Corpus
+from nirvana.calibration.corpora.mixture import part_names, shares
 from nirvana.runs.recipe import Recipe
 
 WORDS = {"short": "RIVER STONE WATER BRIDGE NUMBER", "long": "engine piston valve crank number"}

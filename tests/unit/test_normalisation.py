@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import nirvana as nv
-from nirvana.allocation import normalised
+from nirvana.allocation.normalisation import normalised
 from nirvana.allocation.rules import balance
 from nirvana.errors import PlanError
 from nirvana.saliency.scores import Saliency

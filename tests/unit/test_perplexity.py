@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from nirvana.calibration.corpora import load_corpus
+from nirvana.calibration.corpora.registry import load_corpus
 from nirvana.errors import Cancelled, CorpusError, ModelError
 from nirvana.evaluation import chunks
 from nirvana.evaluation.perplexity import perplexity

@@ -25,6 +25,7 @@ from nirvana.errors import (
 )
 from nirvana.evaluation.zero_shot.results import comparisons
 from nirvana.files import cache_folder
+from nirvana.jobs.tasks import check_task, continue_both, export
 from nirvana.progress import Progress
 from nirvana.runs import cached, measurements, step_cache
 from nirvana.runs import models as models_module
@@ -32,7 +33,6 @@ from nirvana.runs.models import Models
 from nirvana.runs.pipeline import execute
 from nirvana.runs.recipe import STEPS, Recipe
 from nirvana.runs.store import Run, Store
-from nirvana.runs.tasks import check_task, continue_both, export
 from tests.conftest import write_tiny_model
 from tests.counting import count_calls
 from tests.reporter import Reporter
@@ -264,7 +264,7 @@ def test_an_unknown_step_is_refused(store: Store, recipe: Recipe) -> None:
         execute(store.create(recipe), until="tune")
 
 
-@pytest.mark.parametrize("stop_at", ["calibration", "saliency", "compare"])
+@pytest.mark.parametrize("stop_at", ["calibration", "saliency", "evaluate"])
 def test_cancelling_keeps_the_steps_before_and_writes_nothing_of_this_one(
     store: Store, recipe: Recipe, stop_at: str
 ) -> None:

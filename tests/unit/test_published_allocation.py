@@ -8,7 +8,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from nirvana.allocation import allocate, reachable_sparsity, rules
+from nirvana.allocation import rules
+from nirvana.allocation.allocate import allocate, reachable_sparsity
 from nirvana.errors import PlanError
 from nirvana.layout import ATTENTION, KV_GROUP, MLP, NEURON, Layout, Site, SiteLayout
 from nirvana.models.families.t5 import T5Family
@@ -217,6 +218,6 @@ def test_unknown_methods_are_refused() -> None:
 
 
 def test_every_published_rule_is_there() -> None:
-    from nirvana.saliency import available, published_allocation
+    from nirvana.saliency.criteria import available, published_allocation
 
     assert {published_allocation(name) for name in available()} <= set(rules.RULES)

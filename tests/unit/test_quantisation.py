@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from nirvana.allocation import allocate
+from nirvana.allocation.allocate import allocate
 from nirvana.errors import Cancelled, ModelError
 from nirvana.evaluation.perplexity import perplexity
 from nirvana.evaluation.quantisation import QuantisedLM, quantise, stored_bytes
@@ -19,7 +19,7 @@ from nirvana.evaluation.schemes import SCHEMES
 from nirvana.evaluation.speed import measure_speed
 from nirvana.models.lm import LM
 from nirvana.models.loading import load_model
-from nirvana.saliency import score
+from nirvana.saliency.score import score
 from nirvana.surgery import prune
 from tests.families import test_t5 as makers
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from nirvana.allocation import allocate
-from nirvana.calibration.corpora import load_corpus
+from nirvana.allocation.allocate import allocate
+from nirvana.calibration.corpora.registry import load_corpus
 from nirvana.calibration.sampling import sample_calibration
 from nirvana.evaluation.perplexity import perplexity
 from nirvana.models.lm import LM
 from nirvana.plan import PruningPlan
-from nirvana.saliency import score
+from nirvana.saliency.score import score
 from nirvana.surgery import prune
 
 pytestmark = pytest.mark.smollm2

@@ -67,7 +67,7 @@ def test_a_malformed_recipe_is_refused(data: Any) -> None:
         ("calibration", {"seed": 1}, "calibration"),
         ("saliency", {"criterion": "random"}, "saliency"),
         ("allocation", {"gamma": 1.0}, "allocation"),
-        ("evaluation", {"window": 256}, "compare"),
+        ("evaluation", {"window": 256}, "evaluate"),
     ],
 )
 def test_a_change_reaches_its_step_and_those_after_it(section: str, values: dict[str, Any], first: str) -> None:

@@ -11,14 +11,17 @@ import pytest
 import torch
 
 import nirvana
-from nirvana.allocation import allocate
+from nirvana.allocation.allocate import allocate
 from nirvana.calibration.sets import CalibrationSet
 from nirvana.errors import Cancelled, SaliencyError
 from nirvana.layout import ATTENTION, MLP, Site
 from nirvana.models.lm import LM
 from nirvana.progress import Progress
-from nirvana.saliency import Strategy, available, first_order, score
+from nirvana.saliency import first_order
 from nirvana.saliency.budget import MICRO_BATCHES, RECOMPUTE, Choice, choose, estimate
+from nirvana.saliency.criteria import available
+from nirvana.saliency.request import Strategy
+from nirvana.saliency.score import score
 from nirvana.saliency.scores import Saliency
 from tests.oracle import nirvana_scores
 

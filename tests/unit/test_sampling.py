@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from nirvana.calibration.corpora import load_corpus
 from nirvana.calibration.corpora.corpus import CorpusSplit
+from nirvana.calibration.corpora.registry import load_corpus
 from nirvana.calibration.sampling import sample_calibration, sample_probe
 from nirvana.calibration.sets import CalibrationSet
 from nirvana.errors import CorpusError

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from nirvana.allocation import allocate
+from nirvana.allocation.allocate import allocate
 from nirvana.checkpoints import saving
 from nirvana.checkpoints.records import read_record
 from nirvana.checkpoints.saving import save
@@ -21,7 +21,7 @@ from nirvana.layout import ATTENTION, MLP, Site
 from nirvana.models.lm import LM
 from nirvana.models.loading import load_model
 from nirvana.progress import Progress
-from nirvana.saliency import score
+from nirvana.saliency.score import score
 from nirvana.surgery import prune
 from tests.uneven import with_output_biases
 

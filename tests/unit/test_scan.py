@@ -11,15 +11,15 @@ import pytest
 import nirvana as nv
 from nirvana import cli
 from nirvana.errors import RunError
-from nirvana.evaluation.shifts import Sensitivity, Shift
+from nirvana.evaluation.sensitivity_result import Sensitivity, Shift
+from nirvana.jobs.sensitivity import check_scan, scan_run
 from nirvana.layout import Site
+from nirvana.reporting.figures.sensitivity import agreement, most_sensitive, scan_heatmap
 from nirvana.runs.models import Models
 from nirvana.runs.pipeline import execute
 from nirvana.runs.recipe import Recipe
 from nirvana.runs.run import Run
-from nirvana.runs.sensitivity import check_scan, scan_run
 from nirvana.runs.store import Store
-from nirvana.ui.figures.sensitivity import agreement, most_sensitive, scan_heatmap
 
 
 @pytest.fixture

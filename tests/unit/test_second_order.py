@@ -14,8 +14,8 @@ from nirvana.compensation import REGULARISATION
 from nirvana.compensation.statistics import Moments
 from nirvana.layout import ATTENTION, MLP, Site
 from nirvana.models.lm import LM
-from nirvana.saliency import score
 from nirvana.saliency.request import Request
+from nirvana.saliency.score import score
 from nirvana.saliency.second_order import removal_costs, row_costs
 from tests.oracle import all_logits
 

@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from nirvana.allocation import allocate
-from nirvana.calibration import selection
-from nirvana.calibration.corpora import load_corpus
+from nirvana import selection
+from nirvana.allocation.allocate import allocate
+from nirvana.calibration.corpora.registry import load_corpus
 from nirvana.calibration.sampling import sample_calibration, sample_probe
-from nirvana.calibration.selection import select_calibration
 from nirvana.calibration.sets import CalibrationSelection
 from nirvana.errors import Cancelled, CorpusError, PlanError, SaliencyError
 from nirvana.evaluation import divergence as divergence_module
 from nirvana.evaluation.divergence import divergence
 from nirvana.progress import Progress
-from nirvana.saliency import score
+from nirvana.saliency.score import score
+from nirvana.selection import select_calibration
 from nirvana.surgery import prune
 
 if TYPE_CHECKING:

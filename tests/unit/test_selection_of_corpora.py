@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 
 import nirvana as nv
-from nirvana.calibration import selection
-from nirvana.calibration.corpora import Corpus
+from nirvana import selection
+from nirvana.calibration.corpora.corpus import Corpus
 from nirvana.calibration.corpora.mixture import all_of, with_mixtures
-from nirvana.calibration.selection import select_calibration
 from nirvana.calibration.sets import CalibrationSelection
 from nirvana.errors import CorpusError, PlanError, RunError
 from nirvana.evaluation.results import Divergence
@@ -21,6 +20,7 @@ from nirvana.runs.pipeline import execute
 from nirvana.runs.recipe import CalibrationChoice, Recipe
 from nirvana.runs.store import Store
 from nirvana.runs.validation import check_recipe
+from nirvana.selection import select_calibration
 from tests.conftest import english
 
 if TYPE_CHECKING:

@@ -8,8 +8,9 @@ import shlex
 import pytest
 
 import nirvana as nv
-from nirvana.checkpoints import FORMATS
+from nirvana.checkpoints.sizes import FORMATS
 from nirvana.cli import build_parser
+from nirvana.reporting.code import command_line, python_code
 from nirvana.runs.options import apply_options
 from nirvana.runs.recipe import (
     STEPS,
@@ -21,7 +22,6 @@ from nirvana.runs.recipe import (
     Recipe,
     SaliencyChoice,
 )
-from nirvana.ui.code import command_line, python_code
 
 OTHER = Recipe(
     model=ModelChoice("./it's a folder", "cpu", "bfloat16"),
@@ -56,7 +56,7 @@ def test_python_compiles_and_calls_public_names(recipe: Recipe, step: str) -> No
 
 
 def test_python_carries_the_choices() -> None:
-    source = python_code(OTHER, "compare")
+    source = python_code(OTHER, "evaluate")
     for part in (
         'nv.load_model("./it\'s a folder", device="cpu", dtype="bfloat16")',
         "nv.generate_corpus(lm)",
@@ -94,7 +94,7 @@ def test_a_choice_among_texts() -> None:
         trial_normalisation=0.5,
     )
     recipe = Recipe(calibration=choice, prune=PruneChoice("least_squares"))
-    source = python_code(recipe, "compare")
+    source = python_code(recipe, "evaluate")
     compile(source, "shown", "exec")
     mixed = 'nv.mix([nv.generate_corpus(lm), nv.load_corpus("stdlib-code")])'
     assert f'texts = [nv.load_corpus("python-docs"), {mixed}, nv.load_corpus("library-docs")]' in source
@@ -103,5 +103,5 @@ def test_a_choice_among_texts() -> None:
     for part in ("    texts,", "    mixtures=True,", *allocated):
         assert part in source
     assert source.index("text = calibration.candidates") < source.index("nv.sample_calibration(lm, text, samples=96")
-    words = shlex.split(command_line(recipe, "compare"))
+    words = shlex.split(command_line(recipe, "evaluate"))
     assert apply_options(Recipe(), build_parser().parse_args(words[3:])) == recipe

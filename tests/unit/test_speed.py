@@ -11,16 +11,16 @@ from typing import Any
 import pytest
 import torch
 
-from nirvana.allocation import allocate
+from nirvana.allocation.allocate import allocate
 from nirvana.errors import Cancelled, ModelError
 from nirvana.evaluation import speed
 from nirvana.evaluation.flops import cache_bytes
 from nirvana.evaluation.speed import Turn, measure_speed, prompt_tokens, take_turn
-from nirvana.evaluation.timings import SpeedReport, Spread
+from nirvana.evaluation.speed_report import SpeedReport, Spread
 from nirvana.models.lm import LM
 from nirvana.models.loading import load_model
 from nirvana.progress import Progress
-from nirvana.saliency import score
+from nirvana.saliency.score import score
 from nirvana.surgery import prune
 from tests.families import test_t5 as makers
 

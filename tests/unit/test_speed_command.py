@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from nirvana import cli
-from nirvana.evaluation.timings import SpeedReport
+from nirvana.evaluation.speed_report import SpeedReport
 from nirvana.runs.recipe import Recipe
 from nirvana.runs.store import Run, Store
 

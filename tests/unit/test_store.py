@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nirvana.allocation import allocate
+from nirvana.allocation.allocate import allocate
 from nirvana.calibration.sets import CalibrationSelection, CalibrationSet, Candidate
 from nirvana.errors import NirvanaError, RunError
 from nirvana.evaluation.results import Divergence, Measurement, Report
-from nirvana.evaluation.timings import ModelSpeed, SpeedReport, Spread
+from nirvana.evaluation.speed_report import ModelSpeed, SpeedReport, Spread
 from nirvana.files import read_json
 from nirvana.layout import KV_GROUP, NEURON, Layout, Site, SiteLayout
 from nirvana.runs import folder as folder_module
@@ -52,7 +52,7 @@ def make_results(seed: int = 0) -> dict[str, Any]:
         "saliency": saliency,
         "allocation": plan,
         "prune": PruneSummary({"dense": 10, "pruned": 7}, {"dense": 40, "pruned": 28}, 0.1, "cpu", ["a note"]),
-        "compare": Report((Measurement("perplexity", "dense", float("inf"), None, 3, {"corpus": "text"}),)),
+        "evaluate": Report((Measurement("perplexity", "dense", float("inf"), None, 3, {"corpus": "text"}),)),
     }
 
 
@@ -86,7 +86,7 @@ def test_results_come_back_as_they_were(store: Store) -> None:
     run = Store(store.root).open(run.id)
     expected = make_results()
     assert run.model() == expected["model"] and run.pruned() == expected["prune"]
-    assert run.report() == expected["compare"]
+    assert run.report() == expected["evaluate"]
     calibration, saliency, plan = run.calibration(), run.saliency(), run.plan()
     assert isinstance(calibration, CalibrationSelection) and saliency is not None and plan is not None
     assert calibration.hash == expected["calibration"].hash and calibration.gamma == float("inf")
@@ -465,4 +465,4 @@ def test_the_record_names_the_run_in_strict_json(store: Store) -> None:
     run = store.create(Recipe().change("allocation", gamma=float("inf")))
     fill(run)
     assert store.open(run.id).recipe.allocation.gamma == float("inf")
-    assert read_json(run.folder / "report.info.json")["fingerprint"] == run.recipe.fingerprint("compare")
+    assert read_json(run.folder / "report.info.json")["fingerprint"] == run.recipe.fingerprint("evaluate")

@@ -32,7 +32,7 @@ def store(tmp_path: Path) -> Store:
 
 
 def add_live_job(store: Store, run_id: str) -> None:
-    values = {"task": "run", "until": "compare", "arguments": {}, "device": "cpu", "status": "running", "created": 1.0}
+    values = {"task": "run", "until": "evaluate", "arguments": {}, "device": "cpu", "status": "running", "created": 1.0}
     store.index.insert("jobs", id=f"job-{run_id}", run_id=run_id, owner_pid=1, owner_started=0.0, **values)
 
 

@@ -11,17 +11,17 @@ from typing import Any
 import pytest
 
 from nirvana.errors import Cancelled, CompensationError, NirvanaError, PlanError, RunError, SaliencyError
+from nirvana.jobs.tasks import check_task
 from nirvana.progress import Progress
 from nirvana.runs import cached, measurements, pipeline
 from nirvana.runs.models import Models
 from nirvana.runs.recipe import Recipe
+from nirvana.runs.speed import SPEED, measure_speeds
 from nirvana.runs.store import Run, Store
 from nirvana.runs.subjects import both_models
-from nirvana.runs.sweep import sweep, sweep_task
-from nirvana.runs.sweep_grid import MOST_POINTS, Grid, Point
-from nirvana.runs.sweep_rows import ROWS, Row, read_grid, read_rows
-from nirvana.runs.tasks import check_task
-from nirvana.runs.timing import SPEED, measure_speeds
+from nirvana.studies.sweep import sweep, sweep_task
+from nirvana.studies.sweep_grid import MOST_POINTS, Grid, Point
+from nirvana.studies.sweep_rows import ROWS, Row, read_grid, read_rows
 from tests.counting import count_calls
 from tests.reporter import Reporter
 
@@ -284,7 +284,7 @@ def test_a_deleted_point_is_computed_again(base: Run, store: Store) -> None:
 
 def test_speed_is_measured_where_it_is_asked_for(base: Run, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     quick = {"batch": 1, "prompt": 8, "new_tokens": 3, "repeats": 2, "schemes": []}
-    monkeypatch.setattr("nirvana.runs.sweep.SPEED", quick)
+    monkeypatch.setattr("nirvana.studies.sweep.SPEED", quick)
     grid = Grid(("magnitude",), ("shared",), (0.3,), (0,))
     (without,) = sweep(base, grid)
     assert not without.speed
@@ -300,7 +300,7 @@ def test_a_timing_of_another_protocol_is_neither_mixed_in_nor_lost(
     base: Run, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     quick = {"batch": 1, "prompt": 8, "new_tokens": 3, "repeats": 2, "schemes": []}
-    monkeypatch.setattr("nirvana.runs.sweep.SPEED", quick)
+    monkeypatch.setattr("nirvana.studies.sweep.SPEED", quick)
     grid, models = Grid(("magnitude",), ("shared",), (0.3,), (0,)), Models()
     (row,) = sweep(base, grid, models=models)
     run = store.open(row.run_id)
@@ -353,14 +353,14 @@ def test_a_model_without_the_positions_is_not_timed(base: Run, monkeypatch: pyte
 def test_the_task_checks_before_it_is_queued(base: Run, store: Store) -> None:
     grid = {"criteria": ["magnitude"], "methods": ["shared"], "sparsities": [0.3], "seeds": [0]}
     reporter: Any = Reporter()
-    arguments = check_task(base, "sweep", "compare", {"grid": grid})
-    assert sweep_task(base, models=Models(), reporter=reporter, until="compare", **arguments) == {
+    arguments = check_task(base, "sweep", "evaluate", {"grid": grid})
+    assert sweep_task(base, models=Models(), reporter=reporter, until="evaluate", **arguments) == {
         "points": 1,
         "failed": 0,
     }
     child = store.children(base.id)[0]
     for run, words in ((child, "point of a sweep"), (store.open("example"), "example")):
         with pytest.raises(RunError, match=words):
-            check_task(run, "sweep", "compare", {"grid": grid})
+            check_task(run, "sweep", "evaluate", {"grid": grid})
     with pytest.raises(NirvanaError):
-        check_task(base, "sweep", "compare", {"grid": {"criteria": ["guess"]}})
+        check_task(base, "sweep", "evaluate", {"grid": {"criteria": ["guess"]}})

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from nirvana.cli import build_parser
+from nirvana.reporting.code import sweep_code, sweep_command
 from nirvana.runs.options import apply_options
 from nirvana.runs.recipe import EvaluationChoice, PruneChoice, Recipe
 from nirvana.runs.store import Store
-from nirvana.runs.sweep_grid import LISTS, Grid, Point
-from nirvana.runs.sweep_rows import read_rows
-from nirvana.ui.code import sweep_code, sweep_command
+from nirvana.studies.sweep_grid import LISTS, Grid, Point
+from nirvana.studies.sweep_rows import read_rows
 
 OTHER = (
     Recipe(

@@ -11,7 +11,7 @@ import pytest
 
 from nirvana import cli
 from nirvana.runs.store import Store
-from nirvana.runs.sweep_rows import read_rows
+from nirvana.studies.sweep_rows import read_rows
 
 
 @pytest.fixture

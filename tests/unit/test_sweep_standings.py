@@ -8,10 +8,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from nirvana.runs.sweep_grid import Grid
-from nirvana.runs.sweep_rows import Row, Value
-from nirvana.ui import sweeps
-from nirvana.ui.sweeps import Cell, Gap, Way, cells, comparison, paired_gap, points_table, verdicts
+from nirvana.reporting import sweeps
+from nirvana.reporting.sweeps import Cell, Gap, Way, cells, comparison, paired_gap, points_table, verdicts
+from nirvana.studies.sweep_grid import Grid
+from nirvana.studies.sweep_rows import Row, Value
 from tests.sweeps import DENSE, KL, PAIRS, PERPLEXITY, make_row, make_rows
 
 

@@ -12,14 +12,14 @@ import nirvana
 from nirvana.errors import RunError
 from nirvana.evaluation import perplexity as perplexity_module
 from nirvana.evaluation.quantisation import quantise
+from nirvana.jobs.tasks import check_task
+from nirvana.reporting import code
 from nirvana.runs import measurements
 from nirvana.runs.models import Models
 from nirvana.runs.pipeline import execute
 from nirvana.runs.recipe import Recipe
+from nirvana.runs.speed import quality_against_bytes, time_both, weigh_both
 from nirvana.runs.store import Run, Store
-from nirvana.runs.tasks import check_task
-from nirvana.runs.timing import quality_against_bytes, time_both, weigh_both
-from nirvana.ui import code
 from tests.reporter import Reporter
 
 pytest.importorskip("bitsandbytes")

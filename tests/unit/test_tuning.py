@@ -17,11 +17,11 @@ from nirvana.runs import compensated
 from nirvana.runs.pipeline import execute
 from nirvana.runs.recipe import Recipe
 from nirvana.runs.store import Store
-from nirvana.tuning import objective as objective_module
-from nirvana.tuning.choices import CRITERIA, Choices, Space
-from nirvana.tuning.objective import Objective
-from nirvana.tuning.search import suggest, tune
-from nirvana.tuning.trials import Trial, append, begin, correlation, ranked, read_trials
+from nirvana.studies import search_objective as objective_module
+from nirvana.studies.search import suggest, tune
+from nirvana.studies.search_objective import Objective
+from nirvana.studies.search_space import CRITERIA, Choices, Space
+from nirvana.studies.search_trials import Trial, append, begin, correlation, ranked, read_trials
 
 BASE = Recipe().change("calibration", samples=4, length=32).change("prune", samples=4, length=32)
 SPACE = Space(("nirvana", "taylor"), ("a", "b"), 16)

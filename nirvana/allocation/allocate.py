@@ -1,0 +1,109 @@
+"""`allocate`: from scores and a sparsity to the units that stay (paper: sparsity allocation)."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from nirvana.allocation.constraints import Constraints, Protected, protected_sites
+from nirvana.allocation.normalisation import normalised
+from nirvana.allocation.rules import find_rule, rule_name
+from nirvana.allocation.shared import pruning_rates
+from nirvana.errors import PlanError
+from nirvana.layout import Layout
+from nirvana.plan import PruningPlan
+from nirvana.saliency.scores import Saliency
+
+
+def allocate(
+    saliency: Saliency,
+    *,
+    sparsity: float,
+    gamma: float = 3.36,
+    multiple_of: int = 8,
+    protected: Protected = (),
+    uniform: bool = False,
+    method: str = "shared",
+    normalisation: float = 0.0,
+) -> PruningPlan:
+    """Choose the units to keep so that `sparsity` of the prunable parameters go, and never more.
+
+    The shared allocation takes floor(v_attn * groups) KV groups, the lowest-scored over all layers. The rest of the
+    budget goes to the MLP: the lowest-scored neurons over all layers, each layer's kept width rounded up to
+    `multiple_of`, then whole blocks of that size, cheapest summed score first, while the budget is not overshot. The
+    achieved sparsity misses the request by less than one such block. Every layer keeps its best KV group and its
+    `multiple_of` best neurons.
+
+    Args:
+        saliency: scores of every unit, with their costs.
+        sparsity: fraction of attention and MLP parameters to remove, in (0, 1).
+        gamma: v_mlp / v_attn, in [0, inf]: 0 prunes attention only, inf the MLP only. Rules but the shared one make no
+            use of it.
+        multiple_of: MLP widths are kept at multiples of this.
+        protected: layers (original indices, in every stack) or sites that keep all units. They count in the target.
+        uniform: keep the same number of KV groups and of neurons in every layer (see `equal_widths`), the best-scored
+            of each; the achieved sparsity then misses the request by less than one block in every layer.
+        method: "shared", or "published": what the authors of the saliency's criterion do (see `rules` and
+            `nirvana.saliency.published_allocation`).
+        normalisation: of the shared allocation, in [0, 1]: how far the scores of each layer are brought to the same
+            mean before they are ranked (see `normalised`).
+
+    Raises:
+        PlanError: a value is invalid, the rule cannot do what is asked, or the sparsity is out of reach; the reachable
+            maximum is named.
+    """
+    if not 0 < sparsity < 1:
+        raise PlanError(f"Sparsity must lie between 0 and 1, not {sparsity}.", "Use 0.2 to remove 20 %.")
+    name = rule_name(method, saliency.criterion)
+    rule = find_rule(name, uniform)
+    if normalisation and name != "shared":
+        raise PlanError(
+            f"The published allocation of this criterion ({name}) does not normalise scores.",
+            "Use the shared allocation, or a normalisation of 0.",
+        )
+    constraints = rule.constrain(_constraints(saliency.layout, gamma, multiple_of, protected))
+    chosen = rule.choose(normalised(saliency, normalisation), constraints, sparsity)
+    return PruningPlan(
+        kept=chosen.kept,
+        layout=saliency.layout,
+        requested=float(sparsity),
+        gamma=float(constraints.gamma),
+        multiple_of=multiple_of,
+        protected=constraints.protected,
+        removed_layers=chosen.removed_layers,
+        notes=chosen.notes,
+        method=name,
+        uniform=uniform,
+        normalisation=float(normalisation),
+    )
+
+
+def reachable_sparsity(
+    layout: Layout,
+    *,
+    gamma: float = 3.36,
+    multiple_of: int = 8,
+    protected: Protected = (),
+    uniform: bool = False,
+    method: str = "shared",
+    criterion: str = "nirvana",
+) -> float:
+    """The highest sparsity that `allocate` accepts, in [0, 1], floors and protected layers counted.
+
+    Args:
+        criterion: whose published allocation is meant, where `method` is "published".
+
+    Raises:
+        PlanError: a value is invalid, or the rule cannot do what is asked of it.
+    """
+    rule = find_rule(rule_name(method, criterion), uniform)
+    best = rule.reachable(rule.constrain(_constraints(layout, gamma, multiple_of, protected)))
+    return min(math.floor(best * 1e9) / 1e9, 1.0)
+
+
+def _constraints(layout: Layout, gamma: float, multiple_of: int, protected: Protected) -> Constraints:
+    if isinstance(multiple_of, bool) or not isinstance(multiple_of, int | np.integer) or multiple_of < 1:
+        raise PlanError(f"multiple_of must be a whole number from 1, not {multiple_of}.", "Use 8, or 1 for none.")
+    pruning_rates(layout, sparsity=1.0, gamma=gamma)  # refuses a gamma that names nothing
+    return Constraints(layout, gamma, multiple_of, protected_sites(layout, protected))

@@ -1,0 +1,89 @@
+"""Criterion against criterion on the Saliency page: the open run's scores beside those of another run."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import streamlit as st
+
+from nirvana.dashboard import state
+from nirvana.dashboard.panels.charts import scores_protocol, show_chart
+from nirvana.dashboard.panels.criteria import criterion_title
+from nirvana.dashboard.replan import draft_plan, load_saliency
+from nirvana.plan import PruningPlan
+from nirvana.reporting.figures.agreement import same_order, same_units
+from nirvana.runs.store import EXAMPLE, Run
+from nirvana.saliency.scores import Saliency
+
+AGAINST = "saliency.against"
+
+
+class Scored(NamedTuple):
+    """What a run's units were scored by, and the hash of its model's weights."""
+
+    criterion: str
+    weights: str
+
+
+def criterion_against_criterion(now: state.Context, scores: Saliency, stack: str, plan: PruningPlan | None) -> None:
+    """Rank correlation and overlap of kept units by layer, against a run of the same model by another criterion.
+
+    `plan` is what the draft recipe makes of `scores`, or None where it makes none.
+    """
+    st.markdown("### Against another criterion")
+    found = _others(now, scores)
+    if not found:
+        st.caption(
+            "No other run of this model has scores by another criterion. Choose another one above and score the units: "
+            "that is a run of its own, and both can be compared here."
+        )
+        return
+    if st.session_state.get(AGAINST) not in found:
+        st.session_state[AGAINST] = next(iter(found))
+    chosen = st.selectbox(
+        "Compare with",
+        list(found),
+        key=AGAINST,
+        format_func=lambda run_id: f"{criterion_title(found[run_id].recipe.saliency.criterion)} · {found[run_id].name}",
+        help="Runs of the same model whose units were scored by another criterion.",
+    )
+    other = load_saliency(found[chosen])
+    if other is None or other.layout != scores.layout:
+        st.caption("The scores of that run cannot be read. Choose another one.")
+        return
+    names = (criterion_title(scores.criterion), criterion_title(other.criterion))
+    protocol = scores_protocol(now.run, scores).rstrip(".") + "; " + scores_protocol(found[chosen], other)
+    order, units = st.columns(2, gap="large")
+    with order:
+        show_chart("saliency.agreement", same_order(scores, other, stack, names), protocol)
+    theirs = draft_plan(other, now.recipe.allocation)
+    with units:
+        if plan is not None and theirs.plan is not None:
+            show_chart("saliency.overlap", same_units(plan, theirs.plan, scores, stack, names), protocol)
+        else:
+            st.info(f"The kept units cannot be compared. {theirs.error or 'This run has no plan.'}")
+
+
+def _others(now: state.Context, scores: Saliency) -> dict[str, Run]:
+    """Id -> run."""
+    card = now.run.model()
+    runs = [run for run in now.store.runs() if not state.public_demo() or run.id in state.own_runs()]
+    runs.append(now.store.open(EXAMPLE))
+    found = {}
+    for run in runs:
+        each = _scored(run.id, _version(run), run) if run.id != now.run.id else None
+        if each and card and each.weights == card.hash and each.criterion != scores.criterion:
+            found[run.id] = run
+    return found
+
+
+def _version(run: Run) -> str:
+    info = run.info("saliency")
+    return f"{run.name} {run.recipe.fingerprint('saliency')} {info.get('file') if info else ''}"
+
+
+@st.cache_data(max_entries=200, show_spinner=False)
+def _scored(run_id: str, version: str, _run: Run) -> Scored | None:
+    """None until the scores are there that the run's own recipe asks for."""
+    card = _run.model() if _run.step_state("saliency") == "done" else None
+    return None if card is None else Scored(_run.recipe.saliency.criterion, card.hash)

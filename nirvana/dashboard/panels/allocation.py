@@ -1,0 +1,193 @@
+"""Controls of the Allocation page and what they mean."""
+
+from __future__ import annotations
+
+import math
+
+import streamlit as st
+
+from nirvana.allocation.rules import RULES, rule_name, uses_gamma
+from nirvana.dashboard.replan import Draft
+from nirvana.layout import Layout
+from nirvana.plan import PruningPlan
+from nirvana.reporting.figures.allocation import gamma_label
+from nirvana.runs.recipe import AllocationChoice
+from nirvana.saliency.criteria import find_criterion
+
+GAMMAS = (
+    *(step / 10 for step in range(11)),
+    *(1.25, 1.5, 1.75, 2.0, 2.25, 2.5, 2.75, 3.0, 3.36, 3.75),
+    *(4.0, 4.5, 5.0, 6.0, 7.0, 8.0, 10.0, 15.0, 20.0, 50.0, 100.0, math.inf),
+)
+PRESETS = {  # key: label, gamma, what to expect
+    "attention": (
+        "Attention only",
+        0.0,
+        "Only KV groups go. There are few of them, so little can be removed.",
+    ),
+    "equal": ("Equal rates", 1.0, "Attention and MLP lose the same share."),
+    "paper3b": (
+        "Paper, 3B",
+        3.0,
+        "Published for Llama-3.2-3B: the MLP loses three times the share of attention.",
+    ),
+    "paper8b": ("Paper, 8B", 3.36, "Published for Llama-3.1-8B."),
+    "mlp": ("MLP only", math.inf, "Only neurons go; every KV group stays."),
+}
+MULTIPLES = (1, 2, 4, 8, 16, 32, 64, 128)
+SPARSITY, GAMMA, METHOD = "allocation.sparsity", "allocation.gamma", "allocation.method"
+METHOD_NAMES = {"shared": "Shared allocation", "published": "As published"}
+
+
+def allocation_controls(choice: AllocationChoice, layout: Layout, criterion: str) -> AllocationChoice:
+    """Sliders and presets, starting from `choice`; the result is what they say now."""
+    default = AllocationChoice()  # where a recipe holds a value that no control can show
+    st.session_state.setdefault(METHOD, choice.method if choice.method in METHOD_NAMES else default.method)
+    st.session_state.setdefault(SPARSITY, choice.sparsity if 0 <= choice.sparsity <= 1 else default.sparsity)
+    st.session_state.setdefault(GAMMA, choice.gamma if choice.gamma >= 0 else default.gamma)
+    st.session_state.setdefault("allocation.multiple_of", max(1, choice.multiple_of))
+    st.session_state.setdefault("allocation.uniform", choice.uniform)
+    st.session_state.setdefault("allocation.normalisation", min(max(choice.normalisation, 0.0), 1.0))
+    layers = sorted({site.layer for site in layout})
+    st.session_state.setdefault("allocation.protected", [layer for layer in choice.protected if layer in layers])
+    method = _method_control(criterion)
+    fixed = not uses_gamma(method, criterion)
+    left, right = st.columns(2)
+    sparsity = left.slider(
+        "Sparsity",
+        min_value=0.0,
+        max_value=1.0,
+        step=0.01,
+        format="percent",
+        key=SPARSITY,
+        help="Share of the attention and MLP weights to remove. Embeddings, norms and the head are never pruned.",
+    )
+    gamma = right.select_slider(
+        "gamma: how much faster the MLP is pruned than attention",
+        sorted({*GAMMAS, st.session_state[GAMMA]}),
+        format_func=gamma_label,
+        key=GAMMA,
+        disabled=fixed,
+        help="0 prunes attention only, 1 both at the same rate, ∞ the MLP only.",
+    )
+    with st.container(horizontal=True):
+        for key, (label, value, help_text) in PRESETS.items():
+            st.button(
+                label,
+                key=f"allocation.preset.{key}",
+                help=f"gamma {gamma_label(value)}. {help_text}",
+                type="secondary",
+                disabled=fixed,
+                on_click=_set,
+                args=(GAMMA, value),
+            )
+    left, right = st.columns(2)
+    multiple_of = left.selectbox(
+        "Keep MLP widths at multiples of",
+        sorted({*MULTIPLES, st.session_state["allocation.multiple_of"]}),
+        key="allocation.multiple_of",
+        help="Hardware multiplies matrices in tiles; 8 suits most. 1 follows the scores exactly.",
+    )
+    protected = right.multiselect(
+        "Protected layers",
+        layers,
+        key="allocation.protected",
+        placeholder="None",
+        help="These keep every unit. They still count in the target, so the other layers lose more.",
+    )
+    uniform = st.toggle("Equal widths in all layers", key="allocation.uniform", help=_equal_widths_help(layout))
+    normalisation = st.slider(
+        "Normalisation of the layers' scores",
+        min_value=0.0,
+        max_value=1.0,
+        step=0.05,
+        key="allocation.normalisation",
+        disabled=fixed,
+        help="0 compares scores of different layers as they are. 1 brings every layer's to the same mean first, so "
+        "that all layers lose about as much, and only the shape of a layer's scores decides.",
+    )
+    protects = tuple(sorted(protected))
+    return AllocationChoice(sparsity, gamma, multiple_of, protects, uniform, method, 0.0 if fixed else normalisation)
+
+
+def trial_sparsity(key: str, words: str) -> float:
+    """A slider of the sparsity that trials prune to, which is neither nothing nor all; its value comes by `key`."""
+    share = st.slider("Sparsity", min_value=0.01, max_value=0.99, step=0.01, format="percent", key=key, help=words)
+    return float(share)
+
+
+def _method_control(criterion: str) -> str:
+    """Shared or published, with what that means for the criterion of the scores."""
+    method = st.segmented_control(
+        "How the sparsity is shared out",
+        list(METHOD_NAMES),
+        format_func=METHOD_NAMES.__getitem__,
+        key=METHOD,
+        required=True,
+        help="Criteria compare fairly in two ways: each as its authors publish it, or all with the same allocation.",
+    )
+    title, published = find_criterion(criterion).title, rule_name("published", criterion)
+    if method == "shared":
+        words = RULES["shared"].summary
+    elif published == "shared":
+        words = f"{title} is published with the shared allocation. {RULES[published].summary}"
+    else:
+        words = f"{title} as published: {RULES[published].label}. {RULES[published].summary} gamma plays no part."
+    st.caption(words)
+    return str(method)
+
+
+def _equal_widths_help(layout: Layout) -> str:
+    words = (
+        "Every layer keeps the same number of KV groups and of neurons, so that a plain checkpoint holds the model at "
+        "its own size, which any program reads that reads the base model. Scores choose which units stay, not "
+        "how many do in each layer."
+    )
+    if layout.plain.same_units:
+        words += " The self-attentions of a stack keep the same heads, since they share one position bias."
+    if layout.plain.groups_divide:
+        words += " The number of heads has to divide the hidden size, so fewer KV groups may go than gamma asks for."
+    return words
+
+
+def smallest_step(plan: PruningPlan) -> str:
+    """What the achieved sparsity can miss the request by, in words."""
+    if plan.method == "layers":
+        return "one layer"
+    return "one block of neurons in every layer" if plan.uniform else "one block of neurons"
+
+
+def offer_reachable(draft: Draft) -> None:
+    """A button that sets the sparsity to the most that can be removed, where that is the trouble."""
+    best = math.floor(draft.reachable * 100) / 100
+    if best > 0 and draft.reachable < st.session_state[SPARSITY]:
+        st.button(
+            f"Use {best:.0%}, the most that can be reached",
+            key="allocation.use_reachable",
+            on_click=_set,
+            args=(SPARSITY, best),
+        )
+
+
+def explain_gamma() -> None:
+    """Where the two rates come from."""
+    st.markdown(
+        "**Sparsity** $s$ is the share of all prunable weights that goes. **gamma** ($\\gamma$) ties the rates at "
+        "which attention and MLP are pruned. With $A$ attention weights and $M$ MLP weights in the whole model:"
+    )
+    st.latex(r"v_\mathrm{attn} = s\,\frac{A + M}{A + \gamma M} \qquad v_\mathrm{mlp} = \gamma\, v_\mathrm{attn}")
+    st.markdown(
+        "KV groups are then ranked against KV groups and neurons against neurons, each over all layers at once, and "
+        "the lowest go. Nothing sets a layer's own rate: it follows from its scores. Whole KV groups are taken first, "
+        "rounded down; the MLP takes what is left of the budget, so the total is met to within one block of neurons. "
+        "Every layer keeps at least its best KV group and one block of its best neurons."
+    )
+    st.markdown(
+        "That is the **shared allocation**, NIRVANA's own. A criterion's authors may share out differently, and scores "
+        "such as norms of activations do not compare across layers. **As published** does what they do:"
+    )
+    st.markdown("\n".join(f"- {rule.label}: {rule.summary}" for rule in list(RULES.values())[1:]))
+
+
+def _set(key: str, value: float) -> None:
+    st.session_state[key] = value

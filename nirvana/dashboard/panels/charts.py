@@ -1,0 +1,59 @@
+"""A chart on a page: question, answer, figure, how to read it, and the numbers behind it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import streamlit as st
+
+from nirvana.calibration.sets import CalibrationSelection
+from nirvana.dashboard.panels.page import table_and_csv
+from nirvana.reporting.figures.chart import Chart
+from nirvana.runs.store import Run
+from nirvana.saliency.scores import Saliency
+
+CONFIG = {"displaylogo": False, "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d"]}
+
+
+def show_chart(key: str, chart: Chart, protocol: str = "", *, clickable: bool = False) -> None:
+    """Draw `chart` under widget key `key`; its table and CSV follow under `<key>.table`.
+
+    `protocol` says where the numbers come from, e.g. model, criterion, calibration set. With `clickable`, a click
+    reruns the page and `clicked` reads it.
+    """
+    st.markdown(f"#### {chart.title}")
+    st.markdown(chart.takeaway)
+    if clickable:
+        st.plotly_chart(chart.figure, key=key, config=CONFIG, alt=chart.alt, on_select="rerun", selection_mode="points")
+    else:
+        st.plotly_chart(chart.figure, key=key, config=CONFIG, alt=chart.alt)
+    st.caption(" ".join(part for part in (chart.reading, protocol) if part))
+    table_and_csv(f"{key}.table", chart.table)
+
+
+def clicked(key: str) -> dict[str, Any] | None:
+    """The point of the chart `key` that was clicked since the last look, once; None where nothing is new.
+
+    Call it before the widgets that the click should set.
+    """
+    event = st.session_state.get(key)
+    points = list(event["selection"]["points"]) if event else []
+    seen = f"{key}.seen"
+    if points == st.session_state.get(seen, []):
+        return None
+    st.session_state[seen] = points
+    return points[0] if points else None
+
+
+def scores_protocol(run: Run, scores: Saliency) -> str:
+    """Where scores come from, e.g. "smollm2-135m, nirvana, calibration set 3f2a91c0, 4,096 tokens (4-bit origin)."."""
+    card = run.model()
+    parts = [card.name if card else scores.layout.architecture, scores.criterion]
+    chosen = run.calibration()
+    calibration = chosen.calibration if isinstance(chosen, CalibrationSelection) else chosen
+    if scores.calibration_hash:
+        parts.append(f"calibration set {scores.calibration_hash[:8]}")
+        if calibration is not None and calibration.hash == scores.calibration_hash:
+            read = f"{calibration.tokens.size:,} tokens"
+            parts.append(f"{read}, {calibration.task}" if calibration.task else read)
+    return ", ".join(parts) + (f" ({card.note})." if card and card.note else ".")

@@ -1,0 +1,226 @@
+"""Parts of the Compare page: both models side by side, and where the run stands."""
+
+from __future__ import annotations
+
+import json
+
+import streamlit as st
+
+from nirvana.dashboard import state
+from nirvana.dashboard.panels.charts import show_chart
+from nirvana.evaluation.results import Measurement, Report
+from nirvana.reporting.figures import compare as figures
+from nirvana.reporting.figures.chart import plus_minus
+from nirvana.reporting.figures.compare import Pair
+from nirvana.reporting.figures.standings import perplexity_by_sparsity
+from nirvana.reporting.standings import (
+    Standing,
+    beaten_baselines,
+    collapses,
+    duels,
+    lost_to_baselines,
+    read_standing,
+)
+from nirvana.reporting.text import megabytes, millions, plain
+from nirvana.runs.run import Run
+from nirvana.runs.store import EXAMPLE
+
+
+def side_by_side(report: Report) -> None:
+    """A card for each thing measured, the dense model on the left and the pruned one on the right."""
+    bits = {tuple(_protocol_key(pair)): pair for pair in figures.pairs(report, "bits per byte")}
+    with st.grid(2, min_column_width=330):
+        for pair in figures.pairs(report, "perplexity"):
+            extra = bits.get(tuple(_protocol_key(pair)))
+            _card(f"Perplexity on {plain(pair.corpus)}", pair, _bits(extra) if extra else "")
+        for pair in figures.pairs(report, "KL divergence"):
+            _card(f"KL to the dense model on {plain(pair.corpus)}", pair, "In nats per token; 0 means identical.")
+        for pair in figures.pairs(report, "parameters"):
+            _card("Parameters", pair, words=millions)
+        for pair in figures.pairs(report, "bytes"):
+            _card("Size of the weights", pair, words=megabytes)
+
+
+def verdicts(run: Run, report: Report, mine: Standing | None, others: list[Standing]) -> None:
+    """What a reader should know first: a collapse, or a baseline that does better or worse."""
+    card = run.model()
+    broken = collapses(report, card.geometry.get("vocabulary") if card else None)
+    if broken:
+        st.error("**Pruning broke this model.**\n" + _list(broken), icon=":material/heart_broken:")
+    found = duels(mine, others) if mine is not None else []
+    lost, beaten = lost_to_baselines(found), beaten_baselines(found)
+    if lost:
+        st.warning("**A baseline does better than this run.**\n" + _list(lost), icon=":material/trending_down:")
+    if beaten:
+        st.success("**Better than a baseline.**\n" + _list(beaten), icon=":material/trending_up:")
+
+
+def charts(report: Report) -> None:
+    """Cost on each text, as a ratio and in bits."""
+    note = next((str(item.protocol["note"]) for item in report.measurements if item.protocol.get("note")), "")
+    found = next((item for item in report.measurements if item.metric == "perplexity"), None)
+    protocol = ""
+    if found is not None:
+        where = " ".join(str(found.protocol[name]) for name in ("dtype", "device") if found.protocol.get(name))
+        window = found.protocol.get("window")
+        task = str(found.protocol.get("task") or "")
+        parts = [f"windows of {window:,} tokens" if window else "", task, where, plain(note)]
+        protocol = ", ".join(part for part in parts if part).capitalize() + "."
+    drawn = [
+        (f"compare.{name}", chart)
+        for name, chart in (("ratios", figures.perplexity_ratios(report)), ("bits", figures.bits_per_byte(report)))
+        if chart is not None
+    ]
+    if drawn:
+        for (key, chart), column in zip(drawn, st.columns(len(drawn), gap="large"), strict=True):
+            with column:
+                show_chart(key, chart, protocol)
+
+
+def everything(run: Run, report: Report) -> None:
+    """Every measurement with its whole protocol, to read and to take along."""
+    st.markdown("#### Everything that was measured")
+    table = figures.report_table(report)
+    st.dataframe(
+        table,
+        hide_index=True,
+        key="compare.table",
+        placeholder="",
+        column_config={"value": st.column_config.NumberColumn(format="localized")},
+    )
+    with st.container(horizontal=True):
+        st.download_button(
+            "Download CSV",
+            data=lambda: table.to_csv(index=False).encode(),
+            file_name="compare.csv",
+            mime="text/csv",
+            key="compare.csv",
+            icon=":material/download:",
+            on_click="ignore",
+        )
+        st.download_button(
+            "Download JSON",
+            data=lambda: json.dumps({"recipe": run.recipe.to_json(), **report.to_json()}, indent=1),
+            file_name="compare.json",
+            mime="application/json",
+            key="compare.json",
+            icon=":material/download:",
+            on_click="ignore",
+        )
+
+
+def other_runs(mine: Standing, others: list[Standing]) -> None:
+    """Perplexity over sparsity of every run of this model that read the same tokens."""
+    drawn = {}
+    for item in mine.perplexities():
+        chart = perplexity_by_sparsity(mine, others, item)
+        if chart is not None:
+            drawn[str(item.protocol.get("corpus"))] = chart
+    if not drawn:
+        st.caption(
+            "No other run of this model has been measured on the same tokens. Run the same sparsity with the random "
+            "and the magnitude criterion to see what the scores are worth."
+        )
+        return
+    names = list(drawn)
+    if st.session_state.get("compare.others.corpus", names[0]) not in names:
+        del st.session_state["compare.others.corpus"]
+    name = st.selectbox("Compare runs on", names, key="compare.others.corpus") if len(names) > 1 else names[0]
+    show_chart("compare.others", drawn[name])
+
+
+def standing(run: Run) -> Standing | None:
+    """As `read_standing`, read once per result."""
+    info, plan = run.info("evaluate"), run.info("allocation")
+    if info is None or plan is None:
+        return None
+    return _standing(
+        run.id, f"{run.name} {run.recipe.fingerprint('compare')} {info.get('file')} {plan.get('file')}", run
+    )
+
+
+def peers(mine: Standing, now: state.Context) -> list[Standing]:
+    """Other finished runs of the same weights; in a public demo, those of this session."""
+    runs = [run for run in now.store.runs() if not state.public_demo() or run.id in state.own_runs()]
+    runs.append(now.store.open(EXAMPLE))
+    found = (standing(run) for run in runs if run.id != mine.run_id)
+    return [other for other in found if other is not None and other.weights == mine.weights]
+
+
+@st.cache_data(max_entries=200, show_spinner=False)
+def _standing(run_id: str, key: str, _run: Run) -> Standing | None:
+    return read_standing(_run)
+
+
+def explain() -> None:
+    """Perplexity and bits per byte in formulas."""
+    st.markdown(
+        "For each token $x_t$ of a window, the model gave some probability to what really came. The mean of its "
+        "negative logarithm is the loss; **perplexity** is its exponential. The same loss over the length of the text, "
+        "in binary, is **bits per byte**, which does not depend on the tokenizer:"
+    )
+    st.latex(
+        r"\mathrm{PPL} = \exp\Bigl(-\tfrac{1}{N} \sum_{t} \log p(x_t \mid x_{<t})\Bigr)"
+        r"\qquad \mathrm{BPB} = \frac{-\sum_t \log_2 p(x_t \mid x_{<t})}{\mathrm{bytes}}"
+    )
+    st.markdown(
+        "An encoder-decoder reads one part of each window in its encoder and predicts the other, as its **task** says: "
+        "the missing spans, or the second half. Its loss is that of the predicted tokens given all the encoder reads, "
+        "so it compares with no decoder's, nor with another task's."
+    )
+    st.markdown(
+        "The **standard error** says how far the number would move on other text of the same kind: it comes from the "
+        "spread over windows (over probe samples for KL). Differences of less than two of them may be chance."
+    )
+
+
+def _card(title: str, pair: Pair, extra: str = "", words: object = None) -> None:
+    measured = pair.pruned or pair.dense
+    if measured is None:
+        return
+    with st.container(border=True, height="stretch"):
+        st.markdown(f"**{title}**")
+        with st.container(horizontal=True):
+            _value("Dense", pair.dense, words)
+            _value("Pruned", pair.pruned, words, pair.ratio)
+        lines = [plain(figures.describe_protocol(measured)), extra]
+        if measured.n:
+            lines.insert(1, f"n = {measured.n:,}")
+        if any(lines):
+            st.caption(". ".join(line.rstrip(".") for line in lines if line) + ".")
+
+
+def _value(label: str, item: Measurement | None, words: object, ratio: float = float("nan")) -> None:
+    if item is None:
+        return
+    error = item.standard_error
+    text = words(item.value) if callable(words) else plus_minus(item.value, error).partition(" ± ")[0]
+    margin = plus_minus(item.value, error).partition(" ± ")[2]
+    change = f"{ratio - 1:+.1%}" if ratio == ratio and ratio < 100 else f"x {ratio:,.0f}" if ratio == ratio else None
+    st.metric(
+        label,
+        text,
+        delta=change or (f"± {margin}" if margin else None),
+        delta_color="inverse" if change else "off",
+        delta_arrow="auto" if change else "off",
+        delta_description=f"± {margin}" if change and margin else None,
+        width="stretch",
+    )
+
+
+def _bits(pair: Pair) -> str:
+    parts = [
+        f"{name} {plus_minus(item.value, item.standard_error)}"
+        for name, item in (("dense", pair.dense), ("pruned", pair.pruned))
+        if item is not None
+    ]
+    return f"Bits per byte: {', '.join(parts)}"
+
+
+def _list(lines: list[str]) -> str:
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _protocol_key(pair: Pair) -> list[object]:
+    item = pair.pruned or pair.dense
+    return [item.protocol.get(name) for name in figures.SAME_TEXT] if item else []

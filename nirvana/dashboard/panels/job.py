@@ -1,0 +1,114 @@
+"""The job of the open run: how far it is, what it says, how to stop it, and why it failed."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from nirvana.dashboard import state
+from nirvana.dashboard.guide import STEP_GUIDES
+from nirvana.dashboard.panels.messages import message
+from nirvana.errors import RunError
+from nirvana.jobs.queue import Job
+from nirvana.reporting.text import duration, plain
+
+POLL = 0.5  # seconds
+LINES = 40
+TASKS = {
+    "export": "Exporting",
+    "continue": "Continuing the prompt",
+    "speed": "Measuring speed",
+    "sizes": "Measuring quality against bytes",
+    "sweep": "Sweep",
+    "tune": "Search",
+    "sensitivity": "Sensitivity scan",
+    "matrix": "Calibration text against evaluation text",
+}
+
+
+def job_panel() -> None:
+    """Progress with a cancel button while a job of the open run is live; else why the last one did not end well.
+
+    It polls by itself, and reruns the page once when a step or the job ends.
+    """
+    now = state.context()
+    if now.job is None:
+        last_failure(now)
+    else:
+        st.fragment(_live, run_every=POLL)(now.job.id, now.job.step)
+
+
+def _live(job_id: str, step: str) -> None:
+    jobs = state.jobs()
+    try:
+        job = jobs.job(job_id)
+    except RunError:  # its run was deleted in another tab
+        st.rerun()
+    if not job.live or job.step != step:
+        st.rerun()
+    with st.container(border=True):
+        show_progress(job)
+        with st.container(horizontal=True, vertical_alignment="center"):
+            if st.button(
+                "Cancel",
+                key="job.cancel",
+                icon=":material/stop_circle:",
+                help="Steps that were finished are kept.",
+            ):
+                try:
+                    jobs.cancel(job_id)
+                except RunError as error:
+                    message(error.message, error.hint)
+            st.caption(_timing(job))
+        _log(job_id)
+
+
+def show_progress(job: Job) -> None:
+    """One bar: over the current step where its length is known."""
+    st.progress(job.fraction, text=f"**{title(job)}**{_stage(job)}")
+    if job.text:
+        st.code(job.text, language=None, wrap_lines=True)
+
+
+def title(job: Job) -> str:
+    """E.g. "Saliency, step 2 of 4", "Waiting, number 2 in the queue"."""
+    if job.status == "queued":
+        return f"Waiting, number {job.position} in the queue"
+    if job.task != "run":
+        part = f", {job.step_number} of {job.steps}" if job.steps > 1 else ""
+        return TASKS.get(job.task, job.task) + part
+    if not job.step:
+        return "Starting"
+    return f"{STEP_GUIDES[job.step].title}, step {job.step_number} of {job.steps}"
+
+
+def _stage(job: Job) -> str:
+    if job.status == "queued" or not job.stage:
+        return ""
+    return f" · {plain(job.stage)}" + (f" {job.done:,}/{job.total:,}" if 1 < job.total < 1000 else "")
+
+
+def _timing(job: Job) -> str:
+    if job.status == "queued":
+        return f"On {plain(job.device)}, behind the jobs before it."
+    text = f"{duration(job.elapsed)} so far, on {plain(job.device)}"
+    return text + (f"; about {duration(job.eta)} left in this step." if job.eta is not None else ".")
+
+
+def _log(job_id: str) -> None:
+    with st.expander("Log", type="compact", key="job.log"):
+        st.code("\n".join(state.jobs().log(job_id, LINES)) or "Nothing yet.", language=None, height=180)
+
+
+def last_failure(now: state.Context) -> None:
+    """Why the last job of the run did not end well, until another one does."""
+    failure = now.run.failure()
+    if failure is None:
+        return
+    if failure["status"] == "cancelled":
+        st.info("The last job was cancelled. Steps that were finished are kept.", icon=":material/stop_circle:")
+        return
+    where = f"{STEP_GUIDES[failure['step']].title}: " if failure["step"] in STEP_GUIDES else ""
+    message(f"{where}{failure['message']}", failure["hint"])
+    last = next(iter(now.jobs.jobs(now.run.id, limit=1)), None)
+    if last is not None:
+        _log(last.id)

@@ -1,0 +1,211 @@
+"""Parts of the Model page: where the model comes from, where it runs, and what it is."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from nirvana.dashboard import state
+from nirvana.dashboard.panels.charts import show_chart
+from nirvana.dashboard.panels.messages import message
+from nirvana.dashboard.panels.metrics import metric
+from nirvana.errors import ModelError, NirvanaError
+from nirvana.models.devices import DeviceInfo, devices
+from nirvana.models.inspection import ModelPreview, inspect_model
+from nirvana.models.limits import HEADROOM
+from nirvana.models.sources import BUILT_IN
+from nirvana.reporting.figures import model as figures
+from nirvana.reporting.text import megabytes, millions, plain
+from nirvana.runs.recipe import ModelChoice
+from nirvana.runs.results import ModelCard
+from nirvana.runs.store import EXAMPLE
+
+BUILT_IN_SOURCE, LOCAL, HUB = "Built in", "Folder or .gguf file", "Hugging Face hub"
+SOURCES = {
+    BUILT_IN_SOURCE: "Installed with the program; nothing is downloaded.",
+    LOCAL: "A folder with config.json and *.safetensors, a .gguf file, or a checkpoint that was pruned here. Pickled "
+    "weights and code from the folder are never read.",
+    HUB: "An id such as HuggingFaceTB/SmolLM2-360M. The config is fetched now, the weights when you load.",
+}
+DTYPES = {
+    "auto": "Automatic",
+    "float32": "float32, 4 bytes a weight",
+    "bfloat16": "bfloat16, 2 bytes a weight",
+    "float16": "float16, 2 bytes a weight",
+}
+
+
+def choose_model(choice: ModelChoice) -> ModelChoice:
+    """Source, name, device and dtype, starting from `choice`; the result is what the controls say now."""
+    st.session_state.setdefault("model.source", _source_of(choice.name))
+    sources = [BUILT_IN_SOURCE] if state.public_demo() else list(SOURCES)
+    source = st.segmented_control("Where the model comes from", sources, key="model.source", required=True)
+    source = source if source in sources else BUILT_IN_SOURCE
+    known = list(BUILT_IN)
+    if source == BUILT_IN_SOURCE:
+        st.session_state.setdefault("model.built_in", choice.name if choice.name in known else known[0])
+        name = st.radio(
+            "Model",
+            known,
+            key="model.built_in",
+            captions=[f"{text[0].upper()}{text[1:]}. {pace}" for _, text, pace, _ in BUILT_IN.values()],
+            help=SOURCES[source],
+        )
+    else:
+        key, label, example = {
+            LOCAL: ("model.path", "Folder or file on the machine that serves this page", "~/models/my-llama"),
+            HUB: ("model.hub", "Hub id", "HuggingFaceTB/SmolLM2-360M-Instruct"),
+        }[source]
+        st.session_state.setdefault(key, choice.name if _source_of(choice.name) == source else "")
+        name = st.text_input(label, key=key, placeholder=example, help=SOURCES[source], max_chars=1000).strip()
+    left, right = st.columns(2)
+    found = {device.name: device for device in _devices()}
+    names = list(dict.fromkeys(["auto", *found, choice.device]))
+    st.session_state.setdefault("model.device", choice.device)
+    device = left.selectbox(
+        "Device",
+        names,
+        key="model.device",
+        format_func=lambda name: _device_label(name, found),
+        help="Where the model is computed. Automatic takes a GPU where there is one.",
+    )
+    st.session_state.setdefault("model.dtype", choice.dtype)
+    dtype = right.selectbox(
+        "Number format",
+        list(dict.fromkeys([*DTYPES, choice.dtype])),
+        key="model.dtype",
+        format_func=lambda name: DTYPES.get(name, name),
+        help="Automatic is float32 on a CPU and the checkpoint's own format elsewhere.",
+    )
+    return ModelChoice(name, device, dtype)
+
+
+def describe(choice: ModelChoice, now: state.Context) -> ModelPreview | None:
+    """What the model is, from a run that loaded it (the open one or the example), else from its config.
+
+    An error is shown.
+    """
+    card = loaded_card(choice.name, now)
+    if card is not None:
+        return ModelPreview(card.name, card.origin, card.note, card.family, card.layout, card.geometry, card.dtype)
+    if not choice.name:
+        st.info("Name a model to see what it is.", icon=":material/edit:")
+        return None
+    preview, error = inspected(choice.name)
+    if error is not None:
+        message(*error)
+    return preview
+
+
+def loaded_card(name: str, now: state.Context) -> ModelCard | None:
+    """The model of that name as the open run or the example has loaded it, or None."""
+    cards = [now.run.model()] + ([now.store.open(EXAMPLE).model()] if name in BUILT_IN else [])
+    return next((card for card in cards if card is not None and card.name == name), None)
+
+
+@st.cache_data(ttl=30, max_entries=20, show_spinner="Reading the model's config")
+def inspected(name: str) -> tuple[ModelPreview | None, tuple[str, str] | None]:
+    """What the config says of a model, or what is wrong and what to do about it."""
+    try:
+        return inspect_model(name), None
+    except NirvanaError as error:
+        return None, (error.message, error.hint)
+    except (ValueError, KeyError, TypeError, OSError) as error:  # a config can hold anything
+        broken = ModelError(
+            f"The config of {name} cannot be read: {error}.", "Check config.json, or download it again."
+        )
+        return None, (broken.message, broken.hint)
+
+
+def fits(preview: ModelPreview, choice: ModelChoice) -> bool:
+    """Sizes in four numbers, and whether the weights fit; says what to do where they do not."""
+    found = {device.name: device for device in _devices()}
+    device = found.get(choice.device) or next(iter(found.values()))
+    auto = preview.stored_dtype if device.name != "cpu" else "float32"
+    size = preview.weight_bytes(auto if choice.dtype == "auto" else choice.dtype)
+    layout = preview.layout
+    with st.grid(4, min_column_width=150):
+        metric("Parameters", millions(layout.parameters))
+        share = f"{layout.prunable / layout.parameters:.0%}"
+        metric("Can be pruned", share, meaning="The share of the parameters that is in attention and MLP blocks.")
+        layers = {stack: len(layout.layers(stack)) for stack in layout.stacks}
+        label = "Layers" if len(layers) == 1 else "Encoder and decoder layers"
+        metric(label, " + ".join(map(str, layers.values())))
+        metric(
+            "Memory for the weights",
+            megabytes(size),
+            f"{megabytes(device.free)} free on {device.name}",
+            "Scoring needs about as much again for gradients; it takes a slower way where memory is short.",
+        )
+    origin = f"{plain(preview.family)} family, from {plain(preview.origin)}"
+    if state.public_demo():
+        origin = f"{plain(preview.family)} family"
+    st.caption(f"{origin}. {figures.prunable_sentence(layout)}")
+    if preview.note:
+        st.info(
+            f"**{plain(preview.note)}**: these weights were stored in fewer bits and are expanded on load. Every "
+            "number that is measured with them says so; the original model scores a little better.",
+            icon=":material/compress:",
+        )
+    enough = size <= device.free * HEADROOM
+    if not enough:
+        message(
+            f"The weights need {megabytes(size)}, and {device.name} has {megabytes(device.free)} free.",
+            "Choose bfloat16, another device or a smaller model, or close other programs.",
+        )
+    return enough
+
+
+def anatomy(preview: ModelPreview) -> None:
+    """Where the parameters are, what can be cut, and the sizes of the architecture."""
+    note = f", {preview.note}" if preview.note else ""
+    show_chart("model.parts", figures.parameters_by_part(preview.layout), f"{preview.name}{note}.")
+    st.markdown("#### What can be cut?")
+    st.dataframe(
+        figures.unit_table(preview.layout),
+        hide_index=True,
+        key="model.units",
+        column_config={
+            "in all": st.column_config.NumberColumn(format="localized"),
+            "parameters": st.column_config.NumberColumn(format="localized"),
+            "share of the model": st.column_config.NumberColumn(format="percent"),
+        },
+    )
+    st.caption(
+        "A **KV group** is one key and one value head with the query heads that read them. A **neuron** is one row of "
+        "the projections into the MLP (gate and up) with its column of the projection out of it (down). A unit goes as "
+        "a whole, so the matrices that are left are smaller, not full of zeros."
+        + (
+            " The decoder has two kinds of attention: **self-attention** reads what was written so far, "
+            "**cross-attention** what the encoder made of its input. A KV group is one head in each."
+            if len(preview.layout.stacks) > 1
+            else ""
+        )
+    )
+    st.markdown("#### How is it built?")
+    st.dataframe(figures.geometry_table(preview.geometry), hide_index=True, key="model.geometry", height="content")
+
+
+def resident(now: state.Context) -> list[str]:
+    """Models in the workers' memory, as text."""
+    return [f"{model['model']} on {model['device']} ({megabytes(model['bytes'])})" for model in now.jobs.resident()]
+
+
+@st.cache_data(ttl=5, show_spinner=False)
+def _devices() -> list[DeviceInfo]:
+    return devices()
+
+
+def _device_label(name: str, found: dict[str, DeviceInfo]) -> str:
+    if name == "auto":
+        best = next(iter(found.values()))
+        return f"Automatic: {best.title}, {megabytes(best.free)} free"
+    if name in found:
+        return f"{found[name].title}, {megabytes(found[name].free)} free"
+    return f"{name} (not found here)"
+
+
+def _source_of(name: str) -> str:
+    if name in BUILT_IN:
+        return BUILT_IN_SOURCE
+    outside = name.startswith(("/", ".", "~")) or name.endswith(".gguf") or name.count("/") != 1
+    return LOCAL if outside else HUB

@@ -1,0 +1,138 @@
+"""What every page has: its header, the running job, errors, empty states, code, and the numbers behind a chart."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import streamlit as st
+from streamlit.runtime.pages_manager import PagesManager
+
+from nirvana.dashboard import state
+from nirvana.dashboard.guide import GUIDES, STEP_GUIDES
+from nirvana.dashboard.panels.job import job_panel
+from nirvana.dashboard.panels.messages import message, page_link, show_error
+from nirvana.reporting import code
+from nirvana.runs.recipe import STEPS
+from nirvana.runs.store import EXAMPLE
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = [
+    "empty_state",
+    "job_panel",
+    "message",
+    "page_header",
+    "page_link",
+    "show_code",
+    "show_error",
+    "table_and_csv",
+]
+
+Colour = Literal["green", "orange", "blue", "red", "gray"]
+BADGES: dict[str, tuple[str, Colour, str]] = {  # state: icon, colour, what it means
+    "done": (":material/check:", "green", "current"),
+    "stale": (":material/update:", "orange", "stale: an earlier choice has changed since"),
+    "running": (":material/hourglass_top:", "blue", "being computed"),
+    "failed": (":material/error:", "red", "failed"),
+    "missing": (":material/radio_button_unchecked:", "gray", "not computed yet"),
+}
+
+ENTERED = "nirvana.entered"
+
+EMPTY = {  # page: what it will show
+    "model": "Load a model to see its architecture and where its parameters are.",
+    "calibration": "Here the candidate sets are compared, and the winner's samples can be read.",
+    "saliency": "Here every unit of the model gets its score, as a map of layers and units.",
+    "allocation": "Here the budget is shared out by the scores, live as the sliders move.",
+    "prune": "Here the units are cut out, and the model is shown before and after.",
+    "compare": "Here both models are measured on the same text and continue the same prompt.",
+}
+
+
+def page_header(key: str) -> None:
+    """Title, one paragraph on what the page shows, the run it shows, and the state of every step."""
+    _enter_through_app()
+    guide = GUIDES[key]
+    st.title(guide.title)
+    st.markdown(guide.about)
+    now = state.context()
+    if guide.step:
+        with st.container(horizontal=True, gap="small", vertical_alignment="center"):
+            for step in STEPS:
+                icon, colour, meaning = BADGES[state.state_of(now, step)]
+                title = STEP_GUIDES[step].title
+                label = f"**{title}**" if step == guide.step else title
+                st.badge(label, icon=icon, color=colour, help=f"{title}: {meaning}.")
+        if now.run.is_example:
+            st.caption(
+                ":material/visibility: This is the example run, made with the built-in model. Choices that you change "
+                "here go into a run of your own; the example stays."
+            )
+    problem = state.take_problem()
+    if problem is not None:
+        show_error(problem)
+
+
+def _enter_through_app() -> None:
+    """Start over with app.py where a session begins with a direct link to a page of a server that is new.
+
+    Until st.navigation was called once, Streamlit takes the files in pages/ for an app of its own and runs the page
+    without app.py. Only a session's first run starts over: a later one may carry a click.
+    """
+    first = st.session_state.setdefault(ENTERED, False) is False
+    st.session_state[ENTERED] = True
+    if first and PagesManager.uses_pages_directory:
+        PagesManager.uses_pages_directory = False
+        st.rerun()
+
+
+def empty_state(key: str, missing: str) -> None:
+    """In place of results that are not there: what will be here, and the step that comes first."""
+    now, first = state.context(), STEP_GUIDES[missing]
+    with st.container(border=True):
+        st.markdown(f"#### Nothing to show yet\n{EMPTY.get(key, '')}")
+        if now.job is not None:
+            st.markdown("The running job fills this page as soon as it gets there.")
+        elif first.key != key:
+            st.markdown(f"It needs the **{first.title}** step first.")
+        with st.container(horizontal=True, vertical_alignment="center"):
+            if first.key != key and now.job is None:
+                page_link(first.key)
+            if not now.run.is_example:
+                st.button(
+                    "Look at the example run",
+                    key=f"{key}.open_example",
+                    type="tertiary",
+                    icon=":material/visibility:",
+                    on_click=state.open_run,
+                    args=(EXAMPLE,),
+                )
+
+
+def show_code(key: str, format: str = "") -> None:
+    """The draft up to this step as a Python script and as a command line, which export in `format` if it is given."""
+    recipe, step = state.context().recipe, GUIDES[key].step
+    with st.expander("Show as code", icon=":material/code:", key=f"{key}.code"):
+        python, line = st.tabs(["Python", "Command line"], key=f"{key}.code.tabs")
+        python.code(code.python_code(recipe, step, format), language="python", wrap_lines=True)
+        line.code(code.command_line(recipe, step, format), language="bash", wrap_lines=True)
+
+
+@st.fragment
+def table_and_csv(key: str, table: pd.DataFrame) -> None:
+    """The numbers behind a chart, sent to the browser once they are asked for; widget keys `<key>`, `<key>.csv`."""
+    with st.expander(
+        "Numbers", type="compact", icon=":material/table_rows:", key=f"{key}.open", on_change="rerun"
+    ) as box:
+        if box.open:
+            st.dataframe(table, hide_index=True, key=key, height="auto" if len(table) < 9 else 320)
+            st.download_button(
+                "Download CSV",
+                data=lambda: table.to_csv(index=False).encode(),
+                file_name=f"{key.removesuffix('.table').replace('.', '-')}.csv",
+                mime="text/csv",
+                key=f"{key}.csv",
+                icon=":material/download:",
+                on_click="ignore",
+            )

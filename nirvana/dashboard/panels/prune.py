@@ -1,0 +1,98 @@
+"""What pruning will do, and what it costs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import streamlit as st
+
+from nirvana.dashboard.panels.calibration_choice import LARGEST
+from nirvana.layout import KV_GROUP, NEURON
+from nirvana.plan import PruningPlan
+from nirvana.reporting.figures.chart import count
+from nirvana.reporting.text import megabytes
+from nirvana.runs.recipe import PruneChoice
+from nirvana.runs.store import Run
+
+METHOD = "prune.compensation"
+TITLES = {"none": "None", "bias": "Bias", "least_squares": "Least squares"}
+MEANINGS = {
+    "none": "What the removed units wrote is simply missing",
+    "bias": "Their average is added as a constant, as in FLAP (arXiv 2312.11983); takes one reading of some text",
+    "least_squares": "The remaining weights of each output projection are fitted to what it wrote before; takes one "
+    "reading of some text, and memory for the statistics",
+}
+NUMBERS = {  # key: label, lowest, highest
+    "prune.samples": ("Samples", 1, 65_536),
+    "prune.length": ("Tokens in a sample", 2, 32_768),
+    "prune.seed": ("Seed of the draw", 0, LARGEST),
+}
+
+
+def compensation_controls(choice: PruneChoice) -> PruneChoice:
+    """How to make up for what goes, and from how much text; starting from `choice`, the result is what they say now."""
+    known = choice.compensation if choice.compensation in TITLES else "none"
+    st.session_state.setdefault(METHOD, known)
+    method = st.radio(
+        "Compensation",
+        list(TITLES),
+        key=METHOD,
+        format_func=TITLES.__getitem__,
+        captions=[f"{MEANINGS[name]}." for name in TITLES],
+        help="Attention and MLP each end in an **output projection**, which loses inputs when units go. It can be "
+        "changed, without training, so that its output stays close to what it was.",
+    )
+    if method == "none":
+        return PruneChoice(method, choice.samples, choice.length, choice.seed)
+    st.caption("The statistics are of samples drawn from the calibration text; more of them fit better.")
+    numbers = []
+    for column, (key, (label, low, high)) in zip(st.columns(len(NUMBERS)), NUMBERS.items(), strict=True):
+        st.session_state.setdefault(key, min(max(low, getattr(choice, key.partition(".")[2])), high))
+        numbers.append(int(column.number_input(label, low, high, key=key, step=1)))
+    return PruneChoice(method, *numbers)
+
+
+def compensated(record: dict[str, Any]) -> str:
+    """What was done and from what, in a sentence; empty without compensation."""
+    if not record:
+        return ""
+    tokens = " and ".join(
+        f"{count:,}" + (f" {stack}" if len(record["tokens"]) > 1 else "") for stack, count in record["tokens"].items()
+    )
+    texts = ", ".join(f"{each['samples']} samples of {each['source']}, seed {each['seed']}" for each in record["sets"])
+    how = [f"regularisation {record['regularisation']:g}"] if "regularisation" in record else []
+    if record.get("seconds") is not None:
+        how.append(f"collected in {record['seconds']:,.1f} s" + (", kept from then" if record.get("cached") else ""))
+    title = TITLES.get(record["method"], record["method"]).lower()
+    return f"Compensation: {title}, from {tokens} tokens ({texts}){''.join(f'; {part}' for part in how)}."
+
+
+def preview(plan: PruningPlan, run: Run) -> None:
+    """What would go, in a sentence, and what the model would weigh."""
+    parts = []
+    for kind in (KV_GROUP, NEURON):
+        sites = plan.layout.pool(kind)
+        units = sum(plan.layout[site].units for site in sites)
+        gone = units - sum(len(plan.get(site, ())) for site in sites)
+        if sites:
+            parts.append(f"**{gone:,}** of {count(units, kind)}")
+    before, after = plan.layout.parameters, plan.pruned_layout.parameters
+    text = f"Pruning removes {' and '.join(parts)}: {plan.removed:,} parameters, {plan.sparsity:.2%} of those in "
+    text += f"attention and MLP. The model goes from {before / 1e6:,.1f} M to **{after / 1e6:,.1f} M** parameters"
+    card = run.model()
+    if card and before:
+        size = card.weight_bytes * after / before
+        text += f", from {megabytes(card.weight_bytes)} to about **{megabytes(size)}** of memory"
+    st.markdown(text + ".")
+
+
+def cost(run: Run, steps: list[str]) -> str:
+    """What will be computed, where, and how long the same steps took before."""
+    card = run.model()
+    seconds = {step: info["seconds"] for step in steps if (info := run.info(step)) and info.get("seconds") is not None}
+    text = f"To do: {', '.join(steps)}" if steps else "Everything is current"
+    if card:
+        text += f"; on {card.device} in {card.dtype}"
+    if seconds:
+        text += f". Last time: {', '.join(f'{step} {value:,.1f} s' for step, value in seconds.items())}"
+    return text + "."

@@ -1,0 +1,111 @@
+"""Sections of the Saliency page: overview, one layer, and how the scores were made."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import streamlit as st
+
+from nirvana.dashboard.panels.charts import clicked, show_chart
+from nirvana.layout import Site
+from nirvana.plan import PruningPlan
+from nirvana.reporting.figures import distributions
+from nirvana.reporting.figures import saliency as figures
+from nirvana.saliency.scores import Saliency
+
+EXTREMES = 10
+LAYER = "saliency.layer"
+
+
+def take_click(scores: Saliency, stack: str) -> None:
+    """Let a click on a heatmap choose the layer; call it before the layer's slider is drawn."""
+    layers = scores.layout.layers(stack)
+    for module in figures.modules(scores, stack):
+        point = clicked(f"saliency.heatmap.{module}")
+        if point is not None and int(point["y"]) in layers:
+            st.session_state[LAYER] = int(point["y"])
+    if st.session_state.get(LAYER, layers[0]) not in layers:  # of another run or stack
+        st.session_state[LAYER] = layers[0]
+
+
+def overview(scores: Saliency, stack: str, layer: int, plan: PruningPlan | None, protocol: str) -> None:
+    """A heatmap for each module with `layer` outlined, then the spread by layer."""
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        colour = st.segmented_control(
+            "Colour",
+            list(figures.COLOURS),
+            default="log",
+            required=True,
+            format_func=lambda name: figures.COLOURS[name].capitalize(),
+            key="saliency.colour",
+            persist_state="session",
+            help="Log shows the small scores apart, linear the large ones, rank the order in which units go.",
+        )
+        ordered = st.toggle(
+            "Sort each layer, best first",
+            key="saliency.sort",
+            persist_state="session",
+            help="Shows how the scores fall off, and how many units of each layer the current plan keeps.",
+        )
+    for module, column in zip(figures.modules(scores, stack), module_columns(scores, stack), strict=True):
+        with column:
+            chart = figures.unit_heatmap(
+                scores,
+                stack,
+                module,
+                colour=colour or "log",
+                ordered=ordered,
+                plan=plan,
+                selected=layer,
+            )
+            show_chart(f"saliency.heatmap.{module}", chart, protocol, clickable=True)
+    for module, column in zip(figures.modules(scores, stack), module_columns(scores, stack), strict=True):
+        with column:
+            chart = distributions.layer_distributions(scores, stack, module)
+            show_chart(f"saliency.spread.{module}", chart, protocol)
+
+
+def one_layer(scores: Saliency, stack: str, layer: int, plan: PruningPlan | None, protocol: str) -> None:
+    """Every unit of one layer from best to worst, with the cut of the plan."""
+    for module, column in zip(figures.modules(scores, stack), module_columns(scores, stack), strict=True):
+        site = Site(stack, layer, module)
+        if site not in scores.layout:
+            continue
+        with column:
+            show_chart(f"saliency.curve.{module}", distributions.score_curve(scores, site, plan), protocol)
+            table = distributions.unit_table(scores, site, plan)
+            if len(table) > 2 * EXTREMES:
+                best, worst = st.columns(2)
+                with best:
+                    _units(f"saliency.best.{module}", f"The {EXTREMES} best", table.head(EXTREMES))
+                with worst:
+                    _units(f"saliency.worst.{module}", f"The {EXTREMES} worst", table.tail(EXTREMES)[::-1])
+            else:
+                _units(f"saliency.best.{module}", "Best first", table)
+
+
+def how_computed(scores: Saliency) -> None:
+    """The record that the engine left with the scores."""
+    with st.expander("How were these scores computed?", key="saliency.details"):
+        rows: dict[str, object] = {"criterion": scores.criterion, "calibration set": scores.calibration_hash}
+        rows |= {name.replace("_", " "): value for name, value in scores.details.items()}
+        st.table({name: _readable(value) for name, value in rows.items() if value not in ("", None)})
+
+
+def module_columns(scores: Saliency, stack: str) -> list[st.delta_generator.DeltaGenerator]:
+    """Side by side: a narrow column for few units, a wide one for many."""
+    sites = {site.module: place.units for site, place in scores.layout.items() if site.stack == stack}
+    narrow, wide = (1.0, 2.0) if len(sites) < 3 else (1.0, 1.25)  # three narrow ones are too tight for a colour bar
+    gap: Literal["medium", "large"] = "large" if len(sites) < 3 else "medium"
+    return list(st.columns([narrow if units <= 64 else wide for units in sites.values()], gap=gap))
+
+
+def _units(key: str, title: str, table: object) -> None:
+    st.markdown(f"**{title}**")
+    st.dataframe(table, hide_index=True, key=key, column_config={"score": st.column_config.NumberColumn(format="%.3g")})
+
+
+def _readable(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:,.4g}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

@@ -1,0 +1,88 @@
+"""The sidebar: the open run, the running job and memory, the same on every page."""
+
+from __future__ import annotations
+
+import psutil
+import streamlit as st
+
+from nirvana.dashboard import state
+from nirvana.dashboard.guide import PageGuide
+from nirvana.dashboard.panels.job import POLL, show_progress
+from nirvana.reporting.text import megabytes, plain
+
+STEP_ICONS = {
+    "done": ":material/check_circle:",
+    "stale": ":material/update:",
+    "running": ":material/hourglass_top:",
+    "failed": ":material/error:",
+    "missing": ":material/radio_button_unchecked:",
+}
+STATUS = {
+    "done": "complete",
+    "partial": "in part",
+    "empty": "not started",
+    "running": "running",
+    "queued": "waiting",
+    "failed": "failed",
+    "cancelled": "cancelled",
+    "interrupted": "interrupted",
+}
+
+
+def page_icon(now: state.Context, guide: PageGuide) -> str:
+    """For a step, whether the open run has its result; for the other pages their own."""
+    return STEP_ICONS[state.state_of(now, guide.step)] if guide.step else guide.icon
+
+
+def sidebar(now: state.Context) -> None:
+    """The open run with its model, then what is being computed and how much memory there is."""
+    with st.sidebar:
+        st.markdown(f"**{plain(now.run.name)}**")
+        status = "example, read only" if now.run.is_example else STATUS.get(now.run.status, now.run.status)
+        card = now.run.model()
+        where = f"{plain(card.name)} on {plain(card.device)}, {plain(card.dtype)}" if card else "No model loaded yet"
+        note = f" · {plain(card.note)}" if card and card.note else ""
+        st.caption(f"Run: {status}  \n{where}{note}")
+        if now.run.study:
+            st.button(
+                "Back to its study",
+                key="sidebar.study",
+                type="tertiary",
+                icon=":material/arrow_back:",
+                on_click=state.open_run,
+                args=(now.run.study,),
+                help="This run is one point of a sweep. Turn to the run that the sweep belongs to.",
+            )
+        live = [job for job in now.jobs.jobs(limit=20) if job.live]
+        st.fragment(_activity, run_every=POLL if live else None)(now.run.id, bool(live))
+
+
+def _activity(open_run: str, was_live: bool) -> None:
+    """Jobs of any run, and memory. Reruns the page once when there is nothing left to watch."""
+    if st.session_state[state.RUN] != open_run:  # the button below was pressed
+        st.rerun()
+    jobs = state.jobs()
+    live = [job for job in jobs.jobs(limit=20) if job.live]
+    if was_live and not live:
+        st.rerun()
+    for job in sorted(live, key=lambda job: job.position)[:1]:
+        show_progress(job)
+        if job.run_id != open_run and (not state.public_demo() or job.run_id in state.own_runs()):
+            st.button(
+                plain(state.store().open(job.run_id).name),
+                key="sidebar.open_running",
+                type="tertiary",
+                icon=":material/open_in_new:",
+                on_click=state.open_run,
+                args=(job.run_id,),
+                help="Turn to the run that is being computed.",
+            )
+        if len(live) > 1:
+            st.caption(f"{len(live) - 1} more in the queue")
+    memory = psutil.virtual_memory()
+    lines = [f"{megabytes(memory.available)} of {megabytes(memory.total)} memory free"]
+    lines += [
+        f"{plain(model['model'])} holds {megabytes(model['bytes'])} on {plain(model['device'])}"
+        for model in jobs.resident()
+    ]
+    st.caption("  \n".join(lines))

@@ -1,0 +1,106 @@
+"""Speed of both models, and their quality against bytes beside quantised copies, on the Compare page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import streamlit as st
+
+from nirvana.dashboard import state
+from nirvana.dashboard.panels.charts import show_chart
+from nirvana.evaluation.schemes import SCHEMES
+from nirvana.reporting import code
+from nirvana.reporting.figures import speed as figures
+from nirvana.reporting.figures.chart import count
+from nirvana.reporting.text import megabytes, plain
+from nirvana.runs.speed import RANGES, SPEED
+
+QUANTISED = "compare.speed.schemes"
+LABELS = {
+    "batch": ("Prompts at once", 1),
+    "prompt": ("Tokens of the prompt", 64),
+    "new_tokens": ("New tokens", 16),
+    "repeats": ("Turns of each model", 1),
+}
+
+
+def speed(now: state.Context) -> None:
+    """How fast both models are and what quality their bytes buy, with the controls to measure it."""
+    if now.run.info("prune") is None:
+        return
+    st.markdown("### Speed and bytes")
+    busy = now.job is not None
+    protocol, schemes = _protocol()
+    with st.container(horizontal=True):
+        if st.button(
+            "Measure speed",
+            key="compare.speed.run",
+            icon=":material/speed:",
+            disabled=busy,
+            help="The models take turns in one process. Leave the machine alone meanwhile: the spread shows what "
+            "disturbs it.",
+        ):
+            state.start_task("speed", **protocol, schemes=list(schemes))
+        if st.button(
+            "Measure quality against bytes",
+            key="compare.sizes.run",
+            icon=":material/scatter_plot:",
+            disabled=busy or not schemes or not now.run.recipe.evaluation.corpora,
+            help="Perplexity on this run's first text, of both models and of their quantised copies.",
+        ):
+            state.start_task("sizes", schemes=list(schemes))
+    _speed_result(now)
+    _sizes_result(now)
+    with st.expander("Show as code", icon=":material/code:", key="compare.speed.code"):
+        python, line = st.tabs(["Python", "Command line"], key="compare.speed.code.tabs")
+        python.code(code.speed_code(now.recipe, protocol, schemes), language="python", wrap_lines=True)
+        line.code(code.speed_command(now.run.id, protocol, schemes), language="bash", wrap_lines=True)
+
+
+def _protocol() -> tuple[dict[str, int], Sequence[str]]:
+    """Batch, lengths and turns, and which quantised copies to measure too."""
+    chosen = {}
+    with st.grid(4, min_column_width=130):
+        for name, (label, step) in LABELS.items():
+            key = f"compare.speed.{name}"
+            st.session_state.setdefault(key, SPEED[name])
+            low, high = RANGES[name]
+            chosen[name] = int(st.number_input(label, min_value=low, max_value=high, step=step, key=key))
+    st.session_state.setdefault(QUANTISED, list(SCHEMES))
+    schemes = st.multiselect(
+        "Quantised copies to hold against them",
+        list(SCHEMES),
+        key=QUANTISED,
+        format_func=lambda scheme: f"{scheme}: {SCHEMES[scheme]}",
+        placeholder="None",
+        help="A pruned model competes with a quantised dense one, and both can be combined. The linear layers of the "
+        "blocks are quantised with bitsandbytes; on a CPU that saves bytes, and mostly costs time.",
+    )
+    return chosen, schemes
+
+
+def _speed_result(now: state.Context) -> None:
+    found = now.run.speed()
+    if found is None:
+        st.caption("Speed was not measured for this pruned model yet.")
+        return
+    show_chart("compare.speed.chart", figures.speeds(found))
+    memory = "the peak on the device" if next(iter(found.models.values())).memory_measured else "weights and KV cache"
+    words = [
+        f"{name}: first token after {item.first_token.median:.3g} s, file {megabytes(item.file_bytes)}, memory "
+        f"{megabytes(item.memory_bytes)}"
+        for name, item in found.models.items()
+    ]
+    estimate = "" if memory.startswith("the peak") else ", an estimate: a process's memory cannot be split by model"
+    st.caption(plain(f"{'; '.join(words)}. Memory is {memory}{estimate}."))
+
+
+def _sizes_result(now: state.Context) -> None:
+    found = now.run.sizes()
+    chart = figures.quality_against_bytes(found) if found else None
+    if chart is None:
+        st.caption("Quality against bytes was not measured for this pruned model yet.")
+        return
+    row = chart.table.iloc[0]
+    where = f"{count(row['tokens'], 'token')} in windows of {row['window']:,}, {row['device']}."
+    show_chart("compare.sizes.chart", chart, plain(where))

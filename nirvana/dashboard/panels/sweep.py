@@ -1,0 +1,301 @@
+"""What the Sweep page lets a user choose, how far the sweep is, and which run belongs to which point."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import streamlit as st
+
+from nirvana.allocation.rules import METHODS
+from nirvana.compensation import METHODS as COMPENSATIONS
+from nirvana.dashboard import state
+from nirvana.dashboard.panels.allocation import GAMMAS
+from nirvana.dashboard.panels.corpora import corpus_label
+from nirvana.dashboard.panels.criteria import criterion_title
+from nirvana.dashboard.panels.messages import page_link, show_error
+from nirvana.dashboard.panels.prune import TITLES
+from nirvana.errors import NirvanaError
+from nirvana.reporting import code
+from nirvana.reporting.estimates import sweep_seconds
+from nirvana.reporting.figures.allocation import gamma_label
+from nirvana.reporting.figures.chart import count
+from nirvana.reporting.text import duration, plain
+from nirvana.runs.recipe import Recipe
+from nirvana.runs.store import EXAMPLE, Run
+from nirvana.saliency.criteria import available
+from nirvana.studies.sweep_grid import COLUMNS, Grid, Point
+from nirvana.studies.sweep_rows import Row, read_grid, read_rows
+
+RUN = "nirvana.swept"  # which run the controls show the grid of
+CRITERIA, SPARSITIES, SEEDS, SEEN = "sweep.criteria", "sweep.sparsities", "sweep.seeds", "nirvana.sweep_seeds"
+LISTS = {
+    "methods": "sweep.methods",
+    "compensations": "sweep.compensations",
+    "gammas": "sweep.gammas",
+    "normalisations": "sweep.normalisations",
+}
+SPEED = "sweep.speed"
+MOST_SEEDS = 20
+SHARES = tuple(round(0.05 * step, 2) for step in range(1, 19))
+NORMALISATIONS = (0.0, 0.25, 0.5, 0.75, 1.0)
+POLL = 1.0  # seconds
+
+
+def base_recipe(now: state.Context) -> Recipe:
+    """Around what to sweep: the draft, but the run's own recipe where a sweep would make no difference between them."""
+    return now.run.recipe if Point.around(now.recipe) == Point.around(now.run.recipe) else now.recipe
+
+
+def grid_controls(now: state.Context) -> Grid:
+    """What to try, starting from the run's last grid; the result is what the controls say now."""
+    _adopt(now)
+    with st.grid(2, min_column_width=260):
+        criteria = st.multiselect(
+            "Criteria",
+            list(dict.fromkeys([*available(), *st.session_state[CRITERIA]])),
+            key=CRITERIA,
+            format_func=criterion_title,
+            placeholder="Choose",
+            help="How units are scored. Random is the line to beat.",
+        )
+        sparsities = st.multiselect(
+            "Sparsities",
+            sorted({*SHARES, *st.session_state[SPARSITIES]}),
+            key=SPARSITIES,
+            format_func=lambda share: f"{100 * share:.3g} %",
+            placeholder="Choose",
+            help="Shares of the attention and MLP weights to remove.",
+        )
+        methods = st.multiselect(
+            "Allocations",
+            list(METHODS),
+            key=LISTS["methods"],
+            format_func=lambda name: COLUMNS[name].capitalize(),
+            placeholder="Choose",
+            help="The same allocation for all: global rankings, balanced by gamma. As published: what each criterion's "
+            "authors do, their compensation with it.",
+        )
+        seeds = st.number_input(
+            "Seeds",
+            min_value=1,
+            max_value=MOST_SEEDS,
+            step=1,
+            key=SEEDS,
+            help="Each draws a calibration set of its own. One says nothing about luck; three are a start.",
+        )
+    with st.expander("More: compensation, gamma, speed", icon=":material/tune:", key="sweep.more"):
+        st.markdown("These are tried with the same allocation; as published, each criterion brings its own.")
+        with st.grid(3, min_column_width=200):
+            compensations = st.multiselect(
+                "Compensations",
+                list(COMPENSATIONS),
+                key=LISTS["compensations"],
+                format_func=TITLES.__getitem__,
+                placeholder="Choose",
+                help="How the output projections make up for what goes.",
+            )
+            gammas = st.multiselect(
+                "gamma",
+                sorted({*GAMMAS, *st.session_state[LISTS["gammas"]]}),
+                key=LISTS["gammas"],
+                format_func=gamma_label,
+                placeholder="Choose",
+                help="How much faster the MLP is pruned than attention.",
+            )
+            normalisations = st.multiselect(
+                "Normalisation",
+                sorted({*NORMALISATIONS, *st.session_state[LISTS["normalisations"]]}),
+                key=LISTS["normalisations"],
+                placeholder="Choose",
+                help="How far the scores of each layer are brought to the same mean before they are ranked.",
+            )
+        speed = st.toggle(
+            "Measure the speed of every point",
+            key=SPEED,
+            help="Each pruned model takes turns with the dense one in one process. Leave the machine alone meanwhile.",
+        )
+    return Grid(
+        tuple(criteria),
+        tuple(methods),
+        tuple(sorted(sparsities)),
+        _seeds(int(seeds)),
+        tuple(compensations),
+        tuple(gammas),
+        tuple(normalisations),
+        speed,
+    )
+
+
+def _adopt(now: state.Context) -> None:
+    """Let the controls show the grid of the open run, once after it was turned to."""
+    known = read_grid(now.run) or Grid(seeds=tuple(range(3)))
+    if st.session_state.get(RUN) != now.run.id and (read_grid(now.run) is not None or RUN not in st.session_state):
+        for key in [str(key) for key in st.session_state if str(key).startswith("sweep.")]:
+            del st.session_state[key]
+    st.session_state[RUN] = now.run.id
+    st.session_state.setdefault(CRITERIA, list(known.criteria))
+    st.session_state.setdefault(SPARSITIES, list(known.sparsities))
+    st.session_state.setdefault(SEEDS, min(len(known.seeds), MOST_SEEDS))
+    st.session_state.setdefault(SPEED, known.speed)
+    for name, key in LISTS.items():
+        st.session_state.setdefault(key, list(getattr(known, name)))
+    st.session_state[SEEN] = known.seeds
+
+
+def _seeds(wanted: int) -> tuple[int, ...]:
+    """That many seeds: those of the last grid first, then the smallest others."""
+    known = list(st.session_state[SEEN])
+    others = (seed for seed in range(wanted + len(known)) if seed not in known)
+    while len(known) < wanted:
+        known.append(next(others))
+    return tuple(known[:wanted])
+
+
+def describe_base(recipe: Recipe) -> str:
+    """What all points have in common, in a sentence."""
+    calibration, evaluation = recipe.calibration, recipe.evaluation
+    texts = ", ".join(plain(corpus_label(name)) for name in evaluation.corpora) or "no text"
+    tasks = f", {count(len(evaluation.zero_shot), 'zero-shot task')}" if evaluation.zero_shot else ""
+    return (
+        f"Around the open run: **{plain(Path(recipe.model.name).name)}**, calibrated on "
+        f"{calibration.samples:,} x {calibration.length:,} tokens of {plain(corpus_label(calibration.corpus))}; "
+        f"perplexity on {texts}{tasks}, KL on {calibration.probe_samples:,} probes. Change these on their own pages."
+    )
+
+
+def start(now: state.Context, grid: Grid, rows: Sequence[Row]) -> None:
+    """How many points there are, how long they may take, and the button."""
+    recipe = base_recipe(now)
+    try:
+        grid.check()
+    except NirvanaError as error:
+        show_error(error)
+        st.button("Start the sweep", key="sweep.run", type="primary", disabled=True)
+        return
+    points = grid.points()
+    done = {row.point for row in rows if not row.failure and (row.speed or not grid.speed)}
+    around = rows if recipe == now.run.recipe else []
+    todo = [point for point in points if point not in done or not around]
+    st.caption(_cost(now, grid, points, todo, around))
+    new = set(todo) - {row.point for row in around if row.failure}
+    label = "Start the sweep" if len(todo) == len(points) else f"Continue: {count(len(todo), 'point')} to go"
+    if not new:
+        label = f"Try {count(len(todo), 'failed point')} again" if todo else "The sweep is complete"
+    if st.button(
+        label,
+        key="sweep.run",
+        type="primary" if new else "secondary",
+        icon=":material/play_arrow:" if todo else ":material/check:",
+        disabled=not todo or now.job is not None,
+        help="Every point is kept as soon as it is finished: stop when you like, and go on or extend the grid later.",
+    ):
+        state.start_study("sweep", recipe, grid=grid.to_json())
+
+
+def _cost(now: state.Context, grid: Grid, points: Sequence[Point], todo: Sequence[Point], rows: Sequence[Row]) -> str:
+    text = count(len(points), "point")
+    if len(todo) < len(points):
+        text += f", {len(points) - len(todo)} of them done"
+    failed = {row.point for row in rows if row.failure}  # which mostly fail again, and at once
+    left = [point for point in todo if point not in failed]
+    seconds = sweep_seconds(left, rows, now.run, _bases(now)) if left else None
+    if seconds:
+        text += (
+            f"; about {duration(seconds)} for the rest" if len(todo) < len(points) else f"; about {duration(seconds)}"
+        )
+        text += ", by what it took before" + (", without the timing" if grid.speed and not rows else "")
+    return f"{text}."
+
+
+def _bases(now: state.Context) -> list[Run]:
+    """Runs that the time can be told from: of any size where the open run's is known, else of its model alone."""
+    model, found = now.run.recipe.model.name, [*now.store.runs(), now.store.open(EXAMPLE)]
+    return [run for run in found if now.run.model() is not None or run.recipe.model.name == model]
+
+
+def watch(now: state.Context, rows: Sequence[Row]) -> None:
+    """Rerun the page when another point is finished."""
+    if now.job is not None and now.job.task == "sweep":
+        st.fragment(_watch, run_every=POLL)(now.run.id, len(rows))
+
+
+def _watch(run_id: str, known: int) -> None:
+    try:
+        rows = read_rows(state.store().open(run_id))
+    except NirvanaError:  # deleted in another tab
+        st.rerun()
+    if len(rows) != known:
+        st.rerun()
+    job = state.jobs().live(run_id)
+    if job is not None and job.started is not None and job.steps:
+        done = sum(row.finished > job.started for row in rows)
+        left = job.elapsed / done * (job.steps - job.step_number + 1) if done else None
+        pace = f"; about {duration(left)} left" if left is not None else ""
+        st.caption(f"{count(len(rows), 'point')} finished{pace}.")
+
+
+def belongs_elsewhere(now: state.Context) -> bool:
+    """On a point's own run: where the sweep is. True where there is nothing else to show."""
+    if not now.run.study:
+        return False
+    try:
+        base = now.store.open(now.run.study)
+    except NirvanaError as error:
+        show_error(error)
+        return True
+    with st.container(border=True):
+        st.markdown(f"#### This run is one point of a sweep\nThe sweep belongs to **{plain(base.name)}**.")
+        st.button(
+            "Open the sweep",
+            key="sweep.back",
+            type="primary",
+            icon=":material/ssid_chart:",
+            on_click=state.open_run,
+            args=(base.id,),
+        )
+    return True
+
+
+def nothing_yet(now: state.Context) -> None:
+    """In place of results: what will be here."""
+    with st.container(border=True):
+        st.markdown(
+            "#### Nothing to show yet\nHere perplexity, KL and accuracy are drawn over the achieved sparsity, a line "
+            "for each criterion; models are ranked by quality for their size and speed; and a table holds as published "
+            "against the same allocation."
+        )
+        if now.job is not None:
+            st.markdown("The running job fills this page point by point.")
+        else:
+            st.markdown("Choose what to try above, and start the sweep. What all points share comes from the open run.")
+            page_link("calibration", "Choose the calibration text")
+
+
+def show_code(recipe: Recipe, grid: Grid) -> None:
+    """The sweep as a Python script and as a command line."""
+    with st.expander("Show as code", icon=":material/code:", key="sweep.code"):
+        python, line = st.tabs(["Python", "Command line"], key="sweep.code.tabs")
+        python.code(code.sweep_code(recipe, grid), language="python", wrap_lines=True)
+        line.code(code.sweep_command(recipe, grid), language="bash", wrap_lines=True)
+
+
+def explain() -> None:
+    """How a sweep makes its comparisons fair."""
+    st.markdown(
+        "A criterion says in which order units should go; an **allocation** says how many go where. Authors publish "
+        "both together, so a comparison needs two columns. **As published** is each method as its authors use it, with "
+        "their allocation, their compensation and gamma 3.36 where there is one. **Same allocation** gives every "
+        "criterion NIRVANA's: global rankings of KV groups and of neurons, tied by gamma. Both meet the same sparsity "
+        "to within one block; whole layers cannot be cut as finely, and what misses by more than one percentage point "
+        "is said and not compared."
+    )
+    st.markdown(
+        "Each **seed** draws one calibration set, and nothing is chosen by KL, so seeds are independent. Two criteria "
+        "are compared seed by seed: with $d_s$ the difference of their log perplexities (or KL) at seed $s$, of $n$,"
+    )
+    st.latex(r"\bar d \pm t_{n-1}\, \frac{\mathrm{sd}(d)}{\sqrt n}")
+    st.markdown(
+        "is the 95 % interval of their ratio, by Student's $t$. It speaks of other calibration sets of the same text, "
+        "not of other texts. Three seeds tell only large differences from luck."
+    )

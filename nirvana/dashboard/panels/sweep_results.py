@@ -1,0 +1,176 @@
+"""Results on the Sweep page: verdicts, tables, charts, and the runs behind the points."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import streamlit as st
+
+from nirvana.dashboard import state
+from nirvana.dashboard.panels.charts import clicked, show_chart
+from nirvana.reporting.figures import pareto
+from nirvana.reporting.figures import sweep as figures
+from nirvana.reporting.figures.chart import count
+from nirvana.reporting.sweeps import HEADINGS, Verdict, metrics, points_table, title, verdicts
+from nirvana.reporting.text import plain
+from nirvana.runs.run import Run
+from nirvana.studies.sweep_rows import Row
+
+METRIC, AGAINST, POINT = "sweep.metric", "sweep.against", "sweep.point"
+CURVES, FRONT, TABLE = "sweep.by_sparsity", "sweep.pareto", "sweep.points"
+BOXES = {"winner": st.success, "beaten": st.warning, "tie": st.info, "unknown": st.info}
+ICONS = {
+    "winner": ":material/trophy:",
+    "beaten": ":material/trending_down:",
+    "tie": ":material/balance:",
+    "unknown": ":material/casino:",
+}
+
+
+def results(run: Run, rows: Sequence[Row]) -> None:
+    """Everything that the finished points show."""
+    take_click(rows)
+    names = metrics(rows)
+    if names:
+        metric = _choose_metric(names)
+        say(verdicts(rows, metric))
+        st.markdown("#### As published, and with the same allocation")
+        table = figures.comparison_table(rows, metric)
+        st.dataframe(table, hide_index=True, key="sweep.comparison", height="content")
+        st.caption(
+            f"{title(metric)}: means over seeds ± one standard deviation; of the dense model ± its standard error. A "
+            "share that was missed by more than one percentage point is said, and left out of comparisons."
+        )
+        chart = figures.by_sparsity(rows, metric)
+        if chart is not None:
+            show_chart(CURVES, chart, _protocol(rows), clickable=True)
+        _pareto(run, rows, metric)
+    failures(rows)
+    points(rows)
+
+
+def _choose_metric(names: Sequence[str]) -> str:
+    if st.session_state.get(METRIC) not in names:
+        st.session_state[METRIC] = names[0]
+    return st.selectbox("Measured by", names, key=METRIC, format_func=title)
+
+
+def say(found: Sequence[Verdict]) -> None:
+    """One box for each kind of verdict: NIRVANA beaten first, then winners, then what is open."""
+    for kind, heading in HEADINGS.items():
+        lines = [plain(each.text) for each in found if each.kind == kind]
+        if lines:
+            BOXES[kind](f"**{heading}.**\n" + "\n".join(f"- {line}" for line in lines), icon=ICONS[kind])
+    if found:
+        st.caption(
+            "A winner is named only where the 95 % interval of the paired difference over seeds excludes that there is "
+            "none, against every other criterion. Each interval is by itself: of twenty, one errs by chance."
+        )
+
+
+def _pareto(run: Run, rows: Sequence[Row], metric: str) -> None:
+    options = [name for name in pareto.AGAINST if name != "speed" or any(row.speed for row in rows)]
+    if st.session_state.get(AGAINST) not in options:
+        st.session_state[AGAINST] = options[0]
+    against = st.segmented_control(
+        "Quality against",
+        options,
+        key=AGAINST,
+        required=True,
+        format_func=lambda name: pareto.AGAINST[name].capitalize(),
+    )
+    sizes = run.sizes() if against == "bytes" else None
+    chart = pareto.pareto(rows, metric, str(against), sizes)
+    if chart is not None:
+        show_chart(FRONT, chart, clickable=True)
+        if against == "bytes" and not chart.table["model"].str.startswith("dense ").any():
+            st.caption(
+                "Quantised copies of the dense model are drawn too where quality against bytes was measured for the "
+                "open run, on the Compare page: for perplexity on the text that was used there, with the same tokens "
+                "and windows."
+            )
+
+
+def take_click(rows: Sequence[Row]) -> None:
+    """Let a click on a mark or a row of the table choose the point; call it before the selectbox is drawn."""
+    known = [row.run_id for row in rows if row.run_id]
+    for key in (CURVES, FRONT):
+        point = clicked(key)
+        data = (point or {}).get("customdata")
+        run_id = data[0] if isinstance(data, list) and data else data
+        if run_id in known:
+            st.session_state[POINT] = run_id
+    event = st.session_state.get(TABLE)
+    chosen = list(event["selection"]["rows"]) if event else []
+    if chosen != st.session_state.get(f"{TABLE}.seen", []):
+        st.session_state[f"{TABLE}.seen"] = chosen
+        if chosen and chosen[0] < len(rows) and rows[chosen[0]].run_id:
+            st.session_state[POINT] = rows[chosen[0]].run_id
+
+
+def points(rows: Sequence[Row]) -> None:
+    """Every point in a table, and the button that opens a point's run."""
+    st.markdown("#### Every point")
+    table = points_table(rows)
+    st.dataframe(
+        table.drop(columns="run"),
+        hide_index=True,
+        key=TABLE,
+        on_select="rerun",
+        selection_mode="single-row",
+        height="auto" if len(table) < 9 else 320,
+        column_config={
+            "asked": st.column_config.NumberColumn(format="percent"),
+            "sparsity": st.column_config.NumberColumn(format="percent"),
+            "parameters": st.column_config.NumberColumn(format="localized"),
+            "bytes": st.column_config.NumberColumn(format="localized"),
+            "seconds": st.column_config.NumberColumn(format="%.1f"),
+        },
+    )
+    labels = {row.run_id: row.point.label for row in rows if row.run_id}
+    if labels:
+        if st.session_state.get(POINT) not in labels:
+            st.session_state[POINT] = next(iter(labels))
+        chosen = st.selectbox(
+            "Point",
+            list(labels),
+            key=POINT,
+            format_func=labels.__getitem__,
+            help="A click on a mark of a chart or a row of the table chooses it too.",
+        )
+        with st.container(horizontal=True):
+            if st.button("Open its run", key="sweep.open", icon=":material/folder_open:"):
+                state.open_run(chosen)
+                st.switch_page("pages/compare.py")
+            st.download_button(
+                "Download CSV",
+                data=lambda: table.to_csv(index=False).encode(),
+                file_name="sweep.csv",
+                mime="text/csv",
+                key="sweep.csv",
+                icon=":material/download:",
+                on_click="ignore",
+            )
+
+
+def failures(rows: Sequence[Row]) -> None:
+    """Points that could not be, with the reason; those with the same reason together."""
+    reasons: dict[str, list[str]] = {}
+    for row in rows:
+        if row.failure:
+            reasons.setdefault(row.failure, []).append(row.point.label)
+    if reasons:
+        lines = [
+            f"- {plain(reason)}\n" + "\n".join(f"    - {plain(label)}" for label in labels)
+            for reason, labels in reasons.items()
+        ]
+        total = sum(map(len, reasons.values()))
+        with st.expander(
+            f"{count(total, 'point')} could not be computed", icon=":material/block:", key="sweep.failures"
+        ):
+            st.markdown("\n".join(lines))
+
+
+def _protocol(rows: Sequence[Row]) -> str:
+    seeds = sorted({row.point.seed for row in rows})
+    return f"{count(len(rows), 'point')}, {count(len(seeds), 'seed')}. A click on a mark chooses its run below."

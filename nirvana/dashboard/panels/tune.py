@@ -1,0 +1,273 @@
+"""What the Tune page lets a user choose, how far the search is, and what it found."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import streamlit as st
+
+from nirvana.dashboard import state
+from nirvana.dashboard.panels.allocation import trial_sparsity
+from nirvana.dashboard.panels.charts import show_chart
+from nirvana.dashboard.panels.corpora import corpus_label, corpus_options
+from nirvana.dashboard.panels.criteria import criterion_title
+from nirvana.dashboard.panels.messages import show_error
+from nirvana.dashboard.panels.metrics import metric
+from nirvana.errors import NirvanaError
+from nirvana.reporting.figures import search as figures
+from nirvana.reporting.figures.chart import count, plus_minus
+from nirvana.reporting.search import (
+    CHOICES,
+    command_line,
+    describe,
+    protocol_words,
+    python_code,
+    short_text,
+    trials_table,
+)
+from nirvana.reporting.text import duration, plain
+from nirvana.runs.recipe import Recipe
+from nirvana.saliency.criteria import available
+from nirvana.studies.search_space import CRITERIA
+from nirvana.studies.search_task import TUNE, check_tune
+from nirvana.studies.search_trials import Trial, ranked, read_trials
+
+TEXTS, SPARSITY, MINUTES = "tune.corpora", "tune.sparsity", "tune.minutes"
+METHODS, SEED, CHOICE, TRIAL = "tune.criteria", "tune.seed", "tune.choice", "tune.trial"
+RUN = "nirvana.tuned"  # which run the controls show the search of
+PUBLIC_MINUTES = 10  # at most, where strangers share the machine
+POLL = 1.0  # seconds
+
+
+def controls(now: state.Context, settings: dict[str, Any] | None) -> dict[str, Any]:
+    """What to search, starting from the run's last search; the arguments of the task."""
+    _adopt(now, settings)
+    chosen = st.session_state[TEXTS]
+    with st.grid(2, min_column_width=260):
+        corpora = st.multiselect(
+            "Texts",
+            corpus_options(*chosen),
+            key=TEXTS,
+            format_func=corpus_label,
+            placeholder="Choose",
+            help="To calibrate on: each by itself, and all in equal shares. KL is measured on other parts of all of "
+            "them. Texts of your own can be added on the Calibration page.",
+        )
+        criteria = st.multiselect(
+            "Criteria",
+            list(dict.fromkeys([*available(), *st.session_state[METHODS]])),
+            key=METHODS,
+            format_func=criterion_title,
+            placeholder="Choose",
+            help="How units are scored. Scoring takes longest, so fewer criteria leave time for more trials.",
+        )
+    with st.grid(3, min_column_width=160):
+        sparsity = trial_sparsity(SPARSITY, "Share of the attention and MLP weights that every trial removes.")
+        minutes = st.number_input(
+            "Minutes",
+            min_value=1,
+            max_value=PUBLIC_MINUTES if state.public_demo() else 10_000,
+            step=5,
+            key=MINUTES,
+            help="The trial that runs when they are over is finished. A search can be continued later.",
+        )
+        seed = st.number_input("Seed", min_value=0, max_value=2**31 - 1, step=1, key=SEED, help="Of the search.")
+    asked = {"corpora": list(corpora), "criteria": list(criteria), "sparsity": float(sparsity), "seed": int(seed)}
+    return TUNE | asked | {"minutes": int(minutes)}
+
+
+def _adopt(now: state.Context, settings: dict[str, Any] | None) -> None:
+    """Let the controls show the search of the open run, once after it was turned to."""
+    if st.session_state.get(RUN) not in (None, now.run.id) and settings is not None:
+        for key in (TEXTS, SPARSITY, METHODS, SEED):
+            st.session_state.pop(key, None)
+    st.session_state[RUN] = now.run.id
+    known = settings or {}
+    st.session_state.setdefault(TEXTS, list(known.get("corpora") or now.recipe.calibration.texts))
+    st.session_state.setdefault(METHODS, list(known.get("criteria") or CRITERIA))
+    sparsity = float(known.get("sparsity") or now.recipe.allocation.sparsity)
+    st.session_state.setdefault(SPARSITY, min(max(sparsity, 0.01), 0.99))
+    st.session_state.setdefault(SEED, int(known.get("seed") or 0))
+    st.session_state.setdefault(MINUTES, int(TUNE["minutes"]))
+
+
+def start(now: state.Context, asked: dict[str, Any], settings: dict[str, Any] | None, trials: Sequence[Trial]) -> None:
+    """What it will take, and the button."""
+    try:
+        check_tune(now.run, "evaluate", **asked)
+    except NirvanaError as error:
+        show_error(error)
+        st.button("Search", key="tune.run", type="primary", disabled=True)
+        return
+    goes_on = settings is not None and _same(asked, settings) and now.recipe == now.run.recipe and bool(trials)
+    texts = count(len(asked["corpora"]), "text")
+    words = (
+        f"Searches for {count(asked['minutes'], 'minute')} on {texts} with {plain(Path(now.recipe.model.name).name)}"
+    )
+    spent = [trial.seconds for trial in trials if not trial.failure]
+    if spent and goes_on:
+        words += f"; a trial took {duration(sum(spent) / len(spent))} on average"
+    st.caption(f"{words}. Samples and lengths are those of the Calibration and Prune pages.")
+    if st.button(
+        f"Go on from trial {len(trials)}" if goes_on else "Search",
+        key="tune.run",
+        type="primary",
+        icon=":material/play_arrow:",
+        disabled=now.job is not None,
+        help="Every trial is kept as soon as it is finished: stop when you like. A search for something else begins "
+        "anew, and drops the trials of this run's last one.",
+    ):
+        state.start_study("tune", now.recipe, **asked)
+
+
+def _same(asked: dict[str, Any], settings: dict[str, Any]) -> bool:
+    known = {name: settings.get(name) for name in ("criteria", "sparsity", "seed")}
+    return list(settings.get("corpora", {})) == asked["corpora"] and known == {name: asked[name] for name in known}
+
+
+def watch(now: state.Context, trials: Sequence[Trial]) -> None:
+    """Rerun the page when another trial is finished."""
+    if now.job is not None and now.job.task == "tune":
+        st.fragment(_watch, run_every=POLL)(now.run.id, len(trials))
+
+
+def _watch(run_id: str, known: int) -> None:
+    try:
+        _, trials = read_trials(state.store().open(run_id).folder)
+    except NirvanaError:  # deleted in another tab
+        st.rerun()
+    if len(trials) != known:
+        st.rerun()
+    st.caption(f"{count(len(trials), 'trial')} finished.")
+
+
+def results(now: state.Context, settings: dict[str, Any], trials: Sequence[Trial]) -> None:
+    """Everything that the finished trials show."""
+    good = ranked(trials)
+    protocol = protocol_words(settings, lambda name: plain(corpus_label(name)))
+    if good:
+        _headline(good, trials)
+        _make_run(now, settings, good)
+        choice = st.segmented_control(
+            "KL against", list(CHOICES), key=CHOICE, format_func=CHOICES.__getitem__, default="criterion", required=True
+        )
+        for key, chart in (
+            ("tune.by_choice", figures.by_choice(trials, str(choice))),
+            ("tune.kl_perplexity", figures.kl_against_perplexity(trials)),
+            ("tune.over_time", figures.over_time(trials)),
+        ):
+            if chart is not None:
+                show_chart(key, chart, protocol)
+        st.markdown("#### All trials")
+        st.dataframe(trials_table(good), hide_index=True, key="tune.trials", height="auto" if len(good) < 9 else 360)
+        st.caption(f"The lowest KL first. {protocol}")
+    failed = [trial for trial in trials if trial.failure]
+    if failed:
+        with st.expander(f"{count(len(failed), 'trial')} gave no model", key="tune.failures"):
+            for trial in failed:
+                st.markdown(f"- Trial {trial.number + 1}, {plain(describe(trial.choices))}: {plain(trial.failure)}")
+
+
+def _headline(good: Sequence[Trial], trials: Sequence[Trial]) -> None:
+    best = good[0]
+    first = next((trial for trial in trials if trial.number == 0 and not trial.failure), None)
+    with st.grid(4, min_column_width=165):
+        metric("Best KL", f"{best.kl:.3g} nats", f"± {best.kl_error:.2g}", "To the dense model, on probe text.")
+        if first is not None and first is not best:
+            started = f"{describe(first.choices)}: where the search started."
+            metric("KL of the first trial", f"{first.kl:.3g} nats", f"± {first.kl_error:.2g}", started)
+        for name, (value, error) in best.perplexity.items():
+            metric(
+                f"Perplexity, {plain(short_text(name))}",
+                f"{value:,.4g}",
+                f"± {error:.2g}",
+                f"Of the best, on probe text of {plain(corpus_label(name))}.",
+            )
+    st.markdown(f"**The best so far**: {plain(describe(best.choices))}.")
+    if first is not None and first is not best:
+        low, high = _ratio(best, first)
+        where = f"{low:.0%} to {high:.0%}" if round(low, 2) != round(high, 2) else f"{low:.0%}"
+        st.markdown(
+            f"The first trial, {plain(describe(first.choices))}, is at {plus_minus(first.kl, first.kl_error)} nats; "
+            f"its perplexity is {where} of the best's."
+        )
+
+
+def _ratio(best: Trial, first: Trial) -> tuple[float, float]:
+    shares = [first.perplexity[name][0] / value for name, (value, _) in best.perplexity.items()]
+    return min(shares), max(shares)
+
+
+def _make_run(now: state.Context, settings: dict[str, Any], good: Sequence[Trial]) -> None:
+    """A button that makes a run of the best trial, or of another."""
+    by_number = {trial.number: trial for trial in good}
+    if st.session_state.get(TRIAL) not in by_number:
+        st.session_state.pop(TRIAL, None)
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        number = st.selectbox(
+            "Trial",
+            list(by_number),
+            key=TRIAL,
+            format_func=lambda key: f"{key + 1}: {describe(by_number[key].choices)}",
+            help="The best first.",
+        )
+        if st.button(
+            "Make a run of it",
+            key="tune.make",
+            type="primary",
+            icon=":material/content_cut:",
+            disabled=now.job is not None,
+            help="Computes every step with this recipe in a new run, measured on the evaluation splits, which the "
+            "search has not seen.",
+        ):
+            chosen = by_number[number]
+            layers = list(dict.fromkeys(settings["layers"]))
+            recipe = chosen.choices.recipe(Recipe.from_json(settings["base"]), settings["sparsity"], layers)
+            recipe = recipe.change("model", **vars(now.run.recipe.model)).change(
+                "evaluation", **vars(now.recipe.evaluation)
+            )
+            state.start(recipe, name=f"Tuned: {describe(chosen.choices)}"[:120], page="pages/prune.py")
+
+
+def nothing_yet(now: state.Context) -> None:
+    """In place of results: what will be here."""
+    with st.container(border=True):
+        st.markdown(
+            "#### Nothing to show yet\nHere every trial appears as soon as it is finished: how close it stays to the "
+            "dense model, against each of its choices, and whether that tells its perplexity. The first trials are the "
+            "paper's recipe and each other criterion with what did well elsewhere; then each goes by what did well "
+            "before."
+        )
+        if now.job is not None and now.job.task == "tune":
+            st.markdown("The running job fills this page trial by trial.")
+        else:
+            st.markdown(
+                "A tiny built-in model makes a trial in a second or two. SmolLM2-135M takes one to three minutes on a "
+                "CPU where a criterion scores anew, and well under one where it does not."
+            )
+
+
+def show_code(recipe: Recipe, asked: dict[str, Any]) -> None:
+    """The search as a Python script and as a command line."""
+    with st.expander("Show as code", icon=":material/code:", key="tune.code"):
+        python, line = st.tabs(["Python", "Command line"], key="tune.code.tabs")
+        python.code(python_code(recipe, asked), language="python", wrap_lines=True)
+        line.code(command_line(recipe, asked), language="bash", wrap_lines=True)
+
+
+def explain() -> None:
+    """What is searched, and on which text."""
+    st.markdown(
+        "Each trial prunes the model once and is measured by **KL(dense || pruned)**, the mean over probe tokens "
+        "of how far its predictions moved. The search chooses the criterion, gamma, how far layers' scores are "
+        "normalised, the calibration text and its seed, what the output projections do about what goes, and how "
+        "many layers at either end are left alone. A tree-structured Parzen estimator (optuna) suggests what to "
+        "try next. Scores and statistics that were computed once are used again, and three of four trials use "
+        "scores that are there."
+    )
+    st.markdown(
+        "Calibration text, probes and evaluation text share nothing. What the search looked at is no evidence any "
+        "more: a run that is made of a trial is measured on the **evaluation** splits, which no trial has read."
+    )

@@ -1,0 +1,139 @@
+"""Zero-shot tasks on the Compare page: which to ask, and how both models answered."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import streamlit as st
+
+from nirvana.dashboard import state
+from nirvana.dashboard.panels.charts import show_chart
+from nirvana.dashboard.panels.messages import show_error
+from nirvana.errors import NirvanaError
+from nirvana.evaluation.results import Report
+from nirvana.evaluation.zero_shot.results import comparisons
+from nirvana.evaluation.zero_shot.tasks import HUB, MAX_ITEMS, MINIMAL_PAIRS, check_fit, check_name, task_title
+from nirvana.reporting.estimates import zero_shot_characters
+from nirvana.reporting.figures import zero_shot as figures
+from nirvana.reporting.figures.chart import count
+from nirvana.reporting.text import plain
+from nirvana.runs.recipe import EvaluationChoice, Recipe
+from nirvana.runs.results import ModelCard
+
+PAIRS, TASKS, ITEMS = "compare.minimal_pairs", "compare.tasks", "compare.items"
+
+
+def task_controls(choice: EvaluationChoice) -> EvaluationChoice:
+    """Tasks and how many items of each, starting from `choice`; the result is what they say now."""
+    own = not state.public_demo()
+    st.session_state.setdefault(PAIRS, MINIMAL_PAIRS in choice.zero_shot)
+    pairs = st.toggle(
+        "Test grammar with minimal pairs",
+        key=PAIRS,
+        help="A built-in probe that needs no download: 12 phenomena with 100 pairs each, of one good sentence and one "
+        "that a single word spoils. A model is right where it finds the good one likelier; guessing is right half the "
+        "time. For language models without an encoder.",
+    )
+    others = tuple(name for name in choice.zero_shot if name != MINIMAL_PAIRS)
+    with st.grid(2, min_column_width=150):
+        if own:
+            st.session_state.setdefault(TASKS, list(others))
+            others = tuple(
+                st.multiselect(
+                    "Other zero-shot tasks",
+                    list(dict.fromkeys([*HUB, *others, *st.session_state[TASKS]])),
+                    key=TASKS,
+                    format_func=_option,
+                    accept_new_options=True,
+                    placeholder="Choose, or type a path",
+                    help="Questions with answers to choose from, asked without examples. To ask your own, type the "
+                    "path of a .jsonl file on the machine that serves this page, or of a folder of them: a line has "
+                    "query, choices and gold, or context_options, continuation and gold.",
+                )
+            )
+        st.session_state.setdefault(ITEMS, min(max(choice.zero_shot_items, 0), MAX_ITEMS))
+        items = st.number_input(
+            "Items of each task, 0 for all",
+            min_value=0,
+            max_value=MAX_ITEMS,
+            step=25,
+            key=ITEMS,
+            help="The first so many of each task, and of each phenomenon of the minimal pairs. More items make the "
+            "standard error smaller, and take longer.",
+        )
+    chosen = (*((MINIMAL_PAIRS,) if pairs else ()), *others)
+    if set(chosen) == set(choice.zero_shot):
+        chosen = choice.zero_shot  # a recipe from elsewhere may have another order
+    return replace(choice, zero_shot=chosen, zero_shot_items=int(items))
+
+
+def asked(recipe: Recipe) -> str:
+    """What will be asked, as the end of a sentence."""
+    tasks = recipe.evaluation.zero_shot
+    text = f", and are asked {count(len(tasks), 'zero-shot task')}" if tasks else ""
+    return f"{text} (downloads are not counted)" if zero_shot_characters(recipe) is None else text
+
+
+def tasks_usable(choice: EvaluationChoice, card: ModelCard | None) -> bool:
+    """Whether the tasks can be asked; says what to change where they cannot."""
+    try:
+        for name in choice.zero_shot:
+            check_name(name)
+        if card is not None:
+            check_fit(choice.zero_shot, card.name, encoder=len(card.layout.stacks) > 1)
+    except NirvanaError as error:
+        show_error(error)
+        return False
+    return True
+
+
+def answers(report: Report) -> None:
+    """How both models did on every task and phenomenon, and where they differ beyond chance."""
+    found = comparisons(report)
+    if not found:
+        return
+    st.markdown("### Zero-shot tasks")
+    measured = next(side for item in found for side in (item.dense, item.pruned) if side)
+    protocol = ", ".join(
+        part
+        for part in (
+            plain(measured.protocol.get("harness", "")),
+            "no examples in the prompt",
+            " ".join(str(measured.protocol.get(name, "")) for name in ("dtype", "device")).strip(),
+            plain(measured.protocol.get("note") or ""),
+        )
+        if part
+    )
+    tasks, phenomena = figures.split_phenomena(found)
+    for name, rows, what in (("tasks", tasks, "task"), ("phenomena", phenomena, "phenomenon")):
+        drawn = [
+            (key, chart)
+            for key, chart in (
+                (f"compare.accuracy.{name}", figures.accuracies(rows, what)),
+                (f"compare.difference.{name}", figures.differences(rows, what)),
+            )
+            if chart is not None
+        ]
+        if drawn:
+            for (key, chart), column in zip(drawn, st.columns(len(drawn), gap="large"), strict=True):
+                with column:
+                    show_chart(key, chart, f"{protocol}.")
+
+
+def explain_tasks() -> None:
+    """What zero-shot accuracy and the paired difference are."""
+    st.markdown(
+        "A **zero-shot task** asks without showing examples first. Of the answers to choose from, the model's is the "
+        "one that it finds likeliest: by the sum of its tokens' log-probabilities (**accuracy**), or by that sum over "
+        "the answer's length in characters (**normalised accuracy**), which does not favour short answers. The two do "
+        "not compare with each other, nor with other versions of the harness."
+    )
+    st.markdown(
+        "Both models are asked the same items, so their difference is better known than each accuracy: items that both "
+        "get right, or both wrong, say nothing about it. Its 95 % interval counts the items that only one of them gets "
+        "right; a model is called better only where that interval leaves zero out."
+    )
+
+
+def _option(name: str) -> str:
+    return f"{task_title(name)} (download)" if name in HUB else name

@@ -1,0 +1,50 @@
+"""The plan that the draft recipe asks for, made again on each rerun from scores whose ranks are kept."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import streamlit as st
+
+from nirvana.allocation.allocate import allocate, reachable_sparsity
+from nirvana.errors import PlanError
+from nirvana.plan import PruningPlan
+from nirvana.runs.recipe import AllocationChoice
+from nirvana.runs.store import Run
+from nirvana.saliency.scores import Saliency
+
+
+class Draft(NamedTuple):
+    """`plan` is None where `error` says why; `reachable` is the highest sparsity with these constraints."""
+
+    plan: PruningPlan | None
+    error: PlanError | None
+    reachable: float
+
+
+def load_saliency(run: Run) -> Saliency | None:
+    """The run's scores with their ranks, or None before there are any. Read and sorted once per result."""
+    info = run.info("saliency")
+    return _ranked(run.id, str(info["fingerprint"]), run) if info else None
+
+
+@st.cache_resource(max_entries=4, show_spinner="Ranking the scores")
+def _ranked(run_id: str, fingerprint: str, _run: Run) -> Saliency | None:
+    saliency = _run.saliency()
+    if saliency is not None:
+        # Filled here, so that no slider move pays for the sort and no two sessions race for it.
+        _ = saliency.sorted_ranks, saliency.sorted_scores, saliency.hash
+    return saliency
+
+
+def draft_plan(saliency: Saliency, choice: AllocationChoice) -> Draft:
+    """Allocate as `choice` says; an impossible request comes back as the error."""
+    reachable = 0.0
+    constraints = vars(choice).copy()
+    sparsity, normalisation = constraints.pop("sparsity"), constraints.pop("normalisation")
+    try:
+        reachable = reachable_sparsity(saliency.layout, criterion=saliency.criterion, **constraints)
+        plan = allocate(saliency, sparsity=sparsity, normalisation=normalisation, **constraints)
+    except PlanError as error:
+        return Draft(None, error, reachable)
+    return Draft(plan, None, reachable)

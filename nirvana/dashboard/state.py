@@ -1,0 +1,243 @@
+"""What a browser session works on: the run that is open, and the draft of its recipe that the pages edit."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import streamlit as st
+
+from nirvana.dashboard.guide import PAGES
+from nirvana.errors import NirvanaError, RunError
+from nirvana.files import data_folder
+from nirvana.jobs.queue import Job, JobManager
+from nirvana.runs.recipe import STEPS, Recipe
+from nirvana.runs.store import EXAMPLE, Run, Store
+from nirvana.runs.validation import check_recipe
+
+RUN, DRAFT, PROBLEM, OWN = "nirvana.run", "nirvana.draft", "nirvana.problem", "nirvana.own"
+PREFIXES = {guide.key for guide in PAGES if guide.step}  # of the widgets whose values are choices of a recipe
+VIEWS = ("saliency.layer", "saliency.stack", "saliency.colour", "saliency.sort")  # how to look at a run, not what it is
+
+
+@dataclass(frozen=True, eq=False)
+class Context:
+    """The open run, the draft of its recipe, and its live job."""
+
+    run: Run
+    recipe: Recipe
+    job: Job | None
+    jobs: JobManager
+    store: Store
+
+
+def store() -> Store:
+    return _services(str(data_folder()))[0]
+
+
+def jobs() -> JobManager:
+    return _services(str(data_folder()))[1]
+
+
+@st.cache_resource(show_spinner=False, on_release=lambda services: services[1].close())
+def _services(root: str) -> tuple[Store, JobManager]:
+    """One store and one job manager for all sessions of this server; no process starts before the first job."""
+    runs = Store()
+    return runs, JobManager(runs)
+
+
+def context() -> Context:
+    """The run that the URL names, else the session's, else the example; the URL is written again.
+
+    An id that is not there opens the example, and `take_problem` says so.
+    """
+    wanted = st.query_params.get("run") or st.session_state.get(RUN) or EXAMPLE
+    try:
+        run = store().open(wanted)
+    except RunError as error:
+        st.session_state[PROBLEM] = error
+        run = store().open(EXAMPLE)
+    if st.session_state.get(RUN) != run.id:
+        _adopt(run, keep_choices=RUN not in st.session_state)
+    if st.query_params.get("run") != run.id:
+        st.query_params["run"] = run.id
+    return Context(run, st.session_state[DRAFT], jobs().live(run.id), jobs(), store())
+
+
+def open_run(run_id: str) -> None:
+    """Turn to another run; its own choices replace the draft.
+
+    Raises:
+        RunError: there is no such run.
+    """
+    _adopt(store().open(run_id), keep_choices=False)
+    st.query_params["run"] = run_id
+
+
+def set_recipe(recipe: Recipe) -> None:
+    """Change the draft. Nothing is computed or stored before `submit`."""
+    st.session_state[DRAFT] = recipe
+
+
+def step_state(step: str) -> str:
+    """ "running" or "failed", where the open run's job is or stopped there; else "done", "stale" or "missing"
+    by whether the run's result is what the draft asks for."""
+    now = context()
+    return state_of(now, step)
+
+
+def state_of(now: Context, step: str) -> str:
+    """As `step_state`, for a context that is at hand."""
+    if now.job is not None and now.job.status == "running" and now.job.task == "run" and now.job.step == step:
+        return "running"
+    result = now.run.step_state(step, now.recipe)
+    if result != "done":
+        failure = now.run.failure()
+        if failure is not None and failure["status"] == "failed" and failure["step"] == step:
+            return "failed"
+    return result
+
+
+def submit(step: str) -> None:
+    """Queue every step up to `step` that is not current, and rerun the page.
+
+    The open run goes on where the draft leaves its results valid. Otherwise, and from the example, a new run starts
+    with the results that still hold, and the old one keeps all of its own. A draft that cannot be run is not queued;
+    `take_problem` says why.
+    """
+    now = context()
+    try:
+        _check(now.recipe, step)
+        run = now.run
+        if run.is_example or _would_lose(now):
+            run = _create(now.recipe, parent=run)
+        elif now.recipe != run.recipe:
+            run = now.store.set_recipe(run.id, now.recipe)
+        _queue(run, step)
+    except NirvanaError as error:
+        st.session_state[PROBLEM] = error
+    st.rerun()
+
+
+def start(recipe: Recipe, *, name: str = "", page: str = "") -> None:
+    """Queue every step of `recipe` in a new run, turn to it, and go to `page`, or rerun this one."""
+    try:
+        _check(recipe, STEPS[-1])
+        _queue(_create(recipe, name=name), STEPS[-1])
+    except NirvanaError as error:
+        st.session_state[PROBLEM] = error
+        page = ""
+    if page:
+        st.switch_page(page)
+    st.rerun()
+
+
+def start_task(task: str, **arguments: Any) -> None:
+    """Queue "export" or "continue" with the pruned model that the open run holds, and rerun the page.
+
+    The example is copied to a run of one's own first. The draft stays as it is: a task reads results only.
+    """
+    now = context()
+    try:
+        run = _create(now.run.recipe, parent=now.run) if now.run.is_example else now.run
+        now.jobs.submit(run.id, task=task, **arguments)
+        st.session_state[RUN] = run.id
+        st.query_params["run"] = run.id
+    except NirvanaError as error:
+        st.session_state[PROBLEM] = error
+    st.rerun()
+
+
+def start_study(task: str, recipe: Recipe, **arguments: Any) -> None:
+    """Queue a study around `recipe`, such as a sweep, and rerun the page.
+
+    The open run goes on where it asks for just that; otherwise, and from the example, a new run starts with the results
+    that still hold.
+    """
+    now = context()
+    try:
+        _check(recipe, STEPS[-1])
+        if public_demo():
+            named = (*recipe.evaluation.corpora, *arguments.get("corpora", ()))
+            check_public(recipe.change("evaluation", corpora=named))
+        run = now.run
+        if run.is_example or run.study or recipe != run.recipe:
+            run = _create(recipe, parent=run)
+        now.jobs.submit(run.id, task=task, **arguments)
+        if run.id != now.run.id:
+            _adopt(run, keep_choices=run.recipe == now.recipe)
+        st.query_params["run"] = run.id
+    except NirvanaError as error:
+        st.session_state[PROBLEM] = error
+    st.rerun()
+
+
+def take_problem() -> NirvanaError | None:
+    """What went wrong since it was last asked, once."""
+    problem: NirvanaError | None = st.session_state.pop(PROBLEM, None)
+    return problem
+
+
+def own_runs() -> list[str]:
+    """Ids of the runs that this session started."""
+    return list(st.session_state.get(OWN, []))
+
+
+def public_demo() -> bool:
+    """Whether strangers use this server: then no paths are read or shown, and only built-in models and texts run."""
+    return os.environ.get("NIRVANA_PUBLIC_DEMO") == "1"
+
+
+def check_public(recipe: Recipe) -> None:
+    """Refuse what a public demo does not offer; pages hide it, but a browser can send anything.
+
+    Raises:
+        RunError: the model, a corpus or a zero-shot task is not built in.
+    """
+    from nirvana.calibration.corpora.mixture import part_names
+    from nirvana.calibration.corpora.registry import AVAILABLE
+    from nirvana.evaluation.zero_shot.tasks import MINIMAL_PAIRS
+    from nirvana.models.sources import BUILT_IN
+
+    asked = (*recipe.calibration.texts, *recipe.evaluation.corpora)
+    names = {part for name in asked for part in part_names(name)}
+    built_in = {name for name, corpus in AVAILABLE.items() if corpus.offline}
+    tasks = set(recipe.evaluation.zero_shot) - {MINIMAL_PAIRS}
+    if recipe.model.name not in BUILT_IN or tasks or not names <= built_in:
+        raise RunError("This demo runs the built-in model on built-in texts.", "Install the program to use your own.")
+
+
+def _check(recipe: Recipe, step: str) -> None:
+    check_recipe(recipe, STEPS[: STEPS.index(step) + 1])
+    if public_demo():
+        check_public(recipe)
+
+
+def _create(recipe: Recipe, *, name: str = "", parent: Run | None = None) -> Run:
+    run = store().create(recipe, name=name, parent=parent)
+    st.session_state[OWN] = [*own_runs(), run.id]
+    return run
+
+
+def _queue(run: Run, step: str) -> None:
+    """Submit, and turn to the run; its draft is what the session's controls show already."""
+    jobs().submit(run.id, until=step)
+    _adopt(run, keep_choices=run.recipe == st.session_state[DRAFT])
+    st.query_params["run"] = run.id
+
+
+def _would_lose(now: Context) -> bool:
+    """Whether the draft makes a result stale that the run's own recipe holds, or changes what is being computed."""
+    held = [step for step in STEPS if now.run.step_state(step) == "done"]
+    lost = any(now.run.step_state(step, now.recipe) != "done" for step in held)
+    return lost or (now.job is not None and now.recipe != now.run.recipe)
+
+
+def _adopt(run: Run, *, keep_choices: bool) -> None:
+    st.session_state[RUN] = run.id
+    st.session_state[DRAFT] = run.recipe
+    if not keep_choices:
+        for key in [str(key) for key in st.session_state]:
+            if key.partition(".")[0] in PREFIXES and key not in VIEWS:
+                del st.session_state[key]

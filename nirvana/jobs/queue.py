@@ -1,0 +1,290 @@
+"""Jobs: work on runs, done by one worker process a device, in a queue that is kept on disk."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import json
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nirvana.errors import NirvanaError, RunError
+from nirvana.files import write_bytes
+from nirvana.jobs.lane import Entry, Lane, Outcome
+from nirvana.jobs.tasks import check_task
+from nirvana.models.devices import devices
+from nirvana.runs.index import LIVE, new_id, this_process
+from nirvana.runs.recipe import STEPS
+from nirvana.runs.store import Store
+
+RECORDING_ATTEMPTS, PAUSE = 60, 1.0  # seconds between them
+log = logging.getLogger(__name__)
+WORKER = (sys.executable, "-P", "-m", "nirvana.jobs.worker")
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job as it is now.
+
+    `position` is 0 while it runs, else its place in the queue of its device, from 1. `stage`, `done` and `total`
+    describe the current step, which is the `step_number`-th of `steps`; a total of 0 means that the length is not
+    known. `text` is what was written so far. Times are seconds since 1970.
+    """
+
+    id: str
+    run_id: str
+    task: str  # one of `nirvana.jobs.tasks.TASKS`
+    until: str
+    arguments: dict[str, Any]
+    device: str
+    status: str  # "queued", "running", "done", "failed", "cancelled" or "interrupted"
+    position: int
+    created: float
+    started: float | None
+    finished: float | None
+    error: dict[str, Any] | None  # "step", "message", "hint"
+    result: dict[str, Any] | None
+    stage: str = ""
+    done: int = 0
+    total: int = 0
+    step: str = ""
+    step_number: int = 0
+    steps: int = 0
+    text: str = ""
+    first: tuple[float, float] | None = field(default=None, repr=False)
+
+    @property
+    def live(self) -> bool:
+        return self.status in LIVE
+
+    @property
+    def fraction(self) -> float:
+        """Share of the current step that is done, in [0, 1]."""
+        if not self.live:
+            return 1.0 if self.status == "done" else 0.0
+        return min(self.done / self.total, 1.0) if self.total else 0.0
+
+    @property
+    def overall(self) -> float:
+        """Steps done, and the share of the current one, over all steps: a count, not a share of the time."""
+        if not self.live or not self.steps:
+            return self.fraction
+        return min((self.step_number - 1 + self.fraction) / self.steps, 1.0)
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since it started; 0 in the queue."""
+        return 0.0 if self.started is None else (self.finished or time.time()) - self.started
+
+    @property
+    def eta(self) -> float | None:
+        """Seconds that the current step will still take at its pace so far; None while there is too little to go by."""
+        if self.status != "running" or self.first is None:
+            return None
+        start, fraction = self.first
+        spent, gained = time.time() - start, self.fraction - fraction
+        return spent / gained * (1 - self.fraction) if spent > 1 and gained > 0.02 else None
+
+
+class JobManager:
+    """Queues jobs, starts workers when they are needed, and records how each job ended. Safe to share by threads.
+
+    Several managers may use one store; each owns the jobs that were submitted to it. Jobs of owners that are gone
+    are marked interrupted when a manager starts.
+    """
+
+    def __init__(self, store: Store, *, worker: Sequence[str] = WORKER) -> None:
+        self.store = store
+        self._worker = tuple(worker)
+        self._lock = threading.RLock()
+        self._lanes: dict[str, Lane] = {}
+        self._entries: dict[str, Entry] = {}
+        self._lane_of: dict[str, Lane] = {}
+        self._pid = os.getpid()
+        self._closed = False
+        store.index.interrupt()
+        atexit.register(self.close)
+
+    def submit(self, run_id: str, *, task: str = "run", until: str = STEPS[-1], **arguments: Any) -> Job:
+        """Queue work on a run: "run" computes every step up to `until` that is not current, "export" makes one
+        file of the pruned model in `format` (result: "path", "bytes", "format", "checks"), "continue" lets both
+        models continue `prompt` (with `chat` and `max_new_tokens`), "speed" times both (with `batch`, `prompt`,
+        `new_tokens`, `repeats`, `schemes`), "sizes" measures quality against bytes (with `schemes`).
+
+        Raises:
+            RunError: the run is unknown or the example, or the task or its arguments make no sense.
+            NirvanaError: the recipe asks for what cannot be.
+        """
+        run = self.store.open(run_id)
+        if run.is_example:
+            raise RunError("The example run cannot be changed.", "Start a run of your own from it.")
+        clean = check_task(run, task, until, arguments)
+        asked = run.recipe.model.device
+        device = devices()[0].name if asked == "auto" else asked
+        job_id = new_id()
+        pid, started = this_process()
+        with self._lock:
+            if self._closed:
+                raise RunError("The server is stopping.", "Start it again.")
+            if any(job.live and job.device != device for job in self.jobs(run_id)):
+                raise RunError("This run is being computed on another device.", "Wait for that job, or cancel it.")
+            self.store.index.insert(
+                "jobs",
+                id=job_id,
+                run_id=run_id,
+                task=task,
+                until=until,
+                arguments=clean,
+                device=device,
+                status="queued",
+                created=time.time(),
+                owner_pid=pid,
+                owner_started=started,
+            )
+            command = {"job": job_id, "task": task, "run": run_id, "until": until, "arguments": clean}
+            entry = Entry(job_id, {**command, "root": str(self.store.root.resolve())})
+            lane = self._lanes.get(device)
+            if lane is None:
+                lane = self._lanes[device] = Lane(device, self._worker, self._started, self._ended)
+            self._entries[job_id], self._lane_of[job_id] = entry, lane
+            lane.add(entry)
+        return self.job(job_id)
+
+    def jobs(self, run_id: str | None = None, *, limit: int = 200) -> list[Job]:
+        """Jobs of a run, or of all runs, the newest first."""
+        if not self.store.index.path.exists():
+            return []
+        where, values = ("WHERE run_id = ?", [run_id]) if run_id else ("", [])
+        query = f"SELECT * FROM jobs {where} ORDER BY number DESC LIMIT ?"
+        return self._jobs(self.store.index.rows(query, *values, limit))
+
+    def job(self, job_id: str) -> Job:
+        """One job as it is now.
+
+        Raises:
+            RunError: there is no such job.
+        """
+        rows = self.store.index.rows("SELECT * FROM jobs WHERE id = ?", job_id)
+        if not rows:
+            raise RunError("There is no such job.", "Its run may have been deleted.")
+        return self._jobs(rows)[0]
+
+    def live(self, run_id: str) -> Job | None:
+        """The job of a run that is running, or else the next one in the queue; None if there is neither."""
+        live = [job for job in self.jobs(run_id) if job.live]
+        return min(live, key=lambda job: (job.position, job.created), default=None)
+
+    def log(self, job_id: str, lines: int = 40) -> list[str]:
+        """The last lines that a job's worker wrote."""
+        entry = self._entries.get(job_id)
+        if entry is not None:
+            return list(entry.lines)[-lines:]
+        try:
+            return self._log_file(self.job(job_id).run_id, job_id).read_text(encoding="utf-8").splitlines()[-lines:]
+        except (OSError, RunError):
+            return []
+
+    def cancel(self, job_id: str) -> None:
+        """Stop a job: at once where it waits; a running one is asked, and its worker killed if it does not stop.
+
+        Results of finished steps stay. Nothing happens to a job that has ended.
+
+        Raises:
+            RunError: the job is unknown, or belongs to another program.
+        """
+        job = self.job(job_id)
+        with self._lock:
+            entry, lane = self._entries.get(job_id), self._lane_of.get(job_id)
+        if entry is not None and lane is not None:
+            if lane.cancel(entry):
+                self._ended(entry, Outcome("cancelled", {"step": "", "message": "Cancelled.", "hint": ""}))
+        elif job.live and self.job(job_id).live:  # it may have ended since it was read
+            raise RunError("This job belongs to another program.", "Cancel it there.")
+
+    def unload(self) -> None:
+        """End the workers and give their memory back.
+
+        Raises:
+            RunError: a job is live.
+        """
+        with self._lock:
+            lanes = list(self._lanes.values())
+        unloaded = [lane.unload() for lane in lanes]
+        if not all(unloaded):
+            raise RunError("The model is in use.", "Wait for the job to end, or cancel it.")
+
+    def resident(self) -> list[dict[str, Any]]:
+        """Models in the workers' memory: "device", "model", "bytes"."""
+        with self._lock:
+            return [model for lane in self._lanes.values() for model in lane.resident]
+
+    def close(self) -> None:
+        """End all workers at once; jobs that are not done are marked interrupted."""
+        if os.getpid() != self._pid:
+            return  # a fork has a copy of this object, not the workers
+        atexit.unregister(self.close)
+        with self._lock:
+            self._closed = True
+            for lane in self._lanes.values():
+                for entry in lane.close():
+                    with contextlib.suppress(NirvanaError):
+                        self.store.index.interrupt(entry.id)
+            self._entries.clear()
+
+    def _started(self, entry: Entry) -> None:
+        self.store.index.update("jobs", entry.id, status="running", started=time.time())
+
+    def _ended(self, entry: Entry, outcome: Outcome) -> None:
+        run_id = entry.command["run"]
+        try:
+            run = self.store.open(run_id)
+            if outcome.status != "done":
+                run.steps.sweep()
+            if entry.lines:
+                write_bytes(self._log_file(run_id, entry.id), ("\n".join(entry.lines) + "\n").encode())
+        except NirvanaError as error:  # a full disk must not hide how the job ended
+            entry.lines.append(str(error))
+        for _ in range(RECORDING_ATTEMPTS):  # or it would count as running for as long as this process lives
+            try:
+                self.store.index.finish(entry.id, outcome.status, error=outcome.error, result=outcome.result)
+                break
+            except NirvanaError as error:
+                log.warning("The end of job %s is not recorded yet: %s", entry.id, error)
+                time.sleep(PAUSE)
+        with self._lock:
+            self._entries.pop(entry.id, None)
+            self._lane_of.pop(entry.id, None)
+
+    def _log_file(self, run_id: str, job_id: str) -> Path:
+        return self.store.root / "runs" / run_id / "logs" / f"{job_id}.txt"
+
+    def _jobs(self, rows: list[dict[str, Any]]) -> list[Job]:
+        waiting: list[dict[str, Any]] = []
+        if any(row["status"] == "queued" for row in rows):
+            query = "SELECT id, device, owner_pid FROM jobs WHERE status = 'queued' ORDER BY number"
+            waiting = self.store.index.rows(query)
+        return [self._job(row, waiting) for row in rows]
+
+    def _job(self, row: dict[str, Any], waiting: list[dict[str, Any]]) -> Job:
+        position = 0
+        if row["status"] == "queued":
+            queue = [other["id"] for other in waiting if all(other[k] == row[k] for k in ("device", "owner_pid"))]
+            position = queue.index(row["id"]) + 1 if row["id"] in queue else 1
+        names = ("id", "run_id", "task", "until", "device", "status", "created", "started", "finished")
+        entry = self._entries.get(row["id"]) if row["status"] == "running" else None
+        live = ("stage", "done", "total", "step", "step_number", "steps", "text", "first")
+        return Job(
+            **{name: row[name] for name in names},
+            position=position,
+            arguments=json.loads(row["arguments"]),
+            error=json.loads(row["error"]) if row["error"] else None,
+            result=json.loads(row["result"]) if row["result"] else None,
+            **({name: getattr(entry, name) for name in live} if entry else {}),
+        )

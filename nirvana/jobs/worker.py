@@ -1,0 +1,143 @@
+"""The worker process: does one job after another and keeps the model loaded in between.
+
+It speaks JSON lines: commands on stdin, events on stdout. It ends when stdin closes, so it never outlives the
+process that started it, whatever that process died of.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from nirvana import out_of_memory as memory
+from nirvana.errors import Cancelled, NirvanaError
+from nirvana.jobs.tasks import TASKS, Task
+from nirvana.progress import Progress
+from nirvana.runs.models import Models
+from nirvana.runs.store import Store
+
+INTERVAL = 0.2  # seconds between progress events
+
+
+class Channel:
+    """Events to the parent. The real stdout is moved away, so that no library's print can garble it."""
+
+    def __init__(self) -> None:
+        self._out: IO[str] = os.fdopen(os.dup(1), "w", encoding="utf-8")
+        os.dup2(2, 1)
+        sys.stdout = sys.stderr
+        self._lock = threading.Lock()
+
+    def send(self, event: str, **values: Any) -> None:
+        line = json.dumps({"event": event, **values})
+        try:
+            with self._lock:
+                self._out.write(line + "\n")
+                self._out.flush()
+        except (OSError, ValueError):
+            os._exit(0)  # nobody listens any more
+
+
+class Commands:
+    """Commands from the parent, read by a thread of its own so that they arrive during a computation."""
+
+    def __init__(self) -> None:
+        self._in: IO[str] = os.fdopen(os.dup(0), "r", encoding="utf-8")
+        null = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(null, 0)
+        os.close(null)
+        self.jobs: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+        self.cancelled: set[str] = set()
+        threading.Thread(target=self._read, name="commands", daemon=True).start()
+
+    def _read(self) -> None:
+        try:
+            for line in self._in:
+                command = json.loads(line)
+                if "cancel" in command:
+                    self.cancelled.add(command["cancel"])
+                else:
+                    self.jobs.put(command)
+        finally:
+            os._exit(0)  # the parent is gone: stop in the middle of whatever is being computed
+
+
+class Reporter:
+    """What a task reports of one job: the step it is at, and its progress, a few times a second."""
+
+    def __init__(self, job: str, channel: Channel, commands: Commands) -> None:
+        self.job = job
+        self._channel = channel
+        self._commands = commands
+        self._last = 0.0
+
+    def step(self, step: str, number: int, steps: int) -> None:
+        """The task begins `step`, the `number`-th of `steps`."""
+        self.check()
+        self._channel.send("step", job=self.job, step=step, number=number, steps=steps)
+        self._last = 0.0
+        print(f"[{number}/{steps}] {step}", file=sys.stderr, flush=True)
+
+    def progress(self, progress: Progress) -> None:
+        """Callback for long calls.
+
+        Raises:
+            Cancelled: the parent asked for it.
+        """
+        self.check()
+        now = time.monotonic()
+        if now - self._last >= INTERVAL:
+            self._last = now
+            self._channel.send("progress", job=self.job, **progress._asdict())
+
+    def check(self) -> None:
+        if self.job in self._commands.cancelled:
+            raise Cancelled()
+
+
+def main(tasks: Mapping[str, Task] = TASKS) -> None:
+    """Serve jobs until stdin closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C reaches the whole group; the parent decides
+    channel = Channel()
+    commands = Commands()
+    models = Models()
+    while True:
+        command = commands.jobs.get()
+        perform(command, tasks[command["task"]], models, Reporter(command["job"], channel, commands), channel)
+
+
+def perform(command: dict[str, Any], task: Task, models: Models, reporter: Reporter, channel: Channel) -> None:
+    """Do one job and send how it ended."""
+    outcome: dict[str, Any]
+    try:
+        run = Store(Path(command["root"])).open(command["run"])
+        result = task.perform(run, models=models, reporter=reporter, until=command["until"], **command["arguments"])
+        outcome = {"status": "done", "result": result or {}}
+    except Cancelled:
+        outcome = {"status": "cancelled"}
+    except NirvanaError as error:
+        outcome = {"status": "failed", "message": error.message, "hint": error.hint}
+    except Exception as error:
+        traceback.print_exc()
+        if memory.is_out_of_memory(error):
+            models.clear()
+            outcome = {"status": "failed", "message": memory.MESSAGE, "hint": memory.HINT}
+        else:
+            message = f"{type(error).__name__}: {error}"
+            outcome = {"status": "failed", "message": message, "hint": "This is a defect; the log has the details."}
+    sys.stderr.flush()
+    channel.send("resident", models=models.resident())
+    channel.send("end", job=command["job"], **outcome)
+
+
+if __name__ == "__main__":
+    main()

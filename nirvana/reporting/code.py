@@ -1,0 +1,250 @@
+"""The recipe as code: what a page does, as a Python script and as a command line."""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pprint import pformat
+
+from nirvana.calibration.corpora.mixture import part_names
+from nirvana.checkpoints.sizes import FORMATS
+from nirvana.runs.options import option_words
+from nirvana.runs.recipe import STEPS, AllocationChoice, CalibrationChoice, Recipe
+from nirvana.studies.sweep_grid import DRAWN, Grid
+
+WIDTH = 96
+GENERATED = "self-generated"
+SHOWN = ("sparsity", "gamma", "multiple_of")  # of the allocation, also at their defaults
+ALWAYS = ("--model", "--sparsity", "--gamma")
+SWEPT = ("criteria", "sparsities", "seeds")  # of a sweep's grid, likewise
+
+
+def python_code(recipe: Recipe, step: str, format: str = "") -> str:
+    """A script that does every step up to `step`, with the choices of `recipe`.
+
+    With a `format` it exports the pruned model in that one, verified; without, it saves it.
+    """
+    wanted = STEPS[: STEPS.index(step) + 1]
+    lines = ["import nirvana as nv", ""]
+    model = recipe.model
+    lines.append(_call("lm = nv.load_model", _literal(model.name), device=model.device, dtype=model.dtype))
+    if "calibration" in wanted:
+        lines += _calibration(recipe)
+    if "saliency" in wanted:
+        lines.append(_call("scores = nv.score", "lm", "calibration", criterion=recipe.saliency.criterion))
+    if "allocation" in wanted:
+        choice = recipe.allocation
+        default = AllocationChoice()
+        named = {name: value for name, value in vars(choice).items() if name in SHOWN or value != vars(default)[name]}
+        lines.append(_call("plan = nv.allocate", "scores", **named))
+    if "prune" in wanted:
+        target = _literal(_output(format))
+        written = _call("nv.export", "small", target, format=format) if format else f"nv.save(small, {target})"
+        lines += [*_pruning(recipe), written]
+    if "evaluate" in wanted:
+        lines += _evaluation(recipe)
+    last = {
+        "model": "print(lm.layout.parameters, lm.layout.prunable)",
+        "calibration": "print(calibration)",
+        "saliency": 'print(scores[nv.Site("decoder", 0, "mlp")])',
+        "allocation": "print(plan.sparsity)",
+        "prune": "print(small)",
+    }
+    return "\n".join([*lines, *([last[step]] if step in last else [])]) + "\n"
+
+
+def _calibration(recipe: Recipe) -> list[str]:
+    choice, default = recipe.calibration, CalibrationChoice()
+    drawn = {"samples": choice.samples, "length": choice.length, "seed": choice.seed, **_task(recipe)}
+    if choice.trials == 1:
+        text = f"text = {_corpus(choice.corpus)}"
+        return [text, _call("calibration = nv.sample_calibration", "lm", "text", **drawn)]
+    several = len(choice.texts) > 1
+    texts = f"texts = [{', '.join(map(_corpus, choice.texts))}]" if several else f"text = {_corpus(choice.corpus)}"
+    names = ("mixtures", "trial_method", "trial_protected", "trial_normalisation")
+    changed = {name: getattr(choice, name) for name in names if getattr(choice, name) != getattr(default, name)}
+    selected = _call(
+        "calibration = nv.select_calibration",
+        "lm",
+        "texts" if several else "text",
+        candidates=choice.candidates,
+        criterion=choice.trial_criterion,
+        sparsity=choice.trial_sparsity,
+        gamma=choice.trial_gamma,
+        **{name.removeprefix("trial_"): value for name, value in changed.items()},
+        **drawn,
+        probe=None,
+    ).replace("probe=None", "probe=probe")
+    winner = ["text = calibration.candidates[calibration.winner].text"] if several else []
+    return [texts, _probe(recipe, "nv.mix(texts)" if several else "text"), selected, *winner]
+
+
+def _pruning(recipe: Recipe) -> list[str]:
+    choice = recipe.prune
+    if choice.compensation == "none":
+        return ["small = nv.prune(lm, plan)"]
+    drawn = {"samples": choice.samples, "length": choice.length, "seed": choice.seed, **_task(recipe)}
+    means = {} if choice.compensation == "least_squares" else {"second_moments": False}
+    return [
+        _call("windows = nv.sample_calibration", "lm", "text", **drawn),
+        _call("statistics = nv.collect_statistics", "lm", "windows", **means),
+        f'small = nv.prune(lm, plan, compensation="{choice.compensation}", statistics=statistics)',
+    ]
+
+
+def _evaluation(recipe: Recipe) -> list[str]:
+    choice = recipe.evaluation
+    lines = [] if recipe.calibration.trials > 1 else [_probe(recipe)]
+    if choice.corpora:
+        sizes = f"window={choice.window}, max_tokens={choice.max_tokens}"
+        sizes += "".join(f", {name}={_literal(value)}" for name, value in _task(recipe).items())
+        corpora = ", ".join(_corpus(name) for name in choice.corpora)
+        lines += [
+            f"for evaluation in [{corpora}]:",
+            "    for model in (lm, small):",
+            f"        print(nv.perplexity(model, evaluation, {sizes}))",
+        ]
+    lines.append("print(nv.divergence(lm, small, probe).mean)")
+    if choice.zero_shot:
+        items = f", items={choice.zero_shot_items}" if choice.zero_shot_items else ""
+        tasks = ", ".join(map(_literal, choice.zero_shot))
+        lines += [
+            f"dense, pruned = (nv.zero_shot(model, [{tasks}]{items}) for model in (lm, small))",
+            "for one, other in zip(dense.tasks, pruned.tasks):",
+            "    print(one.task, one.value(), nv.paired_difference(one, other))",
+        ]
+    return lines
+
+
+def _probe(recipe: Recipe, text: str = "text") -> str:
+    choice = recipe.calibration
+    sizes = {"samples": choice.probe_samples, "length": choice.probe_length, "seed": choice.probe_seed}
+    return _call("probe = nv.sample_probe", "lm", text, **sizes, **_task(recipe))
+
+
+def _task(recipe: Recipe) -> dict[str, str]:
+    """The argument `task`, where it is not left to the model."""
+    task = recipe.calibration.task
+    return {} if task == "auto" else {"task": task}
+
+
+def _corpus(name: str) -> str:
+    if name == GENERATED:
+        return "nv.generate_corpus(lm)"
+    parts = part_names(name)
+    if GENERATED in parts:  # which load_corpus cannot write
+        return f"nv.mix([{', '.join(map(_corpus, parts))}])"
+    return f"nv.load_corpus({_literal(name)})"
+
+
+def _call(start: str, *positional: str, **named: object) -> str:
+    """A call on one line, or with one argument a line where that is too long."""
+    arguments = [*positional, *(f"{name}={_literal(value)}" for name, value in named.items())]
+    line = f"{start}({', '.join(arguments)})"
+    return line if len(line) <= WIDTH else "\n".join([f"{start}(", *(f"    {part}," for part in arguments), ")"])
+
+
+def _literal(value: object) -> str:
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False)
+    if isinstance(value, tuple):
+        return f"({', '.join(map(_literal, value))}{',' * (len(value) == 1)})"
+    return 'float("inf")' if isinstance(value, float) and math.isinf(value) else repr(value)
+
+
+def command_line(recipe: Recipe, step: str, format: str = "") -> str:
+    """One shell command that does every step up to `step`; options at their default are left out."""
+    words = ["python", "-m", "nirvana", "run", *option_words(recipe, ALWAYS)]
+    if step != STEPS[-1]:
+        words += ["--until", step]
+    if step in ("prune", "evaluate"):
+        words += ["--output", _output(format)]
+        words += ["--export", format] if format not in ("", FORMATS[0]) else []
+    return shlex.join(words)
+
+
+def speed_code(recipe: Recipe, protocol: Mapping[str, int], schemes: Sequence[str]) -> str:
+    """What times both models, after the script that makes `lm` and `small`, and measures quality against bytes."""
+    lines = ['models = {"dense": lm, "pruned": small}']
+    if schemes:
+        lines += [
+            f"for scheme in {_literal(list(schemes))}:",
+            '    models[f"dense {scheme}"] = nv.quantise(lm, scheme)',
+            '    models[f"pruned {scheme}"] = nv.quantise(small, scheme)',
+        ]
+    lines.append(_call("speeds = nv.measure_speed", "models", **protocol))
+    lines += ['print(speeds.models["pruned"].decode, speeds.ratio("pruned", "decode"))']
+    if schemes and recipe.evaluation.corpora:
+        sizes = f"window={recipe.evaluation.window}, max_tokens={recipe.evaluation.max_tokens}"
+        lines += [
+            f"text = {_corpus(recipe.evaluation.corpora[0])}",
+            "for name, model in models.items():",
+            f"    print(name, model.weight_bytes, nv.perplexity(model, text, {sizes}))",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def speed_command(run_id: str, protocol: Mapping[str, int], schemes: Sequence[str]) -> str:
+    """One shell command that does the same with a kept run."""
+    words = ["python", "-m", "nirvana", "speed", run_id]
+    for name, value in protocol.items():
+        words += [f"--{name.replace('_', '-')}", str(value)]
+    for scheme in schemes:
+        words += ["--quantised", scheme]
+    return shlex.join([*words, *(["--sizes"] if schemes else [])])
+
+
+def sweep_code(recipe: Recipe, grid: Grid) -> str:
+    """A script that sweeps around `recipe` and shows every point."""
+    data = _around(recipe).to_json()
+    default = Recipe().to_json()
+    changed = {
+        section: different
+        for section, values in data.items()
+        if (different := {name: value for name, value in values.items() if value != default[section][name]})
+    }
+    named = {name: value for name, value in vars(grid).items() if value != vars(Grid())[name] or name in SWEPT}
+    return "\n".join(
+        [
+            "from nirvana import Recipe",
+            "from nirvana.runs.store import Store",
+            "from nirvana.studies.sweep import Grid, sweep",
+            "",
+            _call("recipe = Recipe.from_json", pformat(changed, width=WIDTH - 8)),
+            _call("grid = Grid", **named),
+            'base = Store().create(recipe, name="Sweep")',
+            "for row in sweep(base, grid):",
+            "    print(row.point.label, row.sparsity, row.failure or row.values)",
+            "",
+        ]
+    )
+
+
+def sweep_command(recipe: Recipe, grid: Grid) -> str:
+    """One shell command that sweeps around `recipe`."""
+    words = ["python", "-m", "nirvana", "sweep", *option_words(_around(recipe), ("--model",))]
+    flags = {"criteria": "--criterion", "methods": "--method", "sparsities": "--sparsity", "seeds": "--seed"}
+    flags |= {"compensations": "--compensation", "gammas": "--gamma", "normalisations": "--normalisation"}
+    for name, flag in flags.items():
+        values = getattr(grid, name)
+        if name in SWEPT or values != getattr(Grid(), name):
+            words += [word for value in values for word in (flag, f"{value:g}" if name == "gammas" else str(value))]
+    return shlex.join([*words, *(["--speed"] if grid.speed else [])])
+
+
+def _around(recipe: Recipe) -> Recipe:
+    """What a sweep takes of a recipe: neither what the grid says instead, nor how one calibration set is chosen."""
+    default, kept = Recipe(), recipe.calibration
+    made = replace(recipe, saliency=default.saliency)
+    made = replace(made, calibration=replace(default.calibration, **{name: getattr(kept, name) for name in DRAWN}))
+    allocation = {name: getattr(recipe.allocation, name) for name in ("multiple_of", "protected", "uniform")}
+    made = replace(made, allocation=replace(default.allocation, **allocation))
+    return made.change("prune", compensation=default.prune.compensation)
+
+
+def _output(format: str) -> str:
+    """Where the pruned model goes: a folder, or a file."""
+    return "pruned.gguf" if format == "gguf" else "pruned"

@@ -1,0 +1,85 @@
+"""A chart as a page shows it: the question, the figure, the answer, and the numbers behind it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from nirvana.reporting.text import plus_minus as plus_minus
+from nirvana.reporting.text import short as short
+
+
+@dataclass(frozen=True)
+class Chart:
+    """`title` is the one question that `figure` answers, `takeaway` the answer in one sentence, from the data.
+
+    `table` holds the numbers behind the figure, one row a mark or a bin; `reading` says how to read it: axes,
+    binning, aggregate, clipping.
+    """
+
+    title: str
+    figure: go.Figure
+    takeaway: str
+    table: pd.DataFrame
+    reading: str = ""
+
+    @property
+    def alt(self) -> str:
+        return f"{self.title} {self.takeaway}"
+
+
+def count(value: float, noun: str) -> str:
+    """A whole number with its noun, e.g. "1,536 neurons", "1 KV group"."""
+    return f"{value:,.0f} {noun}" + ("" if value == 1 else "s")
+
+
+def positive_floor(values: np.ndarray) -> float | None:
+    """The smallest positive value, which stands in for zeros on a log axis.
+
+    None where a log axis shows nothing: no value is positive, or one is negative.
+    """
+    positive = values[values > 0]
+    return float(positive.min()) if positive.size and not (values < 0).any() else None
+
+
+def log_ticks(low: float, high: float, most: int = 6) -> tuple[list[float], list[str]]:
+    """Positions (log10) and labels of at most `most` round values between 10**low and 10**high."""
+    for digits in ((1, 2, 5), (1, 3), (1,)):
+        ticks = [
+            exponent + float(np.log10(digit))
+            for exponent in range(int(np.floor(low)), int(np.ceil(high)) + 1)
+            for digit in digits
+        ]
+        inside = [tick for tick in ticks if low <= tick <= high]
+        if len(inside) <= most:
+            break
+    else:
+        inside = inside[:: -(-len(inside) // most)]
+    if len(inside) < 2:
+        inside = [low, high]
+    return inside, [short(10**tick) for tick in inside]
+
+
+def layer_axis(layers: list[int]) -> dict[str, object]:
+    """Settings of an axis over layers: whole numbers, about ten labels."""
+    step = max(1, -(-len(layers) // 10))
+    step = next(nice for nice in (1, 2, 5, 10, 20, 50, 100, step) if nice >= step)
+    return {
+        "title": "Layer",
+        "tickmode": "linear",
+        "tick0": 0,
+        "dtick": step,
+        "showgrid": False,
+        "zeroline": False,
+    }
+
+
+def log_axis(values: np.ndarray) -> dict[str, object]:
+    """Settings of a log axis over the positive ones of `values`: a few round labels."""
+    positive = values[values > 0]
+    low, high = np.log10(positive.min()), np.log10(positive.max())
+    ticks, labels = log_ticks(float(low), float(high))
+    return {"type": "log", "tickvals": [10**tick for tick in ticks], "ticktext": labels, "zeroline": False}

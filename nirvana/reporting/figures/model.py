@@ -1,0 +1,116 @@
+"""Figures of the Model page: what a model consists of, from its layout alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from nirvana.layout import Layout
+from nirvana.reporting.figures import theme
+from nirvana.reporting.figures.allocation import LEGEND, MARGIN, stacked_height
+from nirvana.reporting.figures.chart import Chart, count
+from nirvana.reporting.figures.names import part_colour, part_name, parts, unit_name
+from nirvana.reporting.text import millions
+
+OTHER = ("#B77D00", theme.NEUTRAL, theme.PRUNED, "#8C6D5A")
+GEOMETRY = {  # key of ModelPreview.geometry: label, what it means
+    "layers": ("Layers", "blocks of attention and MLP, one after the other"),
+    "decoder_layers": ("Decoder layers", "the same with cross-attention, which reads the encoder's output"),
+    "hidden": ("Hidden size", "numbers that stand for one token between layers"),
+    "heads": ("Query heads per layer", "each looks at earlier tokens in its own way"),
+    "kv_heads": ("KV groups per layer", "key and value heads; query heads share them"),
+    "head_dim": ("Head size", "numbers a head works with per token"),
+    "intermediate": ("MLP neurons per layer", "the width of the MLP"),
+    "vocabulary": ("Vocabulary", "tokens that the model knows"),
+    "positions": ("Context", "tokens that it can read at once"),
+}
+
+
+def parameters_by_part(layout: Layout) -> Chart:
+    """One bar, the whole model, in parts; attention and MLP can be pruned."""
+    table = part_table(layout)
+    colours = dict(zip([*layout.other], OTHER, strict=False))
+    colours |= {part_name(layout, *part): part_colour(part[1]) for part in parts(layout)}
+    figure = go.Figure()
+    for part, parameters, share, prunable in table.itertuples(index=False):
+        figure.add_trace(
+            go.Bar(
+                y=["parameters"],
+                x=[parameters],
+                name=part,
+                orientation="h",
+                marker={"color": colours.get(part, theme.NEUTRAL), "line": {"color": "white", "width": 1}},
+                hovertemplate=f"{part}<br>{parameters:,} parameters ({share:.1%})<br>"
+                f"{'can be pruned' if prunable else 'never pruned'}<extra></extra>",
+            )
+        )
+    figure.update_layout(
+        height=stacked_height(len(figure.data)),
+        margin=MARGIN,
+        barmode="stack",
+        legend=LEGEND | {"traceorder": "normal"},
+        bargap=0.1,
+    )
+    figure.update_yaxes(visible=False)
+    figure.update_xaxes(title="Parameters", showgrid=False, range=[0, layout.parameters])
+    largest = table.iloc[0]
+    sizes = f"{millions(layout.prunable)} of {millions(layout.parameters)}"
+    return Chart(
+        title="Where are the parameters?",
+        figure=figure,
+        takeaway=f"Most are in the {largest['part']}: {largest['share']:.0%}. Attention and MLP, which can be pruned, "
+        f"hold {sizes} ({layout.prunable / layout.parameters:.0%}).",
+        table=table,
+        reading=f"The parts sum to {layout.parameters:,}.",
+    )
+
+
+def part_table(layout: Layout) -> pd.DataFrame:
+    """Parameters of each part, the largest first: part, parameters, share, whether it can be pruned."""
+    found: dict[str, int] = {}
+    for site, place in layout.items():
+        name = part_name(layout, site.stack, site.module)
+        found[name] = found.get(name, 0) + place.units * (place.cost + place.biases) + place.output_bias
+    rows = [(part, size, True) for part, size in found.items()]
+    rows += [(part, size, False) for part, size in layout.other.items() if size]
+    table = pd.DataFrame(rows, columns=["part", "parameters", "prunable"])
+    table.insert(2, "share", table["parameters"] / layout.parameters)
+    return table.sort_values("parameters", ascending=False, ignore_index=True)
+
+
+def unit_table(layout: Layout) -> pd.DataFrame:
+    """What can be cut: one row a kind of unit in each stack, with how many there are and what one costs."""
+    rows = []
+    for stack, module in parts(layout):
+        places = [place for site, place in layout.items() if (site.stack, site.module) == (stack, module)]
+        widths, costs = {place.units for place in places}, {place.cost for place in places}
+        size, unit = sum(place.parameters for place in places), unit_name(layout, stack, module)
+        rows.append((unit, _range(widths), sum(place.units for place in places), _range(costs), size))
+    table = pd.DataFrame(rows, columns=["unit", "per layer", "in all", "weights in one", "parameters"])
+    table["share of the model"] = table["parameters"] / layout.parameters
+    return table
+
+
+def geometry_table(geometry: Mapping[str, int]) -> pd.DataFrame:
+    """The sizes of the architecture, with what each means."""
+    labels = {key: (key.replace("_", " "), "") for key in geometry} | GEOMETRY
+    if "decoder_layers" in geometry:
+        labels["layers"] = ("Encoder layers", GEOMETRY["layers"][1])
+    rows = [(labels[key][0], f"{value:,}", labels[key][1]) for key, value in geometry.items()]
+    return pd.DataFrame(rows, columns=["size", "value", "what it is"])
+
+
+def prunable_sentence(layout: Layout) -> str:
+    """E.g. "90 KV groups and 46,080 neurons can be cut."."""
+    parts = [
+        count(sum(layout[site].units for site in layout.pool(kind)), kind)
+        for kind in dict.fromkeys(place.kind for place in layout.values())
+    ]
+    return f"{' and '.join(parts)} can be cut."
+
+
+def _range(values: set[int]) -> str:
+    low, high = min(values), max(values)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"

@@ -1,0 +1,107 @@
+"""Where in a probe the dense and the pruned model part: KL by token position."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from nirvana.calibration.sets import CalibrationSelection
+from nirvana.reporting.figures.allocation import LEGEND, MARGIN
+from nirvana.reporting.figures.calibration import OTHER, WINNER, is_wide, winner_first
+from nirvana.reporting.figures.chart import Chart, count, log_axis, short
+
+
+def by_position(selection: CalibrationSelection) -> Chart:
+    """Mean KL over the probe samples at each token position, one line a candidate."""
+    order = winner_first(selection)
+    values = np.stack([selection.candidates[index].divergence.per_token.mean(axis=0) for index in order])
+    log = is_wide(values)
+    length = values.shape[1]
+    figure = _position_lines(selection, order, values.astype(np.float32))
+    figure.update_yaxes(title="Mean KL, nats" + (" (log)" if log else ""), **(log_axis(values) if log else {}))
+    mine = values[order.index(selection.winner)]
+    peak, tail = int(np.argmax(mine)), max(1, length // 4)
+    takeaway = f"With set {selection.winner + 1}, KL is highest at position {peak + 1} ({short(mine[peak])} nats)"
+    takeaway += f"; over the last {count(tail, 'position')} it averages {short(mine[-tail:].mean())}."
+    table = pd.DataFrame({f"set {index + 1}": values[order.index(index)] for index in range(len(order))})
+    table.insert(0, "position", np.arange(1, length + 1))
+    return Chart(
+        title="Where in a probe do predictions part?",
+        figure=figure,
+        takeaway=takeaway,
+        table=table,
+        reading=f"{_first_position(selection)} Mean over {count(_samples(selection), 'probe sample')}; "
+        f"{'log' if log else 'linear'} axis.",
+    )
+
+
+def one_probe(selection: CalibrationSelection, sample: int) -> Chart:
+    """KL at each position of one probe sample, one line a candidate."""
+    order = winner_first(selection)
+    values = np.stack([selection.candidates[index].divergence.per_token[sample] for index in order])
+    mine = values[order.index(selection.winner)].astype(np.float64)
+    figure = _position_lines(selection, order, values.astype(np.float32))
+    figure.update_layout(height=260)
+    figure.update_yaxes(title="KL, nats")
+    rank = probes_by_divergence(selection).index(sample) + 1
+    takeaway = "With the winner, the pruned model predicts what the dense one does."
+    if mine.sum() > 0:
+        falling = np.sort(mine)[::-1].cumsum()
+        half = int(np.searchsorted(falling, falling[-1] / 2)) + 1
+        takeaway = (
+            f"With set {selection.winner + 1}, {short(mine.mean())} nats on average, number {rank} of "
+            f"{_samples(selection)} from the hardest; {half} of {count(len(mine), 'position')} "
+            f"{'makes' if half == 1 else 'make'} up half of it."
+        )
+    table = pd.DataFrame({f"set {index + 1}": values[order.index(index)] for index in range(len(order))})
+    table.insert(0, "position", np.arange(1, len(mine) + 1))
+    return Chart(
+        title=f"Where do predictions part on probe {sample + 1}?",
+        figure=figure,
+        takeaway=takeaway,
+        table=table,
+        reading="Linear axis.",
+    )
+
+
+def probes_by_divergence(selection: CalibrationSelection) -> list[int]:
+    """Probe samples from the highest KL of the winner to the lowest."""
+    values = selection.candidates[selection.winner].divergence.per_sample
+    return [int(index) for index in np.argsort(-values, kind="stable")]
+
+
+def _first_position(selection: CalibrationSelection) -> str:
+    if selection.probe.decoder_tokens is None:
+        return "Position 1 has seen one token."
+    return "Positions are the decoder's; at position 1 it has seen the encoder's input alone."
+
+
+def _samples(selection: CalibrationSelection) -> int:
+    return len(selection.probe.tokens)
+
+
+def _position_lines(selection: CalibrationSelection, order: list[int], values: np.ndarray) -> go.Figure:
+    """One line a row of `values` (candidates, positions), the winner's on top."""
+    figure = go.Figure()
+    positions = np.arange(1, values.shape[1] + 1, dtype=np.int32)
+    for row in reversed(range(len(order))):
+        winner = order[row] == selection.winner
+        figure.add_trace(
+            go.Scatter(
+                x=positions,
+                y=values[row],
+                mode="lines" if len(positions) > 1 else "markers",
+                name="winner" if winner else "other sets",
+                legendgroup="winner" if winner else "other sets",
+                showlegend=winner or row == len(order) - 1,
+                legendrank=1 if winner else 2,
+                line={"color": WINNER if winner else OTHER, "width": 2.5 if winner else 1},
+                opacity=1 if winner else 0.55,
+                hovertemplate=f"set {order[row] + 1}, position %{{x}}<br>KL %{{y:.3~g}} nats<extra></extra>",
+            )
+        )
+    figure.update_layout(height=320, margin=MARGIN, legend=LEGEND, showlegend=True)
+    figure.update_xaxes(title="Token position", showgrid=False, zeroline=False)
+    figure.update_yaxes(zeroline=False)
+    return figure

@@ -1,0 +1,112 @@
+"""The report of a run: what was asked for, every result with its charts and protocol, and how it came about."""
+
+from __future__ import annotations
+
+import json
+
+import pandas as pd
+
+from nirvana.evaluation.results import Report
+from nirvana.reporting.figures.chart import plus_minus
+from nirvana.reporting.figures.compare import pairs
+from nirvana.reporting.html import sections, studies
+from nirvana.reporting.html.document import Document
+from nirvana.reporting.text import moment
+from nirvana.runs.recipe import STEPS
+from nirvana.runs.run import Run
+
+
+def report_html(run: Run) -> str:
+    """One HTML file with everything that the run holds; it fetches nothing and runs offline.
+
+    Files that the recipe names are named without the folders that they lie in.
+    """
+    document = Document(f"Nirvana Studio: {run.name}")
+    card, scores, plan, summary, report = run.model(), run.saliency(), run.plan(), run.pruned(), run.report()
+    document.text(f"Run {run.id}, created {moment(run.created)}, {run.status}.", "quiet")
+    if plan is not None:
+        document.text(f"{plan.sparsity:.2%} of the prunable weights removed.")
+    if report is not None:
+        for sentence in headline(report):
+            document.text(sentence)
+    stale = [step for step in STEPS if run.step_state(step) == "stale"]
+    if stale:
+        document.text(f"These results belong to earlier choices than the recipe: {', '.join(stale)}.", "note")
+    if card is not None and card.note:
+        document.text(f"Every number is of a model with {card.note}.", "note")
+    write_recipe(document, run)
+    if card is not None:
+        sections.write_model(document, card)
+    sections.write_calibration(document, run)
+    studies.write_matrix(document, run)
+    if scores is not None:
+        sections.write_saliency(document, scores, plan)
+    if plan is not None:
+        sections.write_allocation(document, plan, scores)
+    if scores is not None:
+        sections.write_scan(document, run, scores, plan)
+    if plan is not None and summary is not None:
+        sections.write_pruning(document, plan, summary)
+    if report is not None:
+        sections.write_comparison(document, report)
+    sections.write_speed(document, run)
+    sections.write_continuations(document, run)
+    studies.write_sweep(document, run)
+    studies.write_search(document, run)
+    write_provenance(document, run)
+    return document.html()
+
+
+def headline(report: Report) -> list[str]:
+    """What pruning cost on each text, a sentence each."""
+    found = []
+    for pair in pairs(report, "perplexity"):
+        if pair.dense is not None and pair.pruned is not None:
+            before, after = (plus_minus(item.value, item.standard_error) for item in (pair.dense, pair.pruned))
+            ratio = f", {pair.ratio:.3g} times" if pair.ratio == pair.ratio else ""
+            found.append(f"Perplexity on {pair.corpus}: {before} dense, {after} pruned{ratio}.")
+    return found
+
+
+def write_recipe(document: Document, run: Run) -> None:
+    """What determines the run, section by section, and as JSON to run it again."""
+    document.section("recipe", "Recipe")
+    recipe = run.recipe.portable().to_json()
+    rows = [(section, name, value) for section, values in recipe.items() for name, value in values.items()]
+    table = pd.DataFrame([(section, name, _plain(value)) for section, name, value in rows])
+    table.columns = pd.Index(["section", "choice", "value"])
+    document.table(table, summary="Every choice")
+    document.code(json.dumps(recipe, indent=1), "recipe.json")
+
+
+def write_provenance(document: Document, run: Run) -> None:
+    """How each result came about: when, where, how long, and with which packages."""
+    document.section("provenance", "How it was made")
+    rows: list[dict[str, object]] = []
+    versions: dict[str, object] = {}
+    for step in STEPS:
+        info = run.info(step)
+        if info is None:
+            continue
+        versions = info.get("versions") or versions
+        rows.append(
+            {
+                "step": step,
+                "state": run.step_state(step),
+                "finished": moment(float(info.get("finished", 0.0))),
+                "seconds": info.get("seconds"),
+                "from an earlier run": info.get("cached"),
+                "device": info.get("device"),
+                "dtype": info.get("dtype"),
+                "fingerprint": str(info.get("fingerprint", ""))[:16],
+            }
+        )
+    if rows:
+        document.table(pd.DataFrame(rows))
+        document.heading("Versions")
+        document.pairs(versions)
+
+
+def _plain(value: object) -> str:
+    """A choice with every digit."""
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

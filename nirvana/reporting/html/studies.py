@@ -1,0 +1,65 @@
+"""Sections of a report on what was studied around the run: the matrix of texts, a sweep, a search."""
+
+from __future__ import annotations
+
+from nirvana.reporting.figures import matrix as matrix_figures
+from nirvana.reporting.figures import pareto
+from nirvana.reporting.figures import search as tuning_figures
+from nirvana.reporting.figures import sweep as sweep_figures
+from nirvana.reporting.figures.chart import count
+from nirvana.reporting.html.document import Document
+from nirvana.reporting.matrix import describe, file_name
+from nirvana.reporting.search import CHOICES, protocol_words, short_text, trials_table
+from nirvana.reporting.search import describe as describe_choices
+from nirvana.reporting.sweeps import metrics, points_table, title, verdicts
+from nirvana.runs.run import Run
+from nirvana.studies.matrix_rows import read_matrix
+from nirvana.studies.search_trials import ranked, read_trials
+from nirvana.studies.sweep_rows import read_rows
+
+
+def write_matrix(document: Document, run: Run) -> None:
+    matrix = read_matrix(run.folder)
+    if matrix is None or not matrix.rows:
+        return
+    document.section("matrix", "Calibration text against evaluation text")
+    protocol = describe(matrix.protocol, matrix.seeds(matrix.calibrations[0]))
+    document.chart(matrix_figures.ratio_by_text(matrix, file_name), protocol)
+    document.chart(matrix_figures.kl_by_text(matrix, file_name), protocol, table=False)
+
+
+def write_sweep(document: Document, run: Run) -> None:
+    rows = read_rows(run)
+    if not rows:
+        return
+    document.section("sweep", "Sweep")
+    sizes = run.sizes()
+    for metric in metrics(rows):
+        document.heading(title(metric))
+        for verdict in verdicts(rows, metric):
+            document.text(verdict.text)
+        document.table(sweep_figures.comparison_table(rows, metric), summary="As published, and the same allocation")
+        document.chart(sweep_figures.by_sparsity(rows, metric), table=False)
+        for against in pareto.AGAINST:
+            if against != "speed" or any(row.speed for row in rows):
+                chart = pareto.pareto(rows, metric, against, sizes if against == "bytes" else None)
+                document.chart(chart, table=False)
+    document.table(points_table(rows), summary="Every point")
+    for row in rows:
+        if row.failure:
+            document.text(f"{row.point.label} could not be made.", "note")
+
+
+def write_search(document: Document, run: Run) -> None:
+    settings, trials = read_trials(run.folder)
+    good = ranked(trials)
+    if settings is None or not good:
+        return
+    document.section("search", "Search for a recipe")
+    document.text(f"The best of {count(len(good), 'trial')}: {describe_choices(good[0].choices)}.")
+    protocol = protocol_words(settings, short_text)
+    for choice in CHOICES:
+        document.chart(tuning_figures.by_choice(trials, choice), protocol, table=False)
+    document.chart(tuning_figures.kl_against_perplexity(trials), protocol, table=False)
+    document.chart(tuning_figures.over_time(trials), protocol, table=False)
+    document.table(trials_table(good), summary="Every trial, the lowest KL first")

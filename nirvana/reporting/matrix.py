@@ -1,0 +1,158 @@
+"""The matrix of calibration by evaluation text in words, as code, and how long it may take. No streamlit, no torch."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from nirvana.reporting.estimates import expected_seconds, tokens_read
+from nirvana.reporting.text import plus_minus
+from nirvana.runs.options import option_words
+from nirvana.runs.recipe import Recipe
+from nirvana.runs.run import Run
+from nirvana.studies.matrix import used
+from nirvana.studies.matrix_rows import CalibrationMatrix, Estimate, Transfer
+
+CLEAR = 2.0  # standard errors from which a difference is more than noise
+LITTLE, SMALL = 0.1, 0.01  # of what pruning itself costs; of the perplexity
+MIXTURE = "all, in equal shares"
+Label = Callable[[str], str]
+
+
+def file_name(name: str) -> str:
+    """A text's name without the folders of a path."""
+    return Path(name).name
+
+
+def row_label(matrix: CalibrationMatrix, name: str, label: Label = file_name) -> str:
+    """What to call a text that was calibrated on."""
+    return label(name) if name in matrix.texts else MIXTURE
+
+
+def in_words(matrix: CalibrationMatrix, label: Label = file_name) -> str:
+    """What is lost off the diagonal, and what that says of the paper's claim on this model."""
+    found = matrix.transfer()
+    if found is None:
+        return "It takes the rows of two texts to say."
+    name, text, most = found.worst
+    sentences = [
+        f"Calibrated on another text, the pruned model's perplexity is {_higher(found.off)} than calibrated on the "
+        f"text itself. {_verdict(found)}",
+        f"The largest difference: calibrated on {label(name)} and read on {label(text)}, {_higher(most)}.",
+    ]
+    if found.mixed is not None:
+        sentences.append(f"Calibrated on {MIXTURE}, it is {_higher(found.mixed)}.")
+    if len({row.seed for row in matrix.rows}) == 1:
+        sentences.append("± is over windows: with one set of each text, the luck of its draw is not in it.")
+    return " ".join(sentences)
+
+
+def _verdict(found: Transfer) -> str:
+    off, own = found.off, found.own.value
+    if math.isnan(off.error):
+        return "One window a text does not tell whether that is more than noise."
+    cost = f"pruning itself costs {100 * math.expm1(own):.3g} %"
+    little, most = max(LITTLE * max(own, 0), SMALL), off.value + CLEAR * off.error
+    if off.value <= CLEAR * off.error:
+        if most < little:
+            return "That is no more than noise: here the choice carries over to other text, as the paper claims."
+        return (
+            f"That is no more than noise, but with so few windows it could be as much as {100 * math.expm1(most):.2g} "
+            f"%, where {cost}: too little to say whether the choice carries over. Read more of each text."
+        )
+    if off.value < little:
+        return f"That is more than noise, but little, where {cost}: the choice carries over, as the paper claims."
+    return f"That is more than noise, where {cost}: on this model it matters what is calibrated on."
+
+
+def _higher(loss: Estimate) -> str:
+    """A difference of losses as one of perplexities, e.g. "4.1 ± 0.6 % higher"."""
+    value = 100 * math.expm1(loss.value)
+    words = plus_minus(abs(value), 100 * math.exp(loss.value) * loss.error)
+    return f"{words} % {'higher' if value >= 0 else 'lower'}"
+
+
+def is_current(matrix: CalibrationMatrix, recipe: Recipe, asked: dict[str, Any]) -> bool:
+    """Whether a matrix goes on with these choices, or is what they ask for."""
+    return matrix.protocol.get("recipe") == used(recipe) and list(matrix.texts) == list(asked["corpora"])
+
+
+def rows_to_do(matrix: CalibrationMatrix | None, recipe: Recipe, asked: dict[str, Any]) -> int:
+    """How many rows are missing of what is asked for."""
+    wanted = (len(asked["corpora"]) + asked["mixture"]) * asked["seeds"]
+    if matrix is None or not is_current(matrix, recipe, asked):
+        return int(wanted)
+    seeds = range(recipe.calibration.seed, recipe.calibration.seed + asked["seeds"])
+    done = [row for row in matrix.rows if row.seed in seeds]
+    return int(wanted - sum(row.calibration in matrix.texts or asked["mixture"] for row in done))
+
+
+def matrix_seconds(
+    matrix: CalibrationMatrix | None, recipe: Recipe, asked: dict[str, Any], run: Run, others: Iterable[Run] = ()
+) -> float | None:
+    """What the missing rows will take, by what those before took, or by what the run's steps did; None without any."""
+    rows, columns, basis = rows_to_do(matrix, recipe, asked), len(asked["corpora"]), list(others)
+    spent = [row.seconds for row in matrix.rows if row.seconds] if matrix and is_current(matrix, recipe, asked) else []
+    if spent:
+        return rows * sum(spent) / len(spent)
+    compared = expected_seconds("evaluate", recipe, run, basis)
+    if compared is None:
+        return None
+    choice = recipe.calibration
+    read = (rows + 1) * columns * (recipe.evaluation.max_tokens + choice.probe_samples * choice.probe_length)
+    made = [expected_seconds(step, recipe, run, basis) or 0.0 for step in ("saliency", "prune")]
+    return rows * sum(made) + compared * read / tokens_read("evaluate", recipe)
+
+
+def python_code(recipe: Recipe, asked: dict[str, Any]) -> str:
+    """A script that computes the matrix."""
+    choices = Recipe.from_json(used(recipe))
+    default, lines = Recipe().to_json(), ["import nirvana as nv", "", "base = nv.Recipe()"]
+    for section, values in choices.to_json().items():
+        changed = {name: value for name, value in values.items() if value != default[section][name]}
+        if changed and section != "model":
+            lines.append(
+                f"base = base.change({section!r}, {', '.join(f'{n}={_literal(v)}' for n, v in changed.items())})"
+            )
+    model = recipe.model
+    lines.append(f"lm = nv.load_model({model.name!r}, device={model.device!r}, dtype={model.dtype!r})")
+    lines.append("matrix = nv.calibration_matrix(")
+    lines.append("    lm,")
+    lines.append(f"    {list(asked['corpora'])!r},")
+    lines.append(f"    mixture={asked['mixture']}, seeds={asked['seeds']}, base=base,")
+    lines += [")", "print(matrix.transfer())", "for row in matrix.calibrations:"]
+    lines.append("    print(row, [matrix.ratio(row, text) for text in matrix.texts])")
+    return "\n".join(lines) + "\n"
+
+
+def command_line(recipe: Recipe, asked: dict[str, Any]) -> str:
+    """One shell command that does the same."""
+    words: list[str] = ["python", "-m", "nirvana", "matrix"]
+    for name in asked["corpora"]:
+        words += ["--corpus", name]
+    words += [] if asked["mixture"] else ["--no-mixture"]
+    words += ["--seeds", str(asked["seeds"])] if asked["seeds"] != 1 else []
+    return shlex.join([*words, *option_words(Recipe.from_json(used(recipe)), ("--model", "--sparsity"))])
+
+
+def _literal(value: Any) -> str:
+    return 'float("inf")' if value == "inf" else repr(tuple(value) if isinstance(value, list) else value)
+
+
+def describe(protocol: dict[str, Any], seeds: Sequence[int]) -> str:
+    """How a matrix was measured, e.g. "nirvana at 20 %, gamma 3.36; 32 x 128 tokens a set, seed 0; ..."."""
+    recipe = Recipe.from_json(protocol["recipe"])
+    choice, allocation = recipe.calibration, recipe.allocation
+    how = f"gamma {allocation.gamma:g}" if allocation.method == "shared" else "as published"
+    made = "" if recipe.prune.compensation == "none" else f", {recipe.prune.compensation.replace('_', ' ')}"
+    drawn = f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {seeds[0]} to {seeds[-1]}, averaged"
+    note = f" ({protocol['note']})" if protocol.get("note") else ""
+    return (
+        f"{file_name(recipe.model.name)}{note}; {recipe.saliency.criterion} at {allocation.sparsity:.0%}, {how}{made}; "
+        f"{choice.samples} x {choice.length} tokens a set, {drawn}; KL on {choice.probe_samples} x "
+        f"{choice.probe_length} probe tokens of each text, perplexity on up to {recipe.evaluation.max_tokens:,} in "
+        f"windows of {recipe.evaluation.window}."
+    )

@@ -1,0 +1,141 @@
+"""A search in words and as a table: no streamlit, so that the command line can say the same."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nirvana.calibration.corpora.mixture import PLUS, part_names
+from nirvana.runs.options import option_words
+from nirvana.runs.recipe import Recipe
+from nirvana.saliency.criteria import CRITERIA
+from nirvana.studies.search_space import Choices
+from nirvana.studies.search_task import TUNE
+from nirvana.studies.search_trials import Trial
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+COMPENSATIONS = {"none": "no compensation", "bias": "bias", "least_squares": "least squares"}
+CHOICES = {  # column -> heading
+    "criterion": "Criterion",
+    "gamma": "gamma",
+    "normalisation": "Normalisation",
+    "text": "Calibration text",
+    "seed": "Calibration seed",
+    "compensation": "Compensation",
+    "protected": "Protected layers",
+}
+
+
+def short_text(name: str) -> str:
+    """A corpus without folders, each part of a mixture."""
+    return PLUS.join(Path(part).name.removeprefix("upload:") for part in part_names(name))
+
+
+def describe(choices: Choices) -> str:
+    """E.g. "Taylor (LLM-Pruner), gamma 4, least squares, on python-docs, seed 0, first 2 layers protected"."""
+    found = [CRITERIA[choices.criterion].title, f"gamma {choices.gamma:g}"]
+    if choices.normalisation:
+        found.append(f"normalisation {choices.normalisation:g}")
+    found += [COMPENSATIONS[choices.compensation], f"on {short_text(choices.corpus)}", f"seed {choices.seed}"]
+    ends = [
+        f"{name} {count} layer{'s' * (count > 1)}"
+        for name, count in (("first", choices.first), ("last", choices.last))
+        if count
+    ]
+    return ", ".join([*found, *([f"{' and '.join(ends)} protected"] if ends else [])])
+
+
+def trials_table(trials: Sequence[Trial]) -> pd.DataFrame:
+    """A row for each trial that gave a model, in the order given: choices, KL, perplexities, sparsity, seconds."""
+    import pandas as pd
+
+    rows = []
+    for trial in trials:
+        if trial.failure:
+            continue
+        chosen = trial.choices
+        row = {
+            "trial": trial.number + 1,
+            "KL": trial.kl,
+            "KL error": trial.kl_error,
+            "criterion": CRITERIA[chosen.criterion].title,
+            "gamma": chosen.gamma,
+            "normalisation": chosen.normalisation,
+            "text": short_text(chosen.corpus),
+            "seed": str(chosen.seed),
+            "compensation": COMPENSATIONS[chosen.compensation],
+            "protected": f"first {chosen.first}, last {chosen.last}" if chosen.first + chosen.last else "none",
+        }
+        row |= {f"perplexity, {short_text(name)}": value for name, (value, _) in trial.perplexity.items()}
+        rows.append(row | {"sparsity": trial.sparsity, "seconds": trial.seconds})
+    return pd.DataFrame(rows)
+
+
+def protocol_words(settings: Mapping[str, Any], label: Callable[[str], str]) -> str:
+    """How a search measures its trials; `label` names a text."""
+    probe, read = settings["probe"], settings["perplexity"]
+    return (
+        f"KL on {probe['samples']} x {probe['length']} probe tokens, in equal shares of "
+        f"{', '.join(map(label, settings['corpora']))}; perplexity on at most {read['max_tokens']:,} tokens of each "
+        f"probe split, windows of {read['window']}; {settings['sparsity']:.0%} removed; "
+        f"{settings['dtype'].removeprefix('torch.')} on {settings['device']}."
+    )
+
+
+def python_code(recipe: Recipe, asked: Mapping[str, Any]) -> str:
+    """A script that searches as `asked`, the arguments of the task, around `recipe`."""
+    kept = _around(recipe)
+    changes = [
+        f'.change("{section}", {", ".join(f"{name}={value!r}" for name, value in values.items())})'
+        for section, values in kept.items()
+    ]
+    model = recipe.model
+    place = "".join(
+        f", {name}={value!r}" for name, value in (("device", model.device), ("dtype", model.dtype)) if value != "auto"
+    )
+    more = {name: asked[name] for name in ("criteria", "seed") if asked[name] != TUNE[name]}
+    words = "".join(f", {name}={value!r}" for name, value in more.items())
+    return "\n".join(
+        [
+            "import nirvana as nv",
+            "",
+            f"lm = nv.load_model({model.name!r}{place})",
+            f"base = nv.Recipe(){''.join(changes)}",
+            f"corpora = {list(asked['corpora'])!r}",
+            f"found = nv.tune(lm, corpora, {asked['sparsity']:g}, minutes={asked['minutes']}{words}, base=base)",
+            "for trial in found.trials[:5]:",
+            "    print(trial.kl, trial.perplexity, trial.choices)",
+            "print(found.correlation())",
+            'nv.save(found.best, "tuned")',
+            "",
+        ]
+    )
+
+
+def command_line(recipe: Recipe, asked: Mapping[str, Any]) -> str:
+    """One shell command that does the same, and writes the best recipe."""
+    base = Recipe().change("model", **vars(recipe.model))
+    words = ["python", "-m", "nirvana", "tune", *option_words(base, ("--model",))]
+    flags = {"samples": "--samples", "length": "--length", "task": "--task"}
+    for section, values in _around(recipe).items():
+        for name, value in values.items():
+            words += [flags[name] if section == "calibration" else f"--statistics-{name}", str(value)]
+    for corpus in asked["corpora"]:
+        words += ["--corpus", corpus]
+    for criterion in asked["criteria"] if asked["criteria"] != TUNE["criteria"] else ():
+        words += ["--criterion", criterion]
+    words += ["--sparsity", f"{asked['sparsity']:g}", "--minutes", str(asked["minutes"])]
+    return shlex.join([*words, *(["--seed", str(asked["seed"])] if asked["seed"] else []), "--output", "best.json"])
+
+
+def _around(recipe: Recipe) -> dict[str, dict[str, Any]]:
+    """Section -> what a search takes of a recipe, besides its model."""
+    calibration, prune = recipe.calibration, recipe.prune
+    kept: dict[str, dict[str, Any]] = {"calibration": {"samples": calibration.samples, "length": calibration.length}}
+    if calibration.task != "auto":
+        kept["calibration"]["task"] = calibration.task
+    return kept | {"prune": {"samples": prune.samples, "length": prune.length, "seed": prune.seed}}

@@ -1,0 +1,73 @@
+"""Text whose tokens are shaded by their probability, as HTML: the likelier, the stronger."""
+
+from __future__ import annotations
+
+import math
+from html import escape
+
+import pandas as pd
+
+from nirvana.reporting.figures import theme
+from nirvana.runs.results import ScoredText
+
+STRONGEST = 0.5  # opacity at probability 1: text stays readable on it in light and dark
+UNLIKELY = 0.1  # below it a token is underlined, so that more than a colour says so
+BLOCK = (
+    "font-family: ui-monospace, monospace; font-size: 0.875rem; line-height: 1.9; white-space: pre-wrap; "
+    "overflow-wrap: anywhere"
+)
+
+
+def shaded(text: ScoredText, under: str) -> str:
+    """The text as HTML, each token shaded by its probability under "dense" or "pruned"; a tooltip says both.
+
+    Tokens may come from anywhere: they are escaped.
+    """
+    spans = []
+    for piece, dense, pruned in zip(text.texts, text.dense, text.pruned, strict=True):
+        if piece:
+            probability = dense if under == "dense" else pruned
+            words = escape(piece).replace("\n", "↵\n")
+            tip = f"dense {share(dense)}, pruned {share(pruned)}"
+            spans.append(f'<span title="{tip}" style="{_style(probability)}">{words}</span>')
+    return f'<div style="{BLOCK}">{"".join(spans) or "(ends at once)"}</div>'
+
+
+def legend() -> str:
+    """What the shades and the line mean, as HTML."""
+    swatches = "".join(
+        f'<span style="{_style(value, line=False)}; padding: 0 0.5em">{value:.0%}</span>' for value in (0, 0.25, 0.5, 1)
+    )
+    line = f'<span style="{_style(0.0)}">under {UNLIKELY:.0%}</span>'
+    return f'<div style="font-size: 0.8rem">Probability of a token: {swatches} {line}</div>'
+
+
+def token_table(texts: dict[str, ScoredText]) -> pd.DataFrame:
+    """Every token of both texts with its probability under both models."""
+    rows = [
+        {"written by": writer, "token": place, "text": piece, "dense": dense, "pruned": pruned}
+        for writer, text in texts.items()
+        for place, (piece, dense, pruned) in enumerate(zip(text.texts, text.dense, text.pruned, strict=True), start=1)
+    ]
+    return pd.DataFrame(rows, columns=["written by", "token", "text", "dense", "pruned"])
+
+
+def text_perplexity(probabilities: tuple[float, ...]) -> float:
+    """exp of the mean negative log-probability; NaN for no token, infinite where one has none."""
+    if not probabilities:
+        return math.nan
+    if min(probabilities) <= 0:
+        return math.inf
+    return math.exp(-sum(map(math.log, probabilities)) / len(probabilities))
+
+
+def share(probability: float) -> str:
+    """E.g. "83 %", "0.4 %", "under 0.01 %"."""
+    if probability < 1e-4:
+        return "under 0.01 %"
+    return f"{100 * probability:.2g} %" if probability < 0.1 else f"{100 * probability:.0f} %"
+
+
+def _style(probability: float, *, line: bool = True) -> str:
+    background = f"background-color: {theme.translucent(theme.ATTENTION, round(STRONGEST * probability, 3))}"
+    return background + ("; border-bottom: 2px dotted currentColor" if line and probability < UNLIKELY else "")

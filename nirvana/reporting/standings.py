@@ -1,0 +1,120 @@
+"""Where a run stands among others of the same model: only numbers measured on the same tokens are compared."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from nirvana.allocation.rules import balance
+from nirvana.evaluation.results import Measurement, Report
+from nirvana.reporting.figures.chart import plus_minus
+from nirvana.reporting.figures.compare import COLLAPSED, SAME_TEXT, pairs
+from nirvana.reporting.text import plain
+from nirvana.runs.comparison import difference
+from nirvana.runs.store import Run
+
+BASELINES = ("random", "magnitude")  # criteria that any other should beat
+SIMILAR = 0.01  # sparsities this close are compared
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What a finished run removed, by which criterion, and what it measured."""
+
+    run_id: str
+    name: str
+    criterion: str
+    sparsity: float
+    balance: str  # how the sparsity was shared out
+    weights: str  # hash of the dense model
+    report: Report
+
+    def perplexities(self) -> list[Measurement]:
+        """Of the pruned model."""
+        return [item for item in self.report.measurements if (item.metric, item.subject) == ("perplexity", "pruned")]
+
+
+class Duel(NamedTuple):
+    """Two runs' perplexities on the same tokens at similar sparsity. `clear`: the interval of the difference excludes
+    zero, window by window where these were kept."""
+
+    other: Standing
+    corpus: str
+    ours: Measurement
+    theirs: Measurement
+
+    @property
+    def lost(self) -> bool:
+        return self.theirs.value < self.ours.value
+
+    @property
+    def clear(self) -> bool:
+        interval = difference(self.ours, self.theirs)
+        return interval is not None and interval.clear
+
+
+def read_standing(run: Run) -> Standing | None:
+    """None until every result is what the run's own recipe asks for."""
+    if run.step_state("evaluate") != "done" or run.step_state("prune") != "done":
+        return None
+    card, plan, report = run.model(), run.plan(), run.report()
+    if card is None or plan is None or report is None:
+        return None
+    choice = run.recipe
+    return Standing(run.id, run.name, choice.saliency.criterion, plan.sparsity, balance(plan), card.hash, report)
+
+
+def duels(mine: Standing, others: Sequence[Standing]) -> list[Duel]:
+    """Every comparison that is fair: same model, same tokens, sparsities within 0.01."""
+    return [
+        Duel(other, str(ours.protocol.get("corpus", "")), ours, theirs)
+        for other in others
+        if other.weights == mine.weights and abs(other.sparsity - mine.sparsity) <= SIMILAR
+        for ours in mine.perplexities()
+        for theirs in other.perplexities()
+        if same_text(ours, theirs) and ours.value > 0 and theirs.value > 0
+    ]
+
+
+def same_text(one: Measurement, other: Measurement) -> bool:
+    return all(one.protocol.get(name) == other.protocol.get(name) for name in SAME_TEXT)
+
+
+def collapses(report: Report, vocabulary: int | None) -> list[str]:
+    """One sentence for each corpus on which the pruned model has broken down, as Markdown."""
+    found = []
+    for pair in pairs(report, "perplexity"):
+        if pair.dense is None or pair.pruned is None:
+            continue
+        value = plus_minus(pair.pruned.value, pair.pruned.standard_error)
+        corpus = plain(pair.corpus)
+        blind = vocabulary is not None and pair.dense.value <= vocabulary < pair.pruned.value
+        if blind or not math.isfinite(pair.pruned.value):
+            guess = f", more than the {vocabulary:,} of guessing blindly among all tokens" if vocabulary else ""
+            found.append(f"On {corpus} the pruned model's perplexity is {value}{guess}: it no longer models language.")
+        elif pair.ratio >= COLLAPSED:
+            found.append(
+                f"On {corpus} the pruned model's perplexity is {value}, {pair.ratio:,.0f} times the dense one's."
+            )
+    return found
+
+
+def lost_to_baselines(found: Sequence[Duel]) -> list[str]:
+    """One sentence for each baseline that does better than this run, as Markdown."""
+    return [_result(duel) for duel in found if duel.other.criterion in BASELINES and duel.lost]
+
+
+def beaten_baselines(found: Sequence[Duel]) -> list[str]:
+    """One sentence for each baseline that does worse, as Markdown."""
+    return [_result(duel) for duel in found if duel.other.criterion in BASELINES and not duel.lost]
+
+
+def _result(duel: Duel) -> str:
+    ours, theirs = (plus_minus(item.value, item.standard_error) for item in (duel.ours, duel.theirs))
+    return (
+        f"On {plain(duel.corpus)} the {plain(duel.other.criterion)} criterion reaches perplexity {theirs} at "
+        f"{duel.other.sparsity:.1%} (run {plain(duel.other.name)}), this run {ours}"
+        + ("." if duel.clear else ", a difference within noise.")
+    )

@@ -1,0 +1,300 @@
+"""What a sweep shows: means and spreads over seeds, and which differences are more than the luck of the draw."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from nirvana.evaluation.intervals import paired_mean
+from nirvana.reporting.figures.chart import plus_minus
+from nirvana.studies.sweep_grid import COLUMNS, Point
+from nirvana.studies.sweep_rows import ACCURACY, Row
+
+OURS = "nirvana"
+SIMILAR = 0.01  # sparsities this close to what was asked for are compared
+
+
+class Way(NamedTuple):
+    """One way to prune, e.g. `Way("taylor", "shared", "gamma 3.36")`: a line in a chart. `column` is one of COLUMNS."""
+
+    criterion: str
+    column: str
+    setting: str
+
+    @property
+    def contest(self) -> str:
+        """Whom it is compared with: all as published, or the same allocation with the same gamma and compensation."""
+        words = [COLUMNS[self.column]] + ([self.setting] if self.column == "shared" and self.setting else [])
+        return ", ".join(words)
+
+    @property
+    def label(self) -> str:
+        return ", ".join([self.criterion, COLUMNS[self.column], *([self.setting] if self.setting else [])])
+
+
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """One way at one sparsity: a number for each seed."""
+
+    way: Way
+    asked: float
+    metric: str
+    rows: Mapping[int, Row]  # by seed
+    values: Mapping[int, float]  # by seed, of the metric
+
+    @property
+    def mean(self) -> float:
+        return float(np.mean(list(self.values.values())))
+
+    @property
+    def spread(self) -> float:
+        """Sample standard deviation over seeds; NaN for a single one."""
+        finite = [value for value in self.values.values() if math.isfinite(value)]
+        return float(np.std(finite, ddof=1)) if len(finite) == len(self.values) > 1 else math.nan
+
+    @property
+    def n(self) -> int:
+        return len(self.values)
+
+    @property
+    def sparsity(self) -> float:
+        """Achieved, averaged over seeds."""
+        return float(np.mean([row.sparsity for row in self.rows.values()]))
+
+    @property
+    def fair(self) -> bool:
+        """Whether as much was removed as was asked for, near enough to be compared."""
+        return all(abs(row.sparsity - self.asked) <= SIMILAR for row in self.rows.values())
+
+
+class Gap(NamedTuple):
+    """How one way differs from another seed by seed: a ratio, or a difference of accuracies; with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+    neutral: float  # 1 for a ratio, 0 for a difference
+
+    @property
+    def clear(self) -> bool:
+        """Whether the interval excludes that there is no difference."""
+        return self.low > self.neutral or self.high < self.neutral
+
+    def __str__(self) -> str:
+        """With as many digits as show which side of no difference it lies on."""
+        ends = [abs(end - self.neutral) for end in self[:3] if math.isfinite(end) and end != self.neutral]
+        small = -math.floor(math.log10(min(ends))) if ends else 0  # decimals up to the first that is not zero
+        if self.neutral:
+            digits = min(max(4, small + 1), 9)
+            return f"{self.value:.{digits}g} times [{self.low:.{digits}g}, {self.high:.{digits}g}]"
+        value, low, high = (f"{100 * end:+.{min(max(1, small - 2), 6)}f}" for end in self[:3])
+        return f"{value} points [{low}, {high}]"
+
+
+HEADINGS = {
+    "beaten": "NIRVANA is beaten",
+    "winner": "Clear winner",
+    "tie": "No clear winner",
+    "unknown": "One seed cannot tell luck from merit",
+}
+
+
+class Verdict(NamedTuple):
+    """Sentences about one contest; `kind` is one of HEADINGS."""
+
+    kind: str
+    text: str
+
+
+def metrics(rows: Iterable[Row]) -> list[str]:
+    """What was measured, perplexities first."""
+    return list(dict.fromkeys(name for row in rows for name in row.values))
+
+
+def words(metric: str) -> str:
+    """In a sentence, e.g. "perplexity on novels", "KL divergence", "accuracy on minimal-pairs"."""
+    return metric.replace(", ", " on ", 1)
+
+
+def title(metric: str) -> str:
+    """As an axis or a table is called, e.g. "Perplexity on novels"."""
+    named = words(metric)
+    return named[0].upper() + named[1:]
+
+
+def higher_is_better(metric: str) -> bool:
+    return metric.startswith(ACCURACY)
+
+
+def ways(point: Point) -> list[Way]:
+    """Which lines a point belongs to: where the published allocation is the shared one, both."""
+    member = {"published": point.as_published, "shared": point.method == "shared"}
+    return [Way(point.criterion, name, point.setting) for name in COLUMNS if member[name]]
+
+
+def cells(rows: Iterable[Row], metric: str) -> list[Cell]:
+    """Every way at every sparsity, as published first, that has a value of `metric`.
+
+    Where no point was computed for the published allocation alone, there is nothing to set side by side, and each is
+    of the same allocation only.
+    """
+    rows = list(rows)
+    both = any(row.point.method == "published" for row in rows)
+    found: dict[tuple[Way, float], dict[int, Row]] = {}
+    for row in rows:
+        if metric in row.values:
+            for way in ways(row.point):
+                if both or way.column == "shared":
+                    found.setdefault((way, row.point.sparsity), {})[row.point.seed] = row
+    made = [
+        Cell(way, asked, metric, by_seed, {seed: row.values[metric].value for seed, row in by_seed.items()})
+        for (way, asked), by_seed in found.items()
+    ]
+    order = list(COLUMNS)
+    return sorted(made, key=lambda cell: (order.index(cell.way.column), cell.way.criterion, cell.way, cell.asked))
+
+
+def paired_gap(one: Cell, other: Cell) -> Gap | None:
+    """`one` over `other` (or less it, for accuracies), on the seeds that both have; None for fewer than two.
+
+    The interval is Student's, of the mean over seeds of the difference; of logarithms, where it is a ratio.
+    """
+    ratio = not higher_is_better(one.metric)
+    pairs = [(one.values[seed], other.values[seed]) for seed in one.values if seed in other.values]
+    if ratio:
+        pairs = [pair for pair in pairs if min(pair) > 0]
+    if len(pairs) < 2 or not np.isfinite(pairs).all():
+        return None
+    one_side, other_side = (np.log(side) if ratio else side for side in np.array(pairs).T)
+    found = paired_mean(one_side, other_side)
+    value, low, high = (math.exp(min(end, 700.0)) if ratio else end for end in found[:3])
+    return Gap(value, low, high, len(pairs), 1.0 if ratio else 0.0)
+
+
+def verdicts(rows: Iterable[Row], metric: str) -> list[Verdict]:
+    """Who wins each contest, where that can be said, and plainly who beats NIRVANA; as Markdown-free sentences."""
+    contests: dict[tuple[float, str], list[Cell]] = {}
+    for cell in cells(rows, metric):
+        contests.setdefault((cell.asked, cell.way.contest), []).append(cell)
+    found = []
+    for (asked, contest), contenders in sorted(contests.items()):
+        fair = [cell for cell in contenders if cell.fair]
+        aside = sorted({cell.way.criterion for cell in contenders if not cell.fair})
+        if len(fair) > 1:
+            where = f"{asked * 100:.3g} %, {contest}"
+            found += _contest(where, fair, metric, aside)
+    return found
+
+
+def _contest(where: str, contenders: Sequence[Cell], metric: str, aside: Sequence[str]) -> list[Verdict]:
+    better = -1 if higher_is_better(metric) else 1
+    ranked = sorted(contenders, key=lambda cell: better * cell.mean)
+    first, others = ranked[0], ranked[1:]
+    gaps = {other.way.criterion: paired_gap(other, first) for other in others}
+    best = f"{first.way.criterion} has the {'highest' if better < 0 else 'lowest'} {words(metric)}, {number(first)}"
+    left_out = f" Left out: {', '.join(aside)}, which removed another share." if aside else ""
+    open_to = [name for name, gap in gaps.items() if gap is None or not gap.clear]
+    if first.n < 2:
+        text = f"{where}: {best}, from one seed. Whether that is luck takes more seeds."
+        found = [Verdict("unknown", text + left_out)]
+    elif open_to:
+        text = f"{where}: {best}, but over {seeds(first.n)} it cannot be told from {_list(open_to)}."
+        found = [Verdict("tie", text + left_out)]
+    else:
+        runner_up = others[0].way.criterion
+        text = f"{where}: {best}. The next, {runner_up}, has {gaps[runner_up]} that, {_over([gaps[runner_up]])}."
+        found = [Verdict("winner", text + left_out)]
+    ours = next((cell for cell in contenders if cell.way.criterion == OURS), None)
+    if ours is not None:
+        against = {cell.way.criterion: paired_gap(cell, ours) for cell in contenders if cell is not ours}
+        beaten = {
+            name: gap
+            for name, gap in against.items()
+            if gap is not None and gap.clear and better * (gap.value - gap.neutral) < 0
+        }
+        if beaten:
+            rivals = ", ".join(f"{name} has {gap} that" for name, gap in beaten.items())
+            text = f"{where}: NIRVANA has {words(metric)} {number(ours)}; {rivals}, {_over(beaten.values())}."
+            found.append(Verdict("beaten", text))
+    return found
+
+
+def _over(gaps: Iterable[Gap | None]) -> str:
+    """On how many seeds that both have the gaps were taken."""
+    counts = sorted({gap.n for gap in gaps if gap is not None})
+    return f"over {seeds(counts[0])}" if len(counts) == 1 else f"over {counts[0]} to {counts[-1]} seeds"
+
+
+def number(cell: Cell) -> str:
+    """A cell's mean with its spread over seeds, e.g. "48.1 ± 0.9", "61.2 ± 0.4 %"."""
+    if higher_is_better(cell.metric):
+        return f"{plus_minus(100 * cell.mean, 100 * cell.spread)} %"
+    return plus_minus(cell.mean, cell.spread)
+
+
+def seeds(count: int) -> str:
+    return f"{count} seed{'' if count == 1 else 's'}"
+
+
+def _list(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"
+
+
+class Line(NamedTuple):
+    """One row of the comparison: a criterion at a sparsity, and its cell in each column, where there is one."""
+
+    criterion: str
+    asked: float
+    cells: Mapping[str, Cell]
+
+
+def comparison(rows: Sequence[Row], metric: str) -> tuple[list[str], list[Line]]:
+    """The columns, "as published" and then "same allocation", for each gamma and compensation; and the lines."""
+    found = cells(rows, metric)
+    settings = list(dict.fromkeys(cell.way.contest for cell in found if cell.way.column == "shared"))
+    short = {settings[0]: COLUMNS["shared"]} if len(settings) == 1 else {name: name for name in settings}
+    columns = [COLUMNS["published"]] * any(cell.way.column == "published" for cell in found) + list(short.values())
+    lines: dict[tuple[str, float], dict[str, Cell]] = {}
+    order = list(dict.fromkeys(row.point.criterion for row in rows))
+    for cell in sorted(found, key=lambda cell: (cell.asked, order.index(cell.way.criterion))):
+        column = COLUMNS["published"] if cell.way.column == "published" else short[cell.way.contest]
+        lines.setdefault((cell.way.criterion, cell.asked), {})[column] = cell
+    return columns, [Line(*key, found) for key, found in lines.items()]
+
+
+def dense_value(rows: Iterable[Row], metric: str) -> tuple[float, float | None] | None:
+    """The dense model's, with its standard error; of KL there is none."""
+    for row in rows:
+        value = row.values.get(metric)
+        if value is not None and value.dense is not None:
+            return value.dense, value.dense_error
+    return None
+
+
+def points_table(rows: Iterable[Row]) -> pd.DataFrame:
+    """Every finished point: its choices, what was measured with standard errors, and its run."""
+    found = []
+    for row in rows:
+        point = row.point
+        line: dict[str, Any] = {
+            "criterion": point.criterion,
+            "allocation": COLUMNS[point.method],
+            "setting": point.setting,
+            "asked": point.sparsity,
+            "seed": point.seed,
+            "sparsity": row.sparsity,
+            "parameters": row.sizes.get("parameters"),
+            "bytes": row.sizes.get("bytes"),
+        }
+        for name, value in row.values.items():
+            line |= {name: value.value, f"{name}, standard error": value.error}
+        for name, pace in row.speed.items():
+            line |= {f"{name}, tokens/s": pace.tokens, f"{name}, times dense": pace.ratio}
+        found.append(line | {"seconds": row.seconds, "failure": row.failure, "run": row.run_id})
+    return pd.DataFrame(found)

@@ -1,0 +1,124 @@
+"""Registry of saliency criteria. A new criterion is one file in this folder and one entry in `CRITERIA`."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+from nirvana.errors import SaliencyError
+
+Published = Literal["shared", "per-layer", "per-layer-middle", "joint", "layers"]
+
+
+class Criterion(NamedTuple):
+    """What is known of a criterion without importing it.
+
+    Attributes:
+        module: has `unit_scores(request: Request) -> Scored`, and is imported when it is first asked for.
+        title: its name in menus.
+        description: what it measures, in one line.
+        published: how its authors allocate sparsity. "shared": attention and MLP each ranked over all layers, their
+            rates tied by gamma. "per-layer": one rate in every layer, ranked within each. "per-layer-middle": the same,
+            but the first few and the last layers are left alone. "joint": heads and neurons in one ranking over all
+            layers, by score for their parameters. "layers": whole layers go.
+        compensation: what its authors do about the units that go.
+        reads: what it takes of the calibration text: nothing, one forward pass, or gradients.
+    """
+
+    module: str
+    title: str
+    description: str
+    published: Published
+    compensation: Literal["none", "bias", "least_squares"] = "none"
+    reads: Literal["nothing", "activations", "gradients"] = "gradients"
+
+
+CRITERIA = {
+    "nirvana": Criterion(
+        "nirvana.saliency.nirvana",
+        "NIRVANA",
+        "first-order change of the output: each vocabulary entry's highest logit over the positions",
+        "shared",
+    ),
+    "nirvana-vocab": Criterion(
+        "nirvana.saliency.nirvana_vocab",
+        "NIRVANA, maximum over the vocabulary",
+        "first-order change of each position's highest logit",
+        "shared",
+    ),
+    "nirvana-per-sample": Criterion(
+        "nirvana.saliency.nirvana_per_sample",
+        "NIRVANA, absolute value per sample",
+        "as NIRVANA, but samples cannot cancel each other; one at a time, so slower",
+        "shared",
+    ),
+    "taylor": Criterion(
+        "nirvana.saliency.taylor",
+        "Taylor (LLM-Pruner)",
+        "first-order change of the language-modelling loss",
+        "per-layer-middle",
+    ),
+    "second-order": Criterion(
+        "nirvana.saliency.second_order",
+        "Second order",
+        "loss that is left when what stays makes up for a unit by least squares; one unit after another, so slower",
+        "shared",
+        "least_squares",
+    ),
+    "flap": Criterion(
+        "nirvana.saliency.flap",
+        "FLAP",
+        "how much what a unit hands on varies around its mean",
+        "joint",
+        "bias",
+        reads="activations",
+    ),
+    "wanda-sp": Criterion(
+        "nirvana.saliency.wanda_sp",
+        "Wanda-sp",
+        "size of the output projection's weights times the norm of what they read",
+        "per-layer",
+        reads="activations",
+    ),
+    "block-influence": Criterion(
+        "nirvana.saliency.block_influence",
+        "Block influence (ShortGPT)",
+        "how far a whole layer turns the hidden states; its units share one score",
+        "layers",
+        reads="activations",
+    ),
+    "magnitude": Criterion(
+        "nirvana.saliency.magnitude",
+        "Magnitude",
+        "size of the weights, without reading text",
+        "per-layer",
+        reads="nothing",
+    ),
+    "random": Criterion(
+        "nirvana.saliency.random", "Random", "a seeded draw, the line to beat", "per-layer", reads="nothing"
+    ),
+}
+
+
+def available() -> list[str]:
+    """Names that `score` takes as its criterion."""
+    return list(CRITERIA)
+
+
+def published_allocation(criterion: str) -> Published:
+    """How the authors of a criterion allocate sparsity (see `Criterion`).
+
+    Raises:
+        SaliencyError: there is no such criterion.
+    """
+    return find_criterion(criterion).published
+
+
+def find_criterion(name: str) -> Criterion:
+    """What is known of a criterion.
+
+    Raises:
+        SaliencyError: there is none of that name.
+    """
+    if name not in CRITERIA:
+        raise SaliencyError(f"There is no criterion {name!r}.", f"Criteria are {', '.join(CRITERIA)}.")
+    return CRITERIA[name]

@@ -1,0 +1,216 @@
+"""`tune`: search for the recipe that changes a model least, by KL on probe text (paper: choice by KL)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from os import PathLike, fspath
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nirvana.calibration.corpora.corpus import Corpus
+from nirvana.errors import NirvanaError, RunError
+from nirvana.progress import ProgressCallback, within
+from nirvana.runs.recipe import Recipe
+from nirvana.runs.validation import check_rates
+from nirvana.studies.search_space import CRITERIA, Choices, Space
+from nirvana.studies.search_trials import Correlation, Trial, append, begin, correlation, ranked, read_trials
+
+if TYPE_CHECKING:
+    from nirvana.models.lm import LM
+    from nirvana.studies.search_objective import Objective
+
+STARTUP = 8  # trials that are drawn at random before the sampler goes by what did well
+NEW_SCORES = 4  # every so many trials may score anew, which takes longest; the others make plans of scores there are
+ATTEMPTS = 24  # at a point that was not tried yet
+MINUTES = 10.0
+BASE = Recipe().change("calibration", samples=48, length=256)
+OnTrial = Callable[[Trial, Trial | None], None]
+
+
+class Tuning:
+    """What a search found: `trials`, the lowest KL first, and `best`, the pruned model of the first of them.
+
+    Attributes:
+        failed: trials that gave no model, with why.
+        settings: what was searched and how it was measured, as JSON values.
+    """
+
+    def __init__(self, trials: Sequence[Trial], settings: dict[str, Any], make: Callable[[Trial], LM]) -> None:
+        self.trials = ranked(trials)
+        self.failed = [trial for trial in trials if trial.failure]
+        self.settings = settings
+        self._make = make
+        self._best: LM | None = None
+
+    @property
+    def best(self) -> LM:
+        """Pruned by the best recipe, which is its `recipe`; made when it is first asked for.
+
+        Raises:
+            RunError: no trial gave a model.
+        """
+        if not self.trials:
+            why = self.failed[0].failure if self.failed else "There was no time for one."
+            raise RunError(f"No trial gave a model. {why}", "Lower the sparsity, or give more minutes.")
+        if self._best is None:
+            self._best = self._make(self.trials[0])
+        return self._best
+
+    def correlation(self) -> Correlation:
+        """Spearman's rank correlation of the trials' KL and perplexity: the paper chooses by one to get the other."""
+        return correlation(self.trials)
+
+    def to_json(self) -> dict[str, Any]:
+        found = self.correlation()
+        return {
+            "settings": self.settings,
+            "trials": [trial.to_json() for trial in self.trials],
+            "failed": [trial.to_json() for trial in self.failed],
+            "correlation": {"spearman": None if found.value != found.value else found.value, "n": found.n},
+        }
+
+
+def tune(
+    lm: LM,
+    corpora: str | PathLike[str] | Corpus | Sequence[str | PathLike[str] | Corpus],
+    sparsity: float,
+    *,
+    minutes: float | None = None,
+    trials: int | None = None,
+    criteria: Sequence[str] = CRITERIA,
+    seed: int = 0,
+    base: Recipe = BASE,
+    folder: str | PathLike[str] | None = None,
+    progress: ProgressCallback | None = None,
+    on_trial: OnTrial | None = None,
+) -> Tuning:
+    """Search criterion, gamma, normalisation, calibration text and seed, compensation and protected layers.
+
+    Each trial prunes once and is measured by its mean KL to `lm` on probes of all texts in equal shares, and by its
+    perplexity on their probe splits. Evaluation splits are not read. The first trials are the paper's recipe and what
+    did well elsewhere; then optuna's TPE sampler suggests. Scores and statistics that were computed once serve all
+    trials, so most of them change only what is made of scores that are there.
+
+    Args:
+        corpora: names, paths or corpora: text to calibrate on, each by itself, all in equal shares, and each pair of
+            three. The best recipe names them, so it runs by itself where names or paths were given.
+        sparsity: of every trial, in (0, 1).
+        minutes: stop when they are over; the trial that runs is finished. 10 where `trials` is not given either.
+        trials: stop after so many, those of an earlier call counted.
+        criteria: to choose from.
+        seed: of the search; with the same trials behind it, it goes on in the same way.
+        base: gives every choice that is not searched, such as samples and length.
+        folder: keeps trials as they are finished; a search that was stopped goes on from it, and one that was asked
+            for something else begins anew.
+        progress: called with the progress within each trial; may raise `Cancelled`, and trials so far are kept.
+        on_trial: called with each trial when it is finished, and the best so far, None where there is none.
+
+    Raises:
+        RunError: there is no text, criterion or budget.
+        PlanError: the sparsity is not in (0, 1), or out of reach with every gamma.
+        CorpusError: a text is not to be had, or too short.
+    """
+    from nirvana.studies.search_objective import Objective
+
+    if minutes is None and trials is None:
+        minutes = MINUTES
+    if (minutes is not None and minutes <= 0) or (trials is not None and trials < 1):
+        raise RunError("A search takes time.", "Give minutes above 0, or 1 trial or more.")
+    check_rates(sparsity, 1.0)
+    given = [corpora] if isinstance(corpora, str | PathLike | Corpus) else list(corpora)
+    texts = {text.name if isinstance(text, Corpus) else fspath(text): text for text in given}
+    if len(texts) < len(given):
+        raise RunError("Two texts have the same name.", "Name each once; give files of one name by their paths.")
+    space = Space(tuple(criteria), tuple(texts), len({site.layer for site in lm.layout}))
+    space.check()
+    start = time.monotonic()
+    objective = Objective(lm, texts, space, sparsity, base, progress)
+    space = replace(space, gammas=objective.gammas(space))
+    settings = objective.settings | {"seed": seed}
+    place = Path(folder) if folder is not None else None
+    done = _resumed(place, settings)
+    objective.known |= {trial.model: trial for trial in done if trial.model}
+    while trials is None or len(done) < trials:
+        if minutes is not None and time.monotonic() - start >= 60 * minutes and done:
+            break
+        choices = suggest(space, done, seed, objective.is_possible)
+        if choices is None:
+            break  # everything was tried
+        label = f"Trial {len(done) + 1}" + (f" of {trials}" if trials else "")
+        trial = objective.measure(
+            1 + max((each.number for each in done), default=-1), choices, within(progress, label, 0, 1)
+        )
+        done.append(trial)
+        if place is not None:
+            append(place, trial)
+        if on_trial is not None:
+            on_trial(trial, next(iter(ranked(done)), None))
+    return Tuning(done, settings, _maker(objective))
+
+
+def suggest(
+    space: Space, done: Sequence[Trial], seed: int, is_possible: Callable[[Choices], bool] = lambda choices: True
+) -> Choices | None:
+    """What to try next, given what was tried: the same for the same trials and seed. None where nothing new is found.
+
+    Scoring takes longest, so unless it is the turn of a new text, seed or criterion, those of the best trial that has
+    the suggested criterion are taken.
+    """
+    first = space.first()
+    tried = {trial.choices for trial in done}
+    for choices in first:
+        if choices not in tried:
+            return choices
+    import optuna
+    from optuna.trial import TrialState, create_trial
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    distributions = space.distributions()
+    sampler: Any = optuna.samplers.TPESampler(seed=seed + 7919 * len(done), n_startup_trials=STARTUP)
+    study = optuna.create_study(sampler=sampler)
+    for trial in done:
+        if not trial.failure:
+            study.add_trial(
+                create_trial(
+                    state=TrialState.COMPLETE,
+                    params=trial.choices.to_json() | {"gamma": space.inside(trial.choices.gamma)},
+                    distributions=distributions,
+                    value=trial.kl,
+                )
+            )
+    good = ranked(done)
+    for _ in range(ATTEMPTS):
+        params = study.ask(distributions).params
+        choices = Choices(**params | {"gamma": space.inside(round(params["gamma"], 2))})
+        if len(done) % NEW_SCORES and good:
+            like = next((trial for trial in good if trial.choices.criterion == choices.criterion), good[0]).choices
+            choices = replace(choices, criterion=like.criterion, corpus=like.corpus, seed=like.seed)
+        if not is_possible(choices):
+            choices = replace(choices, first=0, last=0)
+        if choices not in tried and is_possible(choices):
+            return choices
+    return None
+
+
+def _resumed(folder: Path | None, settings: dict[str, Any]) -> list[Trial]:
+    """The trials of an earlier call that asked for the same; the file is begun where there are none."""
+    if folder is None:
+        return []
+    before, trials = read_trials(folder)
+    if before != settings:
+        trials = []
+    begin(folder, settings, trials)
+    return trials
+
+
+def _maker(objective: Objective) -> Callable[[Trial], LM]:
+    def make(trial: Trial) -> LM:
+        try:
+            recipe = objective.recipe(trial.choices)
+            return replace(objective.prune(recipe), recipe=recipe)
+        except NirvanaError as error:
+            raise RunError(f"The best model cannot be made again: {error}", "Search anew.") from error
+
+    return make

@@ -1,0 +1,184 @@
+"""What a trial measures: KL on probes of all texts, and perplexity on their probe splits."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cached_property
+from os import PathLike, fspath
+from typing import Any
+
+import numpy as np
+
+from nirvana.allocation.allocate import allocate, reachable_sparsity
+from nirvana.allocation.constraints import out_of_reach
+from nirvana.calibration.corpora.corpus import Corpus
+from nirvana.calibration.corpora.registry import mix
+from nirvana.calibration.sampling import sample_calibration, sample_probe
+from nirvana.errors import Cancelled, NirvanaError, PlanError
+from nirvana.evaluation.divergence import DenseReference, dense_reference, divergence
+from nirvana.evaluation.perplexity import check_text, perplexity
+from nirvana.files import json_hash
+from nirvana.models.lm import LM
+from nirvana.plan import PruningPlan
+from nirvana.progress import ProgressCallback, report, within
+from nirvana.runs.cached import open_corpus, score_units
+from nirvana.runs.compensated import Held, pruned_model
+from nirvana.runs.models import Models, numerics
+from nirvana.runs.recipe import EvaluationChoice, Recipe
+from nirvana.runs.validation import check_reachable
+from nirvana.saliency.scores import Saliency
+from nirvana.studies.search_space import Choices, Space
+from nirvana.studies.search_trials import Trial
+
+PROBES, PROBE_LENGTH, PROBE_SEED = 64, 64, 42
+WINDOW, TOKENS = 512, 2_048  # of the perplexity, at most so many tokens of each text
+GAMMA_STEPS = 49  # at which the reach is looked up
+PARTS = 4  # scores, pruning, KL, perplexity
+
+
+class Objective:
+    """Measures trials of one model; holds the texts, the probes, scores, and the statistics that were used last.
+
+    `known` has the trials that measured each model, by `Trial.model`.
+
+    Raises:
+        CorpusError: a text is not to be had, or too short for its samples or probes.
+    """
+
+    def __init__(
+        self,
+        lm: LM,
+        texts: Mapping[str, str | PathLike[str] | Corpus],
+        space: Space,
+        sparsity: float,
+        base: Recipe,
+        progress: ProgressCallback | None = None,
+    ) -> None:
+        self.lm, self.sparsity = lm, sparsity
+        self.base = base.change("model", name=lm.source.name)
+        self.parts = {
+            name: text if isinstance(text, Corpus) else open_corpus(fspath(text), lm, progress)
+            for name, text in texts.items()
+        }
+        mixtures = {name: mix([self.parts[part] for part in parts]) for name, parts in space.mixtures.items()}
+        self.corpora = self.parts | mixtures
+        whole = list(self.corpora.values())[-1]
+        task = self.base.calibration.task
+        self.probe = sample_probe(lm, whole, samples=PROBES, length=PROBE_LENGTH, seed=PROBE_SEED, task=task)
+        self.layers = list(dict.fromkeys(site.layer for site in lm.layout))
+        self.window = min(WINDOW, lm.family.geometry(lm.settings).get("positions", WINDOW))
+        for corpus in self.parts.values():
+            check_text(lm, corpus.split("probe"), window=self.window)
+        settings = {
+            "corpora": {name: corpus.hash for name, corpus in self.parts.items()},
+            "criteria": list(space.criteria),
+            "sparsity": sparsity,
+            "base": self.base.change("evaluation", **vars(EvaluationChoice())).to_json(),  # the rest of it counts
+            "layers": self.layers,
+            "probe": {"samples": PROBES, "length": PROBE_LENGTH, "seed": PROBE_SEED, "hash": self.probe.hash},
+            "perplexity": {"split": "probe", "window": self.window, "max_tokens": TOKENS},
+            **numerics(lm),
+        }
+        self.settings: dict[str, Any] = json.loads(json.dumps(settings))  # as it is read back
+        self.known: dict[str, Trial] = {}
+        self._models = Models()
+        self._saliency: dict[tuple[str, str, int], Saliency] = {}
+        self._statistics = Held()
+
+    @cached_property
+    def reference(self) -> DenseReference:
+        """What the dense model predicts on the probes."""
+        return dense_reference(self.lm, self.probe)
+
+    def recipe(self, choices: Choices) -> Recipe:
+        """The whole recipe of a point."""
+        return choices.recipe(self.base, self.sparsity, self.layers)
+
+    def is_possible(self, choices: Choices) -> bool:
+        """Whether the sparsity is in reach with this gamma and these protected layers."""
+        try:
+            check_reachable(self.recipe(choices).allocation, choices.criterion, self.lm.layout)
+        except PlanError:
+            return False
+        return True
+
+    def gammas(self, space: Space) -> tuple[float, float]:
+        """The lowest and the highest gamma of the space with which the sparsity is in reach, no layer protected.
+
+        Raises:
+            PlanError: there is none.
+        """
+        base = self.base.allocation
+        fixed: dict[str, Any] = {"multiple_of": base.multiple_of, "uniform": base.uniform}
+        tried = [round(float(gamma), 2) for gamma in np.geomspace(*space.gammas, GAMMA_STEPS)]
+        limits = {gamma: reachable_sparsity(self.lm.layout, gamma=gamma, **fixed) for gamma in tried}
+        fitting = [gamma for gamma, limit in limits.items() if limit >= self.sparsity]
+        if not fitting:
+            raise out_of_reach(self.sparsity, max(limits.values()))
+        return fitting[0], fitting[-1]
+
+    def measure(self, number: int, choices: Choices, progress: ProgressCallback | None) -> Trial:
+        """One trial; what cannot be pruned like that is a trial that failed, and no model is measured twice."""
+        start = time.perf_counter()
+        report(progress, "Scores", 0, PARTS)  # at once: of a model that is known nothing else is reported
+        recipe = self.recipe(choices)
+        try:
+            check_reachable(recipe.allocation, choices.criterion, self.lm.layout)
+            plan = self.plan(recipe, within(progress, "Scores", 0, PARTS))
+            model = _model_key(recipe, plan)
+            if model in self.known:
+                seconds = round(time.perf_counter() - start, 2)
+                return replace(self.known[model], number=number, choices=choices, seconds=seconds)
+            small = self._prune(recipe, plan, within(progress, "Pruning", 1, PARTS))
+            comparing = within(progress, "KL", 2, PARTS)
+            found = divergence(self.lm, small, self.probe, reference=self.reference, progress=comparing)
+            read = self._perplexities(small, within(progress, "Perplexity", 3, PARTS))
+        except Cancelled:
+            raise
+        except NirvanaError as error:
+            failure = f"{error.message} {error.hint}".strip()
+            return Trial(number, choices, seconds=round(time.perf_counter() - start, 2), failure=failure)
+        seconds = round(time.perf_counter() - start, 2)
+        trial = Trial(number, choices, found.mean, found.standard_error, read, plan.sparsity, seconds, model=model)
+        self.known[model] = trial
+        return trial
+
+    def plan(self, recipe: Recipe, progress: ProgressCallback | None = None) -> PruningPlan:
+        """The plan of a recipe, as the pipeline makes it."""
+        choice, criterion = recipe.calibration, recipe.saliency.criterion
+        key = (criterion, choice.corpus, choice.seed)
+        if key not in self._saliency:
+            drawn = {"samples": choice.samples, "length": choice.length, "seed": choice.seed, "task": choice.task}
+            calibration = sample_calibration(self.lm, self.corpora[choice.corpus], **drawn)  # type: ignore[arg-type]
+            self._saliency[key] = score_units(criterion, self.lm, calibration, progress)[0]
+        return allocate(self._saliency[key], **vars(recipe.allocation))
+
+    def prune(self, recipe: Recipe) -> LM:
+        """The pruned model of a recipe, the caller's to keep."""
+        small = self._prune(recipe, self.plan(recipe), None)
+        self._models = Models()  # which would unload it when the next is made
+        return small
+
+    def _prune(self, recipe: Recipe, plan: PruningPlan, progress: ProgressCallback | None) -> LM:
+        corpus = self.corpora[recipe.calibration.corpus]
+        held = self._statistics
+        return pruned_model(recipe, self._models, self.lm, plan, corpus=corpus, held=held, progress=progress)[0]
+
+    def _perplexities(self, small: LM, progress: ProgressCallback | None) -> dict[str, list[float]]:
+        found, task = {}, self.base.calibration.task
+        for part, (name, corpus) in enumerate(self.parts.items()):
+            reading = within(progress, name, part, len(self.parts))
+            split = corpus.split("probe")
+            got = perplexity(small, split, window=self.window, max_tokens=TOKENS, task=task, progress=reading)
+            found[name] = [got.value, got.standard_error]
+        return found
+
+
+def _model_key(recipe: Recipe, plan: PruningPlan) -> str:
+    """What tells the pruned models of one search apart: the units that stay, and the compensation with its text."""
+    kept = {site.key: units.tolist() for site, units in plan.items()}
+    text = recipe.calibration.corpus if recipe.prune.compensation != "none" else ""
+    return json_hash([kept, recipe.prune.compensation, text])[:16]

@@ -1,0 +1,138 @@
+"""What a trial chooses, where it may choose from, and the recipe that it means."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import combinations
+from typing import Any
+
+from nirvana.calibration.corpora.mixture import PLUS
+from nirvana.compensation import METHODS
+from nirvana.errors import RunError
+from nirvana.runs.presets import PRESETS
+from nirvana.runs.recipe import Recipe
+from nirvana.saliency.criteria import find_criterion
+
+CRITERIA = ("nirvana", "taylor", "second-order", "flap")
+GAMMAS = (1.0, 16.0)
+SEEDS = (0, 1, 2)
+MOST_PROTECTED, SHARE = 3, 8  # layers at either end: at most 3, and an eighth of all
+
+
+@dataclass(frozen=True)
+class Choices:
+    """One point of the search. `first` and `last`: how many layers at either end keep all their units."""
+
+    criterion: str
+    corpus: str
+    seed: int
+    gamma: float
+    normalisation: float
+    compensation: str
+    first: int = 0
+    last: int = 0
+
+    @property
+    def scored(self) -> tuple[str, str, int]:
+        """What the scores depend on: criterion, text and seed."""
+        return self.criterion, self.corpus, self.seed
+
+    def recipe(self, base: Recipe, sparsity: float, layers: Sequence[int]) -> Recipe:
+        """The recipe of this point; what is not chosen is as in `base`.
+
+        Args:
+            layers: the model's layers in order, of which the ends are protected.
+        """
+        protected = sorted({*layers[: self.first], *layers[len(layers) - self.last :]})
+        drawn = base.change("calibration", corpus=self.corpus, seed=self.seed, candidates=1, alternatives=())
+        scored = drawn.change("saliency", criterion=self.criterion)
+        allocated = scored.change(
+            "allocation",
+            sparsity=sparsity,
+            gamma=self.gamma,
+            normalisation=self.normalisation,
+            protected=tuple(protected),
+            method="shared",
+        )
+        return allocated.change("prune", compensation=self.compensation)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Choices:
+        return cls(**data)
+
+
+@dataclass(frozen=True)
+class Space:
+    """What is searched: `criteria`; `corpora`, the names of texts, with their mixtures; `gammas`, from and to.
+
+    `layers`: how many the model has.
+    """
+
+    criteria: tuple[str, ...]
+    corpora: tuple[str, ...]
+    layers: int
+    gammas: tuple[float, float] = GAMMAS
+
+    @property
+    def mixtures(self) -> dict[str, tuple[str, ...]]:
+        """Name -> texts in equal shares: each pair of three, and last all."""
+        pairs = list(combinations(self.corpora, 2)) if len(self.corpora) == 3 else []
+        wanted = [*pairs, self.corpora] if len(self.corpora) > 1 else []
+        return {PLUS.join(names): names for names in wanted}
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """Each text by itself, then the mixtures."""
+        return (*self.corpora, *self.mixtures)
+
+    def inside(self, gamma: float) -> float:
+        """The nearest gamma that is searched."""
+        return min(max(gamma, self.gammas[0]), self.gammas[1])
+
+    def check(self) -> None:
+        """Refuse what cannot be searched.
+
+        Raises:
+            RunError: there is no text or criterion.
+            SaliencyError: a criterion is unknown.
+        """
+        if not self.corpora:
+            raise RunError("There is no text to calibrate on.", "Name a corpus or more.")
+        if not self.criteria:
+            raise RunError("There is no criterion to try.", f"Name some, e.g. {', '.join(CRITERIA)}.")
+        for name in self.criteria:
+            find_criterion(name)
+
+    def first(self) -> list[Choices]:
+        """Points that are tried before any are suggested: the paper's recipe, and each other criterion with what did
+        well elsewhere."""
+        paper, good = PRESETS["paper"].recipe, PRESETS["recommended"].recipe
+        criterion = paper.saliency.criterion if paper.saliency.criterion in self.criteria else self.criteria[0]
+        published = Choices(criterion, self.corpora[0], 0, paper.allocation.gamma, 0.0, paper.prune.compensation)
+        order = dict.fromkeys((good.saliency.criterion, "taylor", *self.criteria))
+        others = [name for name in order if name in self.criteria and name != criterion]
+        strong = [
+            Choices(name, self.texts[-1], 0, self.inside(good.allocation.gamma), 0.0, good.prune.compensation)
+            for name in others or [criterion]
+        ]
+        return list(dict.fromkeys([published, *strong]))
+
+    def distributions(self) -> dict[str, Any]:
+        """Name of a choice -> optuna's distribution of it."""
+        from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+        most = min(MOST_PROTECTED, self.layers // SHARE)
+        return {
+            "criterion": CategoricalDistribution(self.criteria),
+            "corpus": CategoricalDistribution(self.texts),
+            "seed": CategoricalDistribution(SEEDS),
+            "gamma": FloatDistribution(*self.gammas, log=True),
+            "normalisation": FloatDistribution(0.0, 1.0, step=0.25),
+            "compensation": CategoricalDistribution(METHODS),
+            "first": IntDistribution(0, most),
+            "last": IntDistribution(0, most),
+        }

@@ -1,0 +1,116 @@
+"""The trials of a search, one JSON line each in a file that is there while the search goes on, and after it stopped."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nirvana.files import append_line, write_bytes
+from nirvana.saliency.agreement import rank_correlation
+from nirvana.studies.search_space import Choices
+
+FILE = "tuning.jsonl"
+FEWEST = 4  # trials that a correlation is told of
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One pruned model of a search.
+
+    Attributes:
+        number: in the order of the search, from 0.
+        kl: mean KL( dense || pruned ) on the probes in nats, with `kl_error`, its standard error; NaN where it failed.
+        perplexity: text -> of its probe split, [value, standard error].
+        sparsity: achieved.
+        seconds: what the trial took.
+        failure: why there is no pruned model; empty where there is one.
+        model: the same for trials that make the same model, though their choices differ.
+    """
+
+    number: int
+    choices: Choices
+    kl: float = math.nan
+    kl_error: float = math.nan
+    perplexity: dict[str, list[float]] = field(default_factory=dict)
+    sparsity: float = math.nan
+    seconds: float = 0.0
+    failure: str = ""
+    model: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        return {name: None if value != value else value for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Trial:
+        numbers = {name: math.nan if data[name] is None else data[name] for name in ("kl", "kl_error", "sparsity")}
+        return cls(**{**data, **numbers, "choices": Choices.from_json(data["choices"])})
+
+
+def ranked(trials: Sequence[Trial]) -> list[Trial]:
+    """The lowest KL first; those that failed are left out."""
+    return sorted((trial for trial in trials if not trial.failure), key=lambda trial: (trial.kl, trial.number))
+
+
+@dataclass(frozen=True)
+class Correlation:
+    """Spearman's rank correlation of KL and perplexity over `n` models; NaN for too few of them."""
+
+    value: float
+    n: int
+
+
+def correlation(trials: Sequence[Trial]) -> Correlation:
+    """Of the KL with the perplexity, the geometric mean over the texts: the paper claims that one tells the other."""
+    measured = [trial for trial in trials if not trial.failure and trial.perplexity]
+    found = list({trial.model or trial.number: trial for trial in measured}.values())
+    if len(found) < FEWEST:
+        return Correlation(math.nan, len(found))
+    pairs = np.array([(trial.kl, mean_perplexity(trial)) for trial in found])
+    return Correlation(rank_correlation(*pairs.T), len(found))
+
+
+def mean_perplexity(trial: Trial) -> float:
+    """The geometric mean over the texts."""
+    return float(np.exp(np.mean([math.log(value) for value, _ in trial.perplexity.values()])))
+
+
+def read_trials(folder: Path) -> tuple[dict[str, Any] | None, list[Trial]]:
+    """What a search was asked for, and its trials so far; a line that was cut off is left out."""
+    try:
+        lines = (folder / FILE).read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return None, []
+    settings, trials = None, []
+    for line in lines:
+        try:
+            data = json.loads(line)
+            if settings is None:
+                settings = dict(data["settings"])
+            else:
+                trials.append(Trial.from_json(data))
+        except (ValueError, KeyError, TypeError) as error:
+            log.warning("A trial in %s cannot be read: %s", folder, error)
+    return settings, trials
+
+
+def begin(folder: Path, settings: Mapping[str, Any], trials: Sequence[Trial] = ()) -> None:
+    """Start the file anew, with the trials that still count."""
+    lines = [json.dumps({"settings": settings}), *(json.dumps(trial.to_json()) for trial in trials)]
+    write_bytes(folder / FILE, ("\n".join(lines) + "\n").encode())
+
+
+def append(folder: Path, trial: Trial) -> None:
+    """Keep a trial.
+
+    Raises:
+        NirvanaError: the disk is full or the folder cannot be written.
+    """
+    append_line(folder / FILE, json.dumps(trial.to_json()))

@@ -1,0 +1,194 @@
+"""The finished points of a sweep, one JSON line each in the folder of its run, readable while it goes on. No torch."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from nirvana.errors import NirvanaError, RunError
+from nirvana.evaluation.results import Measurement, Report
+from nirvana.evaluation.speed_report import SpeedReport
+from nirvana.evaluation.zero_shot.results import ACCURACIES
+from nirvana.evaluation.zero_shot.tasks import MINIMAL_PAIRS
+from nirvana.files import append_line, read_json, write_json
+from nirvana.runs.run import Run
+from nirvana.studies.sweep_grid import Grid, Point
+
+ROWS, GRID = "sweep.jsonl", "sweep.json"
+ACCURACY = ACCURACIES["acc"]
+log = logging.getLogger(__name__)
+
+
+class Value(NamedTuple):
+    """A measured number, its standard error over text or items (None where unknown), and the dense model's."""
+
+    value: float
+    error: float | None
+    dense: float | None
+    dense_error: float | None
+
+
+class Pace(NamedTuple):
+    """Tokens a second of the pruned model, and how many times as fast as the dense one it is, turn by turn."""
+
+    tokens: float
+    dense: float
+    ratio: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Row:
+    """One finished point.
+
+    Attributes:
+        run_id: the run that holds everything of it; empty where it failed before there was one.
+        fingerprint: of that run's recipe.
+        weights: hash of the dense model; empty where it failed.
+        failure: why there is no pruned model, and what to do; empty where there is one.
+        sparsity: achieved.
+        sizes: "parameters" and "bytes" of the pruned model, and "dense parameters", "dense bytes".
+        values: what was measured, e.g. "perplexity, novels", "KL divergence", "accuracy, minimal-pairs".
+        speed: "prefill" and "decode", where speed was asked for.
+        finished: seconds since 1970.
+    """
+
+    point: Point
+    run_id: str = ""
+    fingerprint: str = ""
+    weights: str = ""
+    failure: str = ""
+    seconds: float = 0.0
+    sparsity: float = float("nan")
+    sizes: Mapping[str, float] = field(default_factory=dict)
+    values: Mapping[str, Value] = field(default_factory=dict)
+    speed: Mapping[str, Pace] = field(default_factory=dict)
+    finished: float = 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self) | {
+            "point": self.point.to_json(),
+            "values": {name: list(value) for name, value in self.values.items()},
+            "speed": {name: list(pace) for name, pace in self.speed.items()},
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Row:
+        values = {name: Value(*value) for name, value in data["values"].items()}
+        speed = {name: Pace(*pace) for name, pace in data["speed"].items()}
+        return cls(**{**data, "point": Point.from_json(data["point"]), "values": values, "speed": speed})
+
+
+def row_of(point: Point, run: Run, seconds: float, speed: SpeedReport | None = None) -> Row:
+    """The row of a point whose run is done.
+
+    Raises:
+        RunError: a result of the run is damaged.
+    """
+    card, plan, summary, report = run.model(), run.plan(), run.pruned(), run.report()
+    if card is None or plan is None or summary is None or report is None:
+        raise RunError("A result of this point is damaged.", "Continue the sweep: it is computed again.")
+    sizes = {"parameters": summary.parameters["pruned"], "dense parameters": summary.parameters["dense"]}
+    sizes |= {"bytes": summary.weight_bytes["pruned"], "dense bytes": summary.weight_bytes["dense"]}
+    return Row(
+        point,
+        run.id,
+        run.recipe.fingerprint("evaluate"),
+        card.hash,
+        seconds=seconds,
+        sparsity=plan.sparsity,
+        sizes=sizes,
+        values=_values(report),
+        speed={name: _pace(speed, name) for name in ("prefill", "decode")} if speed else {},
+        finished=time.time(),
+    )
+
+
+def _values(report: Report) -> dict[str, Value]:
+    """Perplexities, KL and accuracies of whole tasks, under the names that charts and tables show."""
+    found: dict[str, dict[str, Measurement]] = {}
+    for item in report.measurements:
+        if item.metric == "perplexity":
+            name = f"perplexity, {Path(str(item.protocol.get('corpus'))).name}"
+        elif item.metric == "KL divergence":
+            name = item.metric
+        elif item.metric == ACCURACY and not str(item.protocol.get("task")).startswith(f"{MINIMAL_PAIRS}/"):
+            name = f"accuracy, {Path(str(item.protocol.get('task'))).name}"
+        else:
+            continue
+        found.setdefault(name, {}).setdefault(item.subject, item)
+    values = {}
+    for name, sides in found.items():
+        if "pruned" in sides:
+            dense, pruned = sides.get("dense"), sides["pruned"]
+            known = (dense.value, dense.standard_error) if dense else (None, None)
+            values[name] = Value(pruned.value, pruned.standard_error, *known)
+    return values
+
+
+def _pace(report: SpeedReport, metric: str) -> Pace:
+    ratio = report.ratio("pruned", metric)
+    own, dense = (getattr(report.models[name], metric).median for name in ("pruned", "dense"))
+    return Pace(own, dense, ratio.median, ratio.low, ratio.high)
+
+
+def append_row(run: Run, row: Row) -> None:
+    """Keep a row; one that a killed program left half written is ended first, and counts for nothing.
+
+    Raises:
+        NirvanaError: the disk is full or the folder cannot be written.
+    """
+    append_line(run.folder / ROWS, json.dumps(row.to_json(), ensure_ascii=False))
+
+
+def read_rows(run: Run) -> list[Row]:
+    """The newest row of each point, in the order they were first finished.
+
+    Left out are rows whose run was deleted, and those around another recipe or other weights than the newest.
+    """
+    try:
+        lines = (run.folder / ROWS).read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError) as error:
+        log.warning("%s cannot be read: %s", run.folder / ROWS, error)
+        return []
+    found: dict[Point, Row] = {}
+    weights = ""
+    for line in lines:
+        try:
+            row = Row.from_json(json.loads(line))
+            current = row.fingerprint == row.point.recipe(run.recipe).fingerprint("evaluate")
+        except (ValueError, KeyError, TypeError, NirvanaError):
+            continue  # half written when the program was killed, or by other code than this
+        there = not row.run_id or (run.folder.parent / row.run_id).is_dir()
+        if current and there:
+            weights = row.weights or weights
+            found[row.point] = row
+    return [row for row in found.values() if row.weights in ("", weights)]
+
+
+def write_grid(run: Run, grid: Grid) -> None:
+    """Keep what was last asked for with the run.
+
+    Raises:
+        NirvanaError: the disk is full or the folder cannot be written.
+    """
+    write_json(run.folder / GRID, grid.to_json())
+
+
+def read_grid(run: Run) -> Grid | None:
+    """What was last asked for; None where no sweep was started."""
+    try:
+        return Grid.from_json(read_json(run.folder / GRID))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError, RunError) as error:
+        log.warning("%s cannot be read: %s", run.folder / GRID, error)
+        return None

@@ -1,1 +1,0 @@
-"""The dashboard's state, figures and panels. Imports no torch."""
