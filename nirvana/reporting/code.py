@@ -6,7 +6,6 @@ import json
 import math
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pprint import pformat
 
 from nirvana.calibration.corpora.mixture import part_names
@@ -238,10 +237,11 @@ def sweep_command(recipe: Recipe, grid: Grid) -> str:
 def _around(recipe: Recipe) -> Recipe:
     """What a sweep takes of a recipe: neither what the grid says instead, nor how one calibration set is chosen."""
     default, kept = Recipe(), recipe.calibration
-    made = replace(recipe, saliency=default.saliency)
-    made = replace(made, calibration=replace(default.calibration, **{name: getattr(kept, name) for name in DRAWN}))
+    made = recipe.with_values(saliency=default.saliency)
+    drawn = {name: getattr(kept, name) for name in DRAWN}
+    made = made.with_values(calibration=default.calibration.with_values(**drawn))
     allocation = {name: getattr(recipe.allocation, name) for name in ("multiple_of", "protected", "uniform")}
-    made = replace(made, allocation=replace(default.allocation, **allocation))
+    made = made.with_values(allocation=default.allocation.with_values(**allocation))
     return made.change("prune", compensation=default.prune.compensation)
 
 

@@ -1,59 +1,91 @@
-"""A recipe: everything that determines a run, and the fingerprints that say which results still hold."""
+"""A recipe: everything that determines a run, and the fingerprints by which results are known to be current."""
 
 from __future__ import annotations
 
-import dataclasses
-import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
 from pathlib import PurePath
-from typing import Any, get_type_hints
+from typing import Any, ClassVar
 
+from pydantic import Field
+
+from nirvana.allocation.rules import METHODS
 from nirvana.calibration.corpora.mixture import PLUS, part_names
-from nirvana.errors import RunError
+from nirvana.calibration.tasks import TASKS
+from nirvana.compensation import METHODS as COMPENSATIONS
+from nirvana.errors import CompensationError, CorpusError, ModelError, NirvanaError, PlanError, SaliencyError
+from nirvana.evaluation.zero_shot.tasks import MAX_ITEMS
 from nirvana.files import json_hash
+from nirvana.saliency.criteria import CRITERIA, available
+from nirvana.schema import Extended, Many, Schema, option
 
 STEPS = ("model", "calibration", "saliency", "allocation", "prune", "evaluate")
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+LAST_SEED = 2**63 - 1
+CRITERIA_HELP = "; ".join(f"{name}: {criterion.description}" for name, criterion in CRITERIA.items())
 
 
-@dataclass(frozen=True)
-class ModelChoice:
-    """`name`: a built-in name, hub id, folder or .gguf file."""
+class ModelChoice(Schema):
+    """The model: a built-in name, hub id, folder or .gguf file, and where it runs."""
 
-    name: str = "smollm2-135m"
-    device: str = "auto"
-    dtype: str = "auto"
+    section: ClassVar[str] = "model"
+    error: ClassVar[type[NirvanaError]] = ModelError
+
+    name: str = option("smollm2-135m", "--model", "built-in name, hub id, folder or .gguf file")
+    device: str = option("auto", "--device", "auto, cpu, cuda, cuda:1 or mps")
+    dtype: str = option("auto", "--dtype", "number format of the weights", choices=lambda: DTYPES)
 
 
-@dataclass(frozen=True)
-class CalibrationChoice:
-    """How calibration text is drawn and, with more than one candidate, chosen by KL.
+class CalibrationChoice(Schema):
+    """Calibration text, how it is drawn and, with more than one candidate, chosen by KL.
 
-    The sparsity, gamma and criterion of the trial prunings are fixed here, so that moving the allocation sliders
-    afterwards does not ask for a new choice. `task` is what an encoder-decoder is asked about the text, here and in
-    the comparison: "auto" or one of `nirvana.calibration.tasks.TASKS`.
+    The sparsity, gamma and criterion of the trial prunings are fixed here, so that a change of the allocation does not
+    ask for a new choice. `task` is the training task of an encoder-decoder, here and in the evaluation.
 
     With `alternatives`, KL chooses among `corpus` and those texts, each with `candidates` seeds, and with `mixtures`
-    among these in equal shares too. `trial_method` and what follows it are as in `AllocationChoice`.
+    among uniform mixtures of them too. `trial_method` and the fields after it are as in `AllocationChoice`.
     """
 
-    corpus: str = "python-docs"
-    candidates: int = 4
-    samples: int = 32
-    length: int = 128
-    seed: int = 0
-    probe_samples: int = 128
-    probe_length: int = 64
-    probe_seed: int = 42
-    trial_criterion: str = "nirvana"
-    trial_sparsity: float = 0.2
-    trial_gamma: float = 3.36
-    task: str = "auto"
-    alternatives: tuple[str, ...] = ()
-    mixtures: bool = False
-    trial_method: str = "shared"
-    trial_protected: tuple[int, ...] = ()
-    trial_normalisation: float = 0.0
+    section: ClassVar[str] = "calibration"
+
+    corpus: str = option(
+        "python-docs",
+        "--corpus",
+        "calibration text: a name that `corpora` lists, a file, or a uniform mixture, 'first + second'",
+        error=CorpusError,
+    )
+    candidates: int = option(4, "--candidates", "sets of each text to choose from by KL; 1 draws one", ge=1, le=64)
+    samples: int = option(32, "--samples", "windows in a calibration set", ge=1, le=4096)
+    length: int = option(128, "--length", "tokens in a window", ge=2, le=32_768)
+    seed: int = option(0, "--seed", "seed of the calibration sets", ge=0, le=LAST_SEED)
+    probe_samples: int = option(128, "--probe-samples", "windows on which KL is measured", ge=1, le=4096)
+    probe_length: int = option(64, "--probe-length", "tokens in a probe", ge=2, le=32_768)
+    probe_seed: int = option(42, "--probe-seed", "seed of the probes", ge=0, le=LAST_SEED)
+    trial_criterion: str = option(
+        "nirvana", "--trial-criterion", "criterion of the trial prunings", choices=available, error=SaliencyError
+    )
+    trial_sparsity: float = option(
+        0.2, "--trial-sparsity", "sparsity of the trial prunings", gt=0, lt=1, error=PlanError
+    )
+    trial_gamma: Extended = option(3.36, "--trial-gamma", "gamma of the trial prunings", ge=0, error=PlanError)
+    task: str = option(
+        "auto",
+        "--task",
+        "task of an encoder-decoder",
+        choices=lambda: ("auto", *TASKS),
+        error=CorpusError,
+    )
+    alternatives: Many[str] = option(
+        (), "--or-corpus", "further text among which KL chooses; may be repeated", error=CorpusError
+    )
+    mixtures: bool = option(False, "--mixtures", "let KL choose uniform mixtures of these texts as well")
+    trial_method: str = option(
+        "shared", "--trial-allocation", "allocation of the trial prunings", choices=lambda: METHODS, error=PlanError
+    )
+    trial_protected: Many[int] = option(
+        (), "--trial-protect", "layer that the trial prunings keep whole; may be repeated", ge=0, error=PlanError
+    )
+    trial_normalisation: float = option(
+        0.0, "--trial-normalisation", "score normalisation exponent of the trial prunings", ge=0, le=1, error=PlanError
+    )
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -62,92 +94,104 @@ class CalibrationChoice:
 
     @property
     def trials(self) -> int:
-        """How many sets are tried, at most: a mixture that is among the texts already is not tried twice."""
+        """Number of trial sets, at most: a mixture that is among the texts already is not tried twice."""
         texts = len(self.texts)
         mixed = {1: 0, 2: 1, 3: 4}.get(texts, 1) if self.mixtures else 0
         return self.candidates * (texts + mixed)
 
 
-@dataclass(frozen=True)
-class SaliencyChoice:
-    """`criterion`: one of `nirvana.saliency.available()`."""
+class SaliencyChoice(Schema):
+    """The criterion, one of `nirvana.saliency.criteria.available()`."""
 
-    criterion: str = "nirvana"
+    section: ClassVar[str] = "saliency"
+    error: ClassVar[type[NirvanaError]] = SaliencyError
+
+    criterion: str = option(
+        "nirvana", "--criterion", f"criterion that scores the units. {CRITERIA_HELP}", choices=available
+    )
 
 
-@dataclass(frozen=True)
-class AllocationChoice:
-    """`protected`: original indices of layers that keep all their units. `uniform`: equal widths in all layers.
+class AllocationChoice(Schema):
+    """Sparsity and its distribution over layers and modules; see `nirvana.allocate`.
 
-    `method`: "shared" ranks globally and balances attention and MLP by gamma; "published" is what the criterion's
-    authors do. `normalisation`: how far layers' scores are brought to the same mean before (see `allocate`).
+    `method`: "shared" ranks globally and balances attention and MLP by gamma; "published" is the allocation of the
+    criterion's authors.
     """
 
-    sparsity: float = 0.2
-    gamma: float = 3.36
-    multiple_of: int = 8
-    protected: tuple[int, ...] = ()
-    uniform: bool = False
-    method: str = "shared"
-    normalisation: float = 0.0
+    section: ClassVar[str] = "allocation"
+    error: ClassVar[type[NirvanaError]] = PlanError
+
+    sparsity: float = option(0.2, "--sparsity", "share of attention and MLP weights to remove", gt=0, lt=1)
+    gamma: Extended = option(3.36, "--gamma", "MLP pruning rate over attention pruning rate, from 0 to inf", ge=0)
+    multiple_of: int = option(8, "--multiple-of", "MLP widths stay multiples of this", ge=1, le=65_536)
+    protected: Many[int] = option((), "--protect", "layer that keeps all its units; may be repeated", ge=0)
+    uniform: bool = option(False, "--uniform", "equal widths in all layers")
+    method: str = option("shared", "--allocation", "allocation rule", choices=lambda: METHODS)
+    normalisation: float = option(0.0, "--normalisation", "score normalisation exponent (0 = off)", ge=0, le=1)
 
 
-@dataclass(frozen=True)
-class PruneChoice:
-    """How the output projections make up for what goes: "none", "bias" or "least_squares".
+class PruneChoice(Schema):
+    """Compensation of the output projections, and the calibration statistics that it is computed from.
 
-    The statistics that this takes are of `samples` windows of `length` tokens, drawn with `seed` from the calibration
-    text.
+    The statistics are of `samples` windows of `length` tokens, drawn with `seed` from the calibration text.
     """
 
-    compensation: str = "none"
-    samples: int = 96
-    length: int = 256
-    seed: int = 1
+    section: ClassVar[str] = "prune"
+
+    compensation: str = option(
+        "none",
+        "--compensation",
+        "compensation of the output projections",
+        choices=lambda: COMPENSATIONS,
+        error=CompensationError,
+    )
+    samples: int = option(96, "--statistics-samples", "windows of the compensation's statistics", ge=1, le=65_536)
+    length: int = option(256, "--statistics-length", "tokens in such a window", ge=2, le=32_768)
+    seed: int = option(1, "--statistics-seed", "seed of these windows", ge=0, le=LAST_SEED)
 
 
-@dataclass(frozen=True)
-class EvaluationChoice:
-    """Perplexity protocol, over the evaluation split of each corpus, and zero-shot tasks.
+class EvaluationChoice(Schema):
+    """Protocol of perplexity, over the evaluation split of each corpus, and zero-shot tasks.
 
     `zero_shot` names tasks (see `nirvana.evaluation.zero_shot`), of each of which the first `zero_shot_items` items are
     asked; 0 asks all.
     """
 
-    corpora: tuple[str, ...] = ("python-docs", "library-docs")
-    window: int = 512
-    max_tokens: int = 16_384
-    zero_shot: tuple[str, ...] = ()
-    zero_shot_items: int = 0
+    section: ClassVar[str] = "evaluation"
+
+    corpora: Many[str] = option(
+        ("python-docs", "library-docs"), "--evaluate-on", "corpus of the perplexity; may be repeated", error=CorpusError
+    )
+    window: int = option(512, "--window", "tokens in a window of the perplexity", ge=2, le=131_072)
+    max_tokens: int = option(16_384, "--max-tokens", "tokens read of each evaluation corpus", ge=2, le=1 << 30)
+    zero_shot: Many[str] = option(
+        (), "--zero-shot", "minimal-pairs, a hub task such as piqa, a .jsonl file or folder; may be repeated"
+    )
+    zero_shot_items: int = option(0, "--zero-shot-items", "items asked of each task; 0 asks all", ge=0, le=MAX_ITEMS)
 
 
-@dataclass(frozen=True)
-class Recipe:
+class Recipe(Schema):
     """One section a step, e.g. `Recipe(allocation=AllocationChoice(sparsity=0.3))`."""
 
-    model: ModelChoice = field(default_factory=ModelChoice)
-    calibration: CalibrationChoice = field(default_factory=CalibrationChoice)
-    saliency: SaliencyChoice = field(default_factory=SaliencyChoice)
-    allocation: AllocationChoice = field(default_factory=AllocationChoice)
-    prune: PruneChoice = field(default_factory=PruneChoice)
-    evaluation: EvaluationChoice = field(default_factory=EvaluationChoice)
+    model: ModelChoice = Field(default_factory=ModelChoice)
+    calibration: CalibrationChoice = Field(default_factory=CalibrationChoice)
+    saliency: SaliencyChoice = Field(default_factory=SaliencyChoice)
+    allocation: AllocationChoice = Field(default_factory=AllocationChoice)
+    prune: PruneChoice = Field(default_factory=PruneChoice)
+    evaluation: EvaluationChoice = Field(default_factory=EvaluationChoice)
 
     def fingerprint(self, step: str) -> str:
         """Hash of every choice that the result of `step` depends on; equal fingerprints, equal results."""
-        sections = {
-            "model": ("model",),
-            "calibration": ("model", "calibration"),
-            "saliency": ("model", "calibration", "saliency"),
-            "allocation": ("model", "calibration", "saliency", "allocation"),
-            "prune": ("model", "calibration", "saliency", "allocation", "prune"),
-            "evaluate": ("model", "calibration", "saliency", "allocation", "prune", "evaluation"),
-        }[step]
         data = self.to_json()
-        return json_hash({section: data[section] for section in sections})
+        return json_hash({section: data[section] for section in list(data)[: STEPS.index(step) + 1]})
 
     def change(self, section: str, **values: Any) -> Recipe:
-        """A copy with some values of one section changed, e.g. `recipe.change("allocation", gamma=3.0)`."""
-        return replace(self, **{section: replace(getattr(self, section), **values)})
+        """A copy with some values of one section changed, e.g. `recipe.change("allocation", gamma=3.0)`.
+
+        Raises:
+            NirvanaError: a value has the wrong type or is out of range.
+        """
+        return self.with_values(**{section: getattr(self, section).with_values(**values)})
 
     def portable(self) -> Recipe:
         """A copy to hand on: files are named without the folders that they lie in here."""
@@ -156,29 +200,18 @@ class Recipe:
         first, *others = map(_bare, self.calibration.texts)
         return copy.change("calibration", corpus=first, alternatives=tuple(others))
 
-    def to_json(self) -> dict[str, Any]:
-        data = asdict(self)
-        for section, name in (("calibration", "trial_gamma"), ("allocation", "gamma")):
-            if math.isinf(data[section][name]):
-                data[section][name] = "inf"
-        return data
 
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Recipe:
-        """Read a recipe; sections and values that are left out take their defaults.
-
-        Raises:
-            RunError: a section or value is unknown or has the wrong type.
-        """
-        if not isinstance(data, Mapping):
-            raise RunError("A recipe must be an object.", "See the recipe format in the README.")
-        types = get_type_hints(cls)
-        unknown = set(data) - set(types)
-        if unknown:
-            raise RunError(
-                f"Unknown recipe section: {', '.join(sorted(unknown))}.", f"Sections are {', '.join(types)}."
-            )
-        return cls(**{name: _section(types[name], name, values) for name, values in data.items()})
+SECTIONS: dict[str, type[Schema]] = {
+    section.section: section
+    for section in (
+        ModelChoice,
+        CalibrationChoice,
+        SaliencyChoice,
+        AllocationChoice,
+        PruneChoice,
+        EvaluationChoice,
+    )
+}
 
 
 def _bare(name: str) -> str:
@@ -187,28 +220,3 @@ def _bare(name: str) -> str:
         return PLUS.join(map(_bare, parts))
     local = name.startswith(("/", "~", ".")) or "\\" in name or PurePath(name).suffix in (".txt", ".jsonl", ".gguf")
     return PurePath(name.replace("\\", "/")).name if local else name
-
-
-def _section(kind: type, name: str, values: Any) -> Any:
-    if not isinstance(values, Mapping):
-        raise RunError(f"Recipe section {name} must be an object.", "See the recipe format in the README.")
-    types = get_type_hints(kind)
-    names = [item.name for item in dataclasses.fields(kind)]
-    unknown = set(values) - set(names)
-    if unknown:
-        raise RunError(f"Unknown value in {name}: {', '.join(sorted(unknown))}.", f"Values are {', '.join(names)}.")
-    return kind(**{key: _convert(types[key], f"{name}.{key}", value) for key, value in values.items()})
-
-
-def _convert(kind: Any, name: str, value: Any) -> Any:
-    words = "a list" if str(kind).startswith("tuple") else f"of type {kind.__name__}"
-    wrong = RunError(f"{name} must be {words}, not {value!r}.", "Correct the recipe.")
-    if kind is float and (value == "inf" or (isinstance(value, int | float) and not isinstance(value, bool))):
-        return float(value)
-    if kind in (int, str, bool) and isinstance(value, kind) and isinstance(value, bool) == (kind is bool):
-        return value
-    if str(kind).startswith("tuple") and isinstance(value, list | tuple):
-        item = kind.__args__[0]
-        if all(isinstance(entry, item) and not isinstance(entry, bool) for entry in value):
-            return tuple(value)
-    raise wrong

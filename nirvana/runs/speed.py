@@ -83,7 +83,6 @@ def quality_against_bytes(
         ModelError: see `nirvana.quantise`.
         CorpusError: see `nirvana.perplexity`.
     """
-    from dataclasses import replace
 
     from nirvana.evaluation.quantisation import quantise
     from nirvana.evaluation.results import Report
@@ -93,7 +92,7 @@ def quality_against_bytes(
     if not recipe.evaluation.corpora:
         raise RunError("There is no text to measure perplexity on.", "Choose one on the Compare page.")
     name = recipe.evaluation.corpora[0]
-    choice, task = replace(recipe.evaluation, corpora=(name,), zero_shot=()), recipe.calibration.task
+    choice, task = recipe.evaluation.with_values(corpora=(name,), zero_shot=()), recipe.calibration.task
     corpora = {name: open_corpus(name, dense, progress)}
     subjects = {"dense": dense, "pruned": pruned}
     jobs = [(subject, scheme) for scheme in ("", *schemes) for subject in subjects]

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from nirvana.errors import RunError
+from nirvana.errors import NirvanaError, RunError
 from nirvana.files import data_folder, read_json, write_json
 from nirvana.runs.folder import StepFolder
 from nirvana.runs.index import LIVE, Index, new_id
@@ -175,7 +175,7 @@ class Store:
     def _run(self, row: dict[str, Any]) -> Run:
         try:
             recipe = Recipe.from_json(json.loads(row["recipe"]))
-        except (ValueError, TypeError, AttributeError, RunError) as error:
+        except (ValueError, NirvanaError) as error:
             raise RunError(f"The recipe of this run cannot be read: {error}", "Delete the run.") from error
         times = float(row["created"]), float(row["updated"])
         where = self._folder(row["id"]), self.index
@@ -230,7 +230,7 @@ def _open_example() -> Run:
     try:
         data |= read_json(EXAMPLE_FOLDER / "run.json")
         recipe = Recipe.from_json(data["recipe"])
-    except (OSError, ValueError, TypeError, RunError) as error:
+    except (OSError, ValueError, TypeError, NirvanaError) as error:
         log.warning("The example run is not there: %s", error)
         recipe = Recipe()
     created = float(data["created"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 from nirvana.allocation.rules import METHODS, check_method, rule_name, uses_gamma
@@ -73,7 +73,7 @@ class Point(NamedTuple):
         """
         kept = {name: getattr(base.calibration, name) for name in DRAWN}
         one = CalibrationChoice(candidates=1, seed=self.seed, **kept)
-        drawn = replace(base, calibration=one).change("saliency", criterion=self.criterion)
+        drawn = base.with_values(calibration=one).change("saliency", criterion=self.criterion)
         names = ("sparsity", "gamma", "method", "normalisation")
         made = drawn.change("allocation", **{name: getattr(self, name) for name in names})
         if self.compensation == "none":

@@ -13,6 +13,7 @@ from nirvana.plan import PruningPlan
 from nirvana.reporting.figures.allocation import gamma_label
 from nirvana.runs.recipe import AllocationChoice
 from nirvana.saliency.criteria import find_criterion
+from nirvana.schema import limits
 
 GAMMAS = (
     *(step / 10 for step in range(11)),
@@ -36,18 +37,18 @@ PRESETS = {  # key: label, gamma, what to expect
 }
 MULTIPLES = (1, 2, 4, 8, 16, 32, 64, 128)
 SPARSITY, GAMMA, METHOD = "allocation.sparsity", "allocation.gamma", "allocation.method"
+LEAST, MOST = 0.01, 0.99  # sparsities of the sliders
 METHOD_NAMES = {"shared": "Shared allocation", "published": "As published"}
 
 
 def allocation_controls(choice: AllocationChoice, layout: Layout, criterion: str) -> AllocationChoice:
     """Sliders and presets, starting from `choice`; the result is what they say now."""
-    default = AllocationChoice()  # where a recipe holds a value that no control can show
-    st.session_state.setdefault(METHOD, choice.method if choice.method in METHOD_NAMES else default.method)
-    st.session_state.setdefault(SPARSITY, choice.sparsity if 0 <= choice.sparsity <= 1 else default.sparsity)
-    st.session_state.setdefault(GAMMA, choice.gamma if choice.gamma >= 0 else default.gamma)
-    st.session_state.setdefault("allocation.multiple_of", max(1, choice.multiple_of))
+    st.session_state.setdefault(METHOD, choice.method)
+    st.session_state.setdefault(SPARSITY, min(max(choice.sparsity, LEAST), MOST))
+    st.session_state.setdefault(GAMMA, choice.gamma)
+    st.session_state.setdefault("allocation.multiple_of", choice.multiple_of)
     st.session_state.setdefault("allocation.uniform", choice.uniform)
-    st.session_state.setdefault("allocation.normalisation", min(max(choice.normalisation, 0.0), 1.0))
+    st.session_state.setdefault("allocation.normalisation", choice.normalisation)
     layers = sorted({site.layer for site in layout})
     st.session_state.setdefault("allocation.protected", [layer for layer in choice.protected if layer in layers])
     method = _method_control(criterion)
@@ -55,8 +56,8 @@ def allocation_controls(choice: AllocationChoice, layout: Layout, criterion: str
     left, right = st.columns(2)
     sparsity = left.slider(
         "Sparsity",
-        min_value=0.0,
-        max_value=1.0,
+        min_value=LEAST,
+        max_value=MOST,
         step=0.01,
         format="percent",
         key=SPARSITY,
@@ -98,8 +99,7 @@ def allocation_controls(choice: AllocationChoice, layout: Layout, criterion: str
     uniform = st.toggle("Equal widths in all layers", key="allocation.uniform", help=_equal_widths_help(layout))
     normalisation = st.slider(
         "Normalisation of the layers' scores",
-        min_value=0.0,
-        max_value=1.0,
+        **limits(AllocationChoice, "normalisation"),
         step=0.05,
         key="allocation.normalisation",
         disabled=fixed,
@@ -107,12 +107,20 @@ def allocation_controls(choice: AllocationChoice, layout: Layout, criterion: str
         "that all layers lose about as much, and only the shape of a layer's scores decides.",
     )
     protects = tuple(sorted(protected))
-    return AllocationChoice(sparsity, gamma, multiple_of, protects, uniform, method, 0.0 if fixed else normalisation)
+    return AllocationChoice(
+        sparsity=sparsity,
+        gamma=gamma,
+        multiple_of=multiple_of,
+        protected=protects,
+        uniform=uniform,
+        method=method,
+        normalisation=0.0 if fixed else normalisation,
+    )
 
 
 def trial_sparsity(key: str, words: str) -> float:
     """A slider of the sparsity that trials prune to, which is neither nothing nor all; its value comes by `key`."""
-    share = st.slider("Sparsity", min_value=0.01, max_value=0.99, step=0.01, format="percent", key=key, help=words)
+    share = st.slider("Sparsity", min_value=LEAST, max_value=MOST, step=0.01, format="percent", key=key, help=words)
     return float(share)
 
 

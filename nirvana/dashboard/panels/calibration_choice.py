@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import streamlit as st
@@ -11,9 +10,10 @@ from nirvana.calibration.corpora.mixture import part_names
 from nirvana.calibration.corpora.registry import SELF_GENERATED
 from nirvana.calibration.tasks import CONTINUATION, SPANS
 from nirvana.dashboard import state
-from nirvana.dashboard.panels.allocation import GAMMAS, METHOD_NAMES, trial_sparsity
+from nirvana.dashboard.panels.allocation import GAMMAS, LEAST, METHOD_NAMES, MOST, trial_sparsity
 from nirvana.dashboard.panels.corpora import choose_texts
 from nirvana.dashboard.panels.criteria import criterion_title
+from nirvana.dashboard.panels.fields import whole_number
 from nirvana.dashboard.panels.model import inspected, loaded_card
 from nirvana.reporting.estimates import expected_seconds
 from nirvana.reporting.figures.allocation import gamma_label
@@ -22,8 +22,8 @@ from nirvana.reporting.text import duration
 from nirvana.runs.recipe import CalibrationChoice, Recipe
 from nirvana.runs.store import EXAMPLE
 from nirvana.saliency.criteria import available
+from nirvana.schema import limits
 
-LARGEST = 2**53 - 1  # whole numbers that a browser keeps exactly
 TASK = "calibration.task"
 TASKS = {
     SPANS: "Span corruption: fill in missing spans",
@@ -37,27 +37,24 @@ def calibration_controls(now: state.Context) -> CalibrationChoice:
     (corpus, *alternatives), mixtures = choose_texts(choice.texts, choice.mixtures)
     task = _choose_task(now)
     with st.grid(4, min_column_width=150):
-        candidates = _number(
+        candidates = whole_number(
             "Sets of each text" if alternatives else "Candidate sets",
-            "candidates",
             choice,
-            1,
-            64,
+            "candidates",
             "Each is drawn with its own seed and tried. 1 set of one text tries nothing.",
         )
-        samples = _number("Samples in a set", "samples", choice, 1, 4096, "The paper uses 32.")
-        length = _number("Tokens in a sample", "length", choice, 2, 32_768, "The paper uses 128.")
-        seed = _number("Seed", "seed", choice, 0, LARGEST, "Of the first set; the others count on from it.")
+        samples = whole_number("Samples in a set", choice, "samples", "The paper uses 32.")
+        length = whole_number("Tokens in a sample", choice, "length", "The paper uses 128.")
+        seed = whole_number("Seed", choice, "seed", "Of the first set; the others count on from it.")
     with st.expander("Advanced: trial prunings and probe", icon=":material/tune:", key="calibration.advanced"):
         trial = _trial_controls(now)
         with st.grid(3, min_column_width=200):
-            probe_samples = _number(
-                "Probe samples", "probe_samples", choice, 1, 4096, "More of them tell closer sets apart."
+            probe_samples = whole_number(
+                "Probe samples", choice, "probe_samples", "More of them tell closer sets apart."
             )
-            probe_length = _number("Tokens in a probe", "probe_length", choice, 2, 32_768, "The paper uses 64.")
-            probe_seed = _number("Probe seed", "probe_seed", choice, 0, LARGEST, "Draws the probe samples.")
-    return replace(
-        choice,
+            probe_length = whole_number("Tokens in a probe", choice, "probe_length", "The paper uses 64.")
+            probe_seed = whole_number("Probe seed", choice, "probe_seed", "Draws the probe samples.")
+    return choice.with_values(
         corpus=corpus,
         alternatives=tuple(alternatives),
         mixtures=mixtures,
@@ -92,7 +89,7 @@ def _trial_controls(now: state.Context) -> dict[str, Any]:
     with st.grid(3, min_column_width=200):
         criterion = st.selectbox(
             "Criterion",
-            list(dict.fromkeys([*available(), choice.trial_criterion])),
+            available(),
             key="calibration.trial_criterion",
             format_func=criterion_title,
             help="A criterion that reads no text prunes alike with every set.",
@@ -122,8 +119,7 @@ def _trial_controls(now: state.Context) -> dict[str, Any]:
         )
         normalisation = st.slider(
             "Normalisation",
-            min_value=0.0,
-            max_value=1.0,
+            **limits(CalibrationChoice, "trial_normalisation"),
             step=0.05,
             key="calibration.trial_normalisation",
             help="How far layers' scores are brought to the same mean before they are ranked.",
@@ -143,19 +139,18 @@ def _as_controls(choice: CalibrationChoice, now: state.Context) -> dict[str, Any
     layers = _layers(now)
     return {
         "trial_criterion": choice.trial_criterion,
-        "trial_sparsity": min(max(choice.trial_sparsity, 0.01), 0.99),
-        "trial_gamma": max(choice.trial_gamma, 0.0),
-        "trial_method": choice.trial_method if choice.trial_method in METHOD_NAMES else next(iter(METHOD_NAMES)),
+        "trial_sparsity": min(max(choice.trial_sparsity, LEAST), MOST),
+        "trial_gamma": choice.trial_gamma,
+        "trial_method": choice.trial_method,
         "trial_protected": [layer for layer in choice.trial_protected if layer in layers],
-        "trial_normalisation": min(max(choice.trial_normalisation, 0.0), 1.0),
+        "trial_normalisation": choice.trial_normalisation,
     }
 
 
 def _take_own() -> None:
     now = state.context()
     allocation = now.recipe.allocation
-    own = replace(
-        now.recipe.calibration,
+    own = now.recipe.calibration.with_values(
         trial_criterion=now.recipe.saliency.criterion,
         trial_sparsity=allocation.sparsity,
         trial_gamma=allocation.gamma,
@@ -200,7 +195,7 @@ def _choose_task(now: state.Context) -> str:
         return task
     if len(found.layout.stacks) == 1:
         return "auto"
-    st.session_state.setdefault(TASK, task if task in TASKS else "auto")
+    st.session_state.setdefault(TASK, task)
     meant = card.task if card else "what the model was trained on"
     return st.selectbox(
         "Task",
@@ -211,9 +206,3 @@ def _choose_task(now: state.Context) -> str:
         "comparison. Span corruption is what T5, mT5 and ByT5 were trained on: 15 % of the tokens go missing, in "
         "spans, and the decoder says them. Continuation suits models tuned to answer, such as Flan-T5.",
     )
-
-
-def _number(label: str, name: str, choice: CalibrationChoice, low: int, high: int, meaning: str) -> int:
-    key = f"calibration.{name}"
-    st.session_state.setdefault(key, min(max(int(getattr(choice, name)), low), high))
-    return int(st.number_input(label, min_value=low, max_value=high, step=1, key=key, help=meaning))

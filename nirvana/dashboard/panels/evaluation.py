@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import streamlit as st
 
 from nirvana.dashboard import state
 from nirvana.dashboard.panels.corpora import check_source, corpus_label, corpus_options
+from nirvana.dashboard.panels.fields import whole_number
 from nirvana.dashboard.panels.messages import message, show_error
 from nirvana.dashboard.panels.zero_shot import asked
 from nirvana.errors import NirvanaError
@@ -37,26 +36,24 @@ def evaluation_controls(choice: EvaluationChoice) -> EvaluationChoice:
         + (" Type the path of a .txt or .jsonl file, or the id of a data set, to add it." if own else ""),
     )
     with st.grid(2, min_column_width=150):
-        st.session_state.setdefault(WINDOW, min(max(choice.window, 2), 131_072))
-        window = st.number_input(
+        window = whole_number(
             "Window, in tokens",
-            min_value=2,
-            max_value=131_072,
-            step=64,
+            choice,
+            "window",
             key=WINDOW,
+            step=64,
             help="Text is cut into windows that do not overlap, and each token is predicted from those before it in "
             "its window. A shorter window gives a higher perplexity: compare like with like. Published runs use 512.",
         )
-        st.session_state.setdefault(MAX_TOKENS, min(max(choice.max_tokens, 2), 1 << 30))
-        most = st.number_input(
+        most = whole_number(
             "Tokens of each text, at most",
-            min_value=2,
-            max_value=1 << 30,
-            step=4096,
+            choice,
+            "max_tokens",
             key=MAX_TOKENS,
+            step=4096,
             help="More tokens make the standard error smaller, and take longer.",
         )
-    return replace(choice, corpora=tuple(corpora), window=int(window), max_tokens=int(most))
+    return choice.with_values(corpora=tuple(corpora), window=window, max_tokens=most)
 
 
 def usable(choice: EvaluationChoice) -> bool:

@@ -71,12 +71,12 @@ def choose_model(choice: ModelChoice) -> ModelChoice:
     st.session_state.setdefault("model.dtype", choice.dtype)
     dtype = right.selectbox(
         "Number format",
-        list(dict.fromkeys([*DTYPES, choice.dtype])),
+        list(DTYPES),
         key="model.dtype",
         format_func=lambda name: DTYPES.get(name, name),
         help="Automatic is float32 on a CPU and the checkpoint's own format elsewhere.",
     )
-    return ModelChoice(name, device, dtype)
+    return ModelChoice(name=name, device=device, dtype=dtype)
 
 
 def describe(choice: ModelChoice, now: state.Context) -> ModelPreview | None:

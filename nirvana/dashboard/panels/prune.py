@@ -6,7 +6,7 @@ from typing import Any
 
 import streamlit as st
 
-from nirvana.dashboard.panels.calibration_choice import LARGEST
+from nirvana.dashboard.panels.fields import whole_number
 from nirvana.layout import KV_GROUP, NEURON
 from nirvana.plan import PruningPlan
 from nirvana.reporting.figures.chart import count
@@ -22,17 +22,12 @@ MEANINGS = {
     "least_squares": "The remaining weights of each output projection are fitted to what it wrote before; takes one "
     "reading of some text, and memory for the statistics",
 }
-NUMBERS = {  # key: label, lowest, highest
-    "prune.samples": ("Samples", 1, 65_536),
-    "prune.length": ("Tokens in a sample", 2, 32_768),
-    "prune.seed": ("Seed of the draw", 0, LARGEST),
-}
+NUMBERS = {"samples": "Samples", "length": "Tokens in a sample", "seed": "Seed of the draw"}
 
 
 def compensation_controls(choice: PruneChoice) -> PruneChoice:
     """How to make up for what goes, and from how much text; starting from `choice`, the result is what they say now."""
-    known = choice.compensation if choice.compensation in TITLES else "none"
-    st.session_state.setdefault(METHOD, known)
+    st.session_state.setdefault(METHOD, choice.compensation)
     method = st.radio(
         "Compensation",
         list(TITLES),
@@ -43,13 +38,13 @@ def compensation_controls(choice: PruneChoice) -> PruneChoice:
         "changed, without training, so that its output stays close to what it was.",
     )
     if method == "none":
-        return PruneChoice(method, choice.samples, choice.length, choice.seed)
+        return choice.with_values(compensation=method)
     st.caption("The statistics are of samples drawn from the calibration text; more of them fit better.")
-    numbers = []
-    for column, (key, (label, low, high)) in zip(st.columns(len(NUMBERS)), NUMBERS.items(), strict=True):
-        st.session_state.setdefault(key, min(max(low, getattr(choice, key.partition(".")[2])), high))
-        numbers.append(int(column.number_input(label, low, high, key=key, step=1)))
-    return PruneChoice(method, *numbers)
+    numbers = {}
+    for column, (name, label) in zip(st.columns(len(NUMBERS)), NUMBERS.items(), strict=True):
+        with column:
+            numbers[name] = whole_number(label, choice, name)
+    return choice.with_values(compensation=method, **numbers)
 
 
 def compensated(record: dict[str, Any]) -> str:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import streamlit as st
 
 from nirvana.dashboard import state
 from nirvana.dashboard.panels.charts import show_chart
+from nirvana.dashboard.panels.fields import whole_number
 from nirvana.dashboard.panels.messages import show_error
 from nirvana.errors import NirvanaError
 from nirvana.evaluation.results import Report
 from nirvana.evaluation.zero_shot.results import comparisons
-from nirvana.evaluation.zero_shot.tasks import HUB, MAX_ITEMS, MINIMAL_PAIRS, check_fit, check_name, task_title
+from nirvana.evaluation.zero_shot.tasks import HUB, MINIMAL_PAIRS, check_fit, check_name, task_title
 from nirvana.reporting.estimates import zero_shot_characters
 from nirvana.reporting.figures import zero_shot as figures
 from nirvana.reporting.figures.chart import count
@@ -51,20 +50,19 @@ def task_controls(choice: EvaluationChoice) -> EvaluationChoice:
                     "query, choices and gold, or context_options, continuation and gold.",
                 )
             )
-        st.session_state.setdefault(ITEMS, min(max(choice.zero_shot_items, 0), MAX_ITEMS))
-        items = st.number_input(
+        items = whole_number(
             "Items of each task, 0 for all",
-            min_value=0,
-            max_value=MAX_ITEMS,
-            step=25,
+            choice,
+            "zero_shot_items",
             key=ITEMS,
+            step=25,
             help="The first so many of each task, and of each phenomenon of the minimal pairs. More items make the "
             "standard error smaller, and take longer.",
         )
     chosen = (*((MINIMAL_PAIRS,) if pairs else ()), *others)
     if set(chosen) == set(choice.zero_shot):
         chosen = choice.zero_shot  # a recipe from elsewhere may have another order
-    return replace(choice, zero_shot=chosen, zero_shot_items=int(items))
+    return choice.with_values(zero_shot=chosen, zero_shot_items=items)
 
 
 def asked(recipe: Recipe) -> str:
