@@ -6,7 +6,9 @@ import streamlit as st
 
 from nirvana.dashboard import state
 from nirvana.dashboard.guide import PAGES
+from nirvana.dashboard.panels.messages import show_error
 from nirvana.dashboard.panels.sidebar import page_icon, sidebar
+from nirvana.errors import NirvanaError
 
 st.set_page_config(page_title="Nirvana Studio", page_icon=":material/content_cut:", layout="wide")
 now = state.context()
@@ -22,4 +24,7 @@ for guide in PAGES:
     sections.setdefault(guide.section, []).append(page)
 chosen = st.navigation(sections, expanded=True)
 sidebar(now)
-chosen.run()
+try:
+    chosen.run()
+except NirvanaError as error:  # e.g. a value out of range that no control offers
+    show_error(error)

@@ -80,11 +80,10 @@ def test_a_model_larger_than_memory_is_refused(start: Start, store: Store, tmp_p
     assert app.button(key="model.load").disabled
 
 
-@pytest.mark.parametrize("sparsity", [0.0, 1.0, 0.99])
-def test_a_sparsity_out_of_reach_is_explained_and_not_queued(sparsity: float, start: Start, filled: Run) -> None:
+def test_a_sparsity_out_of_reach_is_explained_and_not_queued(start: Start, filled: Run) -> None:
     app = start(filled).run()
     app.switch_page("pages/allocation.py").run()
-    app.slider(key="allocation.sparsity").set_value(sparsity).run()
+    app.slider(key="allocation.sparsity").set_value(0.99).run()
     assert not app.exception
     assert app.error
     app.switch_page("pages/prune.py").run()
@@ -94,28 +93,35 @@ def test_a_sparsity_out_of_reach_is_explained_and_not_queued(sparsity: float, st
 
 
 @pytest.mark.parametrize(
-    ("section", "values"),
+    ("page", "widget", "key", "value"),
     [
-        ("allocation", {"sparsity": -0.1}),
-        ("allocation", {"sparsity": math.nan}),
-        ("allocation", {"gamma": -1.0}),
-        ("allocation", {"gamma": math.nan}),
-        ("saliency", {"criterion": "nonsense"}),
-        ("calibration", {"samples": 0}),
-        ("calibration", {"corpus": " "}),
+        ("allocation", "slider", "allocation.sparsity", -0.1),
+        ("allocation", "slider", "allocation.sparsity", 1.0),
+        ("allocation", "slider", "allocation.sparsity", math.nan),
+        ("calibration", "number_input", "calibration.samples", 0),
+        ("calibration", "number_input", "calibration.seed", -1),
+        ("compare", "number_input", "compare.window", 1),
     ],
 )
-def test_a_value_that_no_control_offers_is_refused_by_the_server(
-    section: str, values: dict[str, object], start: Start, store: Store, filled: Run
+def test_a_value_that_no_control_offers_reaches_no_recipe(
+    page: str, widget: str, key: str, value: float, start: Start, store: Store, filled: Run
 ) -> None:
     app = start(filled).run()
-    app.session_state["nirvana.draft"] = filled.recipe.change(section, **values)
+    app.switch_page(f"pages/{page}.py").run()
     known = [run.id for run in store.runs()]
+    getattr(app, widget)(key=key).set_value(value).run()
+    assert not app.exception
+    draft = app.session_state["nirvana.draft"]
+    assert Recipe.from_json(draft.to_json()) == draft  # every value within its bounds
+    assert [run.id for run in store.runs()] == known and filled.status == "done"
+
+
+def test_a_corpus_without_a_name_does_no_harm(start: Start, filled: Run) -> None:
+    app = start(filled).run()
+    app.session_state["nirvana.draft"] = filled.recipe.change("calibration", corpus=" ")
     for file in ("calibration", "saliency", "allocation", "prune"):
         app.switch_page(f"pages/{file}.py").run()
         assert not app.exception, (file, app.exception[0].message)
-    assert [run.id for run in store.runs()] == known
-    assert filled.status == "done"
 
 
 def test_a_name_that_looks_like_markup_is_shown_as_it_is(start: Start, store: Store) -> None:

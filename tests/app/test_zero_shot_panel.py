@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +55,8 @@ def test_minimal_pairs_are_one_click_away(start: Start, filled: Run, monkeypatch
     app.button(key="compare.run").click().run()
     ((run_id, until),) = submitted
     evaluation = state.store().open(run_id).recipe.evaluation
-    assert until == "evaluate" and evaluation == replace(
-        filled.recipe.evaluation, zero_shot=("minimal-pairs",), zero_shot_items=25
+    assert until == "evaluate" and evaluation == filled.recipe.evaluation.with_values(
+        zero_shot=("minimal-pairs",), zero_shot_items=25
     )
     app.toggle(key="compare.minimal_pairs").set_value(False).run()
     app.number_input(key="compare.items").set_value(0).run()

@@ -21,7 +21,7 @@ from tests.browser.test_example import settled
 def recipe(model: Path, text: Path, *, candidates: int = 2) -> Recipe:
     """A recipe that takes a tiny model seconds, or longer with more candidates."""
     return Recipe(
-        model=ModelChoice(str(model), "cpu"),
+        model=ModelChoice(name=str(model), device="cpu"),
         calibration=CalibrationChoice(
             corpus=str(text), candidates=candidates, samples=4, length=24, probe_samples=4, probe_length=16
         ),

@@ -10,10 +10,11 @@ import pytest
 
 from nirvana.errors import CorpusError, ModelError, NirvanaError, PlanError, RunError, SaliencyError
 from nirvana.layout import KV_GROUP, NEURON, Layout, Site, SiteLayout
-from nirvana.runs.options import OPTIONS, option_words
-from nirvana.runs.recipe import STEPS, Recipe
+from nirvana.runs.options import option_words
+from nirvana.runs.recipe import SECTIONS, STEPS, Recipe
 from nirvana.runs.results import ModelCard
 from nirvana.runs.validation import check_against_model, check_recipe
+from nirvana.schema import options
 
 
 def test_a_recipe_survives_json_with_infinity() -> None:
@@ -55,7 +56,7 @@ def test_what_is_left_out_takes_its_default() -> None:
     ],
 )
 def test_a_malformed_recipe_is_refused(data: Any) -> None:
-    with pytest.raises(RunError) as caught:
+    with pytest.raises(NirvanaError) as caught:
         Recipe.from_json(data)
     assert caught.value.hint
 
@@ -101,7 +102,7 @@ def test_a_change_reaches_its_step_and_those_after_it(section: str, values: dict
         ("allocation", {"sparsity": math.nan}, PlanError),
         ("allocation", {"gamma": -0.1}, PlanError),
         ("allocation", {"gamma": math.nan}, PlanError),
-        ("allocation", {"multiple_of": 0}, RunError),
+        ("allocation", {"multiple_of": 0}, PlanError),
         ("allocation", {"protected": (-1,)}, PlanError),
         ("allocation", {"method": "best"}, PlanError),
         ("evaluation", {"corpora": ("",)}, CorpusError),
@@ -117,11 +118,11 @@ def test_values_that_no_step_could_use_are_refused(
     assert caught.value.hint
 
 
-def test_only_the_sections_that_are_read_are_checked() -> None:
-    recipe = Recipe().change("allocation", sparsity=math.nan).change("evaluation", window=0)
-    check_recipe(recipe, STEPS[:3])
-    single = Recipe().change("calibration", candidates=1, trial_sparsity=math.nan)
-    check_recipe(single)
+def test_values_are_checked_against_each_other_for_the_steps_that_read_them() -> None:
+    recipe = Recipe().change("evaluation", window=512, max_tokens=511)
+    check_recipe(recipe, STEPS[:5])
+    with pytest.raises(RunError, match="below one window"):
+        check_recipe(recipe)
     check_recipe(Recipe().change("allocation", gamma=math.inf))
 
 
@@ -171,9 +172,19 @@ def test_the_reachable_maximum_is_that_of_the_criterions_published_allocation() 
 
 
 def test_every_recipe_value_has_an_option() -> None:
-    values = {(section, name) for section, part in Recipe().to_json().items() for name in part}
-    assert {(option.section, option.name) for option in OPTIONS} == values
-    assert len({option.flag for option in OPTIONS}) == len(OPTIONS)
+    fields = [option for schema in SECTIONS.values() for option in options(schema).values()]
+    assert [option.name for option in fields] == [name for part in Recipe().to_json().values() for name in part]
+    flags = [option.flag for option in fields]
+    assert all(flags) and len(set(flags)) == len(flags)
+
+
+def test_a_refusal_names_the_field_its_bounds_and_its_option() -> None:
+    with pytest.raises(RunError) as caught:
+        Recipe().change("calibration", samples=4097)
+    assert caught.value.message == "calibration.samples must be a whole number from 1 to 4,096, not 4097."
+    assert "--samples" in caught.value.hint
+    with pytest.raises(SaliencyError, match="must be one of nirvana, "):
+        Recipe.from_json({"saliency": {"criterion": "wanda"}})
 
 
 def test_option_words_leave_defaults_out() -> None:

@@ -121,11 +121,11 @@ def test_a_recipe_says_what_to_choose_from() -> None:
     portable = hidden.portable().calibration
     assert portable.corpus == "a.txt" and portable.alternatives == ("b.txt + python-docs", "c")
     for change, error, words in (
-        ({"alternatives": ("b", "a")}, CorpusError, "a is to be chosen from twice"),
-        ({"alternatives": (" ",)}, CorpusError, "without a name"),
+        ({"alternatives": ("b", "a")}, CorpusError, "a is named twice"),
+        ({"alternatives": (" ",)}, CorpusError, "has no name"),
         ({"candidates": 64, "alternatives": tuple("bcdef")}, RunError, "384 calibration sets"),
         ({"trial_method": "guess"}, PlanError, "guess"),
-        ({"trial_protected": (-1,)}, PlanError, "counted from 0"),
+        ({"trial_protected": (-1,)}, PlanError, "0 or more"),
     ):
         with pytest.raises(error, match=words):
             check_recipe(recipe.change("calibration", **change), ("calibration",))

@@ -24,14 +24,22 @@ from nirvana.runs.recipe import (
 )
 
 OTHER = Recipe(
-    model=ModelChoice("./it's a folder", "cpu", "bfloat16"),
+    model=ModelChoice(name="./it's a folder", device="cpu", dtype="bfloat16"),
     calibration=CalibrationChoice(
         corpus="self-generated", candidates=1, samples=5, length=99, seed=3, task="continuation"
     ),
-    saliency=SaliencyChoice("magnitude"),
-    allocation=AllocationChoice(0.35, math.inf, 16, (0, 3), True, "published"),
-    prune=PruneChoice("bias", 12, 34, 5),
-    evaluation=EvaluationChoice(("stdlib-code",), 128, 4096, ("minimal-pairs", "./my tasks"), 25),
+    saliency=SaliencyChoice(criterion="magnitude"),
+    allocation=AllocationChoice(
+        sparsity=0.35, gamma=math.inf, multiple_of=16, protected=(0, 3), uniform=True, method="published"
+    ),
+    prune=PruneChoice(compensation="bias", samples=12, length=34, seed=5),
+    evaluation=EvaluationChoice(
+        corpora=("stdlib-code",),
+        window=128,
+        max_tokens=4096,
+        zero_shot=("minimal-pairs", "./my tasks"),
+        zero_shot_items=25,
+    ),
 )
 
 
@@ -93,7 +101,7 @@ def test_a_choice_among_texts() -> None:
         trial_protected=(0,),
         trial_normalisation=0.5,
     )
-    recipe = Recipe(calibration=choice, prune=PruneChoice("least_squares"))
+    recipe = Recipe(calibration=choice, prune=PruneChoice(compensation="least_squares"))
     source = python_code(recipe, "evaluate")
     compile(source, "shown", "exec")
     mixed = 'nv.mix([nv.generate_corpus(lm), nv.load_corpus("stdlib-code")])'

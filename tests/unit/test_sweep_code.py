@@ -18,7 +18,10 @@ from nirvana.studies.sweep_rows import read_rows
 
 OTHER = (
     Recipe(
-        prune=PruneChoice("bias", 12, 34, 5), evaluation=EvaluationChoice(("stdlib-code",), 128, 4096, ("piqa",), 25)
+        prune=PruneChoice(compensation="bias", samples=12, length=34, seed=5),
+        evaluation=EvaluationChoice(
+            corpora=("stdlib-code",), window=128, max_tokens=4096, zero_shot=("piqa",), zero_shot_items=25
+        ),
     )
     .change("model", name="./it's a folder", device="cpu")
     .change("calibration", corpus="self-generated", candidates=3, samples=5, length=99, seed=3, trial_sparsity=0.4)

@@ -135,7 +135,7 @@ def standing(run: Run) -> Standing | None:
     if info is None or plan is None:
         return None
     return _standing(
-        run.id, f"{run.name} {run.recipe.fingerprint('compare')} {info.get('file')} {plan.get('file')}", run
+        run.id, f"{run.name} {run.recipe.fingerprint('evaluate')} {info.get('file')} {plan.get('file')}", run
     )
 
 
