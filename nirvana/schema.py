@@ -154,12 +154,10 @@ class Schema(BaseModel):
 
     def _refusal(self, name: str, info: FieldInfo, value: Any) -> NirvanaError:
         option = option_of(name, info)
-        wrong = _extra(info).get("error") or getattr(option.kind, "error", self.error)  # a nested schema has its own
+        nested = option.kind.error if issubclass(option.kind, Schema) else self.error
+        wrong: type[NirvanaError] = _extra(info).get("error") or nested
         hint = f"Correct it; the option is {option.flag}." if option.flag else "Correct it."
-        refusal: NirvanaError = wrong(
-            f"{self._place(name)} must be {_wanted(option, info)}, not {_shown(value)}.", hint
-        )
-        return refusal
+        return wrong(f"{self._place(name)} must be {_wanted(option, info)}, not {_shown(value)}.", hint)
 
 
 def option_of(name: str, info: FieldInfo) -> Option:

@@ -65,7 +65,7 @@ def test_a_value_survives_json_and_is_checked_when_it_is_changed() -> None:
     with pytest.raises(RunError):
         part.with_values(count=0)
     with pytest.raises(Exception, match="frozen"):
-        part.count = 3  # type: ignore[misc]
+        part.count = 3
 
 
 def test_the_command_line_gives_back_what_its_words_say() -> None:
