@@ -71,11 +71,12 @@ def test_a_value_survives_json_and_is_checked_when_it_is_changed() -> None:
 def test_the_command_line_gives_back_what_its_words_say() -> None:
     parser = argparse.ArgumentParser()
     add_fields(parser, Part)
-    for values in (
+    cases: list[dict[str, Any]] = [
         {},
         {"ratio": math.inf, "layers": (3, 1), "even": True},
         {"share": 0.123456789, "rule": "published"},
-    ):
+    ]
+    for values in cases:
         part = Part(**values)
         found = given(Part, parser.parse_args(list(words(part))))
         assert Part(**found) == part and set(found) == set(values)
