@@ -16,14 +16,14 @@ from pathlib import Path
 from nirvana.commands.console import Bar, print_report
 from nirvana.errors import NirvanaError, RunError
 from nirvana.runs.folder import StepFolder
-from nirvana.runs.models import Models
+from nirvana.runs.model_cache import ModelCache
 from nirvana.runs.options import add_options, apply_options
-from nirvana.runs.pipeline import execute
+from nirvana.runs.pipeline import compute_steps
 from nirvana.runs.recipe import STEPS, Recipe
 from nirvana.runs.run import Run
 from nirvana.runs.speed import SPEED, measure_speeds, quality_against_bytes
 from nirvana.runs.store import EXAMPLE_FOLDER, Store, write_example
-from nirvana.runs.subjects import both_models
+from nirvana.runs.workspace import Workspace
 
 LIMIT = 1_000_000  # bytes; it is part of the package
 NAME = "Example: SmolLM2-135M"
@@ -31,13 +31,13 @@ RECIPE = Recipe().change("prune", compensation="least_squares").change("evaluati
 SCHEMES = ("int8", "int4")
 
 
-def measure_sides(run: Run, models: Models, bar: Bar) -> None:
+def measure_sides(run: Run, models: ModelCache, bar: Bar) -> None:
     """What the Compare page measures on demand."""
-    both = both_models(run, models, bar.progress)
+    workspace = Workspace.of(run, models=models, progress=bar.progress)
     bar.step("speed")
-    run.put_speed(measure_speeds(*both, progress=bar.progress, **SPEED | {"schemes": SCHEMES}))
+    run.put_speed(measure_speeds(workspace, **SPEED | {"schemes": SCHEMES}))
     bar.step("sizes")
-    run.put_sizes(quality_against_bytes(*both, run.recipe, schemes=SCHEMES, progress=bar.progress))
+    run.put_sizes(quality_against_bytes(workspace, schemes=SCHEMES))
 
 
 def main() -> None:
@@ -51,8 +51,8 @@ def main() -> None:
         run = Store(Path(temporary)).create(recipe, name=arguments.name)
         started = time.perf_counter()
         with Bar().shown() as bar:
-            models = Models()
-            execute(run, progress=bar.progress, models=models, on_step=bar.step)
+            models = ModelCache()
+            compute_steps(run, progress=bar.progress, models=models, on_step=bar.step)
             measure_sides(run, models, bar)
         total = time.perf_counter() - started
         size = run.steps.size()

@@ -26,7 +26,8 @@ from benchmarks.quality_table import between_marks, protocol, table
 from nirvana.calibration.corpora.corpus import Corpus
 from nirvana.compensation import METHODS, Compensation
 from nirvana.errors import NirvanaError
-from nirvana.runs.cached import open_corpus
+from nirvana.runs.recipe import Recipe
+from nirvana.runs.workspace import Workspace
 from nirvana.saliency.criteria import CRITERIA, available
 
 Row = dict[str, Any]
@@ -60,8 +61,9 @@ class Bench:
     def __init__(self, args: argparse.Namespace) -> None:
         self.args = args
         self.lm = nv.load_model(args.model, device=args.device)
-        self.corpus = open_corpus(args.calibrate, self.lm, None)
-        self.texts: dict[str, Corpus] = {Path(name).name: open_corpus(name, self.lm, None) for name in args.evaluate}
+        workspace = Workspace(Recipe(), lm=self.lm)
+        self.corpus = workspace.corpus(args.calibrate)
+        self.texts: dict[str, Corpus] = {Path(name).name: workspace.corpus(name) for name in args.evaluate}
         self._saliency: tuple[tuple[str, int], nv.Saliency] | None = None
         self._statistics: tuple[int, nv.Statistics] | None = None
 

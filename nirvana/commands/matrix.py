@@ -55,9 +55,9 @@ def matrix(arguments: argparse.Namespace) -> None:
     check_matrix(run, "evaluate", corpora=arguments.texts, **asked)
     print(f"Run {run.id}. If it is stopped, go on with the same options and --run {run.id}", file=sys.stderr)
     with Bar().shown() as bar, foreground_job(store, run, "evaluate", "matrix"):
-        from nirvana.runs.models import Models
+        from nirvana.runs.model_cache import ModelCache
 
-        models = Models()
+        models = ModelCache()
         bar.step("model")
         lm = models.dense(recipe.model, bar.progress)
         bar.step("matrix")

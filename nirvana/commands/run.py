@@ -19,7 +19,7 @@ from nirvana.runs.validation import check_recipe
 
 if TYPE_CHECKING:
     from nirvana.models.lm import LM
-    from nirvana.runs.models import Models
+    from nirvana.runs.model_cache import ModelCache
     from nirvana.runs.run import Run
 
 
@@ -39,13 +39,13 @@ def run(arguments: argparse.Namespace) -> None:
     store = Store()
     made = store.create(recipe, name=arguments.name)
     with Bar().shown() as bar, foreground_job(store, made, until):
-        from nirvana.runs.models import Models
-        from nirvana.runs.pipeline import execute
+        from nirvana.runs.model_cache import ModelCache
+        from nirvana.runs.pipeline import compute_steps
 
-        models = Models()
+        models = ModelCache()
         if output is not None:
             _refuse(models.dense(recipe.model, bar.progress), arguments.export)
-        execute(made, until=until, progress=bar.progress, models=models, on_step=bar.step)
+        compute_steps(made, until=until, progress=bar.progress, models=models, on_step=bar.step)
         if output is not None:
             bar.step("export")
             _write_output(made, models, output, arguments.export, bar)
@@ -124,15 +124,12 @@ def _refuse(lm: LM, format: str) -> None:
         raise CheckpointError(reason, "Choose another format with --export.")
 
 
-def _write_output(made: Run, models: Models, output: Path, format: str, bar: Bar) -> None:
+def _write_output(made: Run, models: ModelCache, output: Path, format: str, bar: Bar) -> None:
     from nirvana.checkpoints.exporting import export
-    from nirvana.runs.compensated import pruned_model
+    from nirvana.runs.workspace import Workspace
 
-    plan, report = made.plan(), made.report()
-    if plan is None:
-        raise RunError("The plan of this run is damaged.", "Run it again.")
-    lm = models.dense(made.recipe.model, bar.progress)
-    small, _ = pruned_model(made.recipe, models, lm, plan, chosen=made.calibration(), progress=bar.progress)
+    workspace, report = Workspace.of(made, models=models, progress=bar.progress), made.report()
+    plan, small = workspace.plan(), workspace.pruned()
     recipe = made.recipe.portable().to_json()
     folder = export(small, output, format=format, recipe=recipe, measured=report, progress=bar.progress).path
     if not folder.is_dir():

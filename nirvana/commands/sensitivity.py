@@ -15,14 +15,14 @@ def sensitivity(arguments: argparse.Namespace) -> None:
     """Scan with the run's scores, keep the result with it, and show what the model misses most."""
     from nirvana.jobs.foreground import foreground_job
     from nirvana.reporting.figures.sensitivity import scan_heatmap
-    from nirvana.runs.models import Models
+    from nirvana.runs.model_cache import ModelCache
 
     store = Store()
     run = store.open(arguments.run)
     check_scan(run, "saliency", rate=arguments.rate)
     with Bar().shown() as bar, foreground_job(store, run, "saliency", "sensitivity"):
         bar.step("sensitivity")
-        found = scan_run(run, Models(), arguments.rate, bar.progress)
+        found = scan_run(run, ModelCache(), arguments.rate, bar.progress)
     if arguments.json:
         print_json(found.to_json())
         return

@@ -42,19 +42,19 @@ def _of_run(run: Run, protocol: dict[str, int], schemes: list[str], sizes: bool)
     if run.info("prune") is None:
         raise RunError("This run has no pruned model yet.", "Run it first, at least until prune.")
     check_speed(run, schemes, **protocol)
-    from nirvana.runs.models import Models
     from nirvana.runs.speed import measure_speeds, quality_against_bytes
-    from nirvana.runs.subjects import both_models
+    from nirvana.runs.workspace import Workspace
 
     with Bar().shown() as bar:
         bar.step("model")
-        dense, pruned = both_models(run, Models(), bar.progress)
+        workspace = Workspace.of(run, progress=bar.progress)
+        workspace.subjects()
         bar.step("speed")
-        timed = measure_speeds(dense, pruned, schemes=schemes, progress=bar.progress, **protocol)
+        timed = measure_speeds(workspace, schemes=schemes, **protocol)
         weighed = None
         if sizes:
             bar.step("quality against bytes")
-            weighed = quality_against_bytes(dense, pruned, run.recipe, schemes=schemes, progress=bar.progress)
+            weighed = quality_against_bytes(workspace, schemes=schemes)
     if not run.is_example:
         run.put_speed(timed)
         if weighed is not None:

@@ -85,11 +85,10 @@ def calibrate(arguments: argparse.Namespace) -> None:
     check_recipe(recipe, ("model", "calibration"))
     with Bar().shown() as bar:
         lm = _load(recipe, bar)
-        from nirvana.runs.cached import choose_calibration, open_corpus
+        from nirvana.runs.workspace import Workspace
 
         bar.step("calibration")
-        corpora = [open_corpus(name, lm, bar.progress) for name in recipe.calibration.texts]
-        chosen, _ = choose_calibration(recipe.calibration, lm, corpora, bar.progress)
+        chosen = Workspace(recipe, lm=lm, progress=bar.progress).calibration()
     write_bytes(Path(arguments.output), chosen.to_bytes())
     result: dict[str, Any] = {"output": arguments.output, "hash": chosen.hash}
     winner = chosen.calibration if isinstance(chosen, CalibrationSelection) else chosen
@@ -178,11 +177,10 @@ def prune(arguments: argparse.Namespace) -> None:
     with Bar().shown() as bar:
         lm = _load(recipe, bar)
         from nirvana.checkpoints.exporting import export
-        from nirvana.runs.compensated import pruned_model
-        from nirvana.runs.models import Models
+        from nirvana.runs.workspace import Workspace
 
         bar.step("prune")
-        small, _ = pruned_model(recipe, Models(), lm, plan, progress=bar.progress)
+        small = Workspace(recipe, lm=lm, plan=plan, progress=bar.progress).pruned()
         written = export(small, output, format=arguments.export, progress=bar.progress)
     sizes = {"dense": lm.layout.parameters, "pruned": small.layout.parameters}
     if arguments.json:
@@ -200,16 +198,15 @@ def evaluate(arguments: argparse.Namespace) -> None:
     check_recipe(recipe, ("model", "evaluate"))
     with Bar().shown() as bar:
         lm = _load(recipe, bar)
-        from nirvana.runs.cached import draw_probe, open_corpus
         from nirvana.runs.measurements import measure
+        from nirvana.runs.workspace import Workspace
 
         subjects, probe = {"pruned" if lm.is_pruned else "dense": lm}, None
         if arguments.dense is not None:
             subjects = {"dense": _load(recipe.change("model", name=arguments.dense), bar), "pruned": lm}
-            texts = [open_corpus(name, subjects["dense"], bar.progress) for name in recipe.calibration.texts]
-            probe = draw_probe(recipe.calibration, subjects["dense"], texts)
+            probe = Workspace(recipe, lm=subjects["dense"], progress=bar.progress).draw_probe()
         bar.step("evaluation")
-        corpora = {name: open_corpus(name, lm, bar.progress) for name in recipe.evaluation.corpora}
+        corpora = Workspace(recipe, lm=lm, progress=bar.progress).evaluation_texts()
         task = recipe.calibration.task
         report = Report(tuple(measure(subjects, corpora, recipe.evaluation, probe, bar.progress, task=task)))
     if arguments.json:

@@ -56,9 +56,9 @@ def tune(arguments: argparse.Namespace) -> None:
     check_tune(base, "evaluate", corpora=corpora, minutes=minutes or 0, trials=arguments.trials, **asked)
     print(f"Run {base.id}. If it is stopped, go on with the same options and --run {base.id}", file=sys.stderr)
     with Bar().shown() as bar, foreground_job(store, base, "evaluate", "tune"):
-        from nirvana.runs.models import Models
+        from nirvana.runs.model_cache import ModelCache
 
-        lm = Models().dense(recipe.model, bar.progress)
+        lm = ModelCache().dense(recipe.model, bar.progress)
         bar.step("tune")
         found = search(
             lm,

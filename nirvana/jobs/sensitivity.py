@@ -11,39 +11,29 @@ from nirvana.runs.run import Run
 
 if TYPE_CHECKING:
     from nirvana.jobs.worker import Reporter
-    from nirvana.runs.models import Models
+    from nirvana.runs.model_cache import ModelCache
 
 SCAN: dict[str, Any] = {"rate": 0.2}
 
 
-def scan(run: Run, *, models: Models, reporter: Reporter, until: str, rate: float) -> dict[str, Any]:
+def scan(run: Run, *, models: ModelCache, reporter: Reporter, until: str, rate: float) -> dict[str, Any]:
     """The worker's task."""
     reporter.step("sensitivity", 1, 1)
     return {"sites": len(scan_run(run, models, rate, reporter.progress))}
 
 
-def scan_run(run: Run, models: Models, rate: float, progress: ProgressCallback | None) -> Sensitivity:
+def scan_run(run: Run, models: ModelCache, rate: float, progress: ProgressCallback | None) -> Sensitivity:
     """Scan with the run's scores, on its probes, and keep the result with the run.
 
     Raises:
-        RunError: the scores or the model have gone or changed.
+        RunError: the scores or the model are missing or have changed.
     """
-    from nirvana.calibration.sets import CalibrationSelection
     from nirvana.evaluation.sensitivity import sensitivity
-    from nirvana.runs.cached import draw_probe, open_corpus
+    from nirvana.runs.workspace import Workspace
 
-    scores, card, chosen = run.saliency(), run.model(), run.calibration()
-    if scores is None or card is None or chosen is None:
-        raise RunError("The scores of this run are damaged.", "Score the units again.")
-    lm = models.dense(run.recipe.model, progress)
-    if lm.hash != card.hash:
-        raise RunError("The model's files have changed since the units were scored.", "Start a new run.")
-    if isinstance(chosen, CalibrationSelection):
-        probe = chosen.probe
-    else:
-        texts = [open_corpus(name, lm, progress) for name in run.recipe.calibration.texts]
-        probe = draw_probe(run.recipe.calibration, lm, texts)
-    found = sensitivity(lm, scores, probe, rate=rate, progress=progress)
+    workspace = Workspace.of(run, models=models, progress=progress)
+    scores, probe = workspace.saliency(), workspace.probe()
+    found = sensitivity(workspace.lm, scores, probe, rate=rate, progress=progress)
     run.put_sensitivity(found)
     return found
 

@@ -6,7 +6,7 @@ import re
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,8 +16,7 @@ from nirvana.jobs.sensitivity import SCAN, check_scan, scan
 from nirvana.progress import Progress, within
 from nirvana.runs.recipe import STEPS
 from nirvana.runs.run import Run
-from nirvana.runs.speed import SIZES, SPEED, check_schemes, check_speed, time_both, weigh_both
-from nirvana.runs.subjects import both_models
+from nirvana.runs.speed import SIZES, SPEED, check_schemes, check_speed, measure_speeds, quality_against_bytes
 from nirvana.runs.validation import check_recipe
 from nirvana.studies.matrix import MATRIX, check_matrix, matrix_task
 from nirvana.studies.search_task import TUNE, check_tune, tune_run
@@ -27,7 +26,7 @@ from nirvana.studies.sweep import check_sweep, sweep_task
 if TYPE_CHECKING:
     from nirvana.jobs.worker import Reporter
     from nirvana.models.lm import LM
-    from nirvana.runs.models import Models
+    from nirvana.runs.model_cache import ModelCache
 
 PROMPT_LENGTH = 8_000  # characters
 NEW_TOKENS = 512
@@ -68,14 +67,16 @@ def check_task(run: Run, task: str, until: str, arguments: dict[str, Any]) -> di
     return clean
 
 
-def run_steps(run: Run, *, models: Models, reporter: Reporter, until: str) -> None:
+def run_steps(run: Run, *, models: ModelCache, reporter: Reporter, until: str) -> None:
     """Compute every step up to `until` that is not current."""
-    from nirvana.runs.pipeline import execute
+    from nirvana.runs.pipeline import compute_steps
 
-    execute(run, until=until, progress=reporter.progress, models=models, on_step=reporter.step)
+    compute_steps(run, until=until, progress=reporter.progress, models=models, on_step=reporter.step)
 
 
-def export(run: Run, *, models: Models, reporter: Reporter, until: str, format: str = "checkpoint") -> dict[str, Any]:
+def export(
+    run: Run, *, models: ModelCache, reporter: Reporter, until: str, format: str = "checkpoint"
+) -> dict[str, Any]:
     """Write the pruned model in a format, verify it by reading it back, and pack a folder into one file.
 
     Returns:
@@ -86,9 +87,10 @@ def export(run: Run, *, models: Models, reporter: Reporter, until: str, format: 
         RunError: the disk has too little room.
     """
     from nirvana.checkpoints.exporting import export as write
+    from nirvana.runs.workspace import Workspace
 
     reporter.step("export", 1, 1)
-    _, small = both_models(run, models, reporter.progress)
+    small = Workspace.of(run, models=models, progress=reporter.progress).pruned()
     _check_room(run, small, format)
     plan = str((run.info("allocation") or {}).get("fingerprint", ""))
     name = f"{_file_name(run.recipe.model.name)}-pruned-{plan[:8]}"
@@ -113,18 +115,41 @@ def export(run: Run, *, models: Models, reporter: Reporter, until: str, format: 
 
 
 def continue_both(
-    run: Run, *, models: Models, reporter: Reporter, until: str, prompt: str, chat: bool, max_new_tokens: int
+    run: Run, *, models: ModelCache, reporter: Reporter, until: str, prompt: str, chat: bool, max_new_tokens: int
 ) -> dict[str, Any]:
     """Let both models continue a prompt, and keep the texts with the run."""
     from nirvana.runs.continuation import continue_with_both
+    from nirvana.runs.workspace import Workspace
 
     reporter.step("continue", 1, 1)
-    both = both_models(run, models, reporter.progress)
+    both = Workspace.of(run, models=models, progress=reporter.progress).subjects()
     continuation = continue_with_both(
-        *both, prompt, chat=chat, max_new_tokens=max_new_tokens, progress=reporter.progress
+        both["dense"], both["pruned"], prompt, chat=chat, max_new_tokens=max_new_tokens, progress=reporter.progress
     )
     run.add_continuation(continuation)
     return continuation.to_json()
+
+
+def time_both(run: Run, *, models: ModelCache, reporter: Reporter, until: str, **protocol: Any) -> dict[str, Any]:
+    """Time the dense and the pruned model of a run in turns, and keep the result with the run."""
+    from nirvana.runs.workspace import Workspace
+
+    reporter.step("speed", 1, 1)
+    report = measure_speeds(Workspace.of(run, models=models, progress=reporter.progress), **protocol)
+    run.put_speed(report)
+    return {"models": list(report.models)}
+
+
+def weigh_both(
+    run: Run, *, models: ModelCache, reporter: Reporter, until: str, schemes: Sequence[str]
+) -> dict[str, Any]:
+    """Measure quality against bytes of a run's models, and keep the result with the run."""
+    from nirvana.runs.workspace import Workspace
+
+    reporter.step("sizes", 1, 1)
+    report = quality_against_bytes(Workspace.of(run, models=models, progress=reporter.progress), schemes=schemes)
+    run.put_sizes(report)
+    return {"measurements": len(report.measurements)}
 
 
 def _check_run(run: Run, until: str) -> None:

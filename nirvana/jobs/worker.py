@@ -22,7 +22,7 @@ from nirvana import out_of_memory as memory
 from nirvana.errors import Cancelled, NirvanaError
 from nirvana.jobs.tasks import TASKS, Task
 from nirvana.progress import Progress
-from nirvana.runs.models import Models
+from nirvana.runs.model_cache import ModelCache
 from nirvana.runs.store import Store
 
 INTERVAL = 0.2  # seconds between progress events
@@ -109,13 +109,13 @@ def main(tasks: Mapping[str, Task] = TASKS) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C reaches the whole group; the parent decides
     channel = Channel()
     commands = Commands()
-    models = Models()
+    models = ModelCache()
     while True:
         command = commands.jobs.get()
         perform(command, tasks[command["task"]], models, Reporter(command["job"], channel, commands), channel)
 
 
-def perform(command: dict[str, Any], task: Task, models: Models, reporter: Reporter, channel: Channel) -> None:
+def perform(command: dict[str, Any], task: Task, models: ModelCache, reporter: Reporter, channel: Channel) -> None:
     """Do one job and send how it ended."""
     outcome: dict[str, Any]
     try:

@@ -1,4 +1,4 @@
-"""What the compare step measures. Each measurement is kept by its inputs, so the dense model is measured once."""
+"""Measurements of the evaluate step. Each is cached by its inputs, so the dense model is measured once."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nirvana.calibration.corpora.corpus import Corpus
 from nirvana.calibration.sets import CalibrationSet
@@ -19,29 +19,28 @@ from nirvana.evaluation.zero_shot.tasks import LocalTask, find_tasks, harness_ve
 from nirvana.models.lm import LM
 from nirvana.progress import ProgressCallback, within
 from nirvana.runs.continuation import continue_with_both
-from nirvana.runs.models import numerics, placement
+from nirvana.runs.model_cache import cache_fields, placement
 from nirvana.runs.recipe import EvaluationChoice
 from nirvana.runs.run import Run
-from nirvana.runs.step_cache import cache_key, read_cached, write_cached
+from nirvana.runs.step_cache import cache_key, through_cache
+
+if TYPE_CHECKING:
+    from nirvana.runs.workspace import Workspace
 
 PROMPT, NEW_TOKENS = "A function in Python is defined with", 48
 
 
-def evaluate(
-    run: Run,
-    subjects: Mapping[str, LM],
-    corpora: Mapping[str, Corpus],
-    probe: CalibrationSet,
-    progress: ProgressCallback | None,
-) -> Report:
-    """All measurements of the dense and the pruned model, and a first continuation of one prompt by both.
+def evaluate(workspace: Workspace) -> Report:
+    """All measurements of both models; with a run, also a first continuation of one prompt by both.
 
-    The points of a study go without that: nobody reads hundreds of them, and it takes longer than the measurements.
+    The points of a study have no continuation: nobody reads hundreds of them, and it takes longer than the rest.
     """
-    choice, task = run.recipe.evaluation, run.recipe.calibration.task
+    choice, task, progress = workspace.recipe.evaluation, workspace.recipe.calibration.task, workspace.progress
+    subjects, corpora, probe = workspace.subjects(), workspace.evaluation_texts(), workspace.probe()
     parts = len(subjects) * (len(corpora) + len(choice.zero_shot)) + 2
     measured = measure(subjects, corpora, choice, probe, progress, task=task, parts=parts)
-    if not run.study:
+    run = workspace.run
+    if run is not None and not run.study:
         _continue(run, subjects, within(progress, "Continuation", parts - 1, parts))
     return Report(tuple(measured))
 
@@ -193,13 +192,16 @@ def _continue(run: Run, subjects: Mapping[str, LM], progress: ProgressCallback |
 def _through_cache(
     kind: str, inputs: dict[str, Any], lm: LM, subject: str, measure: Callable[[], list[Measurement]]
 ) -> list[Measurement]:
-    key = cache_key(kind, subject=subject, note=lm.source.note, keeps="parts", **inputs, **numerics(lm))
-    found = read_cached(key)
-    if found is not None:
-        return list(Report.from_json(json.loads(found[1])).measurements)
-    measurements = measure()
-    write_cached(key, json.dumps(Report(tuple(measurements)).to_json()).encode())
-    return measurements
+    key = cache_key(kind, subject=subject, note=lm.source.note, keeps="parts", **inputs, **cache_fields(lm))
+    return through_cache(key, _read, _write, measure)[0]
+
+
+def _read(content: bytes) -> list[Measurement]:
+    return list(Report.from_json(json.loads(content)).measurements)
+
+
+def _write(measurements: list[Measurement]) -> bytes:
+    return json.dumps(Report(tuple(measurements)).to_json()).encode()
 
 
 def _finite(value: float) -> float | None:

@@ -1,4 +1,4 @@
-"""Tasks that measure what a run's models are worth in practice: their speed, and their quality for their bytes."""
+"""Speed of a recipe's models, and their quality against their bytes, quantised copies included."""
 
 from __future__ import annotations
 
@@ -7,44 +7,21 @@ from typing import TYPE_CHECKING, Any
 
 from nirvana.errors import RunError
 from nirvana.evaluation.schemes import SCHEMES
-from nirvana.progress import ProgressCallback, within
+from nirvana.progress import within
 from nirvana.runs.run import Run
-from nirvana.runs.subjects import both_models
 
 if TYPE_CHECKING:
     from nirvana.evaluation.results import Report
     from nirvana.evaluation.speed_report import SpeedReport
-    from nirvana.jobs.worker import Reporter
     from nirvana.models.lm import LM
-    from nirvana.runs.models import Models
-    from nirvana.runs.recipe import Recipe
+    from nirvana.runs.workspace import Workspace
 
 SPEED: dict[str, Any] = {"batch": 1, "prompt": 128, "new_tokens": 32, "repeats": 5, "schemes": []}
 SIZES: dict[str, Any] = {"schemes": list(SCHEMES)}
 RANGES = {"batch": (1, 256), "prompt": (1, 32_768), "new_tokens": (2, 4_096), "repeats": (1, 50)}
 
 
-def time_both(run: Run, *, models: Models, reporter: Reporter, until: str, **protocol: Any) -> dict[str, Any]:
-    """Time the dense and the pruned model of a run in turns, and keep the result with the run."""
-    reporter.step("speed", 1, 1)
-    dense, pruned = both_models(run, models, reporter.progress)
-    report = measure_speeds(dense, pruned, progress=reporter.progress, **protocol)
-    run.put_speed(report)
-    return {"models": list(report.models)}
-
-
-def weigh_both(run: Run, *, models: Models, reporter: Reporter, until: str, schemes: Sequence[str]) -> dict[str, Any]:
-    """Measure quality against bytes of a run's models, and keep the result with the run."""
-    reporter.step("sizes", 1, 1)
-    dense, pruned = both_models(run, models, reporter.progress)
-    report = quality_against_bytes(dense, pruned, run.recipe, schemes=schemes, progress=reporter.progress)
-    run.put_sizes(report)
-    return {"measurements": len(report.measurements)}
-
-
-def measure_speeds(
-    dense: LM, pruned: LM, *, schemes: Sequence[str] = (), progress: ProgressCallback | None = None, **protocol: int
-) -> SpeedReport:
+def measure_speeds(workspace: Workspace, *, schemes: Sequence[str] = (), **protocol: int) -> SpeedReport:
     """`measure_speed` of both models, and of a quantised copy of each for every scheme.
 
     Raises:
@@ -53,7 +30,7 @@ def measure_speeds(
     from nirvana.evaluation.quantisation import quantise
     from nirvana.evaluation.speed import measure_speed
 
-    subjects = {"dense": dense, "pruned": pruned}
+    progress, subjects = workspace.progress, workspace.subjects()
     copies: dict[str, LM] = {}
     try:
         for scheme in schemes:
@@ -65,14 +42,7 @@ def measure_speeds(
             copy.unload()
 
 
-def quality_against_bytes(
-    dense: LM,
-    pruned: LM,
-    recipe: Recipe,
-    *,
-    schemes: Sequence[str] = tuple(SCHEMES),
-    progress: ProgressCallback | None = None,
-) -> Report:
+def quality_against_bytes(workspace: Workspace, *, schemes: Sequence[str] = tuple(SCHEMES)) -> Report:
     """Bytes of the weights, and perplexity on the recipe's first evaluation corpus: dense, pruned, and both quantised.
 
     A pruned model competes with a quantised dense one for the same bytes, and the two can be combined. Subjects are
@@ -83,27 +53,25 @@ def quality_against_bytes(
         ModelError: see `nirvana.quantise`.
         CorpusError: see `nirvana.perplexity`.
     """
-
     from nirvana.evaluation.quantisation import quantise
     from nirvana.evaluation.results import Report
-    from nirvana.runs.cached import open_corpus
     from nirvana.runs.measurements import measure
 
+    recipe, progress = workspace.recipe, workspace.progress
     if not recipe.evaluation.corpora:
         raise RunError("There is no text to measure perplexity on.", "Choose one on the Compare page.")
     name = recipe.evaluation.corpora[0]
     choice, task = recipe.evaluation.with_values(corpora=(name,), zero_shot=()), recipe.calibration.task
-    corpora = {name: open_corpus(name, dense, progress)}
-    subjects = {"dense": dense, "pruned": pruned}
-    jobs = [(subject, scheme) for scheme in ("", *schemes) for subject in subjects]
+    corpora, subjects = {name: workspace.corpus(name)}, workspace.subjects()
+    variants = [(subject, scheme) for scheme in ("", *schemes) for subject in subjects]
     found = []
-    for part, (subject, scheme) in enumerate(jobs):
-        nested = within(progress, f"{subject} {scheme}".strip(), part, len(jobs))
+    for part, (subject, scheme) in enumerate(variants):
+        label = f"{subject} {scheme}".strip()
+        nested = within(progress, label, part, len(variants))
         lm = quantise(subjects[subject], scheme, progress=within(nested, "Weights", 0, 2)) if scheme else None
         try:
-            measured = {f"{subject} {scheme}".strip(): lm or subjects[subject]}
             reading = within(nested, "Text", 1, 2) if scheme else nested
-            found += measure(measured, corpora, choice, None, reading, task=task)
+            found += measure({label: lm or subjects[subject]}, corpora, choice, None, reading, task=task)
         finally:
             if lm is not None:
                 lm.unload()

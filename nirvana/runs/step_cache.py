@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import nirvana
 from nirvana.errors import NirvanaError
@@ -15,12 +16,38 @@ from nirvana.files import cache_folder, json_hash, write_bytes
 LIMIT = 1 << 30  # bytes of a folder; beyond it the results that were not used for longest go
 LARGE = ("statistics",)  # kinds of result that have a folder of their own, where they push out no others
 ABANDONED = 3600  # seconds after which a half-written file has lost its writer
+Origin = dict[str, Any]  # "cached": whether the result was read; "seconds": how long its computation took
+Result = TypeVar("Result")
 log = logging.getLogger(__name__)
 
 
 def cache_key(kind: str, **inputs: Any) -> str:
     """Name of a result: its kind and the hash of its inputs and of the version of the code that made it."""
     return f"{kind}-{json_hash({**inputs, 'version': nirvana.__version__})[:40]}"
+
+
+def through_cache(
+    key: str,
+    read: Callable[[bytes], Result],
+    write: Callable[[Result], bytes],
+    compute: Callable[[], Result],
+    *,
+    keep: bool = True,
+) -> tuple[Result, Origin]:
+    """The result of that key: read where it is cached, else computed and, with `keep`, cached."""
+    found = read_cached(key)
+    if found is not None:
+        meta, content = found
+        try:
+            return read(content), {"cached": True, "seconds": meta.get("seconds")}
+        except (ValueError, KeyError, TypeError, NirvanaError) as error:  # other code than this wrote it
+            log.warning("%s is computed again: %s", key, error)
+    start = time.perf_counter()
+    result = compute()
+    seconds = time.perf_counter() - start
+    if keep:
+        write_cached(key, write(result), seconds=seconds)
+    return result, {"cached": False, "seconds": seconds}
 
 
 def read_cached(key: str) -> tuple[dict[str, Any], bytes] | None:

@@ -20,7 +20,7 @@ from nirvana.studies.matrix_rows import CalibrationMatrix, MatrixRow, append_row
 if TYPE_CHECKING:
     from nirvana.jobs.worker import Reporter
     from nirvana.models.lm import LM
-    from nirvana.runs.models import Models
+    from nirvana.runs.model_cache import ModelCache
 
 MATRIX: dict[str, Any] = {"corpora": [], "mixture": True, "seeds": 1}
 FEWEST, MOST, MOST_SEEDS = 2, 12, 16
@@ -45,7 +45,7 @@ def calibration_matrix(
     seeds: int = 1,
     base: Recipe | None = None,
     folder: str | PathLike[str] | None = None,
-    models: Models | None = None,
+    models: ModelCache | None = None,
     progress: ProgressCallback | None = None,
     on_row: Callable[[MatrixRow], None] | None = None,
 ) -> CalibrationMatrix:
@@ -136,7 +136,7 @@ def check_texts(names: Sequence[str], mixture: Any = True, seeds: Any = 1) -> No
 
 
 def matrix_task(
-    run: Run, *, models: Models, reporter: Reporter, until: str, corpora: list[str], mixture: bool, seeds: int
+    run: Run, *, models: ModelCache, reporter: Reporter, until: str, corpora: list[str], mixture: bool, seeds: int
 ) -> dict[str, Any]:
     """The worker's task: the matrix with the choices of `run`, in its folder.
 

@@ -6,30 +6,27 @@ import json
 import time
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import cached_property
 from os import PathLike, fspath
 from typing import Any
 
 import numpy as np
 
-from nirvana.allocation.allocate import allocate, reachable_sparsity
+from nirvana.allocation.allocate import reachable_sparsity
 from nirvana.allocation.constraints import out_of_reach
 from nirvana.calibration.corpora.corpus import Corpus
 from nirvana.calibration.corpora.registry import mix
-from nirvana.calibration.sampling import sample_calibration, sample_probe
+from nirvana.calibration.sampling import sample_probe
 from nirvana.errors import Cancelled, NirvanaError, PlanError
-from nirvana.evaluation.divergence import DenseReference, dense_reference, divergence
+from nirvana.evaluation.divergence import divergence
 from nirvana.evaluation.perplexity import check_text, perplexity
 from nirvana.files import json_hash
 from nirvana.models.lm import LM
 from nirvana.plan import PruningPlan
 from nirvana.progress import ProgressCallback, report, within
-from nirvana.runs.cached import open_corpus, score_units
-from nirvana.runs.compensated import Held, pruned_model
-from nirvana.runs.models import Models, numerics
+from nirvana.runs.model_cache import ModelCache, cache_fields
 from nirvana.runs.recipe import EvaluationChoice, Recipe
 from nirvana.runs.validation import check_reachable
-from nirvana.saliency.scores import Saliency
+from nirvana.runs.workspace import Workspace
 from nirvana.studies.search_space import Choices, Space
 from nirvana.studies.search_trials import Trial
 
@@ -59,13 +56,14 @@ class Objective:
     ) -> None:
         self.lm, self.sparsity = lm, sparsity
         self.base = base.change("model", name=lm.source.name)
+        self._workspace = Workspace(self.base, lm=lm, progress=progress)
         self.parts = {
-            name: text if isinstance(text, Corpus) else open_corpus(fspath(text), lm, progress)
+            name: text if isinstance(text, Corpus) else self._workspace.corpus(fspath(text))
             for name, text in texts.items()
         }
         mixtures = {name: mix([self.parts[part] for part in parts]) for name, parts in space.mixtures.items()}
-        self.corpora = self.parts | mixtures
-        whole = list(self.corpora.values())[-1]
+        self._workspace.corpora |= self.parts | mixtures
+        whole = [*self.parts.values(), *mixtures.values()][-1]
         task = self.base.calibration.task
         self.probe = sample_probe(lm, whole, samples=PROBES, length=PROBE_LENGTH, seed=PROBE_SEED, task=task)
         self.layers = list(dict.fromkeys(site.layer for site in lm.layout))
@@ -80,18 +78,10 @@ class Objective:
             "layers": self.layers,
             "probe": {"samples": PROBES, "length": PROBE_LENGTH, "seed": PROBE_SEED, "hash": self.probe.hash},
             "perplexity": {"split": "probe", "window": self.window, "max_tokens": TOKENS},
-            **numerics(lm),
+            **cache_fields(lm),
         }
         self.settings: dict[str, Any] = json.loads(json.dumps(settings))  # as it is read back
         self.known: dict[str, Trial] = {}
-        self._models = Models()
-        self._saliency: dict[tuple[str, str, int], Saliency] = {}
-        self._statistics = Held()
-
-    @cached_property
-    def reference(self) -> DenseReference:
-        """What the dense model predicts on the probes."""
-        return dense_reference(self.lm, self.probe)
 
     def recipe(self, choices: Choices) -> Recipe:
         """The whole recipe of a point."""
@@ -127,14 +117,17 @@ class Objective:
         recipe = self.recipe(choices)
         try:
             check_reachable(recipe.allocation, choices.criterion, self.lm.layout)
-            plan = self.plan(recipe, within(progress, "Scores", 0, PARTS))
+            workspace = self._workspace.variant(recipe)
+            plan = workspace.plan(within(progress, "Scores", 0, PARTS))
             model = _model_key(recipe, plan)
             if model in self.known:
                 seconds = round(time.perf_counter() - start, 2)
                 return replace(self.known[model], number=number, choices=choices, seconds=seconds)
-            small = self._prune(recipe, plan, within(progress, "Pruning", 1, PARTS))
+            small = workspace.pruned(within(progress, "Pruning", 1, PARTS))
             comparing = within(progress, "KL", 2, PARTS)
-            found = divergence(self.lm, small, self.probe, reference=self.reference, progress=comparing)
+            found = divergence(
+                self.lm, small, self.probe, reference=self._workspace.reference(self.probe), progress=comparing
+            )
             read = self._perplexities(small, within(progress, "Perplexity", 3, PARTS))
         except Cancelled:
             raise
@@ -146,26 +139,11 @@ class Objective:
         self.known[model] = trial
         return trial
 
-    def plan(self, recipe: Recipe, progress: ProgressCallback | None = None) -> PruningPlan:
-        """The plan of a recipe, as the pipeline makes it."""
-        choice, criterion = recipe.calibration, recipe.saliency.criterion
-        key = (criterion, choice.corpus, choice.seed)
-        if key not in self._saliency:
-            drawn = {"samples": choice.samples, "length": choice.length, "seed": choice.seed, "task": choice.task}
-            calibration = sample_calibration(self.lm, self.corpora[choice.corpus], **drawn)  # type: ignore[arg-type]
-            self._saliency[key] = score_units(criterion, self.lm, calibration, progress)[0]
-        return allocate(self._saliency[key], **vars(recipe.allocation))
-
     def prune(self, recipe: Recipe) -> LM:
         """The pruned model of a recipe, the caller's to keep."""
-        small = self._prune(recipe, self.plan(recipe), None)
-        self._models = Models()  # which would unload it when the next is made
+        small = self._workspace.variant(recipe).pruned()
+        self._workspace.models = ModelCache()  # which would unload it when the next is made
         return small
-
-    def _prune(self, recipe: Recipe, plan: PruningPlan, progress: ProgressCallback | None) -> LM:
-        corpus = self.corpora[recipe.calibration.corpus]
-        held = self._statistics
-        return pruned_model(recipe, self._models, self.lm, plan, corpus=corpus, held=held, progress=progress)[0]
 
     def _perplexities(self, small: LM, progress: ProgressCallback | None) -> dict[str, list[float]]:
         found, task = {}, self.base.calibration.task

@@ -11,7 +11,7 @@ from nirvana.studies.search_space import CRITERIA, Space
 
 if TYPE_CHECKING:
     from nirvana.jobs.worker import Reporter
-    from nirvana.runs.models import Models
+    from nirvana.runs.model_cache import ModelCache
 
 TUNE: dict[str, Any] = {
     "corpora": [],
@@ -27,7 +27,7 @@ MOST_MINUTES, MOST_TRIALS = 7 * 24 * 60, 10_000
 def tune_run(
     run: Run,
     *,
-    models: Models,
+    models: ModelCache,
     reporter: Reporter,
     until: str,
     corpora: list[str],

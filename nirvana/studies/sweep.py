@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from nirvana.calibration.corpora.corpus import Corpus
     from nirvana.evaluation.speed_report import SpeedReport
     from nirvana.jobs.worker import Reporter
-    from nirvana.runs.models import Models
+    from nirvana.runs.model_cache import ModelCache
 
 ARGUMENTS: dict[str, Any] = {"grid": {}}
 PointCallback = Callable[[Point, int, int], None]
@@ -37,7 +37,7 @@ def sweep(
     base: Run,
     grid: Grid,
     *,
-    models: Models | None = None,
+    models: ModelCache | None = None,
     progress: ProgressCallback | None = None,
     on_point: PointCallback | None = None,
 ) -> list[Row]:
@@ -57,12 +57,12 @@ def sweep(
         RunError: `base` is the example or a point itself, or the grid is out of range.
         NirvanaError: the model or a text is not to be had.
     """
-    from nirvana.runs.models import Models
+    from nirvana.runs.model_cache import ModelCache
 
     check_sweep(base, "evaluate", grid.to_json())
     write_grid(base, grid)
     points = grid.points()
-    work = _Work(base, grid, models or Models(), progress)
+    work = _Work(base, grid, models or ModelCache(), progress)
     todo = [point for point in points if not work.is_done(point)]
     if todo:
         work.open()
@@ -90,7 +90,7 @@ def check_sweep(run: Run, until: str, grid: Any) -> None:
     check_recipe(read.points()[0].recipe(run.recipe))
 
 
-def sweep_task(run: Run, *, models: Models, reporter: Reporter, until: str, grid: dict[str, Any]) -> dict[str, Any]:
+def sweep_task(run: Run, *, models: ModelCache, reporter: Reporter, until: str, grid: dict[str, Any]) -> dict[str, Any]:
     """The worker's task: sweep around `run`."""
 
     def on_point(point: Point, number: int, points: int) -> None:
@@ -103,7 +103,7 @@ def sweep_task(run: Run, *, models: Models, reporter: Reporter, until: str, grid
 class _Work:
     """What the points of one sweep share."""
 
-    def __init__(self, base: Run, grid: Grid, models: Models, progress: ProgressCallback | None) -> None:
+    def __init__(self, base: Run, grid: Grid, models: ModelCache, progress: ProgressCallback | None) -> None:
         assert base.index is not None
         self.base, self.grid, self.models, self.progress = base, grid, models, progress
         self.store = Store(base.index.path.parent)
@@ -119,16 +119,18 @@ class _Work:
 
     def open(self) -> None:
         """Load the model and the texts, which no point can do without; rows of other weights no longer count."""
-        from nirvana.runs.cached import open_corpus
+        from nirvana.runs.workspace import Workspace
 
-        lm = self.models.dense(self.base.recipe.model, self.progress)
+        recipe = self.base.recipe
+        workspace = Workspace(recipe, models=self.models, corpora=self.corpora, progress=self.progress)
+        lm = workspace.lm
         self.weights = lm.hash
         self.rows = {point: row for point, row in self.rows.items() if row.weights in ("", lm.hash)}
         positions = lm.family.geometry(lm.settings).get("positions")
         if self.grid.speed and positions is not None and positions < SPEED["prompt"] + SPEED["new_tokens"]:
             raise RunError(f"{lm.source.name} has too few positions to be timed: {positions}.", "Leave speed out.")
-        for name in (*self.base.recipe.calibration.texts, *self.base.recipe.evaluation.corpora):
-            self.corpora.setdefault(name, open_corpus(name, lm, self.progress))
+        for name in (*recipe.calibration.texts, *recipe.evaluation.corpora):
+            workspace.corpus(name)
 
     def finish(self, point: Point) -> None:
         """Compute one point and keep its row."""
@@ -152,7 +154,7 @@ class _Work:
 
     def _compute(self, point: Point, recipe: Recipe) -> Run:
         """The run of a point with every step done."""
-        from nirvana.runs.pipeline import execute
+        from nirvana.runs.pipeline import compute_steps
 
         check_recipe(recipe)
         donor = self._last or self.base
@@ -161,7 +163,7 @@ class _Work:
             check_against_model(recipe, card)
         run = self._started(recipe) or self.store.create(recipe, name=point.label, parent=donor, study=self.base)
         steps = _Steps(self.progress, point.label)
-        execute(run, progress=steps.report, models=self.models, on_step=steps.step, corpora=self.corpora)
+        compute_steps(run, progress=steps.report, models=self.models, on_step=steps.step, corpora=self.corpora)
         self._last = run
         return run
 
@@ -177,13 +179,13 @@ class _Work:
     def _time(self, run: Run) -> SpeedReport:
         """Time a point's two models in turns; the result is kept with its run, unless that holds another timing."""
         from nirvana.runs.speed import measure_speeds
-        from nirvana.runs.subjects import both_models
+        from nirvana.runs.workspace import Workspace
 
         known = run.speed()
         found = _same_protocol(known)
         if found is None:
-            dense, pruned = both_models(run, self.models, self.progress)
-            found = measure_speeds(dense, pruned, progress=within(self.progress, run.name, 0, 1), **SPEED)
+            workspace = Workspace.of(run, models=self.models, progress=within(self.progress, run.name, 0, 1))
+            found = measure_speeds(workspace, **SPEED)
             if known is None:
                 run.put_speed(found)
         return found

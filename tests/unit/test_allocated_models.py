@@ -16,7 +16,7 @@ from nirvana.errors import PlanError
 from nirvana.layout import KV_GROUP, NEURON
 from nirvana.models.lm import LM
 from nirvana.models.loading import load_model
-from nirvana.runs.pipeline import execute
+from nirvana.runs.pipeline import compute_steps
 from nirvana.runs.recipe import Recipe
 from nirvana.runs.store import Store
 
@@ -89,7 +89,7 @@ def test_a_run_removes_whole_layers_from_model_to_report(tiny_folder: Path, samp
         .change("evaluation", corpora=(str(sample_text),), window=64, max_tokens=512)
     )
     run = Store().create(recipe)
-    execute(run)
+    compute_steps(run)
     plan, summary = run.plan(), run.pruned()
     assert plan is not None and summary is not None
     assert plan.method == "layers" and len(plan.removed_layers) == 1

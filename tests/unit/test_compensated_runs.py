@@ -17,12 +17,13 @@ from nirvana.files import cache_folder
 from nirvana.jobs.tasks import continue_both, export
 from nirvana.models.loading import load_model
 from nirvana.progress import Progress
-from nirvana.runs import compensated
-from nirvana.runs.models import Models
-from nirvana.runs.pipeline import execute
+from nirvana.runs import compensation
+from nirvana.runs.model_cache import ModelCache
+from nirvana.runs.pipeline import compute_steps
 from nirvana.runs.recipe import Recipe
 from nirvana.runs.results import PruneSummary
 from nirvana.runs.store import Store
+from nirvana.runs.workspace import Workspace
 from tests.conftest import english
 from tests.families import test_t5 as makers
 from tests.reporter import Reporter
@@ -62,7 +63,7 @@ def collected(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
         calls.append(named["second_moments"])
         return collect_statistics(*arguments, **named)
 
-    monkeypatch.setattr(compensated, "collect_statistics", counted)
+    monkeypatch.setattr(compensation, "collect_statistics", counted)
     return calls
 
 
@@ -74,7 +75,7 @@ def summary_of(run: Any) -> PruneSummary:
 
 def test_a_run_says_what_it_was_compensated_with(store: Store, recipe: Recipe, collected: list[bool]) -> None:
     run, seen = store.create(recipe), list[Progress]()
-    execute(run, progress=seen.append)
+    compute_steps(run, progress=seen.append)
     summary = summary_of(run)
     record = summary.compensation
     assert (record["method"], record["tokens"], record["cached"]) == ("least_squares", {"decoder": 8 * 48}, False)
@@ -87,26 +88,26 @@ def test_a_run_says_what_it_was_compensated_with(store: Store, recipe: Recipe, c
 
 
 def test_statistics_are_kept_for_other_plans_and_runs(store: Store, recipe: Recipe, collected: list[bool]) -> None:
-    execute(store.create(recipe), until="prune")
+    compute_steps(store.create(recipe), until="prune")
     other = store.create(recipe.change("allocation", sparsity=0.4))
-    execute(other, until="prune")
+    compute_steps(other, until="prune")
     assert collected == [True] and summary_of(other).compensation["cached"] is True
     (kept,) = (cache_folder() / "statistics").iterdir()
     kept.write_bytes(kept.read_bytes()[:-100])
-    execute(store.create(recipe), until="prune")
+    compute_steps(store.create(recipe), until="prune")
     assert collected == [True, True], "damaged ones are collected again"
-    execute(store.create(recipe.change("prune", seed=2)), until="prune")
+    compute_steps(store.create(recipe.change("prune", seed=2)), until="prune")
     assert len(collected) == 3
-    execute(store.create(recipe.change("prune", compensation="bias")), until="prune")
+    compute_steps(store.create(recipe.change("prune", compensation="bias")), until="prune")
     assert collected[3:] == [False], "a bias needs means only"
 
 
 def test_statistics_that_are_too_large_for_a_file_are_collected_again(
     store: Store, recipe: Recipe, collected: list[bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(compensated, "KEPT_BYTES", 1000)
+    monkeypatch.setattr(compensation, "FILE_BYTES", 1000)
     for _ in range(2):
-        execute(store.create(recipe), until="prune")
+        compute_steps(store.create(recipe), until="prune")
     assert collected == [True, True]
 
 
@@ -114,7 +115,7 @@ def test_the_compensation_makes_the_run_another(store: Store, recipe: Recipe) ->
     values = {}
     for method in ("none", "bias", "least_squares"):
         run = store.create(recipe.change("prune", compensation=method))
-        execute(run)
+        compute_steps(run)
         report = run.report()
         assert report is not None
         kl = report.find("KL divergence", "pruned")
@@ -125,11 +126,11 @@ def test_the_compensation_makes_the_run_another(store: Store, recipe: Recipe) ->
 
 
 def test_a_task_makes_the_same_model_again(store: Store, recipe: Recipe, collected: list[bool], tmp_path: Path) -> None:
-    run, models = store.create(recipe), Models()
-    execute(run, until="prune", models=models)
-    small, _ = compensated.pruned_model(recipe, models, models.dense(recipe.model), run.plan())  # type: ignore[arg-type]
+    run, models = store.create(recipe), ModelCache()
+    compute_steps(run, until="prune", models=models)
+    small = Workspace.of(run, models=models).pruned()
     reporter: Any = Reporter()
-    result = export(run, models=Models(), reporter=reporter, until="prune")
+    result = export(run, models=ModelCache(), reporter=reporter, until="prune")
     shutil.unpack_archive(result["path"], tmp_path / "unpacked")
     (folder,) = (tmp_path / "unpacked").iterdir()
     again, tokens = load_model(folder, device="cpu"), torch.arange(20)[None] % 200
@@ -138,27 +139,27 @@ def test_a_task_makes_the_same_model_again(store: Store, recipe: Recipe, collect
     assert [record["method"] for record in again.compensations] == ["least_squares"]
     assert "fitted by least squares" in (folder / "README.md").read_text(encoding="utf-8")
     continue_both(
-        run, models=Models(), reporter=reporter, until="prune", prompt="The river", chat=False, max_new_tokens=3
+        run, models=ModelCache(), reporter=reporter, until="prune", prompt="The river", chat=False, max_new_tokens=3
     )
     assert collected == [True]
 
 
 def test_text_that_changed_since_is_noticed(store: Store, recipe: Recipe, text: Path) -> None:
     run, reporter = store.create(recipe), Reporter()
-    execute(run, until="prune")
+    compute_steps(run, until="prune")
     text.write_text("\n\n".join(english(60, seed=1)), encoding="utf-8")
-    named: Any = {"models": Models(), "reporter": reporter, "until": "prune"}
+    named: Any = {"models": ModelCache(), "reporter": reporter, "until": "prune"}
     with pytest.raises(RunError, match="text that the compensation was computed from has changed"):
         continue_both(run, prompt="The river", chat=False, max_new_tokens=3, **named)
 
 
 def test_a_run_whose_recipe_went_on_exports_nothing_else(store: Store, recipe: Recipe) -> None:
     run = store.create(recipe)
-    execute(run, until="prune")
+    compute_steps(run, until="prune")
     changed = store.set_recipe(run.id, recipe.change("prune", compensation="none"))
     reporter: Any = Reporter()
     with pytest.raises(RunError, match="compensated in another way"):
-        export(changed, models=Models(), reporter=reporter, until="prune")
+        export(changed, models=ModelCache(), reporter=reporter, until="prune")
 
 
 @pytest.mark.parametrize(
@@ -180,7 +181,7 @@ def test_what_must_fail_fails_before_units_are_scored(
     store: Store, recipe: Recipe, values: dict[str, Any], error: type[NirvanaError], message: str
 ) -> None:
     with pytest.raises(error, match=message):
-        execute(store.create(recipe.change("prune", **values)))
+        compute_steps(store.create(recipe.change("prune", **values)))
     assert all(run.step_state("saliency") == "missing" for run in store.runs())
 
 
@@ -189,8 +190,8 @@ def test_memory_is_checked_at_the_first_step(store: Store, recipe: Recipe, monke
 
     monkeypatch.setattr(statistics, "available_memory", lambda device: 1000)
     with pytest.raises(CompensationError, match="39,936 bytes"):
-        execute(store.create(recipe))
-    execute(store.create(recipe.change("prune", compensation="bias")), until="prune")
+        compute_steps(store.create(recipe))
+    compute_steps(store.create(recipe.change("prune", compensation="bias")), until="prune")
 
 
 def test_the_command_line_compensates(
@@ -211,7 +212,7 @@ def test_the_command_line_compensates(
 def test_an_encoder_decoder_counts_both_sides(tmp_path: Path, recipe: Recipe, store: Store) -> None:
     makers.T5Tests.write(tmp_path / "t5")
     run = store.create(recipe.change("model", name=str(tmp_path / "t5")))
-    execute(run, until="prune")
+    compute_steps(run, until="prune")
     record = summary_of(run).compensation
     assert record["sets"][0]["task"] == "span corruption"
     assert set(record["tokens"]) == {"encoder", "decoder"}
@@ -219,10 +220,7 @@ def test_an_encoder_decoder_counts_both_sides(tmp_path: Path, recipe: Recipe, st
 
 
 def test_a_card_names_every_compensation(tiny_folder: Path, recipe: Recipe, store: Store) -> None:
-    run, models = store.create(recipe.change("prune", compensation="bias")), Models()
-    execute(run, until="prune", models=models)
-    plan = run.plan()
-    assert plan is not None
-    small, _ = compensated.pruned_model(run.recipe, models, models.dense(recipe.model), plan)
-    card = checkpoint_card(small)
+    run, models = store.create(recipe.change("prune", compensation="bias")), ModelCache()
+    compute_steps(run, until="prune", models=models)
+    card = checkpoint_card(Workspace.of(run, models=models).pruned())
     assert "became a bias of each output projection (384 tokens, calibration.txt)" in card

@@ -18,11 +18,10 @@ from nirvana.errors import Cancelled, CorpusError, PlanError, RunError
 from nirvana.evaluation.results import Measurement, pack_parts
 from nirvana.jobs.tasks import check_task
 from nirvana.progress import Progress
-from nirvana.runs import cached, measurements
-from nirvana.runs.models import Models
+from nirvana.runs import measurements, workspace
+from nirvana.runs.model_cache import ModelCache
 from nirvana.runs.recipe import Recipe
 from nirvana.runs.store import Store
-from nirvana.studies import matrix_cells
 from nirvana.studies.matrix import check_matrix, matrix_task, used
 from nirvana.studies.matrix_rows import FILE, CalibrationMatrix, MatrixRow, read_matrix
 from tests.conftest import english
@@ -63,7 +62,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
         return call
 
-    for module, names in ((cached, ["score"]), (matrix_cells, ["dense_reference"]), (measurements, MEASURES)):
+    for module, names in ((workspace, ["score", "dense_reference"]), (measurements, MEASURES)):
         for name in names:
             monkeypatch.setattr(module, name, watch(name, getattr(module, name)))
     return made
@@ -202,7 +201,7 @@ def test_a_run_keeps_its_matrix(tiny_folder: Path, tmp_path: Path, own_home: Pat
     arguments = check_task(run, "matrix", "evaluate", {"corpora": paths})
     assert arguments == {"corpora": paths, "mixture": True, "seeds": 1}
     reporter: Any = Reporter()
-    result = matrix_task(run, models=Models(), reporter=reporter, until="evaluate", **arguments)
+    result = matrix_task(run, models=ModelCache(), reporter=reporter, until="evaluate", **arguments)
     kept = read_matrix(run.folder)
     assert result == {"rows": 3} and kept is not None
     assert kept.texts == tuple(paths) and kept.calibrations[2] == "first.txt + second.txt"

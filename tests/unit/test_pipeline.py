@@ -27,10 +27,9 @@ from nirvana.evaluation.zero_shot.results import comparisons
 from nirvana.files import cache_folder
 from nirvana.jobs.tasks import check_task, continue_both, export
 from nirvana.progress import Progress
-from nirvana.runs import cached, measurements, step_cache
-from nirvana.runs import models as models_module
-from nirvana.runs.models import Models
-from nirvana.runs.pipeline import execute
+from nirvana.runs import measurements, step_cache, workspace
+from nirvana.runs.model_cache import ModelCache, cache_fields
+from nirvana.runs.pipeline import compute_steps
 from nirvana.runs.recipe import STEPS, Recipe
 from nirvana.runs.store import Run, Store
 from tests.conftest import write_tiny_model
@@ -60,7 +59,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """How often each expensive call is made by the pipeline."""
     measured = ("perplexity", "divergence", "continue_with_both")
     return count_calls(
-        monkeypatch, {cached: ("score", "select_calibration", "sample_calibration"), measurements: measured}
+        monkeypatch, {workspace: ("score", "select_calibration", "sample_calibration"), measurements: measured}
     )
 
 
@@ -72,7 +71,7 @@ def test_a_whole_run(store: Store, recipe: Recipe, calls: Counter[str]) -> None:
     run = store.create(recipe)
     steps: list[tuple[str, int, int]] = []
     seen: list[Progress] = []
-    execute(run, progress=seen.append, on_step=lambda step, number, count: steps.append((step, number, count)))
+    compute_steps(run, progress=seen.append, on_step=lambda step, number, count: steps.append((step, number, count)))
     assert steps == [(step, number, 6) for number, step in enumerate(STEPS, start=1)]
     assert seen and all(0 <= item.fraction <= 1 for item in seen)
     assert states(run) == ["done"] * 6 and run.status == "done"
@@ -96,7 +95,7 @@ def test_a_whole_run(store: Store, recipe: Recipe, calls: Counter[str]) -> None:
 
 def test_the_report_has_every_measurement_with_its_protocol(store: Store, recipe: Recipe) -> None:
     run = store.create(recipe)
-    execute(run)
+    compute_steps(run)
     report = run.report()
     assert report is not None
     found = Counter((item.metric, item.subject) for item in report.measurements)
@@ -120,14 +119,14 @@ def test_the_report_has_every_measurement_with_its_protocol(store: Store, recipe
 
 def test_until_stops_and_the_rest_follows(store: Store, recipe: Recipe, calls: Counter[str]) -> None:
     run = store.create(recipe)
-    execute(run, until="saliency")
+    compute_steps(run, until="saliency")
     assert states(run) == ["done"] * 3 + ["missing"] * 3
     files = {step: run.info(step) for step in STEPS[:3]}
-    execute(run)
+    compute_steps(run)
     assert states(run) == ["done"] * 6
     assert {step: run.info(step) for step in STEPS[:3]} == files, "what is current is left alone"
     before = calls.copy()
-    execute(run)
+    compute_steps(run)
     assert calls == before
 
 
@@ -135,12 +134,12 @@ def test_replanning_scores_nothing_and_measures_the_dense_model_once(
     store: Store, recipe: Recipe, calls: Counter[str]
 ) -> None:
     run = store.create(recipe)
-    models = Models()
-    execute(run, models=models)
+    models = ModelCache()
+    compute_steps(run, models=models)
     assert (calls["perplexity"], calls["divergence"], calls["select_calibration"]) == (2, 1, 1)
     other = recipe.change("allocation", sparsity=0.4)
     copy = store.create(other, parent=run)
-    execute(copy, models=models)
+    compute_steps(copy, models=models)
     assert (calls["score"], calls["select_calibration"]) == (0, 1)
     assert (calls["perplexity"], calls["divergence"]) == (3, 2)
     first, second = run.plan(), copy.plan()
@@ -149,10 +148,10 @@ def test_replanning_scores_nothing_and_measures_the_dense_model_once(
 
 def test_a_new_run_with_the_same_inputs_computes_nothing(store: Store, recipe: Recipe, calls: Counter[str]) -> None:
     first = store.create(recipe)
-    execute(first)
+    compute_steps(first)
     before = calls.copy()
     second = store.create(recipe)
-    execute(second)
+    compute_steps(second)
     changed = calls - before
     assert set(changed) <= {"continue_with_both"}
     saliency, again = first.saliency(), second.saliency()
@@ -165,24 +164,24 @@ def test_a_new_run_with_the_same_inputs_computes_nothing(store: Store, recipe: R
 def test_the_cache_goes_by_weights_not_names(
     store: Store, recipe: Recipe, calls: Counter[str], tiny_folder: Path, tmp_path: Path
 ) -> None:
-    execute(store.create(recipe), until="saliency")
+    compute_steps(store.create(recipe), until="saliency")
     moved = tmp_path / "elsewhere"
     shutil.copytree(tiny_folder, moved)
-    execute(store.create(recipe.change("model", name=str(moved))), until="saliency")
+    compute_steps(store.create(recipe.change("model", name=str(moved))), until="saliency")
     assert calls["select_calibration"] == 1
     other = write_tiny_model(tmp_path / "other", seed=5)
-    execute(store.create(recipe.change("model", name=str(other))), until="saliency")
+    compute_steps(store.create(recipe.change("model", name=str(other))), until="saliency")
     assert calls["select_calibration"] == 2
 
 
 def test_weights_that_changed_on_disk_start_the_run_anew(store: Store, recipe: Recipe, tmp_path: Path) -> None:
     folder = write_tiny_model(tmp_path / "model")
     run = store.create(recipe.change("model", name=str(folder)))
-    models = Models()
-    execute(run, until="saliency", models=models)
+    models = ModelCache()
+    compute_steps(run, until="saliency", models=models)
     before, card = run.saliency(), run.model()
     write_tiny_model(folder, seed=9)
-    execute(run, until="prune", models=models)
+    compute_steps(run, until="prune", models=models)
     after, new = run.saliency(), run.model()
     assert card is not None and new is not None and card.hash != new.hash
     assert before is not None and after is not None and before.hash != after.hash
@@ -190,13 +189,13 @@ def test_weights_that_changed_on_disk_start_the_run_anew(store: Store, recipe: R
 
 def test_another_candidate_or_a_single_one(store: Store, recipe: Recipe, calls: Counter[str]) -> None:
     run = store.create(recipe.change("calibration", candidates=1))
-    execute(run)
+    compute_steps(run)
     assert isinstance(run.calibration(), CalibrationSet)
     assert calls["select_calibration"] == 0 and calls["sample_calibration"] == 1 and calls["score"] == 1
     report = run.report()
     assert report is not None and report.find("KL divergence", "pruned") is not None
     again = store.create(recipe.change("calibration", candidates=1))
-    execute(again, until="saliency")
+    compute_steps(again, until="saliency")
     assert calls["score"] == 1
 
 
@@ -205,7 +204,7 @@ def test_criteria_differ_and_random_depends_on_no_text(store: Store, recipe: Rec
     hashes = set()
     for criterion in ("nirvana", "magnitude", "random"):
         run = store.create(base.change("saliency", criterion=criterion))
-        execute(run, until="allocation")
+        compute_steps(run, until="allocation")
         saliency = run.saliency()
         assert saliency is not None and saliency.criterion == criterion
         hashes.add(saliency.hash)
@@ -213,10 +212,10 @@ def test_criteria_differ_and_random_depends_on_no_text(store: Store, recipe: Rec
 
 
 def test_self_generated_text(store: Store, recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cached, "generate_corpus", lambda lm, **named: generate_corpus(lm, tokens=4000, **named))
+    monkeypatch.setattr(workspace, "generate_corpus", lambda lm, **named: generate_corpus(lm, tokens=4000, **named))
     own = recipe.change("calibration", corpus="self-generated", candidates=1)
     run = store.create(own.change("evaluation", corpora=("self-generated",), window=32))
-    execute(run)
+    compute_steps(run)
     chosen, report = run.calibration(), run.report()
     assert isinstance(chosen, CalibrationSet) and chosen.source == "self-generated"
     assert report is not None and report.find("perplexity", "dense", corpus="self-generated") is not None
@@ -229,7 +228,7 @@ def test_self_generated_text(store: Store, recipe: Recipe, monkeypatch: pytest.M
         ("allocation", {"protected": (99,)}, PlanError),
         ("evaluation", {"window": 512}, RunError),
         ("evaluation", {"corpora": ("no such corpus",)}, CorpusError),
-        ("calibration", {"samples": 0}, RunError),
+        ("calibration", {"length": 300}, RunError),
         ("model", {"name": "/no/such/folder"}, ModelError),
         ("model", {"device": "abacus"}, ModelError),
     ],
@@ -239,7 +238,7 @@ def test_what_must_fail_fails_before_anything_expensive(
 ) -> None:
     run = store.create(recipe.change(section, **values))
     with pytest.raises(error) as caught:
-        execute(run)
+        compute_steps(run)
     assert caught.value.hint and calls.total() == 0
 
 
@@ -255,13 +254,13 @@ def test_text_that_is_too_short_for_a_later_step_is_refused_at_the_first(
     value = (str(short),) if name == "corpora" else str(short)
     run = store.create(recipe.change(section, **{name: value}))
     with pytest.raises(CorpusError, match=message):
-        execute(run)
+        compute_steps(run)
     assert calls.total() == 0
 
 
 def test_an_unknown_step_is_refused(store: Store, recipe: Recipe) -> None:
     with pytest.raises(RunError, match="no step"):
-        execute(store.create(recipe), until="tune")
+        compute_steps(store.create(recipe), until="tune")
 
 
 @pytest.mark.parametrize("stop_at", ["calibration", "saliency", "evaluate"])
@@ -276,22 +275,22 @@ def test_cancelling_keeps_the_steps_before_and_writes_nothing_of_this_one(
             raise Cancelled
 
     with pytest.raises(Cancelled):
-        execute(run, progress=stop, on_step=lambda step, number, steps: at.append(step))
+        compute_steps(run, progress=stop, on_step=lambda step, number, steps: at.append(step))
     done = STEPS.index(stop_at)
     assert states(run) == ["done"] * done + ["missing"] * (6 - done)
     assert not list(run.folder.glob(".*"))
-    execute(run)
+    compute_steps(run)
     assert run.status == "done"
 
 
 def test_a_damaged_cache_is_computed_again(store: Store, recipe: Recipe, calls: Counter[str]) -> None:
-    execute(store.create(recipe))
+    compute_steps(store.create(recipe))
     for file in (cache_folder() / "steps").iterdir():
         content = file.read_bytes()
         file.write_bytes(content[: len(content) // 2])
     before = calls.copy()
     run = store.create(recipe)
-    execute(run)
+    compute_steps(run)
     assert run.status == "done" and calls["select_calibration"] == 2 and calls["perplexity"] == 2 * before["perplexity"]
 
 
@@ -303,7 +302,7 @@ def test_a_cache_that_cannot_be_written_is_no_failure(
 
     monkeypatch.setattr(step_cache, "write_bytes", full)
     run = store.create(recipe)
-    execute(run)
+    compute_steps(run)
     assert run.status == "done"
 
 
@@ -322,11 +321,11 @@ def test_the_cache_forgets_what_was_not_used_for_longest(monkeypatch: pytest.Mon
 
 def test_a_damaged_result_is_made_again_by_the_next_run(store: Store, recipe: Recipe) -> None:
     run = store.create(recipe)
-    execute(run)
+    compute_steps(run)
     for file in run.folder.glob("saliency-*"):
         file.write_bytes(b"")
     assert run.saliency() is None and states(run)[2] == "missing"
-    execute(run)
+    compute_steps(run)
     assert run.status == "done" and run.saliency() is not None
 
 
@@ -337,8 +336,8 @@ def test_export_writes_an_archive_that_loads_again(store: Store, recipe: Recipe,
     from nirvana.models.loading import load_model
 
     run = store.create(recipe)
-    models = Models()
-    execute(run, until="prune", models=models)
+    models = ModelCache()
+    compute_steps(run, until="prune", models=models)
     reporter: Any = Reporter()
     result = export(run, models=models, reporter=reporter, until="prune", format=format)
     path = Path(result["path"])
@@ -363,7 +362,7 @@ def test_export_writes_an_archive_that_loads_again(store: Store, recipe: Recipe,
 
 def test_a_format_that_the_model_cannot_be_written_in_is_not_queued(store: Store, recipe: Recipe) -> None:
     run = store.create(recipe)
-    execute(run, until="prune")
+    compute_steps(run, until="prune")
     summary = run.pruned()
     assert summary is not None and list(summary.refused) == ["gguf"]
     with pytest.raises(CheckpointError, match="did not come from a GGUF file"):
@@ -375,8 +374,8 @@ def test_a_format_that_the_model_cannot_be_written_in_is_not_queued(store: Store
 
 def test_a_cancelled_export_leaves_nothing(store: Store, recipe: Recipe) -> None:
     run = store.create(recipe)
-    models = Models()
-    execute(run, until="prune", models=models)
+    models = ModelCache()
+    compute_steps(run, until="prune", models=models)
     before = sorted(run.folder.rglob("*"))
 
     class Stop(Reporter):
@@ -392,8 +391,8 @@ def test_a_cancelled_export_leaves_nothing(store: Store, recipe: Recipe) -> None
 
 def test_continuations_by_both_models(store: Store, recipe: Recipe) -> None:
     run = store.create(recipe)
-    models = Models()
-    execute(run, until="prune", models=models)
+    models = ModelCache()
+    compute_steps(run, until="prune", models=models)
     reporter: Any = Reporter()
     named = {"models": models, "reporter": reporter, "until": "prune", "max_new_tokens": 5}
     plain = continue_both(run, prompt="The river", chat=False, **named)
@@ -404,8 +403,8 @@ def test_continuations_by_both_models(store: Store, recipe: Recipe) -> None:
 
 def test_models_stay_in_memory_and_go_when_asked(recipe: Recipe, monkeypatch: pytest.MonkeyPatch, store: Store) -> None:
     run = store.create(recipe)
-    models = Models()
-    execute(run, until="prune", models=models)
+    models = ModelCache()
+    compute_steps(run, until="prune", models=models)
     dense, plan = models.dense(recipe.model), run.plan()
     assert plan is not None
     assert models.dense(recipe.model) is dense
@@ -414,12 +413,12 @@ def test_models_stay_in_memory_and_go_when_asked(recipe: Recipe, monkeypatch: py
     assert [item["bytes"] for item in models.resident()] == [dense.weight_bytes, small.weight_bytes]
     models.clear()
     assert models.resident() == [] and dense.model is None and small.model is None
-    assert models_module.numerics(models.dense(recipe.model))["weights"] == dense.hash
+    assert cache_fields(models.dense(recipe.model))["weights"] == dense.hash
 
 
 def test_results_on_disk_hold_no_code_and_no_paths_of_others(store: Store, recipe: Recipe) -> None:
     run = store.create(recipe)
-    execute(run)
+    compute_steps(run)
     for file in run.folder.iterdir():
         if file.suffix == ".npz":
             with np.load(file, allow_pickle=False) as arrays:
@@ -444,7 +443,7 @@ def test_zero_shot_tasks_are_measured_once_per_model(
     recipe = recipe.change("evaluation", corpora=(), zero_shot=("minimal-pairs",), zero_shot_items=4)
     seen: list[Progress] = []
     run = store.create(recipe)
-    execute(run, progress=seen.append)
+    compute_steps(run, progress=seen.append)
     assert any(item.stage == "minimal-pairs, pruned: Zero-shot" for item in seen)
     report = run.report()
     assert report is not None
@@ -453,8 +452,8 @@ def test_zero_shot_tasks_are_measured_once_per_model(
     measured = report.find("accuracy", "dense", task="minimal-pairs")
     assert measured is not None and measured.n == 48 and measured.standard_error
     assert measured.protocol["harness"].startswith("lm-eval") and measured.protocol["device"] == "cpu"
-    execute(store.create(recipe.change("allocation", sparsity=0.2)))
-    execute(store.create(recipe.change("allocation", sparsity=0.2).change("calibration", probe_samples=5)))
+    compute_steps(store.create(recipe.change("allocation", sparsity=0.2)))
+    compute_steps(store.create(recipe.change("allocation", sparsity=0.2).change("calibration", probe_samples=5)))
     assert asked == [(False, "minimal-pairs"), (True, "minimal-pairs"), (True, "minimal-pairs")]
 
 
@@ -464,4 +463,4 @@ def test_zero_shot_tasks_that_cannot_be_asked_are_refused_before_the_work(store:
         ({"zero_shot": ("minimal-pairs",), "zero_shot_items": -1}, RunError, "zero_shot_items"),
     ):
         with pytest.raises(error, match=message):
-            execute(store.create(recipe.change("evaluation", **changes)))
+            compute_steps(store.create(recipe.change("evaluation", **changes)))

@@ -15,8 +15,8 @@ from nirvana.evaluation.sensitivity_result import Sensitivity, Shift
 from nirvana.jobs.sensitivity import check_scan, scan_run
 from nirvana.layout import Site
 from nirvana.reporting.figures.sensitivity import agreement, most_sensitive, scan_heatmap
-from nirvana.runs.models import Models
-from nirvana.runs.pipeline import execute
+from nirvana.runs.model_cache import ModelCache
+from nirvana.runs.pipeline import compute_steps
 from nirvana.runs.recipe import Recipe
 from nirvana.runs.run import Run
 from nirvana.runs.store import Store
@@ -33,8 +33,8 @@ def run(tiny_folder: Path) -> Run:
 def test_a_scan_is_kept_with_the_scores(run: Run) -> None:
     with pytest.raises(RunError, match="no scores"):
         check_scan(run, "saliency", rate=0.3)
-    execute(run, until="allocation")
-    models = Models()
+    compute_steps(run, until="allocation")
+    models = ModelCache()
     found = scan_run(run, models, 0.4, None)
     lm, scores = models.dense(run.recipe.model), run.saliency()
     assert scores is not None
@@ -51,13 +51,13 @@ def test_a_scan_is_kept_with_the_scores(run: Run) -> None:
 
 @pytest.mark.parametrize("rate", [0, 1, "a", True])
 def test_a_rate_that_makes_no_sense(run: Run, rate: object) -> None:
-    execute(run, until="saliency")
+    compute_steps(run, until="saliency")
     with pytest.raises(RunError, match="between 0 and 1"):
         check_scan(run, "saliency", rate=rate)
 
 
 def test_the_heatmap_and_what_it_says(run: Run) -> None:
-    execute(run, until="allocation")
+    compute_steps(run, until="allocation")
     plan, scores = run.plan(), run.saliency()
     assert plan is not None and scores is not None
     rates = {site: 1 - len(kept) / plan.layout[site].units for site, kept in plan.items()}
@@ -78,7 +78,7 @@ def test_the_heatmap_and_what_it_says(run: Run) -> None:
 
 
 def test_the_command(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
-    execute(run, until="allocation")
+    compute_steps(run, until="allocation")
     assert cli.main(["sensitivity", run.id, "--rate", "0.5", "--json"]) == 0
     found = Sensitivity.from_json(json.loads(capsys.readouterr().out))
     assert found.protocol["rate"] == 0.5 and len(found) == len(run.saliency() or ())
@@ -87,7 +87,7 @@ def test_the_command(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_scores_of_earlier_choices_are_not_scanned(run: Run) -> None:
-    execute(run, until="saliency")
+    compute_steps(run, until="saliency")
     changed = Store().set_recipe(run.id, run.recipe.change("calibration", probe_samples=6))
     with pytest.raises(RunError, match="earlier choices"):
         check_scan(changed, "saliency", rate=0.2)

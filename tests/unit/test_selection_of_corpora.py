@@ -15,11 +15,11 @@ from nirvana.calibration.corpora.mixture import all_of, with_mixtures
 from nirvana.calibration.sets import CalibrationSelection
 from nirvana.errors import CorpusError, PlanError, RunError
 from nirvana.evaluation.results import Divergence
-from nirvana.runs.cached import choose_calibration
-from nirvana.runs.pipeline import execute
+from nirvana.runs.pipeline import compute_steps
 from nirvana.runs.recipe import CalibrationChoice, Recipe
 from nirvana.runs.store import Store
 from nirvana.runs.validation import check_recipe
+from nirvana.runs.workspace import Workspace
 from nirvana.selection import select_calibration
 from tests.conftest import english
 
@@ -145,7 +145,7 @@ def test_a_run_scores_and_compensates_with_the_text_that_won(tiny_folder: Path, 
         .change("evaluation", corpora=(), window=32)
     )
     run = Store().create(recipe)
-    execute(run)
+    compute_steps(run)
     chosen, summary = run.calibration(), run.pruned()
     assert isinstance(chosen, CalibrationSelection) and summary is not None
     assert chosen.sources == ["first.txt", "second.txt", "first.txt + second.txt"]
@@ -156,13 +156,15 @@ def test_a_run_scores_and_compensates_with_the_text_that_won(tiny_folder: Path, 
 
 
 def test_a_choice_is_kept_by_its_texts(tiny_lm: LM, three: list[Corpus], own_home: Path) -> None:
-    choice = CalibrationChoice(
-        corpus="one", alternatives=("two",), candidates=1, probe_samples=4, probe_length=16, **SIZES
-    )
-    _, first = choose_calibration(choice, tiny_lm, three[:2], None)
-    _, again = choose_calibration(choice, tiny_lm, three[:2], None)
-    _, other = choose_calibration(choice, tiny_lm, three[1:], None)
-    assert (first["cached"], again["cached"], other["cached"]) == (False, True, False)
+    cached = []
+    for pair in (three[:2], three[:2], three[1:]):
+        first, second = names(pair)
+        values = {"corpus": first, "alternatives": (second,), "candidates": 1, "probe_samples": 4, "probe_length": 16}
+        recipe = Recipe().change("calibration", **values, **SIZES)
+        workspace = Workspace(recipe, lm=tiny_lm, corpora={each.name: each for each in pair})
+        assert isinstance(workspace.calibration(), CalibrationSelection)
+        cached.append(workspace.origins["calibration"]["cached"])
+    assert cached == [False, True, False]
 
 
 def test_a_candidate_knows_its_text(tiny_lm: LM, three: list[Corpus]) -> None:

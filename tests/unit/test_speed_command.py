@@ -18,7 +18,7 @@ SHORT = ["--prompt", "8", "--new-tokens", "3", "--repeats", "2"]
 
 @pytest.fixture
 def pruned(tiny_folder: Path, sample_text: Path) -> Run:
-    from nirvana.runs.pipeline import execute
+    from nirvana.runs.pipeline import compute_steps
 
     recipe = (
         Recipe()
@@ -27,7 +27,7 @@ def pruned(tiny_folder: Path, sample_text: Path) -> Run:
         .change("evaluation", corpora=(str(sample_text),), window=64, max_tokens=512)
     )
     run = Store().create(recipe)
-    execute(run, until="prune")
+    compute_steps(run, until="prune")
     return run
 
 

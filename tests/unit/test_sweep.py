@@ -13,12 +13,12 @@ import pytest
 from nirvana.errors import Cancelled, CompensationError, NirvanaError, PlanError, RunError, SaliencyError
 from nirvana.jobs.tasks import check_task
 from nirvana.progress import Progress
-from nirvana.runs import cached, measurements, pipeline
-from nirvana.runs.models import Models
+from nirvana.runs import measurements, pipeline, workspace
+from nirvana.runs.model_cache import ModelCache
 from nirvana.runs.recipe import Recipe
 from nirvana.runs.speed import SPEED, measure_speeds
 from nirvana.runs.store import Run, Store
-from nirvana.runs.subjects import both_models
+from nirvana.runs.workspace import Workspace
 from nirvana.studies.sweep import sweep, sweep_task
 from nirvana.studies.sweep_grid import MOST_POINTS, Grid, Point
 from nirvana.studies.sweep_rows import ROWS, Row, read_grid, read_rows
@@ -54,7 +54,7 @@ def base(store: Store, recipe: Recipe) -> Run:
 def calls(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """How often each expensive call is made."""
     measured = ("perplexity", "divergence", "continue_with_both")
-    return count_calls(monkeypatch, {cached: ("score",), measurements: measured})
+    return count_calls(monkeypatch, {workspace: ("score",), measurements: measured})
 
 
 class StopAfter:
@@ -189,7 +189,7 @@ def test_a_finished_sweep_computes_nothing_and_a_grown_one_what_is_new(
     first = sweep(base, SMALL)
     before, lines = Counter(calls), (base.folder / ROWS).read_text()
     with monkeypatch.context() as patched:
-        patched.setattr(Models, "dense", lambda *_: pytest.fail("the model is not needed"))
+        patched.setattr(ModelCache, "dense", lambda *_: pytest.fail("the model is not needed"))
         assert sweep(base, SMALL) == first
     assert calls == before and (base.folder / ROWS).read_text() == lines
     grown = replace(SMALL, seeds=(0, 1, 2))
@@ -301,10 +301,10 @@ def test_a_timing_of_another_protocol_is_neither_mixed_in_nor_lost(
 ) -> None:
     quick = {"batch": 1, "prompt": 8, "new_tokens": 3, "repeats": 2, "schemes": []}
     monkeypatch.setattr("nirvana.studies.sweep.SPEED", quick)
-    grid, models = Grid(("magnitude",), ("shared",), (0.3,), (0,)), Models()
+    grid, models = Grid(("magnitude",), ("shared",), (0.3,), (0,)), ModelCache()
     (row,) = sweep(base, grid, models=models)
     run = store.open(row.run_id)
-    own = measure_speeds(*both_models(run, models, None), batch=2, prompt=12, new_tokens=3, repeats=2)
+    own = measure_speeds(Workspace.of(run, models=models), batch=2, prompt=12, new_tokens=3, repeats=2)
     run.put_speed(own)
     (base.folder / ROWS).unlink()
     (again,) = sweep(base, grid, models=models)
@@ -320,7 +320,7 @@ def test_a_point_that_takes_too_much_memory_is_recorded_and_the_others_go_on(
 ) -> None:
     original = pipeline._STEPS["prune"]
 
-    def hungry(work: pipeline.Work) -> Any:
+    def hungry(work: Workspace) -> Any:
         if work.recipe.allocation.sparsity == 0.2:
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1e15 bytes")
         return original(work)
@@ -335,7 +335,7 @@ def test_a_point_that_takes_too_much_memory_is_recorded_and_the_others_go_on(
 
 
 def test_a_defect_is_not_taken_for_a_point_that_cannot_be(base: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(work: pipeline.Work) -> Any:
+    def broken(work: Workspace) -> Any:
         raise RuntimeError("shapes do not match")
 
     monkeypatch.setitem(pipeline._STEPS, "prune", broken)
@@ -354,7 +354,7 @@ def test_the_task_checks_before_it_is_queued(base: Run, store: Store) -> None:
     grid = {"criteria": ["magnitude"], "methods": ["shared"], "sparsities": [0.3], "seeds": [0]}
     reporter: Any = Reporter()
     arguments = check_task(base, "sweep", "evaluate", {"grid": grid})
-    assert sweep_task(base, models=Models(), reporter=reporter, until="evaluate", **arguments) == {
+    assert sweep_task(base, models=ModelCache(), reporter=reporter, until="evaluate", **arguments) == {
         "points": 1,
         "failed": 0,
     }

@@ -12,14 +12,15 @@ import nirvana
 from nirvana.errors import RunError
 from nirvana.evaluation import perplexity as perplexity_module
 from nirvana.evaluation.quantisation import quantise
-from nirvana.jobs.tasks import check_task
+from nirvana.jobs.tasks import check_task, time_both, weigh_both
 from nirvana.reporting import code
 from nirvana.runs import measurements
-from nirvana.runs.models import Models
-from nirvana.runs.pipeline import execute
+from nirvana.runs.model_cache import ModelCache
+from nirvana.runs.pipeline import compute_steps
 from nirvana.runs.recipe import Recipe
-from nirvana.runs.speed import quality_against_bytes, time_both, weigh_both
+from nirvana.runs.speed import quality_against_bytes
 from nirvana.runs.store import Run, Store
+from nirvana.runs.workspace import Workspace
 from tests.reporter import Reporter
 
 pytest.importorskip("bitsandbytes")
@@ -38,18 +39,18 @@ def recipe(tiny_folder: Path, sample_text: Path) -> Recipe:
 
 
 @pytest.fixture
-def models() -> Models:
-    return Models()
+def models() -> ModelCache:
+    return ModelCache()
 
 
 @pytest.fixture
-def run(recipe: Recipe, models: Models) -> Run:
+def run(recipe: Recipe, models: ModelCache) -> Run:
     run = Store().create(recipe)
-    execute(run, until="prune", models=models)
+    compute_steps(run, until="prune", models=models)
     return run
 
 
-def test_speed_is_kept_with_the_run(run: Run, models: Models) -> None:
+def test_speed_is_kept_with_the_run(run: Run, models: ModelCache) -> None:
     arguments = check_task(run, "speed", "prune", {"prompt": 8, "new_tokens": 3, "repeats": 2, "schemes": ["int8"]})
     reporter: Any = Reporter()
     time_both(run, models=models, reporter=reporter, until="prune", **arguments)
@@ -63,7 +64,7 @@ def test_speed_is_kept_with_the_run(run: Run, models: Models) -> None:
 
 
 def test_quality_against_bytes_is_kept_with_the_run(
-    run: Run, recipe: Recipe, models: Models, monkeypatch: pytest.MonkeyPatch
+    run: Run, recipe: Recipe, models: ModelCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: Counter[str] = Counter()
     original = perplexity_module.perplexity
@@ -93,10 +94,9 @@ def test_quality_against_bytes_is_kept_with_the_run(
     assert set(calls.values()) == {1}, "each variant is measured once"
 
 
-def test_it_needs_a_text(run: Run, recipe: Recipe, models: Models) -> None:
-    dense = models.dense(recipe.model)
+def test_it_needs_a_text(run: Run, recipe: Recipe, models: ModelCache) -> None:
     with pytest.raises(RunError, match="no text"):
-        quality_against_bytes(dense, dense, recipe.change("evaluation", corpora=()))
+        quality_against_bytes(Workspace(recipe.change("evaluation", corpora=()), models=models))
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_schemes_of_sizes_are_checked_too(run: Run) -> None:
 
 
 def test_the_code_that_pages_show_runs(
-    run: Run, recipe: Recipe, models: Models, capsys: pytest.CaptureFixture[str]
+    run: Run, recipe: Recipe, models: ModelCache, capsys: pytest.CaptureFixture[str]
 ) -> None:
     protocol = {"batch": 1, "prompt": 8, "new_tokens": 3, "repeats": 2}
     script = code.speed_code(recipe, protocol, ["int8"])

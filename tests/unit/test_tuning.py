@@ -13,8 +13,8 @@ import pytest
 import nirvana as nv
 from nirvana.errors import Cancelled
 from nirvana.progress import Progress
-from nirvana.runs import compensated
-from nirvana.runs.pipeline import execute
+from nirvana.runs import compensation
+from nirvana.runs.pipeline import compute_steps
 from nirvana.runs.recipe import Recipe
 from nirvana.runs.store import Store
 from nirvana.studies import search_objective as objective_module
@@ -97,7 +97,7 @@ def test_the_best_is_what_the_pipeline_makes(tiny_lm: nv.LM, tmp_path: Path) -> 
     probe = nv.sample_probe(tiny_lm, nv.mix([nv.load_corpus(name) for name in corpora]), samples=64, length=64, seed=42)
     assert nv.divergence(tiny_lm, best, probe).mean == pytest.approx(trial.kl, rel=1e-5)
     run = Store().create(best.recipe.change("evaluation", corpora=tuple(corpora), window=32, max_tokens=256))
-    execute(run, until="prune")
+    compute_steps(run, until="prune")
     plan = run.plan()
     assert plan is not None and plan.sparsity == trial.sparsity
     info = run.info("prune")
@@ -183,13 +183,13 @@ def test_statistics_are_read_once_for_trials_on_one_text(
     tiny_lm: nv.LM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reads: list[str] = []
-    original = compensated._read_or_collect
+    original = compensation.through_cache
 
     def counted(key: str, *arguments: Any, **named: Any) -> Any:
         reads.append(key)
         return original(key, *arguments, **named)
 
-    monkeypatch.setattr(compensated, "_read_or_collect", counted)
+    monkeypatch.setattr(compensation, "through_cache", counted)
     name = texts(tmp_path)[0]
     objective = Objective(tiny_lm, {name: name}, Space(("magnitude",), (name,), 4), 0.3, BASE)
     for number, gamma in enumerate((1.0, 2.0, 3.0)):

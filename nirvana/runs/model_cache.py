@@ -1,4 +1,4 @@
-"""Models that stay in memory between steps and jobs: one dense, and the last that was pruned from it."""
+"""Models in memory between steps and jobs: one dense, and the last that was pruned from it."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from nirvana.models.lm import LM
 
 
-class Models:
-    """A holder: asking for what it has costs nothing, asking for another model drops the first."""
+class ModelCache:
+    """Keeps one dense model and one pruned from it; asking for another model drops the first."""
 
     def __init__(self) -> None:
         self._dense: LM | None = None
@@ -99,8 +99,8 @@ def placement(lm: LM) -> dict[str, str]:
     return {"device": str(lm.device), "dtype": str(lm.dtype).removeprefix("torch.")}
 
 
-def numerics(lm: LM) -> dict[str, str]:
-    """What of an LM decides the numbers that it gives: weights, dtype, and the kind of device."""
+def cache_fields(lm: LM) -> dict[str, str]:
+    """Cache-key fields of a model: weights, dtype and kind of device."""
     return {"weights": lm.hash, "dtype": str(lm.dtype), "device": lm.device.type}
 
 

@@ -1,0 +1,351 @@
+"""The workspace of a recipe: its model, texts, calibration set, probe, scores, plan and pruned model."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+from nirvana.allocation.allocate import allocate
+from nirvana.calibration.corpora.corpus import Corpus
+from nirvana.calibration.corpora.mixture import all_of, load_parts, with_mixtures
+from nirvana.calibration.corpora.registry import SELF_GENERATED, load_corpus
+from nirvana.calibration.generation import generate_corpus
+from nirvana.calibration.sampling import sample_calibration, sample_probe
+from nirvana.calibration.sets import CalibrationSelection, CalibrationSet
+from nirvana.compensation.statistics import Statistics
+from nirvana.errors import CorpusError, RunError
+from nirvana.evaluation.divergence import DenseReference, dense_reference
+from nirvana.models.lm import LM
+from nirvana.plan import PruningPlan
+from nirvana.progress import ProgressCallback, within
+from nirvana.runs.compensation import StatisticsCache, check_compensation, statistics_windows
+from nirvana.runs.folder import FORMATS
+from nirvana.runs.model_cache import ModelCache, cache_fields
+from nirvana.runs.recipe import Recipe
+from nirvana.runs.run import Run
+from nirvana.runs.step_cache import Origin, cache_key, through_cache, write_cached
+from nirvana.saliency.score import score
+from nirvana.saliency.scores import Saliency
+from nirvana.selection import select_calibration
+
+
+class Workspace:
+    """Assembles each part of a recipe when it is first asked for.
+
+    `calibration`, `saliency`, `plan` and `pruned` return results; `choose_calibration`, `score_units`, `make_plan` and
+    `prune_model` compute them. The workspace of a run returns the results that the run holds, any other computes them
+    on first use. Computed results are cached on disk by the hash of their inputs, across workspaces and runs.
+
+    Every method that takes long has a `progress`, by default the workspace's own, which may raise `Cancelled`.
+
+    Attributes:
+        recipe: the choices.
+        models: models in memory, shared with other workspaces.
+        corpora: open texts by name.
+        origins: "cached" and "seconds" of each result that was computed here, by step, and of the "statistics".
+        run: whose results are used; None for a bare recipe.
+        weights: the hash that the model must have; empty where any will do.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        *,
+        lm: LM | None = None,
+        models: ModelCache | None = None,
+        corpora: dict[str, Corpus] | None = None,
+        plan: PruningPlan | None = None,
+        run: Run | None = None,
+        weights: str = "",
+        progress: ProgressCallback | None = None,
+    ) -> None:
+        """A workspace that has computed nothing yet.
+
+        Args:
+            lm: the dense model, in place of the one that the recipe names.
+            plan: in place of the one that would be computed.
+        """
+        self.recipe, self.run, self.weights, self.progress = recipe, run, weights, progress
+        self.models = ModelCache() if models is None else models
+        self.corpora = {} if corpora is None else corpora
+        self.origins: dict[str, Origin] = {}
+        self._lm, self._plan = lm, plan
+        self._results: dict[str, Any] = {}  # calibration sets and scores by fingerprint
+        self._references: dict[str, DenseReference] = {}  # by hash of the probe
+        self._statistics = StatisticsCache()
+
+    @classmethod
+    def of(
+        cls,
+        run: Run,
+        *,
+        models: ModelCache | None = None,
+        corpora: dict[str, Corpus] | None = None,
+        progress: ProgressCallback | None = None,
+    ) -> Workspace:
+        """The workspace of a run, whose model must still be the one that the results were computed from.
+
+        Raises:
+            RunError: the run has no result of its model.
+        """
+        card = run.model()
+        if card is None:
+            raise _missing("model")
+        return cls(run.recipe, models=models, corpora=corpora, run=run, weights=card.hash, progress=progress)
+
+    def variant(self, recipe: Recipe) -> Workspace:
+        """The workspace of another recipe for the same model. The two share models, texts, scores and statistics."""
+        self._statistics.holds = True
+        other = copy.copy(self)
+        other.recipe, other.run, other.origins, other._plan = recipe, None, {}, None
+        return other
+
+    def clear(self) -> None:
+        """Give back the memory of models, results, statistics and references; they are computed again on demand."""
+        self._references.clear()
+        self._results.clear()
+        self._statistics.clear()
+        self.models.clear()
+
+    @property
+    def lm(self) -> LM:
+        """The dense model, loaded where it is not in memory.
+
+        Raises:
+            ModelError: it cannot be found, read or fitted in memory.
+            RunError: its files have changed since the run's results were computed.
+        """
+        lm = self._lm if self._lm is not None else self.models.dense(self.recipe.model, self.progress)
+        if self.weights not in ("", lm.hash):
+            raise RunError("The model's files have changed since this run was computed.", "Start a new run.")
+        return lm
+
+    def corpus(self, name: str) -> Corpus:
+        """A text by name, or a mixture "a + b" of texts; the model writes self-generated text.
+
+        Raises:
+            CorpusError: nothing is found by that name, or it is empty, too short or malformed.
+        """
+        if name not in self.corpora:
+            self.corpora[name] = load_parts(name, self._part)
+        return self.corpora[name]
+
+    def _part(self, name: str) -> Corpus:
+        if name in self.corpora:
+            return self.corpora[name]
+        return generate_corpus(self.lm, progress=self.progress) if name == SELF_GENERATED.name else load_corpus(name)
+
+    def texts(self) -> list[Corpus]:
+        """The texts that the calibration set is chosen from."""
+        return [self.corpus(name) for name in self.recipe.calibration.texts]
+
+    def evaluation_texts(self) -> dict[str, Corpus]:
+        """The texts that perplexity is measured on, by name."""
+        return {name: self.corpus(name) for name in self.recipe.evaluation.corpora}
+
+    def calibration(self, progress: ProgressCallback | None = None) -> CalibrationSelection | CalibrationSet:
+        """The calibration set, with the record of its choice where KL chose it."""
+        found: CalibrationSelection | CalibrationSet = self._result("calibration", self.choose_calibration, progress)
+        return found
+
+    def calibration_set(self, progress: ProgressCallback | None = None) -> CalibrationSet:
+        """The calibration set alone."""
+        chosen = self.calibration(progress)
+        return chosen.calibration if isinstance(chosen, CalibrationSelection) else chosen
+
+    def calibration_text(self, progress: ProgressCallback | None = None) -> Corpus:
+        """The text that the calibration set was drawn from.
+
+        Raises:
+            CorpusError: it is not among the recipe's texts any more, or one of them cannot be read.
+        """
+        texts = self.texts()
+        if len(texts) == 1:
+            return texts[0]
+        source = self.calibration_set(progress).source_hash
+        for corpus in with_mixtures(texts, self.recipe.calibration.mixtures):
+            if corpus.hash == source:
+                return corpus
+        raise CorpusError("The text that the calibration set was drawn from has changed.", "Choose the set again.")
+
+    def choose_calibration(self, progress: ProgressCallback | None = None) -> CalibrationSelection | CalibrationSet:
+        """Draw one calibration set, or several of which KL chooses. The scores of all of them are cached too.
+
+        Raises:
+            NirvanaError: see `sample_calibration` and `select_calibration`.
+        """
+        choice, lm, corpora, progress = self.recipe.calibration, self.lm, self.texts(), progress or self.progress
+        drawn: dict[str, Any] = {"samples": choice.samples, "length": choice.length, "seed": choice.seed}
+        drawn["task"] = choice.task
+        if choice.trials == 1:
+            return sample_calibration(lm, corpora[0], **drawn)
+
+        def select() -> CalibrationSelection:
+            selection = select_calibration(
+                lm,
+                corpora,
+                candidates=choice.candidates,
+                mixtures=choice.mixtures,
+                sparsity=choice.trial_sparsity,
+                gamma=choice.trial_gamma,
+                criterion=choice.trial_criterion,
+                method=choice.trial_method,
+                protected=choice.trial_protected,
+                normalisation=choice.trial_normalisation,
+                probe=self.draw_probe(),
+                progress=progress,
+                **drawn,
+            )
+            for candidate in selection.candidates:  # the winner is scored next, and any other may be looked at
+                if candidate.saliency is not None:
+                    seconds = candidate.saliency.details.get("seconds")
+                    key = _saliency_key(lm, candidate.calibration, choice.trial_criterion)
+                    write_cached(key, candidate.saliency.to_bytes(), seconds=seconds)
+            return selection
+
+        texts = [[corpus.name, corpus.hash] for corpus in corpora]
+        key = cache_key("calibration", corpora=texts, choice=repr(choice), **cache_fields(lm))
+        chosen: CalibrationSelection = self._cached("calibration", key, select)
+        return chosen
+
+    def probe(self) -> CalibrationSet:
+        """The windows that KL is measured on: those of the choice by KL, where one was made."""
+        chosen = self._results.get(self.recipe.fingerprint("calibration")) if self.run is None else self.calibration()
+        return chosen.probe if isinstance(chosen, CalibrationSelection) else self.draw_probe()
+
+    def draw_probe(self) -> CalibrationSet:
+        """Draw the probe, in equal shares from all texts."""
+        choice = self.recipe.calibration
+        drawn = {"samples": choice.probe_samples, "length": choice.probe_length, "seed": choice.probe_seed}
+        return sample_probe(self.lm, all_of(self.texts()), task=choice.task, **drawn)
+
+    def reference(
+        self,
+        probe: CalibrationSet | None = None,
+        *,
+        keep_bytes: int | None = None,
+        progress: ProgressCallback | None = None,
+    ) -> DenseReference:
+        """The dense model's predictions on a probe, by default the recipe's; computed once for each probe.
+
+        Args:
+            keep_bytes: see `dense_reference`.
+        """
+        probe = self.probe() if probe is None else probe
+        if probe.hash not in self._references:
+            self._references[probe.hash] = dense_reference(
+                self.lm, probe, keep_bytes=keep_bytes, progress=progress or self.progress
+            )
+        return self._references[probe.hash]
+
+    def saliency(self, progress: ProgressCallback | None = None) -> Saliency:
+        """The score of every unit."""
+        found: Saliency = self._result("saliency", self.score_units, progress)
+        return found
+
+    def score_units(self, progress: ProgressCallback | None = None) -> Saliency:
+        """Score every unit with the calibration set, whose seed a criterion that draws takes.
+
+        Raises:
+            NirvanaError: see `score`.
+        """
+        criterion, calibration, lm = self.recipe.saliency.criterion, self.calibration_set(progress), self.lm
+        seed, progress = calibration.seed or 0, progress or self.progress
+        scores: Saliency = self._cached(
+            "saliency",
+            _saliency_key(lm, calibration, criterion),
+            lambda: score(lm, calibration, criterion=criterion, seed=seed, progress=progress),
+        )
+        return scores
+
+    def plan(self, progress: ProgressCallback | None = None) -> PruningPlan:
+        """The units that stay."""
+        if self.run is None:
+            if self._plan is None:
+                self._plan = self.make_plan(progress)
+            return self._plan
+        found: PruningPlan = self._stored("allocation")
+        return found
+
+    def make_plan(self, progress: ProgressCallback | None = None) -> PruningPlan:
+        """Allocate the sparsity by the scores.
+
+        Raises:
+            PlanError: see `allocate`.
+        """
+        return allocate(self.saliency(progress), **vars(self.recipe.allocation))
+
+    def pruned(self, progress: ProgressCallback | None = None) -> LM:
+        """The pruned model, made again where it is not in memory.
+
+        Raises:
+            RunError: it would not be the model that the run's numbers belong to.
+            NirvanaError: see `prune_model`.
+        """
+        small = self.prune_model(progress)
+        if self.run is not None:
+            check_compensation(self.run.pruned(), self.lm, small)
+        return small
+
+    def subjects(self, progress: ProgressCallback | None = None) -> dict[str, LM]:
+        """Both models, "dense" and "pruned"."""
+        return {"dense": self.lm, "pruned": self.pruned(progress)}
+
+    def prune_model(self, progress: ProgressCallback | None = None) -> LM:
+        """Prune by the plan, with the recipe's compensation.
+
+        Raises:
+            NirvanaError: see `nirvana.prune`, `collect_statistics` and `sample_calibration`.
+        """
+        lm, plan, method, progress = (
+            self.lm,
+            self.plan(progress),
+            self.recipe.prune.compensation,
+            progress or self.progress,
+        )
+        if method == "none":
+            return self.models.pruned(lm, plan, progress=progress)
+        windows = statistics_windows(self.recipe, lm, self.calibration_text(progress))
+
+        def statistics() -> Statistics:
+            second, reading = method == "least_squares", within(progress, "Statistics", 0, 2)
+            found, self.origins["statistics"] = self._statistics.collect(lm, windows, second=second, progress=reading)
+            return found
+
+        return self.models.pruned(
+            lm,
+            plan,
+            compensation=method,
+            statistics=statistics,
+            source=[windows.hash, windows.source, windows.seed],
+            progress=within(progress, "Pruning", 1, 2),
+        )
+
+    def _result(self, step: str, compute: Callable[..., Any], progress: ProgressCallback | None) -> Any:
+        """The result of a step: the run's, or without a run the one that was computed first."""
+        if self.run is not None:
+            return self._stored(step)
+        fingerprint = self.recipe.fingerprint(step)
+        if fingerprint not in self._results:
+            self._results[fingerprint] = compute(progress)
+        return self._results[fingerprint]
+
+    def _stored(self, step: str) -> Any:
+        found = self.run.steps.read(step) if self.run is not None else None
+        if found is None:
+            raise _missing(step)
+        return found
+
+    def _cached(self, step: str, key: str, compute: Callable[[], Any]) -> Any:
+        result, self.origins[step] = through_cache(key, FORMATS[step].read, FORMATS[step].write, compute)
+        return result
+
+
+def _missing(step: str) -> RunError:
+    return RunError(f"The {step} result of this run is missing or damaged.", "Run it again to compute that step.")
+
+
+def _saliency_key(lm: LM, calibration: CalibrationSet, criterion: str) -> str:
+    drawn = {"calibration": calibration.hash, "seed": calibration.seed or 0}
+    return cache_key("saliency", criterion=criterion, **drawn, **cache_fields(lm))
