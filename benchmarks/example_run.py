@@ -35,9 +35,9 @@ def measure_sides(run: Run, models: ModelCache, bar: Bar) -> None:
     """What the Compare page measures on demand."""
     workspace = Workspace.of(run, models=models, progress=bar.progress)
     bar.step("speed")
-    run.put_speed(measure_speeds(workspace, **SPEED | {"schemes": SCHEMES}))
+    run.attach("speed", measure_speeds(workspace, **SPEED | {"schemes": SCHEMES}))
     bar.step("sizes")
-    run.put_sizes(quality_against_bytes(workspace, schemes=SCHEMES))
+    run.attach("sizes", quality_against_bytes(workspace, schemes=SCHEMES))
 
 
 def main() -> None:

@@ -56,9 +56,9 @@ def _of_run(run: Run, protocol: dict[str, int], schemes: list[str], sizes: bool)
             bar.step("quality against bytes")
             weighed = quality_against_bytes(workspace, schemes=schemes)
     if not run.is_example:
-        run.put_speed(timed)
+        run.attach("speed", timed)
         if weighed is not None:
-            run.put_sizes(weighed)
+            run.attach("sizes", weighed)
     return timed, weighed
 
 

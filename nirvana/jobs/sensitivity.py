@@ -34,7 +34,7 @@ def scan_run(run: Run, models: ModelCache, rate: float, progress: ProgressCallba
     workspace = Workspace.of(run, models=models, progress=progress)
     scores, probe = workspace.saliency(), workspace.probe()
     found = sensitivity(workspace.lm, scores, probe, rate=rate, progress=progress)
-    run.put_sensitivity(found)
+    run.attach("sensitivity", found)
     return found
 
 

@@ -136,7 +136,7 @@ def time_both(run: Run, *, models: ModelCache, reporter: Reporter, until: str, *
 
     reporter.step("speed", 1, 1)
     report = measure_speeds(Workspace.of(run, models=models, progress=reporter.progress), **protocol)
-    run.put_speed(report)
+    run.attach("speed", report)
     return {"models": list(report.models)}
 
 
@@ -148,7 +148,7 @@ def weigh_both(
 
     reporter.step("sizes", 1, 1)
     report = quality_against_bytes(Workspace.of(run, models=models, progress=reporter.progress), schemes=schemes)
-    run.put_sizes(report)
+    run.attach("sizes", report)
     return {"measurements": len(report.measurements)}
 
 

@@ -12,13 +12,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nirvana.calibration.sets import CalibrationSelection, CalibrationSet
+from nirvana.errors import RunError
 from nirvana.evaluation.results import Report
+from nirvana.evaluation.sensitivity_result import Sensitivity
+from nirvana.evaluation.speed_report import SpeedReport
 from nirvana.files import content_hash, read_json, unpack, write_bytes, write_json
 from nirvana.plan import PruningPlan
 from nirvana.runs.results import Continuation, ModelCard, PruneSummary
 from nirvana.saliency.scores import Saliency
 
-CONTINUATIONS = "continuations.json"
+CONTINUATIONS = "continuations.json"  # of the pruned model
 log = logging.getLogger(__name__)
 
 
@@ -74,8 +77,22 @@ FORMATS = {
 }
 
 
+class Attachment(NamedTuple):
+    """A result beside the steps: `kind`, which converts to JSON and back, of the result of `step`."""
+
+    step: str
+    kind: Any
+
+
+ATTACHMENTS = {
+    "speed": Attachment("prune", SpeedReport),
+    "sizes": Attachment("prune", Report),
+    "sensitivity": Attachment("saliency", Sensitivity),
+}
+
+
 class StepFolder:
-    """Results by step.
+    """Results by step, and their attachments.
 
     A result's file carries the hash of its content in its name, e.g. `saliency-3f2a91c05d7e.npz`, and the record
     `saliency.info.json` names the file. So a new result takes effect in one move, a reader never pairs it with the
@@ -106,7 +123,7 @@ class StepFolder:
             return None
 
     def read(self, step: str) -> Any:
-        """The result of a step, or None. A damaged one is said in the log and counts as missing from then on."""
+        """The result of a step, or None. A damaged one is logged and counts as missing from then on."""
         while info := self.info(step):
             path = self.path / info["file"]
             try:
@@ -157,21 +174,23 @@ class StepFolder:
     def _record(self, step: str) -> Path:
         return self.path / f"{FORMATS[step].name}.info.json"
 
-    def continuations(self, fingerprint: str) -> list[Continuation]:
-        """Continuations made with the pruned model of that fingerprint, oldest first."""
+    def continuations(self) -> list[Continuation]:
+        """Continuations by the pruned model that is there now, oldest first."""
+        fingerprint = self._fingerprint("prune")
         return [
             Continuation.from_json({key: value for key, value in item.items() if key != "fingerprint"})
             for item in self._continuations()
             if item["fingerprint"] == fingerprint
         ]
 
-    def add_continuation(self, continuation: Continuation, fingerprint: str) -> None:
+    def add_continuation(self, continuation: Continuation) -> None:
         """Append one, in place of an earlier one of the same prompt and settings.
 
         Raises:
+            RunError: there is no pruned model.
             NirvanaError: the disk is full or the folder cannot be written.
         """
-        record = {**continuation.to_json(), "fingerprint": fingerprint}
+        record = {**continuation.to_json(), "fingerprint": self._require("prune")}
         same = ("prompt", "chat", "max_new_tokens", "fingerprint")
         kept = [item for item in self._continuations() if any(item[name] != record[name] for name in same)]
         write_json(self.path / CONTINUATIONS, [*kept, record])
@@ -187,30 +206,48 @@ class StepFolder:
             log.warning("%s cannot be read: %s", self.path / CONTINUATIONS, error)
             return []
 
-    def side(self, name: str, fingerprint: str) -> Any:
-        """A result beside the steps, as JSON, made from the step of that fingerprint; None without one."""
+    def attachment(self, name: str) -> Any:
+        """The attachment of that name, or None where there is none of the step's present result."""
+        step, kind = ATTACHMENTS[name]
         try:
             record = read_json(self.path / f"{name}.json")
-            return record["result"] if record["fingerprint"] == fingerprint else None
+            return kind.from_json(record["result"]) if record["fingerprint"] == self._fingerprint(step) else None
         except FileNotFoundError:
             return None
         except (OSError, ValueError, TypeError, KeyError) as error:
             log.warning("%s cannot be read: %s", self.path / f"{name}.json", error)
             return None
 
-    def put_side(self, name: str, result: Any, fingerprint: str) -> None:
-        """Keep a result beside the steps, in place of the earlier one of that name.
+    def attach(self, name: str, result: Any) -> None:
+        """Keep an attachment in place of the earlier one of that name.
 
         Raises:
+            RunError: its step has no result.
             NirvanaError: the disk is full or the folder cannot be written.
         """
-        write_json(self.path / f"{name}.json", {"fingerprint": fingerprint, "result": result})
+        fingerprint = self._require(ATTACHMENTS[name].step)
+        write_json(self.path / f"{name}.json", {"fingerprint": fingerprint, "result": result.to_json()})
 
-    def copy_side(self, name: str, source: StepFolder, fingerprint: str) -> None:
-        """Take a result beside the steps over from another run with the same step."""
-        found = source.side(name, fingerprint)
-        if found is not None:
-            self.put_side(name, found, fingerprint)
+    def copy_attachments(self, source: StepFolder) -> None:
+        """Copy attachments and continuations of the results that both folders hold."""
+        for name, (step, _) in ATTACHMENTS.items():
+            found = source.attachment(name) if self._fingerprint(step) == source._fingerprint(step) else None
+            if found is not None:
+                self.attach(name, found)
+        if self._fingerprint("prune") == source._fingerprint("prune"):
+            for continuation in source.continuations():
+                self.add_continuation(continuation)
+
+    def _fingerprint(self, step: str) -> str | None:
+        info = self.info(step)
+        return None if info is None else str(info.get("fingerprint"))
+
+    def _require(self, step: str) -> str:
+        fingerprint = self._fingerprint(step)
+        if fingerprint is None:
+            noun = "pruned model" if step == "prune" else f"{step} result"
+            raise RunError(f"This run has no {noun}.", "Compute that step first.")
+        return fingerprint
 
     def sweep(self) -> None:
         """Remove what a killed writer left half done; only while nobody writes here."""

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import logging
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from nirvana.calibration.sets import CalibrationSelection, CalibrationSet
 from nirvana.errors import RunError
@@ -25,10 +23,6 @@ from nirvana.runs.results import Continuation, ModelCard, PruneSummary
 from nirvana.saliency.scores import Saliency
 
 PACKAGES = ("nirvana-studio", "torch", "transformers", "tokenizers", "numpy", "safetensors", "datasets", "gguf")
-SPEED, SIZES, SENSITIVITY = "speed", "sizes", "sensitivity"
-SIDES = {SPEED: "prune", SIZES: "prune", SENSITIVITY: "saliency"}  # results beside the steps: the step that each is of
-Side = TypeVar("Side")
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,89 +110,43 @@ class Run:
         return result
 
     def continuations(self) -> list[Continuation]:
-        """Those made with the plan that the run holds now, oldest first."""
-        info = self.info("prune")
-        return self.steps.continuations(str(info["fingerprint"])) if info else []
+        """Continuations by the pruned model that the run holds now, oldest first."""
+        return self.steps.continuations()
 
     def speed(self) -> SpeedReport | None:
-        """How fast the models are, as it was last measured with the plan that the run holds now."""
-        return self._side(SPEED, SpeedReport.from_json)
+        """The last timing of the models that the run holds now."""
+        found: SpeedReport | None = self.steps.attachment("speed")
+        return found
 
     def sizes(self) -> Report | None:
         """Quality against bytes of both models and their quantised copies, likewise."""
-        return self._side(SIZES, Report.from_json)
+        found: Report | None = self.steps.attachment("sizes")
+        return found
 
     def sensitivity(self) -> Sensitivity | None:
-        """The scan that was last made with the scores that the run holds now."""
-        return self._side(SENSITIVITY, Sensitivity.from_json)
+        """The last scan with the scores that the run holds now."""
+        found: Sensitivity | None = self.steps.attachment("sensitivity")
+        return found
 
-    def copy_sides(self, source: StepFolder) -> None:
-        """Take the results beside the steps over from a run that holds the same steps."""
-        for name, step in SIDES.items():
-            info = self.info(step)
-            if info:
-                self.steps.copy_side(name, source, str(info["fingerprint"]))
+    def attach(self, name: str, result: SpeedReport | Report | Sensitivity) -> None:
+        """Keep "speed", "sizes" or "sensitivity" with the result that it was measured on.
 
-    def _side(self, name: str, read: Callable[[Any], Side]) -> Side | None:
-        info = self.info(SIDES[name])
-        found = self.steps.side(name, str(info["fingerprint"])) if info else None
-        try:
-            return None if found is None else read(found)
-        except (KeyError, TypeError, ValueError) as error:
-            log.warning("%s of run %s cannot be read: %s", name, self.id, error)
-            return None
-
-    def put_model(self, card: ModelCard, **info: Any) -> None:
-        self.put("model", card, **info)
-
-    def put_calibration(self, calibration: CalibrationSelection | CalibrationSet, **info: Any) -> None:
-        self.put("calibration", calibration, **info)
-
-    def put_saliency(self, saliency: Saliency, **info: Any) -> None:
-        self.put("saliency", saliency, **info)
-
-    def put_plan(self, plan: PruningPlan, **info: Any) -> None:
-        self.put("allocation", plan, **info)
-
-    def put_pruned(self, summary: PruneSummary, **info: Any) -> None:
-        self.put("prune", summary, **info)
-
-    def put_report(self, report: Report, **info: Any) -> None:
-        self.put("evaluate", report, **info)
+        Raises:
+            RunError: the run is the example, or lacks that result.
+            NirvanaError: the disk is full.
+        """
+        self._check_own()
+        self.steps.attach(name, result)
 
     def add_continuation(self, continuation: Continuation) -> None:
-        """Keep a continuation with the pruned model that made it.
+        """Keep a continuation with the pruned model that wrote it.
 
         Raises:
             RunError: the run is the example, or holds no pruned model.
+            NirvanaError: the disk is full.
         """
-        info = self.info("prune")
-        if self.is_example or info is None:
-            raise RunError("There is no pruned model to continue with.", "Prune first.")
-        self.steps.add_continuation(continuation, str(info["fingerprint"]))
-
-    def put_speed(self, report: SpeedReport) -> None:
-        """Keep it with the pruned model; raises as `put_sizes`."""
-        self._put_side(SPEED, report)
-
-    def put_sizes(self, report: Report) -> None:
-        """Keep it with the pruned model.
-
-        Raises:
-            RunError: the run is the example, or holds no pruned model.
-        """
-        self._put_side(SIZES, report)
-
-    def put_sensitivity(self, found: Sensitivity) -> None:
-        """Keep it with the scores; raises as `put_sizes`."""
-        self._put_side(SENSITIVITY, found)
-
-    def _put_side(self, name: str, result: SpeedReport | Report | Sensitivity) -> None:
-        info = self.info(SIDES[name])
-        if self.is_example or info is None:
-            what = "pruned model" if SIDES[name] == "prune" else f"{SIDES[name]} result"
-            raise RunError(f"There is no {what} to measure.", "Compute that step first.")
-        self.steps.put_side(name, result.to_json(), str(info["fingerprint"]))
+        self._check_own()
+        self.steps.add_continuation(continuation)
 
     def put(self, step: str, result: Any, **info: Any) -> None:
         """Store a result with its record; the fingerprint is that of the run's recipe unless `info` has one.
@@ -207,8 +155,7 @@ class Run:
             RunError: the run is the example, or was deleted meanwhile.
             NirvanaError: the disk is full.
         """
-        if self.index is None:
-            raise RunError("The example run cannot be changed.", "Start a run of your own from it.")
+        index = self._check_own()
         content = FORMATS[step].write(result)
         record = {
             "fingerprint": self.recipe.fingerprint(step),
@@ -216,7 +163,7 @@ class Run:
             "cached": False,
             "versions": package_versions(),
         }
-        with self.index.connect() as connection:  # its lock lets one process at a time write results
+        with index.connect() as connection:  # its lock lets one process at a time write results
             found = connection.execute("UPDATE runs SET updated = ? WHERE id = ?", (time.time(), self.id))
             if not found.rowcount:
                 raise RunError(f"Run {self.id} was deleted.", "Start a new run.")
@@ -224,6 +171,11 @@ class Run:
         if step == "prune":
             for archive in self.folder.glob("*.zip"):  # of the model that was pruned before
                 archive.unlink(missing_ok=True)
+
+    def _check_own(self) -> Index:
+        if self.index is None:
+            raise RunError("The example run cannot be changed.", "Start a run of your own from it.")
+        return self.index
 
     def _jobs(self) -> list[dict[str, Any]]:
         """Newest first: status, task, error and end of each job."""

@@ -16,7 +16,7 @@ from nirvana.files import data_folder, read_json, write_json
 from nirvana.runs.folder import StepFolder
 from nirvana.runs.index import LIVE, Index, new_id
 from nirvana.runs.recipe import STEPS, Recipe, SaliencyChoice
-from nirvana.runs.run import SIDES, Run
+from nirvana.runs.run import Run
 
 __all__ = ["Run", "Store", "default_name", "write_example"]
 
@@ -67,12 +67,9 @@ class Store:
             for step in STEPS:
                 if parent is not None and parent.step_state(step, recipe) == "done":
                     run.steps.copy(step, parent.steps)
-            if parent is not None and run.info("prune"):
-                for continuation in parent.continuations():
-                    run.add_continuation(continuation)
             row = {"name": label, "recipe": recipe.to_json(), "created": now, "updated": now, "study": belongs or None}
             if parent is not None:
-                run.copy_sides(parent.steps)
+                run.steps.copy_attachments(parent.steps)
             self.index.insert("runs", id=run_id, **row)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
@@ -216,12 +213,7 @@ def write_example(run: Run, folder: Path = EXAMPLE_FOLDER) -> None:
     target = StepFolder(folder)
     for step in STEPS:
         target.copy(step, run.steps)
-    info = run.info("prune")
-    for continuation in run.continuations():
-        target.add_continuation(continuation, str(info["fingerprint"]) if info else "")
-    for name, step in SIDES.items():
-        if made := run.info(step):
-            target.copy_side(name, run.steps, str(made["fingerprint"]))
+    target.copy_attachments(run.steps)
     write_json(folder / "run.json", {"name": run.name, "created": run.created, "recipe": run.recipe.to_json()})
 
 

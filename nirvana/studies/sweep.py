@@ -187,7 +187,7 @@ class _Work:
             workspace = Workspace.of(run, models=self.models, progress=within(self.progress, run.name, 0, 1))
             found = measure_speeds(workspace, **SPEED)
             if known is None:
-                run.put_speed(found)
+                run.attach("speed", found)
         return found
 
 

@@ -80,7 +80,8 @@ def fill(run: Run, config: dict[str, Any] = SMALL, *, family: Family | None = No
     draw = np.random.default_rng(seed)
     family = family or LlamaFamily()
     layout = family.layout(config)
-    run.put_model(
+    run.put(
+        "model",
         ModelCard(
             name=run.recipe.model.name,
             origin="made up",
@@ -98,7 +99,7 @@ def fill(run: Run, config: dict[str, Any] = SMALL, *, family: Family | None = No
         **PLACE,
     )
     selection = candidates(draw)
-    run.put_calibration(selection, **PLACE)
+    run.put("calibration", selection, **PLACE)
     scores = Saliency(
         {site: draw.lognormal(sigma=1.5, size=place.units).astype(np.float32) for site, place in layout.items()},
         layout,
@@ -106,14 +107,14 @@ def fill(run: Run, config: dict[str, Any] = SMALL, *, family: Family | None = No
         selection.hash,
         {"strategy": "micro-batches", "micro_batch": 4, "seconds": 2.5},
     )
-    run.put_saliency(scores, **PLACE)
+    run.put("saliency", scores, **PLACE)
     choice = run.recipe.allocation
     plan = allocate(scores, sparsity=choice.sparsity, gamma=choice.gamma, multiple_of=choice.multiple_of)
-    run.put_plan(plan, **PLACE)
+    run.put("allocation", plan, **PLACE)
     small = plan.pruned_layout
     sizes = {"dense": layout.parameters, "pruned": small.parameters}
-    run.put_pruned(PruneSummary(sizes, {name: 4 * size for name, size in sizes.items()}, 0.2, "cpu"), **PLACE)
-    run.put_report(report(layout, plan, draw), **PLACE)
+    run.put("prune", PruneSummary(sizes, {name: 4 * size for name, size in sizes.items()}, 0.2, "cpu"), **PLACE)
+    run.put("evaluate", report(layout, plan, draw), **PLACE)
     run.add_continuation(Continuation("The capital of France is", False, 16, " Paris.", " the city."))
     return run
 

@@ -31,7 +31,7 @@ def scored_by(store: Store, criterion: str) -> Run:
     run = fill(store.create(Recipe().change("saliency", criterion=criterion), name=criterion))
     scores = run.saliency()
     assert scores is not None
-    run.put_saliency(replace(scores, criterion=criterion), device="cpu", dtype="float32", seconds=1.0)
+    run.put("saliency", replace(scores, criterion=criterion), device="cpu", dtype="float32", seconds=1.0)
     return run
 
 
@@ -103,7 +103,7 @@ def test_a_scan_points_at_layers_to_protect(start: Start, store: Store, filled: 
     assert not app.exception and "allocation.scan" not in keys_on(app)
     shifts = {site: Shift(float(site.layer), 0.01, 1, place.units) for site, place in scores.layout.items()}
     protocol = {"rate": 0.2, "criterion": "nirvana", "samples": 4, "length": 8, "dtype": "float32", "device": "cpu"}
-    filled.put_sensitivity(Sensitivity(shifts, protocol))
+    filled.attach("sensitivity", Sensitivity(shifts, protocol))
     app.run()
     assert "allocation.scan" in keys_on(app) and app.button(key="allocation.scan.run").disabled
     app.number_input(key="allocation.scan.layers").set_value(1).run()
@@ -116,7 +116,7 @@ def test_a_scan_of_any_rate_is_shown(start: Start, filled: Run) -> None:
     scores = filled.saliency()
     assert scores is not None
     protocol = {"rate": 0.01, "criterion": "nirvana", "samples": 4, "length": 8, "dtype": "float32", "device": "cpu"}
-    filled.put_sensitivity(Sensitivity({site: Shift(0.1, 0.01, 1, 9) for site in scores.layout}, protocol))
+    filled.attach("sensitivity", Sensitivity({site: Shift(0.1, 0.01, 1, 9) for site in scores.layout}, protocol))
     app = start(filled).run()
     app.switch_page("pages/allocation.py").run()
     assert not app.exception and app.slider(key="allocation.scan.rate").value == 0.05

@@ -103,7 +103,7 @@ def test_the_hardest_probe_comes_first(start: Start, filled: Run) -> None:
 def test_one_set_has_token_statistics_instead(start: Start, store: Store) -> None:
     run = store.create(Recipe().change("calibration", candidates=1))
     ids = np.random.default_rng(0).integers(0, 300, (3, 8))
-    run.put_calibration(CalibrationSet(ids, source="python-docs", source_hash="ab" * 32, seed=5))
+    run.put("calibration", CalibrationSet(ids, source="python-docs", source_hash="ab" * 32, seed=5))
     app = open_page(start, run)
     assert "nothing was compared" in words(app) and "How varied are the tokens?" in words(app)
     assert "Which candidate set prunes best?" not in words(app)
@@ -114,7 +114,7 @@ def test_one_set_has_token_statistics_instead(start: Start, store: Store) -> Non
 def test_text_is_shown_letter_by_letter(start: Start, store: Store) -> None:
     run = store.create(Recipe().change("calibration", candidates=1))
     hostile = "<script>alert(1)</script> **bold** $x$"
-    run.put_calibration(CalibrationSet([[1, 2]], source="<b>*evil*</b>", texts=[hostile]))
+    run.put("calibration", CalibrationSet([[1, 2]], source="<b>*evil*</b>", texts=[hostile]))
     app = open_page(start, run)
     assert hostile in [code.value for code in app.code]
     assert not any("<b>*evil*" in str(part.value) for part in [*app.markdown, *app.caption])
@@ -220,7 +220,7 @@ def test_trials_take_over_the_runs_own_allocation(start: Start, store: Store) ->
 
 def test_candidates_of_several_texts_are_named_by_text_and_seed(start: Start, store: Store) -> None:
     run = store.create(Recipe().change("calibration", alternatives=("stdlib-code",), candidates=2))
-    run.put_calibration(of_two_texts())
+    run.put("calibration", of_two_texts())
     text = words(open_page(start, run))
     assert "Which text prunes best?" in text
     assert "**Set 3 wins**, drawn from stdlib-code" in text

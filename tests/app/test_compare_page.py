@@ -43,7 +43,7 @@ def scale_pruned(run: Run, factor: float) -> None:
         replace(item, value=item.value * factor) if (item.metric, item.subject) == ("perplexity", "pruned") else item
         for item in report.measurements
     ]
-    run.put_report(Report(tuple(found)), device="cpu", dtype="float32", seconds=1.0)
+    run.put("evaluate", Report(tuple(found)), device="cpu", dtype="float32", seconds=1.0)
 
 
 def find(run: Run, metric: str, subject: str, **protocol: Any) -> Measurement:
@@ -139,7 +139,7 @@ def test_runs_of_other_weights_or_texts_are_no_rivals(start: Start, store: Store
     scale_pruned(other, 0.5)
     card = other.model()
     assert card is not None
-    other.put_model(replace(card, hash="00" * 32))
+    other.put("model", replace(card, hash="00" * 32))
     text = words(open_page(start, filled))
     assert "Stranger" not in text and "No other run of this model" in text
 
@@ -174,7 +174,7 @@ def test_an_empty_prompt_is_refused_with_a_reason(start: Start, filled: Run) -> 
 def test_a_model_without_chat_template_says_so(start: Start, filled: Run) -> None:
     card = filled.model()
     assert card is not None
-    filled.put_model(replace(card, has_chat_template=False))
+    filled.put("model", replace(card, has_chat_template=False))
     app = open_page(start, filled)
     assert app.toggle(key="compare.chat").disabled
 

@@ -34,7 +34,7 @@ def rival(store: Store) -> Run:
     scores = run.saliency()
     assert scores is not None
     centred = {site: values - values.mean() for site, values in scores.items()}
-    run.put_saliency(Saliency(centred, scores.layout, "flap", scores.calibration_hash), **PLACE)
+    run.put("saliency", Saliency(centred, scores.layout, "flap", scores.calibration_hash), **PLACE)
     return run
 
 

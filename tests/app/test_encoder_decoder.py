@@ -77,7 +77,7 @@ def test_the_plan_is_shown_by_stack(start: Start, encoder_decoder: Run) -> None:
 def test_formats_that_the_model_cannot_be_written_in_say_why(start: Start, encoder_decoder: Run) -> None:
     summary = encoder_decoder.pruned()
     assert summary is not None
-    encoder_decoder.put_pruned(replace(summary, refused={"gguf": "T5 models cannot be written."}), **PLACE)
+    encoder_decoder.put("prune", replace(summary, refused={"gguf": "T5 models cannot be written."}), **PLACE)
     app = start(encoder_decoder).run()
     app.switch_page("pages/prune.py").run()
     assert not app.button(key="prune.export").disabled

@@ -66,7 +66,7 @@ def test_a_seed_beyond_what_a_browser_keeps_is_shown_at_its_limit(start: Start, 
 def test_what_was_compensated_is_said(start: Start, filled: Run) -> None:
     summary = filled.pruned()
     assert summary is not None
-    filled.put_pruned(replace(summary, compensation=RECORD), **PLACE)
+    filled.put("prune", replace(summary, compensation=RECORD), **PLACE)
     said = " ".join(text.value for text in prune_page(start(filled)).caption).replace("\\", "")
     assert "least squares, from 24,576 tokens (96 samples of python-docs, seed 1); regularisation 0.01" in said
     assert "collected in 12.5 s" in said

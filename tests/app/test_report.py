@@ -189,7 +189,7 @@ def test_studies_around_a_run_have_their_sections(filled: Run) -> None:
     assert scores is not None
     protocol = {"rate": 0.2, "criterion": "nirvana", "samples": 4, "length": 8, "dtype": "float32", "device": "cpu"}
     shifts = {site: Shift(0.25 + site.layer, 0.01, 1, place.units) for site, place in scores.layout.items()}
-    filled.put_sensitivity(Sensitivity(shifts, protocol))
+    filled.attach("sensitivity", Sensitivity(shifts, protocol))
     for row in make_rows():
         recipe = row.point.recipe(filled.recipe)
         append_row(filled, replace(row, run_id="", fingerprint=recipe.fingerprint("evaluate")))

@@ -27,7 +27,7 @@ def put_speed(run: Run) -> None:
             spread, spread, spread, 2_000, False, 1_000, 250, int(900 / factor), int(900 / factor), "float32"
         )
 
-    run.put_speed(SpeedReport({"dense": model(1.0), "pruned": model(1.5)}, 1, 64, 16, 3, "cpu (x86_64)", 2))
+    run.attach("speed", SpeedReport({"dense": model(1.0), "pruned": model(1.5)}, 1, 64, 16, 3, "cpu (x86_64)", 2))
 
 
 def put_sizes(run: Run) -> None:
@@ -36,7 +36,7 @@ def put_sizes(run: Run) -> None:
     for subject, value, size in (("dense", 20.0, 4e8), ("pruned", 31.0, 3e8), ("dense int8", 21.0, 1e8)):
         found.append(Measurement("perplexity", subject, value, 0.5, 32, where))
         found.append(Measurement("bytes", subject, size))
-    run.put_sizes(Report(tuple(found)))
+    run.attach("sizes", Report(tuple(found)))
 
 
 def test_what_was_measured_is_shown_with_its_protocol(start: Start, filled: Run) -> None:

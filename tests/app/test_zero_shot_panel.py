@@ -41,7 +41,7 @@ def with_tasks(run: Run) -> None:
             for name, share in (("minimal-pairs", right), ("minimal-pairs/filler-gap", right), ("own *task*.jsonl", 80))
         ]
         found += measurements(ZeroShot(tuple(tasks)), subject, {"note": "4-bit origin", "device": "cpu"})
-    run.put_report(Report(tuple(found)), device="cpu", dtype="float32", seconds=1.0)
+    run.put("evaluate", Report(tuple(found)), device="cpu", dtype="float32", seconds=1.0)
 
 
 def test_minimal_pairs_are_one_click_away(start: Start, filled: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -69,10 +69,10 @@ def made(layout: Layout, name: str, recipe: Recipe, measured: Sequence[Measureme
         dtype="float32",
     )
     scores = {site: np.arange(place.units, dtype=np.float32) for site, place in layout.items()}
-    run.put_model(card)
-    run.put_plan(allocate(Saliency(scores, layout, "magnitude"), sparsity=recipe.allocation.sparsity))
+    run.put("model", card)
+    run.put("allocation", allocate(Saliency(scores, layout, "magnitude"), sparsity=recipe.allocation.sparsity))
     if measured:
-        run.put_report(Report((perplexity(LOSSES - 1, "dense"), *measured)))
+        run.put("evaluate", Report((perplexity(LOSSES - 1, "dense"), *measured)))
     return Store().open(run.id)
 
 

@@ -23,8 +23,8 @@ def calibrated(
     run = store.create(Recipe().change("calibration", **choice))
     layout = Layout({Site("decoder", 0, "mlp"): SiteLayout(10, 10, NEURON)}, {"embeddings": parameters - 100})
     card = ModelCard("tiny", "", "", "Llama", layout, {}, "ab", device, "float32", 4 * parameters)
-    run.put_model(card, device=device)
-    run.put_calibration(CalibrationSet([[1, 2]]), device=device, seconds=seconds)
+    run.put("model", card, device=device)
+    run.put("calibration", CalibrationSet([[1, 2]]), device=device, seconds=seconds)
     return run
 
 

@@ -261,7 +261,7 @@ def test_export_and_continue_need_a_pruned_model(store: Store, run: Run) -> None
     [{"prompt": " "}, {"prompt": "x" * 10_000}, {"prompt": "Hi", "chat": "yes"}, {"prompt": "Hi", "max_new_tokens": 0}],
 )
 def test_arguments_of_a_continuation_are_checked(store: Store, run: Run, arguments: dict[str, Any]) -> None:
-    run.put_pruned(PruneSummary({}, {}, 0.0, "cpu"))
+    run.put("prune", PruneSummary({}, {}, 0.0, "cpu"))
     manager = JobManager(store)
     with pytest.raises(RunError) as caught:
         manager.submit(run.id, task="continue", **arguments)

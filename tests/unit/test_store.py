@@ -101,7 +101,7 @@ def test_results_come_back_as_they_were(store: Store) -> None:
 def test_a_single_calibration_set_comes_back_as_one(store: Store) -> None:
     run = store.create(Recipe())
     drawn = CalibrationSet([[1, 2], [3, 4]], source="text", seed=5, texts=["a", "b"])
-    run.put_calibration(drawn)
+    run.put("calibration", drawn)
     found = run.calibration()
     assert isinstance(found, CalibrationSet) and found.hash == drawn.hash and found.texts == ("a", "b")
 
@@ -112,7 +112,7 @@ def test_a_stored_plan_is_much_smaller_than_its_json(store: Store) -> None:
     layout = Layout({site: SiteLayout(20_000, 3, NEURON)})
     saliency = Saliency({site: np.arange(20_000, dtype=np.float32)}, layout, "random")
     plan = allocate(saliency, sparsity=0.5, gamma=float("inf"))
-    run.put_plan(plan)
+    run.put("allocation", plan)
     found = run.plan()
     assert found is not None and found.to_json() == plan.to_json()
     assert result_file(run, "allocation").stat().st_size < len(json.dumps(plan.to_json())) / 10
@@ -136,7 +136,7 @@ def test_a_copy_takes_what_still_holds(store: Store) -> None:
     parent = store.create(Recipe())
     fill(parent)
     parent.add_continuation(Continuation("Hello", False, 8, "world", "word"))
-    parent.put_sizes(SIZES)
+    parent.attach("sizes", SIZES)
     changed = store.create(Recipe().change("allocation", sparsity=0.3), parent=parent)
     assert [changed.step_state(step) for step in STEPS] == ["done"] * 3 + ["missing"] * 3
     assert changed.continuations() == []
@@ -167,10 +167,10 @@ def test_speed_and_sizes_belong_to_their_pruned_model(store: Store) -> None:
     run = store.create(Recipe())
     assert run.speed() is None and run.sizes() is None
     with pytest.raises(RunError, match="no pruned model"):
-        run.put_sizes(SIZES)
+        run.attach("sizes", SIZES)
     fill(run)
-    run.put_sizes(SIZES)
-    run.put_speed(SPEED)
+    run.attach("sizes", SIZES)
+    run.attach("speed", SPEED)
     assert run.sizes() == SIZES and run.speed() == SPEED
     (run.folder / "speed.json").write_text('{"fingerprint": 3}', encoding="utf-8")
     assert run.speed() is None
@@ -344,10 +344,10 @@ def test_a_crash_between_result_and_record_changes_nothing(store: Store, monkeyp
     with monkeypatch.context() as patched:
         patched.setattr("nirvana.runs.folder.write_json", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
-            run.put_saliency(make_results(1)["saliency"])
+            run.put("saliency", make_results(1)["saliency"])
     after = run.saliency()
     assert before is not None and after is not None and after.hash == before.hash
-    run.put_saliency(make_results(1)["saliency"])
+    run.put("saliency", make_results(1)["saliency"])
     assert len(list(run.folder.glob("saliency-*"))) == 1, "earlier files are cleared away"
 
 
@@ -378,7 +378,7 @@ def test_the_example_is_read_only_and_can_be_a_parent(
     made = store.create(Recipe(), name="Demo")
     fill(made)
     made.add_continuation(Continuation("Hello", False, 8, "world", "word"))
-    made.put_speed(SPEED)
+    made.attach("speed", SPEED)
     folder = tmp_path / "packaged"
     write_example(made, folder)
     monkeypatch.setattr(store_module, "EXAMPLE_FOLDER", folder)
@@ -410,13 +410,13 @@ def test_a_result_replaced_between_record_and_file_is_found(
     store: Store, monkeypatch: pytest.MonkeyPatch, use: str
 ) -> None:
     run, other = store.create(Recipe()), store.create(Recipe())
-    run.put_saliency(make_results(0)["saliency"])
+    run.put("saliency", make_results(0)["saliency"])
     newer = make_results(1)["saliency"]
 
     def read_and_replace(path: Path) -> Any:
         record = read_json(path)
         monkeypatch.setattr(folder_module, "read_json", read_json)
-        run.put_saliency(newer)  # as another process may at this moment
+        run.put("saliency", newer)  # as another process may at this moment
         return record
 
     monkeypatch.setattr(folder_module, "read_json", read_and_replace)
@@ -436,14 +436,14 @@ def write_often(root: str, run_id: str, worker: int) -> None:
     store = Store(Path(root))
     run = store.open(run_id)
     for turn in range(8):
-        run.put_saliency(make_results(worker * 100 + turn)["saliency"])
+        run.put("saliency", make_results(worker * 100 + turn)["saliency"])
         store.rename(run_id, f"{worker} {turn}")
         store.create(Recipe(), name=f"from {worker}")
 
 
 def test_processes_share_a_store(store: Store) -> None:
     run = store.create(Recipe())
-    run.put_saliency(make_results(0)["saliency"])
+    run.put("saliency", make_results(0)["saliency"])
     context = multiprocessing.get_context("fork")
     writers = [context.Process(target=write_often, args=(str(store.root), run.id, index)) for index in range(3)]
     for writer in writers:

@@ -305,7 +305,7 @@ def test_a_timing_of_another_protocol_is_neither_mixed_in_nor_lost(
     (row,) = sweep(base, grid, models=models)
     run = store.open(row.run_id)
     own = measure_speeds(Workspace.of(run, models=models), batch=2, prompt=12, new_tokens=3, repeats=2)
-    run.put_speed(own)
+    run.attach("speed", own)
     (base.folder / ROWS).unlink()
     (again,) = sweep(base, grid, models=models)
     assert again.run_id == row.run_id and not again.speed, "it is no timing of the sweep"
