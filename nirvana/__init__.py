@@ -37,7 +37,7 @@ _HOMES = {
     "measure_speed": "nirvana.evaluation.speed",
     "SpeedReport": "nirvana.evaluation.speed_report",
     "quantise": "nirvana.evaluation.quantisation",
-    "Divergence": "nirvana.evaluation.results",
+    "Divergence": "nirvana.calibration.kl",
     "calibration_matrix": "nirvana.studies.matrix",
     "CalibrationMatrix": "nirvana.studies.matrix_rows",
     "sensitivity": "nirvana.evaluation.sensitivity",
@@ -69,6 +69,7 @@ if TYPE_CHECKING:
     from nirvana.calibration.corpora.registry import load_corpus as load_corpus
     from nirvana.calibration.corpora.registry import mix as mix
     from nirvana.calibration.generation import generate_corpus as generate_corpus
+    from nirvana.calibration.kl import Divergence as Divergence
     from nirvana.calibration.sampling import sample_calibration as sample_calibration
     from nirvana.calibration.sampling import sample_probe as sample_probe
     from nirvana.calibration.sets import CalibrationSelection as CalibrationSelection
@@ -85,7 +86,6 @@ if TYPE_CHECKING:
     from nirvana.evaluation.divergence import divergence as divergence
     from nirvana.evaluation.perplexity import perplexity as perplexity
     from nirvana.evaluation.quantisation import quantise as quantise
-    from nirvana.evaluation.results import Divergence as Divergence
     from nirvana.evaluation.results import Perplexity as Perplexity
     from nirvana.evaluation.sensitivity import sensitivity as sensitivity
     from nirvana.evaluation.sensitivity_result import Sensitivity as Sensitivity

@@ -7,7 +7,7 @@ may raise `nirvana.errors.Cancelled` to stop the work there. That one hook is bo
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 T = TypeVar("T")
 
@@ -30,6 +30,16 @@ class Progress(NamedTuple):
 
 
 ProgressCallback = Callable[[Progress], None]
+
+
+class Reporter(Protocol):
+    """Receiver of a job's reports: the step that begins, and the progress within it."""
+
+    def step(self, step: str, number: int, steps: int) -> None:
+        """`step` begins, the `number`-th of `steps`, counted from 1."""
+
+    def progress(self, progress: Progress) -> None:
+        """One report within the step. Raises `Cancelled` where the job should stop."""
 
 
 def report(progress: ProgressCallback | None, stage: str, done: int, total: int, text: str = "") -> None:

@@ -10,7 +10,7 @@ import torch
 from nirvana.calibration.sets import CalibrationSet
 from nirvana.layout import Site
 from nirvana.models.lm import LM
-from nirvana.surgery import layer_places
+from nirvana.models.weights import layer_places
 
 
 def nirvana_scores(lm: LM, calibration: CalibrationSet) -> dict[Site, np.ndarray]:

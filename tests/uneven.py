@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nirvana.layout import KV_GROUP, Site
+from nirvana.models.weights import layer_places, linear_layer, output_part
 from nirvana.plan import PruningPlan
-from nirvana.surgery import layer_places, linear_layer, output_part
 from tests.conftest import TINY, byte_tokenizer
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from nirvana.calibration.corpora.corpus import Corpus
 from nirvana.calibration.corpora.registry import SELF_GENERATED
 from nirvana.calibration.corpora.stored import Splits, stored
 from nirvana.errors import CorpusError, ModelError
-from nirvana.evaluation.continuation import Reporting
+from nirvana.models.generation_progress import Reporting
 from nirvana.models.generation_settings import own_settings
 from nirvana.progress import ProgressCallback, report
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nirvana.calibration.kl import Divergence
 from nirvana.errors import CorpusError
-from nirvana.evaluation.results import Divergence
 from nirvana.files import content_hash, pack, unpack
 
 if TYPE_CHECKING:

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 from nirvana.checkpoints.card import checkpoint_card
 from nirvana.checkpoints.placing import placed, refuse_foreign
 from nirvana.checkpoints.provenance import base_name
-from nirvana.checkpoints.records import FILE, OUTPUT_BIASES, PruningRecord, layer_records
 from nirvana.checkpoints.remote_code import MODULE, auto_map, class_name, remote_code
 from nirvana.evaluation.results import Report
 from nirvana.files import read_json, write_bytes, write_json
 from nirvana.layout import Site
 from nirvana.models.generation_settings import FILE as GENERATION
 from nirvana.models.lm import LM
+from nirvana.models.pruning_record import FILE, OUTPUT_BIASES, PruningRecord, layer_records
 from nirvana.progress import ProgressCallback, report
 
 if TYPE_CHECKING:

@@ -23,8 +23,8 @@ from nirvana.files import content_hash
 from nirvana.layout import KV_GROUP, NEURON, Layout
 from nirvana.models.lm import LM
 from nirvana.models.loading import build_model
+from nirvana.models.weights import layer_places, linear_layer, unit_rows
 from nirvana.progress import ProgressCallback, report, track
-from nirvana.surgery import layer_places, linear_layer, unit_rows
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig

@@ -165,7 +165,7 @@ def collect_statistics(
     """
     import torch
 
-    from nirvana.compensation.inputs import visit_inputs
+    from nirvana.forward.projections import visit_inputs
 
     lm.weights()
     sets = [calibration] if isinstance(calibration, CalibrationSet | CalibrationSelection) else list(calibration)
@@ -199,7 +199,7 @@ def collect_statistics(
 
 def input_widths(lm: LM) -> dict[Site, int]:
     """Site -> d, the input features of its output projection."""
-    from nirvana.surgery import output_part
+    from nirvana.models.weights import output_part
 
     return {site: place.units * output_part(lm, site).size for site, place in lm.layout.items()}
 

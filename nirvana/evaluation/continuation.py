@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
+from transformers import GenerationConfig, StoppingCriteriaList
 
 from nirvana.calibration.tasks import SPANS, sentinels, start_token, task_of
 from nirvana.errors import CorpusError, ModelError
+from nirvana.models.generation_progress import STAGE, Reporting
 from nirvana.models.generation_settings import own_settings
 from nirvana.models.lm import LM
 from nirvana.progress import ProgressCallback, report
@@ -18,7 +19,6 @@ from nirvana.progress import ProgressCallback, report
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-STAGE = "Continuing"
 DECODING: dict[str, Any] = {"skip_special_tokens": True}
 BROKEN = "\N{REPLACEMENT CHARACTER}"
 
@@ -40,25 +40,6 @@ class Written:
     inputs: dict[str, torch.Tensor]
     sequence: torch.Tensor
     places: tuple[int, ...]
-
-
-class Reporting(StoppingCriteria):
-    """Reports each new token with the text so far; the callback stops the text by raising `Cancelled`."""
-
-    def __init__(
-        self,
-        progress: ProgressCallback | None,
-        prompt: int,
-        total: int,
-        text: Callable[[torch.Tensor], str] = lambda ids: "",
-    ) -> None:
-        self.progress, self.prompt, self.total, self.text = progress, prompt, total, text
-
-    def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
-        if self.progress is not None:
-            done = input_ids.shape[1] - self.prompt
-            report(self.progress, STAGE, done, self.total, self.text(input_ids[0, self.prompt :]))
-        return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
 
 
 def continue_prompt(

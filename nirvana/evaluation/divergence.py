@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import nn
 
+from nirvana.calibration.kl import Divergence
 from nirvana.calibration.sets import CalibrationSet
 from nirvana.errors import CorpusError, ModelError
-from nirvana.evaluation.chunks import chunk_positions, hidden_batches
-from nirvana.evaluation.results import Divergence
+from nirvana.forward.chunks import chunk_positions, hidden_batches
 from nirvana.models.limits import available_memory
 from nirvana.models.lm import LM
 from nirvana.progress import ProgressCallback, report

@@ -11,9 +11,9 @@ from nirvana.evaluation.divergence import dense_reference, divergence
 from nirvana.evaluation.sensitivity_result import Sensitivity, Shift
 from nirvana.layout import Layout, Site
 from nirvana.models.lm import LM
+from nirvana.models.weights import layer_places, linear_layer, output_part, unit_rows
 from nirvana.progress import ProgressCallback, within
 from nirvana.saliency.scores import Saliency
-from nirvana.surgery import layer_places, linear_layer, output_part, unit_rows
 
 
 def sensitivity(

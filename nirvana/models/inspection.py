@@ -36,7 +36,7 @@ def inspect_model(name: str) -> ModelPreview:
     Raises:
         ModelError: it cannot be found, or its architecture is not supported.
     """
-    from nirvana.checkpoints.records import read_record
+    from nirvana.models.pruning_record import read_record
 
     located = locate(name)
     family = family_of(located.config)

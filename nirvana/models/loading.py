@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from nirvana.checkpoints.records import FILE, PruningRecord, read_record
 from nirvana.errors import CheckpointError, ModelError
 from nirvana.layout import Layout
 from nirvana.models.families.base import Family
@@ -22,11 +21,12 @@ from nirvana.models.gguf_files import converted_folder
 from nirvana.models.hashing import weight_hash
 from nirvana.models.limits import check_fits
 from nirvana.models.lm import LM, Source
+from nirvana.models.pruning_record import FILE, PruningRecord, read_record
 from nirvana.models.quiet import quiet_library
 from nirvana.models.sources import Located, locate, read_config
 from nirvana.models.tensors import read_tensors, weight_files
+from nirvana.models.weights import resize
 from nirvana.progress import ProgressCallback, report
-from nirvana.surgery import resize
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase

@@ -13,8 +13,7 @@ from nirvana.reporting.text import plus_minus
 from nirvana.runs.options import option_words
 from nirvana.runs.recipe import Recipe
 from nirvana.runs.run import Run
-from nirvana.studies.matrix import used
-from nirvana.studies.matrix_rows import CalibrationMatrix, Estimate, Transfer
+from nirvana.studies.matrix_rows import CalibrationMatrix, Estimate, Transfer, used
 
 CLEAR = 2.0  # standard errors from which a difference is more than noise
 LITTLE, SMALL = 0.1, 0.01  # of what pruning itself costs; of the perplexity

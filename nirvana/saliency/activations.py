@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from nirvana.compensation.inputs import visit_inputs
+from nirvana.forward.projections import visit_inputs
 from nirvana.layout import Site
 from nirvana.models.lm import LM
+from nirvana.models.weights import output_part
 from nirvana.saliency.request import Request
-from nirvana.surgery import output_part
 
 STAGE = "Scoring"
 

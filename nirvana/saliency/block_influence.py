@@ -15,9 +15,9 @@ import numpy as np
 from torch import nn
 from torch.nn import functional as F
 
+from nirvana.forward.reader import Reader, block_input, block_output
 from nirvana.models.lm import LM
 from nirvana.saliency.activations import STAGE
-from nirvana.saliency.reading import Reader, block_input, block_output
 from nirvana.saliency.request import Request, Scored
 
 Layer = tuple[str, int]  # stack, original index

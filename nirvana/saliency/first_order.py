@@ -23,13 +23,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from nirvana.forward.reader import block_input, block_output
+from nirvana.forward.tokens import UNLABELLED, read_labels
 from nirvana.layout import Site
 from nirvana.models.families.base import WeightSlice
 from nirvana.models.lm import LM
 from nirvana.progress import ProgressCallback, report
 from nirvana.saliency.budget import MICRO_BATCHES, choose
-from nirvana.saliency.reading import block_input, block_output
-from nirvana.saliency.request import UNLABELLED, Request, Scored, read_labels
+from nirvana.saliency.request import Request, Scored
 from nirvana.saliency.units import add_unit_sums, unit_weights
 
 

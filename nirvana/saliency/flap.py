@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from nirvana.compensation.inputs import output_projection
+from nirvana.forward.projections import output_projection
 from nirvana.layout import NEURON
 from nirvana.saliency.activations import by_unit, read_features
 from nirvana.saliency.request import Request, Scored

@@ -21,13 +21,14 @@ import torch
 from torch import nn
 
 from nirvana.compensation import REGULARISATION
-from nirvana.compensation.inputs import output_projection
 from nirvana.compensation.statistics import Moments, collect_statistics
+from nirvana.forward.projections import output_projection
+from nirvana.forward.tokens import UNLABELLED, read_labels
 from nirvana.layout import Site
 from nirvana.progress import track, within
 from nirvana.saliency.activations import STAGE
 from nirvana.saliency.budget import MICRO_BATCHES, choose
-from nirvana.saliency.request import UNLABELLED, Request, Scored, read_labels
+from nirvana.saliency.request import Request, Scored
 from nirvana.saliency.taylor import check_labels, loss_gradient
 
 PENDING = 32  # columns that go before the large matrices are updated, with one product for all of them

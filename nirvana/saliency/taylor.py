@@ -15,8 +15,9 @@ import torch
 from torch import nn
 
 from nirvana.errors import SaliencyError
+from nirvana.forward.tokens import UNLABELLED
 from nirvana.saliency.first_order import Batch, first_order_scores
-from nirvana.saliency.request import UNLABELLED, Request, Scored
+from nirvana.saliency.request import Request, Scored
 
 CHUNK = 1 << 22  # logits at a time, in float32: with their gradient half of what the memory estimate sets aside
 

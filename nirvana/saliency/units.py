@@ -10,7 +10,7 @@ from torch import nn
 from nirvana.layout import Site
 from nirvana.models.families.base import WeightSlice
 from nirvana.models.lm import LM
-from nirvana.surgery import layer_places, linear_layer
+from nirvana.models.weights import layer_places, linear_layer
 
 CHUNK = 1 << 22  # weights converted to float32 at a time
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from nirvana.compensation.inputs import output_projection
+from nirvana.forward.projections import output_projection
 from nirvana.saliency.activations import by_unit, read_features
 from nirvana.saliency.request import Request, Scored
 

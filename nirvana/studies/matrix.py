@@ -24,14 +24,6 @@ if TYPE_CHECKING:
 
 MATRIX: dict[str, Any] = {"corpora": [], "mixture": True, "seeds": 1}
 FEWEST, MOST, MOST_SEEDS = 2, 12, 16
-USED = {  # of a recipe, by section; the rest of it changes nothing here
-    "model": ("name", "device", "dtype"),
-    "calibration": ("samples", "length", "seed", "probe_samples", "probe_length", "probe_seed", "task"),
-    "saliency": ("criterion",),
-    "allocation": ("sparsity", "gamma", "multiple_of", "protected", "uniform", "method", "normalisation"),
-    "prune": ("compensation", "samples", "length", "seed"),
-    "evaluation": ("window", "max_tokens"),
-}
 
 
 def calibration_matrix(
@@ -103,15 +95,6 @@ def calibration_matrix(
             if on_row is not None:
                 on_row(row)
     return CalibrationMatrix(matrix.texts, matrix.dense, tuple(rows[each] for each in wanted), matrix.protocol)
-
-
-def used(recipe: Recipe) -> dict[str, dict[str, Any]]:
-    """The choices of a recipe that a matrix depends on, as JSON values."""
-    data = recipe.to_json()
-    found = {section: {name: data[section][name] for name in names} for section, names in USED.items()}
-    for values in found.values():
-        values.update({name: list(value) for name, value in values.items() if isinstance(value, tuple)})
-    return found
 
 
 def check_texts(names: Sequence[str], mixture: Any = True, seeds: Any = 1) -> None:

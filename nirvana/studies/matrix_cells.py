@@ -19,8 +19,7 @@ from nirvana.runs.measurements import divergence_of, perplexity_of
 from nirvana.runs.model_cache import ModelCache, cache_fields
 from nirvana.runs.recipe import Recipe
 from nirvana.runs.workspace import Workspace
-from nirvana.studies.matrix import used
-from nirvana.studies.matrix_rows import MatrixRow
+from nirvana.studies.matrix_rows import MatrixRow, used
 
 
 class Cells:

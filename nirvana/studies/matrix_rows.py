@@ -14,8 +14,17 @@ import numpy as np
 
 from nirvana.evaluation.results import Measurement, Report
 from nirvana.files import append_line, write_bytes
+from nirvana.runs.recipe import Recipe
 
 FILE = "matrix.jsonl"
+USED = {  # of a recipe, by section; the rest of it changes nothing here
+    "model": ("name", "device", "dtype"),
+    "calibration": ("samples", "length", "seed", "probe_samples", "probe_length", "probe_seed", "task"),
+    "saliency": ("criterion",),
+    "allocation": ("sparsity", "gamma", "multiple_of", "protected", "uniform", "method", "normalisation"),
+    "prune": ("compensation", "samples", "length", "seed"),
+    "evaluation": ("window", "max_tokens"),
+}
 log = logging.getLogger(__name__)
 
 
@@ -195,6 +204,15 @@ def write_matrix(folder: Path, matrix: CalibrationMatrix) -> None:
 def append_row(folder: Path, row: MatrixRow) -> None:
     """Keep a finished row; raises as `write_matrix`."""
     append_line(folder / FILE, json.dumps(row.to_json()))
+
+
+def used(recipe: Recipe) -> dict[str, dict[str, Any]]:
+    """The choices of a recipe that a matrix depends on, as JSON values."""
+    data = recipe.to_json()
+    found = {section: {name: data[section][name] for name in names} for section, names in USED.items()}
+    for values in found.values():
+        values.update({name: list(value) for name, value in values.items() if isinstance(value, tuple)})
+    return found
 
 
 def _values(cell: Measurement, whole: float) -> np.ndarray:

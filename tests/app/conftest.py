@@ -14,9 +14,10 @@ import streamlit as st
 from streamlit.testing.v1 import AppTest
 
 from nirvana.allocation.allocate import allocate
+from nirvana.calibration.kl import Divergence
 from nirvana.calibration.sets import CalibrationSelection, CalibrationSet, Candidate
 from nirvana.calibration.tasks import SPANS
-from nirvana.evaluation.results import Divergence, Measurement, Report
+from nirvana.evaluation.results import Measurement, Report
 from nirvana.layout import Layout
 from nirvana.models.families.base import Family
 from nirvana.models.families.llama import LlamaFamily

@@ -10,9 +10,9 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from nirvana.calibration.corpora.files import save_upload
+from nirvana.calibration.kl import Divergence
 from nirvana.calibration.sets import CalibrationSelection, CalibrationSet, Candidate
 from nirvana.dashboard import state
-from nirvana.evaluation.results import Divergence
 from nirvana.runs.recipe import Recipe
 from nirvana.runs.store import Run, Store
 from tests.app.conftest import fill

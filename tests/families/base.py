@@ -24,10 +24,11 @@ from nirvana.models.families.registry import family_of
 from nirvana.models.inspection import inspect_model
 from nirvana.models.lm import LM
 from nirvana.models.loading import load_model
+from nirvana.models.weights import layer_places, linear_layer, output_part, unit_rows
 from nirvana.plan import PruningPlan
 from nirvana.saliency.criteria import CRITERIA, available
 from nirvana.saliency.score import score
-from nirvana.surgery import layer_places, linear_layer, masked_, output_part, prune, unit_rows
+from nirvana.surgery import masked_, prune
 from tests.conftest import byte_tokenizer
 from tests.oracle import all_logits, loss_scores, nirvana_scores, unmasked_logits
 

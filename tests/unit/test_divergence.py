@@ -12,8 +12,8 @@ import torch
 
 from nirvana.calibration.sets import CalibrationSet
 from nirvana.errors import Cancelled, CorpusError, ModelError
-from nirvana.evaluation import chunks
 from nirvana.evaluation.divergence import dense_reference, divergence
+from nirvana.forward import chunks
 from nirvana.progress import Progress
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ import re
 import numpy as np
 import pytest
 
+from nirvana.calibration.kl import Divergence
 from nirvana.calibration.sets import CalibrationSelection, CalibrationSet, Candidate
-from nirvana.evaluation.results import Divergence
 from nirvana.reporting.figures import calibration, positions, tokens
 from nirvana.reporting.figures.calibration_texts import by_text
 from nirvana.reporting.figures.chart import Chart, plus_minus

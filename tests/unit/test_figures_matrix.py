@@ -29,8 +29,7 @@ from nirvana.reporting.matrix import (
 from nirvana.runs.options import apply_options
 from nirvana.runs.recipe import Recipe
 from nirvana.runs.store import Store
-from nirvana.studies.matrix import used
-from nirvana.studies.matrix_rows import CalibrationMatrix, MatrixRow, write_matrix
+from nirvana.studies.matrix_rows import CalibrationMatrix, MatrixRow, used, write_matrix
 
 ASKED: dict[str, Any] = {"corpora": ["a.txt", "b.txt"], "mixture": True, "seeds": 1}
 

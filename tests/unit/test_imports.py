@@ -16,7 +16,7 @@ TORCH_FREE = [
     "nirvana.allocation.allocate",
     "nirvana.calibration.corpora.registry",
     "nirvana.calibration.sets",
-    "nirvana.checkpoints.records",
+    "nirvana.models.pruning_record",
     "nirvana.evaluation.results",
     "nirvana.layout",
     "nirvana.models.devices",

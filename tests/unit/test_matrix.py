@@ -22,8 +22,8 @@ from nirvana.runs import measurements, workspace
 from nirvana.runs.model_cache import ModelCache
 from nirvana.runs.recipe import Recipe
 from nirvana.runs.store import Store
-from nirvana.studies.matrix import check_matrix, matrix_task, used
-from nirvana.studies.matrix_rows import FILE, CalibrationMatrix, MatrixRow, read_matrix
+from nirvana.studies.matrix import check_matrix, matrix_task
+from nirvana.studies.matrix_rows import FILE, CalibrationMatrix, MatrixRow, read_matrix, used
 from tests.conftest import english
 from tests.reporter import Reporter
 

@@ -15,8 +15,8 @@ from torch.nn import functional as F
 
 from nirvana.calibration.corpora.registry import load_corpus
 from nirvana.errors import Cancelled, CorpusError, ModelError
-from nirvana.evaluation import chunks
 from nirvana.evaluation.perplexity import perplexity
+from nirvana.forward import chunks
 from nirvana.progress import Progress
 
 if TYPE_CHECKING:

@@ -13,13 +13,13 @@ import torch
 
 from nirvana.allocation.allocate import allocate
 from nirvana.checkpoints import saving
-from nirvana.checkpoints.records import read_record
 from nirvana.checkpoints.saving import save
 from nirvana.errors import Cancelled, CheckpointError, ModelError, NirvanaError
 from nirvana.files import write_bytes
 from nirvana.layout import ATTENTION, MLP, Site
 from nirvana.models.lm import LM
 from nirvana.models.loading import load_model
+from nirvana.models.pruning_record import read_record
 from nirvana.progress import Progress
 from nirvana.saliency.score import score
 from nirvana.surgery import prune

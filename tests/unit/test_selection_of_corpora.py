@@ -12,9 +12,9 @@ import nirvana as nv
 from nirvana import selection
 from nirvana.calibration.corpora.corpus import Corpus
 from nirvana.calibration.corpora.mixture import all_of, with_mixtures
+from nirvana.calibration.kl import Divergence
 from nirvana.calibration.sets import CalibrationSelection
 from nirvana.errors import CorpusError, PlanError, RunError
-from nirvana.evaluation.results import Divergence
 from nirvana.runs.pipeline import compute_steps
 from nirvana.runs.recipe import CalibrationChoice, Recipe
 from nirvana.runs.store import Store

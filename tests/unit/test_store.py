@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from nirvana.allocation.allocate import allocate
+from nirvana.calibration.kl import Divergence
 from nirvana.calibration.sets import CalibrationSelection, CalibrationSet, Candidate
 from nirvana.errors import NirvanaError, RunError
-from nirvana.evaluation.results import Divergence, Measurement, Report
+from nirvana.evaluation.results import Measurement, Report
 from nirvana.evaluation.speed_report import ModelSpeed, SpeedReport, Spread
 from nirvana.files import read_json
 from nirvana.layout import KV_GROUP, NEURON, Layout, Site, SiteLayout

@@ -21,7 +21,6 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
 from nirvana.errors import ModelError, NirvanaError, TaskError
-from nirvana.evaluation.chunks import BATCH_TOKENS, BATCH_TOKENS_ACCELERATOR
 from nirvana.evaluation.zero_shot.results import ACCURACIES, TaskAccuracy, ZeroShot
 from nirvana.evaluation.zero_shot.tasks import (
     MINIMAL_PAIRS,
@@ -32,6 +31,7 @@ from nirvana.evaluation.zero_shot.tasks import (
     harness_version,
 )
 from nirvana.files import content_hash
+from nirvana.forward.chunks import BATCH_TOKENS, BATCH_TOKENS_ACCELERATOR
 from nirvana.models.lm import LM
 from nirvana.models.quiet import quiet_library
 from nirvana.progress import ProgressCallback, report

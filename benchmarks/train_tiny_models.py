@@ -1,6 +1,6 @@
 """Train one of the tiny byte-level models on a folder of .txt files.
 
-    python -m nirvana.models.tiny.train tiny-llama --text FOLDER --held-out novel.txt
+    python -m benchmarks.train_tiny_models tiny-llama --text FOLDER --held-out novel.txt
 
 Windows are drawn at random from all files but the held-out one, which is measured on. Muon (arXiv 2502.16982) steps
 the matrices of the blocks, AdamW the rest; after a short warm-up the rate falls in a straight line to zero. The T5
@@ -202,7 +202,7 @@ license: apache-2.0
 {parameters:,} parameters, bytes as tokens (ByT5's tokenizer), stored in bfloat16. Made to show pruning on, not to
 answer questions.
 
-Trained by `python -m nirvana.models.tiny.train {name}` in {minutes:.0f} minutes of CPU time:
+Trained by `python -m benchmarks.train_tiny_models {name}` in {minutes:.0f} minutes of CPU time:
 
 {recipe}
 

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from nirvana.forward.reader import Reader
 from nirvana.layout import Site
 from nirvana.models.lm import LM
+from nirvana.models.weights import layer_places, linear_layer, output_part
 from nirvana.progress import ProgressCallback
-from nirvana.saliency.reading import Reader
-from nirvana.surgery import layer_places, linear_layer, output_part
 
 if TYPE_CHECKING:
     from nirvana.calibration.sets import CalibrationSelection, CalibrationSet

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from nirvana.evaluation.chunks import BATCH_TOKENS, BATCH_TOKENS_ACCELERATOR
+from nirvana.forward.chunks import BATCH_TOKENS, BATCH_TOKENS_ACCELERATOR
+from nirvana.forward.tokens import Tokens, read_tokens
 from nirvana.models.lm import LM
 from nirvana.progress import ProgressCallback, report
-from nirvana.saliency.request import Tokens, read_tokens
 
 if TYPE_CHECKING:
     from nirvana.calibration.sets import CalibrationSelection, CalibrationSet

@@ -1,0 +1,1 @@
+"""Forward passes over calibration sets and windows: batches, hidden states, inputs of output projections."""
