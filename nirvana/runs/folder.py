@@ -214,7 +214,7 @@ class StepFolder:
             return kind.from_json(record["result"]) if record["fingerprint"] == self._fingerprint(step) else None
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, TypeError, KeyError) as error:
+        except Exception as error:  # whatever a parser makes of foreign bytes
             log.warning("%s cannot be read: %s", self.path / f"{name}.json", error)
             return None
 

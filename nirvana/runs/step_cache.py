@@ -13,8 +13,8 @@ import nirvana
 from nirvana.errors import NirvanaError
 from nirvana.files import cache_folder, json_hash, write_bytes
 
-LIMIT = 1 << 30  # bytes of a folder; beyond it the results that were not used for longest go
-LARGE = ("statistics",)  # kinds of result that have a folder of their own, where they push out no others
+LIMIT = 1 << 30  # bytes of a folder; beyond it the least recently used results are removed
+LARGE = ("statistics",)  # kinds of result with a folder of their own, where they displace no others
 ABANDONED = 3600  # seconds after which a half-written file has lost its writer
 Origin = dict[str, Any]  # "cached": whether the result was read; "seconds": how long its computation took
 Result = TypeVar("Result")
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 def cache_key(kind: str, **inputs: Any) -> str:
-    """Name of a result: its kind and the hash of its inputs and of the version of the code that made it."""
+    """Name of a result: its kind, and the hash of its inputs and of the version of this package."""
     return f"{kind}-{json_hash({**inputs, 'version': nirvana.__version__})[:40]}"
 
 
@@ -40,7 +40,7 @@ def through_cache(
         meta, content = found
         try:
             return read(content), {"cached": True, "seconds": meta.get("seconds")}
-        except (ValueError, KeyError, TypeError, NirvanaError) as error:  # other code than this wrote it
+        except Exception as error:  # whatever a parser makes of foreign bytes
             log.warning("%s is computed again: %s", key, error)
     start = time.perf_counter()
     result = compute()
@@ -51,7 +51,7 @@ def through_cache(
 
 
 def read_cached(key: str) -> tuple[dict[str, Any], bytes] | None:
-    """What is kept about a result and the result, or None where it is not there or damaged."""
+    """The metadata of a result and its content, or None where it is missing or damaged."""
     path = _path(key)
     try:
         head, _, content = path.read_bytes().partition(b"\n")
@@ -62,13 +62,13 @@ def read_cached(key: str) -> tuple[dict[str, Any], bytes] | None:
         return meta, content
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         log.warning("%s cannot be used: %s", path, error)
         return None
 
 
 def write_cached(key: str, content: bytes, **meta: Any) -> None:
-    """Keep a result. A full disk is no failure: it is computed again next time."""
+    """Store a result. A full disk is no failure: the result is computed again next time."""
     head = json.dumps({**meta, "bytes": len(content)}).encode()
     try:
         write_bytes(_path(key), head + b"\n" + content)

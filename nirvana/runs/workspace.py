@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from nirvana.allocation.allocate import allocate
 from nirvana.calibration.corpora.corpus import Corpus
@@ -28,6 +28,8 @@ from nirvana.runs.step_cache import Origin, cache_key, through_cache, write_cach
 from nirvana.saliency.score import score
 from nirvana.saliency.scores import Saliency
 from nirvana.selection import select_calibration
+
+Result = TypeVar("Result")
 
 
 class Workspace:
@@ -60,30 +62,19 @@ class Workspace:
         weights: str = "",
         progress: ProgressCallback | None = None,
     ) -> None:
-        """A workspace that has computed nothing yet.
-
-        Args:
-            lm: the dense model, in place of the one that the recipe names.
-            plan: in place of the one that would be computed.
-        """
+        """A workspace with a dense model `lm` or a `plan` in place of those that the recipe would give, where given."""
         self.recipe, self.run, self.weights, self.progress = recipe, run, weights, progress
         self.models = ModelCache() if models is None else models
         self.corpora = {} if corpora is None else corpora
         self.origins: dict[str, Origin] = {}
-        self._lm, self._plan = lm, plan
-        self._results: dict[str, Any] = {}  # calibration sets and scores by fingerprint
+        self._lm = lm
+        self._results: dict[str, Any] = {}  # calibration sets and scores by fingerprint, shared by variants
+        self._plans = {} if plan is None else {recipe.fingerprint("allocation"): plan}
         self._references: dict[str, DenseReference] = {}  # by hash of the probe
         self._statistics = StatisticsCache()
 
     @classmethod
-    def of(
-        cls,
-        run: Run,
-        *,
-        models: ModelCache | None = None,
-        corpora: dict[str, Corpus] | None = None,
-        progress: ProgressCallback | None = None,
-    ) -> Workspace:
+    def of(cls, run: Run, *, models: ModelCache | None = None, progress: ProgressCallback | None = None) -> Workspace:
         """The workspace of a run, whose model must still be the one that the results were computed from.
 
         Raises:
@@ -92,13 +83,13 @@ class Workspace:
         card = run.model()
         if card is None:
             raise _missing("model")
-        return cls(run.recipe, models=models, corpora=corpora, run=run, weights=card.hash, progress=progress)
+        return cls(run.recipe, models=models, run=run, weights=card.hash, progress=progress)
 
     def variant(self, recipe: Recipe) -> Workspace:
         """The workspace of another recipe for the same model. The two share models, texts, scores and statistics."""
         self._statistics.holds = True
         other = copy.copy(self)
-        other.recipe, other.run, other.origins, other._plan = recipe, None, {}, None
+        other.recipe, other.run, other.origins, other._plans = recipe, None, {}, {}
         return other
 
     def clear(self) -> None:
@@ -128,13 +119,13 @@ class Workspace:
             CorpusError: nothing is found by that name, or it is empty, too short or malformed.
         """
         if name not in self.corpora:
-            self.corpora[name] = load_parts(name, self._part)
+            self.corpora[name] = load_parts(name, self._load_corpus)
         return self.corpora[name]
 
-    def _part(self, name: str) -> Corpus:
-        if name in self.corpora:
-            return self.corpora[name]
-        return generate_corpus(self.lm, progress=self.progress) if name == SELF_GENERATED.name else load_corpus(name)
+    def _load_corpus(self, name: str) -> Corpus:
+        if name == SELF_GENERATED.name and name not in self.corpora:
+            return generate_corpus(self.lm, progress=self.progress)
+        return self.corpora[name] if name in self.corpora else load_corpus(name)
 
     def texts(self) -> list[Corpus]:
         """The texts that the calibration set is chosen from."""
@@ -146,8 +137,7 @@ class Workspace:
 
     def calibration(self, progress: ProgressCallback | None = None) -> CalibrationSelection | CalibrationSet:
         """The calibration set, with the record of its choice where KL chose it."""
-        found: CalibrationSelection | CalibrationSet = self._result("calibration", self.choose_calibration, progress)
-        return found
+        return self._result("calibration", self.choose_calibration, progress)
 
     def calibration_set(self, progress: ProgressCallback | None = None) -> CalibrationSet:
         """The calibration set alone."""
@@ -160,12 +150,12 @@ class Workspace:
         Raises:
             CorpusError: it is not among the recipe's texts any more, or one of them cannot be read.
         """
-        texts = self.texts()
-        if len(texts) == 1:
-            return texts[0]
-        source = self.calibration_set(progress).source_hash
-        for corpus in with_mixtures(texts, self.recipe.calibration.mixtures):
-            if corpus.hash == source:
+        texts, source = self.texts(), ""
+        if len(texts) > 1:
+            texts = with_mixtures(texts, self.recipe.calibration.mixtures)
+            source = self.calibration_set(progress).source_hash
+        for corpus in texts:
+            if source in ("", corpus.hash):
                 return corpus
         raise CorpusError("The text that the calibration set was drawn from has changed.", "Choose the set again.")
 
@@ -178,6 +168,7 @@ class Workspace:
         choice, lm, corpora, progress = self.recipe.calibration, self.lm, self.texts(), progress or self.progress
         drawn: dict[str, Any] = {"samples": choice.samples, "length": choice.length, "seed": choice.seed}
         drawn["task"] = choice.task
+        trial = {name[6:]: value for name, value in vars(choice).items() if name.startswith("trial_")}
         if choice.trials == 1:
             return sample_calibration(lm, corpora[0], **drawn)
 
@@ -187,15 +178,10 @@ class Workspace:
                 corpora,
                 candidates=choice.candidates,
                 mixtures=choice.mixtures,
-                sparsity=choice.trial_sparsity,
-                gamma=choice.trial_gamma,
-                criterion=choice.trial_criterion,
-                method=choice.trial_method,
-                protected=choice.trial_protected,
-                normalisation=choice.trial_normalisation,
                 probe=self.draw_probe(),
                 progress=progress,
                 **drawn,
+                **trial,
             )
             for candidate in selection.candidates:  # the winner is scored next, and any other may be looked at
                 if candidate.saliency is not None:
@@ -206,8 +192,7 @@ class Workspace:
 
         texts = [[corpus.name, corpus.hash] for corpus in corpora]
         key = cache_key("calibration", corpora=texts, choice=repr(choice), **cache_fields(lm))
-        chosen: CalibrationSelection = self._cached("calibration", key, select)
-        return chosen
+        return self._cached("calibration", key, select)
 
     def probe(self) -> CalibrationSet:
         """The windows that KL is measured on: those of the choice by KL, where one was made."""
@@ -241,8 +226,7 @@ class Workspace:
 
     def saliency(self, progress: ProgressCallback | None = None) -> Saliency:
         """The score of every unit."""
-        found: Saliency = self._result("saliency", self.score_units, progress)
-        return found
+        return self._result("saliency", self.score_units, progress)
 
     def score_units(self, progress: ProgressCallback | None = None) -> Saliency:
         """Score every unit with the calibration set, whose seed a criterion that draws takes.
@@ -252,21 +236,15 @@ class Workspace:
         """
         criterion, calibration, lm = self.recipe.saliency.criterion, self.calibration_set(progress), self.lm
         seed, progress = calibration.seed or 0, progress or self.progress
-        scores: Saliency = self._cached(
+        return self._cached(
             "saliency",
             _saliency_key(lm, calibration, criterion),
             lambda: score(lm, calibration, criterion=criterion, seed=seed, progress=progress),
         )
-        return scores
 
     def plan(self, progress: ProgressCallback | None = None) -> PruningPlan:
         """The units that stay."""
-        if self.run is None:
-            if self._plan is None:
-                self._plan = self.make_plan(progress)
-            return self._plan
-        found: PruningPlan = self._stored("allocation")
-        return found
+        return self._result("allocation", self.make_plan, progress)
 
     def make_plan(self, progress: ProgressCallback | None = None) -> PruningPlan:
         """Allocate the sparsity by the scores.
@@ -298,12 +276,8 @@ class Workspace:
         Raises:
             NirvanaError: see `nirvana.prune`, `collect_statistics` and `sample_calibration`.
         """
-        lm, plan, method, progress = (
-            self.lm,
-            self.plan(progress),
-            self.recipe.prune.compensation,
-            progress or self.progress,
-        )
+        lm, plan, method = self.lm, self.plan(progress), self.recipe.prune.compensation
+        progress = progress or self.progress
         if method == "none":
             return self.models.pruned(lm, plan, progress=progress)
         windows = statistics_windows(self.recipe, lm, self.calibration_text(progress))
@@ -322,22 +296,24 @@ class Workspace:
             progress=within(progress, "Pruning", 1, 2),
         )
 
-    def _result(self, step: str, compute: Callable[..., Any], progress: ProgressCallback | None) -> Any:
+    def _result(
+        self, step: str, compute: Callable[[ProgressCallback | None], Result], progress: ProgressCallback | None
+    ) -> Result:
         """The result of a step: the run's, or without a run the one that was computed first."""
         if self.run is not None:
-            return self._stored(step)
+            stored: Result | None = self.run.steps.read(step)
+            if stored is None:
+                raise _missing(step)
+            return stored
+        computed: dict[str, Any] = self._plans if step == "allocation" else self._results
         fingerprint = self.recipe.fingerprint(step)
-        if fingerprint not in self._results:
-            self._results[fingerprint] = compute(progress)
-        return self._results[fingerprint]
-
-    def _stored(self, step: str) -> Any:
-        found = self.run.steps.read(step) if self.run is not None else None
-        if found is None:
-            raise _missing(step)
+        if fingerprint not in computed:
+            computed[fingerprint] = compute(progress)
+        found: Result = computed[fingerprint]
         return found
 
-    def _cached(self, step: str, key: str, compute: Callable[[], Any]) -> Any:
+    def _cached(self, step: str, key: str, compute: Callable[[], Result]) -> Result:
+        result: Result
         result, self.origins[step] = through_cache(key, FORMATS[step].read, FORMATS[step].write, compute)
         return result
 
