@@ -1,4 +1,4 @@
-"""Both models continue one prompt, and each says how likely it finds what either wrote."""
+"""Greedy continuations of one prompt by both models, and the probability of each under both."""
 
 from __future__ import annotations
 
@@ -19,14 +19,13 @@ def continue_with_both(
     max_new_tokens: int = 64,
     progress: ProgressCallback | None = None,
 ) -> Continuation:
-    """Greedy continuations by both, token by token, with probabilities under both.
+    """Greedy continuations by both models, with the probability of each token under both.
 
     Args:
-        progress: called after each token; its `text` is what both wrote so far. May raise `Cancelled`.
+        progress: called after each token, with both texts so far as `text`; may raise `Cancelled`.
 
     Raises:
-        CorpusError: see `nirvana.evaluation.continuation.write`.
-        ModelError: likewise.
+        CorpusError, ModelError: see `nirvana.evaluation.continuation.write`.
     """
     written: list[Written] = []
     for part, (title, lm) in enumerate(zip(TITLES, (dense, pruned), strict=True)):

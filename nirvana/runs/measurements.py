@@ -33,7 +33,7 @@ PROMPT, NEW_TOKENS = "A function in Python is defined with", 48
 def evaluate(workspace: Workspace) -> Report:
     """All measurements of both models; with a run, also a first continuation of one prompt by both.
 
-    The points of a study have no continuation: nobody reads hundreds of them, and it takes longer than the rest.
+    The points of a study have no continuation: nobody reads hundreds, and writing takes longer than measuring.
     """
     choice, task, progress = workspace.recipe.evaluation, workspace.recipe.calibration.task, workspace.progress
     subjects, corpora, probe = workspace.subjects(), workspace.evaluation_texts(), workspace.probe()
@@ -60,8 +60,8 @@ def measure(
     Args:
         subjects: "dense", "pruned" or both; KL needs both.
         probe: windows of the dense model's tokens.
-        task: what an encoder-decoder is asked about each window of a corpus.
-        parts: into how many parts the progress is divided, where more follow.
+        task: training task of an encoder-decoder, made of each window of a corpus.
+        parts: of the progress, where more follow than are measured here.
     """
     measurements = sizes(subjects)
     parts = parts or len(subjects) * (len(corpora) + len(choice.zero_shot)) + (probe is not None)
@@ -141,7 +141,7 @@ def divergence_of(
     """KL( dense || pruned ) on a probe.
 
     Args:
-        reference: gives the dense side, where several models are compared with it; called where KL is computed.
+        reference: returns the dense model's predictions, shared by several comparisons; called if KL is not cached.
     """
 
     def measure() -> list[Measurement]:
@@ -168,7 +168,7 @@ def divergence_of(
 
 
 def _accuracies(lm: LM, subject: str, name: str, items: int, progress: ProgressCallback | None) -> list[Measurement]:
-    """Of one zero-shot task, or of those that a folder holds."""
+    """Accuracies on one zero-shot task, or on the tasks that a folder holds."""
     tasks = find_tasks([name], items=items)
     asked = [[task.name, task.hash if isinstance(task, LocalTask) else str(items)] for task in tasks]
 
@@ -182,7 +182,7 @@ def _accuracies(lm: LM, subject: str, name: str, items: int, progress: ProgressC
 
 
 def _continue(run: Run, subjects: Mapping[str, LM], progress: ProgressCallback | None) -> None:
-    """A first greedy continuation by both models, so that the page has one to show."""
+    """Store a first greedy continuation by both models, for the page to show."""
     if any(item.prompt == PROMPT and not item.chat for item in run.continuations()):
         return
     both = (subjects["dense"], subjects["pruned"])

@@ -51,17 +51,17 @@ class ModelCache:
         source: Any = None,
         progress: ProgressCallback | None = None,
     ) -> LM:
-        """`lm` without what `plan` removes: a run keeps its pruned model as base and plan, and this makes it.
+        """`lm` without the units that `plan` removes; a run stores its pruned model as base and plan.
 
         Args:
             compensation: see `nirvana.prune`.
-            statistics: gives what the compensation is computed from; called where the model has to be made.
-            source: what tells such statistics from others, as a JSON value.
-            progress: of the pruning.
+            statistics: returns the statistics of the compensation; called where the model is not in memory.
+            source: identifies these statistics, as a JSON value.
+            progress: called while the model is pruned.
 
         Raises:
             PlanError: the plan was made for a model of another shape.
-            CompensationError: the compensation is unknown, or the statistics are not to be had.
+            CompensationError: the compensation is unknown, or the statistics do not suit it.
         """
         from nirvana.surgery import prune
 
@@ -77,14 +77,14 @@ class ModelCache:
         return self._pruned
 
     def clear(self) -> None:
-        """Drop both and give their memory back."""
+        """Unload both models and release their memory."""
         self._drop_pruned()
         if self._dense is not None:
             self._dense.unload()
         self._dense = None
 
     def resident(self) -> list[dict[str, Any]]:
-        """What is in memory: "model" and "bytes" of its weights."""
+        """The models in memory: "model", its name, and "bytes" of its weights."""
         held = [(self._dense, ""), (self._pruned, ", pruned")]
         return [{"model": lm.source.name + suffix, "bytes": lm.weight_bytes} for lm, suffix in held if lm is not None]
 
@@ -95,7 +95,7 @@ class ModelCache:
 
 
 def placement(lm: LM) -> dict[str, str]:
-    """Device and dtype that numbers were computed with, as plain text."""
+    """Device and dtype of a model, as text for the records of its results."""
     return {"device": str(lm.device), "dtype": str(lm.dtype).removeprefix("torch.")}
 
 

