@@ -22,6 +22,7 @@ from nirvana.studies.search import suggest, tune
 from nirvana.studies.search_objective import Objective
 from nirvana.studies.search_space import CRITERIA, Choices, Space
 from nirvana.studies.search_trials import Trial, append, begin, correlation, ranked, read_trials
+from tests.counting import count_calls
 
 BASE = Recipe().change("calibration", samples=4, length=32).change("prune", samples=4, length=32)
 SPACE = Space(("nirvana", "taylor"), ("a", "b"), 16)
@@ -182,20 +183,13 @@ def test_three_texts_are_mixed_in_pairs_too() -> None:
 def test_statistics_are_read_once_for_trials_on_one_text(
     tiny_lm: nv.LM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    reads: list[str] = []
-    original = compensation.through_cache
-
-    def counted(key: str, *arguments: Any, **named: Any) -> Any:
-        reads.append(key)
-        return original(key, *arguments, **named)
-
-    monkeypatch.setattr(compensation, "through_cache", counted)
+    calls = count_calls(monkeypatch, {compensation: ("through_cache",)})
     name = texts(tmp_path)[0]
     objective = Objective(tiny_lm, {name: name}, Space(("magnitude",), (name,), 4), 0.3, BASE)
     for number, gamma in enumerate((1.0, 2.0, 3.0)):
         point = choices(criterion="magnitude", corpus=name, gamma=gamma, compensation="least_squares")
         assert not objective.measure(number, point, None).failure
-    assert len(reads) == 1
+    assert calls == {"through_cache": 1}
 
 
 @pytest.mark.parametrize(
