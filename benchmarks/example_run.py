@@ -15,15 +15,14 @@ from pathlib import Path
 
 from nirvana.commands.console import Bar, print_report
 from nirvana.errors import NirvanaError, RunError
+from nirvana.jobs.execute import execute
 from nirvana.runs.folder import StepFolder
 from nirvana.runs.model_cache import ModelCache
 from nirvana.runs.options import add_options, apply_options
 from nirvana.runs.pipeline import compute_steps
 from nirvana.runs.recipe import STEPS, Recipe
 from nirvana.runs.run import Run
-from nirvana.runs.speed import SPEED, measure_speeds, quality_against_bytes
 from nirvana.runs.store import EXAMPLE_FOLDER, Store, write_example
-from nirvana.runs.workspace import Workspace
 
 LIMIT = 1_000_000  # bytes; it is part of the package
 NAME = "Example: SmolLM2-135M"
@@ -33,11 +32,8 @@ SCHEMES = ("int8", "int4")
 
 def measure_sides(run: Run, models: ModelCache, bar: Bar) -> None:
     """What the Compare page measures on demand."""
-    workspace = Workspace.of(run, models=models, progress=bar.progress)
-    bar.step("speed")
-    run.attach("speed", measure_speeds(workspace, **SPEED | {"schemes": SCHEMES}))
-    bar.step("sizes")
-    run.attach("sizes", quality_against_bytes(workspace, schemes=SCHEMES))
+    for task in ("speed", "sizes"):
+        execute(run, task, {"schemes": list(SCHEMES)}, bar, models)
 
 
 def main() -> None:

@@ -1,1 +1,1 @@
-"""What each subcommand does: read its inputs, call the engine, write its outputs. Nothing heavy is imported early."""
+"""The subcommands: one module each. They import torch and the engine only when they run."""

@@ -1,20 +1,26 @@
-"""`nirvana run`, and what it shows of a run."""
+"""`nirvana run`."""
 
 from __future__ import annotations
 
 import argparse
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from nirvana.allocation.rules import balance
 from nirvana.checkpoints.sizes import FORMATS
-from nirvana.commands.console import Bar, print_json, print_report, print_table
+from nirvana.commands.command import Command, new_run, read_file
+from nirvana.commands.console import Bar
+from nirvana.commands.showing import show_run
 from nirvana.errors import CheckpointError, RunError
-from nirvana.files import strict, write_json
-from nirvana.runs.options import apply_options
+from nirvana.files import local_path, strict, write_json
+from nirvana.jobs.foreground import execute_here
+from nirvana.jobs.tasks.export import ExportRequest
+from nirvana.jobs.tasks.run import RunRequest
+from nirvana.options import add_fields, given
+from nirvana.runs.options import add_options, apply_options
 from nirvana.runs.presets import PRESETS
-from nirvana.runs.recipe import STEPS, Recipe
+from nirvana.runs.recipe import SECTIONS, Recipe
+from nirvana.runs.store import Store
 from nirvana.runs.validation import check_recipe
 
 if TYPE_CHECKING:
@@ -23,118 +29,91 @@ if TYPE_CHECKING:
     from nirvana.runs.run import Run
 
 
-def run(arguments: argparse.Namespace) -> None:
+class RunCommand(Command):
     """Every step, kept as a run; with --output the pruned model and its records too."""
-    from nirvana.jobs.foreground import foreground_job
-    from nirvana.runs.store import Store
 
-    recipe = apply_options(_read_recipe(arguments.recipe), arguments)
-    until: str = arguments.until
-    output = Path(arguments.output).expanduser() if arguments.output else None
-    if output is not None:
-        if STEPS.index(until) < STEPS.index("prune"):
-            raise RunError(f"There is no checkpoint before the step prune, and --until says {until}.", "Drop one.")
-        check_output(output, arguments.export)
-    check_recipe(recipe, STEPS[: STEPS.index(until) + 1])
-    store = Store()
-    made = store.create(recipe, name=arguments.name)
-    with Bar().shown() as bar, foreground_job(store, made, until):
-        from nirvana.runs.model_cache import ModelCache
-        from nirvana.runs.pipeline import compute_steps
+    name = "run"
+    help = "Do every step, from the model to the report, and keep the run."
+    group = "pipeline"
+    example = "nirvana run --model smollm2-135m --sparsity 0.2 --gamma 3.36 --output pruned"
 
-        models = ModelCache()
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("recipe", nargs="?", help=f"{', '.join(PRESETS)} or a recipe.json; options override it")
+        add_options(parser, *SECTIONS)
+        add_fields(parser, RunRequest)
+        parser.add_argument(
+            "--output",
+            metavar="PATH",
+            help="write the model here, and into its folder plan.json, report.json and recipe.json; a .gguf file for "
+            "gguf",
+        )
+        add_fields(parser, ExportRequest)
+        parser.add_argument("--name", default="", help="name of the run in the list of runs")
+
+    def run(self, arguments: argparse.Namespace) -> None:
+        recipe = apply_options(_recipe(arguments.recipe), arguments)
+        request = RunRequest(**given(RunRequest, arguments))
+        format = ExportRequest(**given(ExportRequest, arguments)).format
+        output = local_path(arguments.output, CheckpointError) if arguments.output else None
         if output is not None:
-            _refuse(models.dense(recipe.model, bar.progress), arguments.export)
-        compute_steps(made, until=until, progress=bar.progress, models=models, on_step=bar.step)
-        if output is not None:
-            bar.step("export")
-            _write_output(made, models, output, arguments.export, bar)
-    show_run(made, arguments.json, output)
+            if "prune" not in request.steps:
+                raise RunError(
+                    f"There is no checkpoint before the step prune, and --until is {request.until}.", "Drop one."
+                )
+            check_output(output, format)
+        check_recipe(recipe, request.steps)
+        with Bar().shown() as bar:
+            from nirvana.runs.model_cache import ModelCache
+
+            models, store = ModelCache(), Store()
+            if output is not None and format != FORMATS[0]:
+                bar.step("model")
+                _check_format(models.dense(recipe.model, bar.progress), format)
+            with new_run(store, recipe, arguments.name) as run:
+                execute_here(run, "run", request.to_json(), bar, models)
+            if output is not None:
+                bar.step("export")
+                _write(run, models, output, format, bar)
+        show_run(run, arguments.json, output)
 
 
 def check_output(target: Path, format: str) -> None:
-    """Find out before the work whether an export in `format` may be put there."""
+    """Raises: CheckpointError, where an export in `format` would replace other things at `target`."""
     from nirvana.checkpoints.placing import refuse_foreign, refuse_other_file
 
     (refuse_other_file if format == "gguf" else refuse_foreign)(target.absolute())
 
 
-def summary(item: Run) -> dict[str, Any]:
-    return {
-        "id": item.id,
-        "name": item.name,
-        "status": item.status,
-        "created": item.created,
-        "pinned": item.pinned,
-        "folder": str(item.folder),
-        "recipe": item.recipe.to_json(),
-    }
-
-
-def show_run(item: Run, as_json: bool, output: Path | None) -> None:
-    plan, report = item.plan(), item.report()
-    steps = {step: item.info(step) for step in STEPS}
-    if as_json:
-        result = summary(item) | {"steps": steps, "report": report.to_json() if report else None}
-        result["output"] = str(output) if output else None
-        if plan is not None:
-            result["plan"] = {"requested": plan.requested, "sparsity": plan.sparsity, "notes": list(plan.notes)}
-        print_json(result)
-        return
-    rows = []
-    for step in STEPS:
-        info = steps[step] or {}
-        seconds = info.get("seconds")
-        time_spent = "" if seconds is None else f"{seconds:.1f} s" + (" (cached)" if info.get("cached") else "")
-        rows.append([step, item.step_state(step), time_spent])
-    print_table(f"Run {item.id}: {item.name}", ["step", "state", "time"], rows)
-    if plan is not None:
-        print(f"Sparsity {plan.sparsity:.5f} of {plan.requested:g} requested, {balance(plan)}.")
-        for note in plan.notes:
-            print(note)
-    if report is not None:
-        print_report(report, "Dense and pruned")
-    failure = item.failure()
-    if failure:
-        print(f"{failure['status']}: {failure['message']} {failure['hint']}")
-    if output is not None:
-        print(f"The pruned model is in {output}.")
-
-
-def _read_recipe(name: str | None) -> Recipe:
+def _recipe(name: str | None) -> Recipe:
     if name is None:
         return Recipe()
     if name in PRESETS:
         return PRESETS[name].recipe
-    try:
-        return Recipe.from_json(json.loads(Path(name).expanduser().read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        hint = f"Give a recipe.json, {' or '.join(PRESETS)}, or options only."
-        raise RunError(f"There is no file {name}.", hint) from None
-    except (OSError, ValueError) as error:
-        raise RunError(f"{name} is not a recipe: {error}.", "A run with --output writes one.") from error
+    hint = f"Give a recipe.json, which `nirvana run --output` writes, {' or '.join(PRESETS)}, or options only."
+    return Recipe.from_json(read_file(name, json.loads, "recipe", hint))
 
 
-def _refuse(lm: LM, format: str) -> None:
-    """Find out before the work whether the model can be written in `format`."""
+def _check_format(lm: LM, format: str) -> None:
+    """Raises: CheckpointError, where the model cannot be written in `format`."""
     from nirvana.checkpoints.exporting import refused_formats
 
-    reason = refused_formats(lm).get(format) if format != FORMATS[0] else None
+    reason = refused_formats(lm).get(format)
     if reason is not None:
         raise CheckpointError(reason, "Choose another format with --export.")
 
 
-def _write_output(made: Run, models: ModelCache, output: Path, format: str, bar: Bar) -> None:
+def _write(run: Run, models: ModelCache, output: Path, format: str, bar: Bar) -> None:
+    """Export the pruned model; into a folder, also the run's plan, recipe and report."""
     from nirvana.checkpoints.exporting import export
     from nirvana.runs.workspace import Workspace
 
-    workspace, report = Workspace.of(made, models=models, progress=bar.progress), made.report()
+    workspace, report = Workspace.of(run, models=models, progress=bar.progress), run.report()
     plan, small = workspace.plan(), workspace.pruned()
-    recipe = made.recipe.portable().to_json()
+    recipe = run.recipe.portable().to_json()
     folder = export(small, output, format=format, recipe=recipe, measured=report, progress=bar.progress).path
     if not folder.is_dir():
         return
     write_json(folder / "plan.json", plan.to_json())
-    write_json(folder / "recipe.json", made.recipe.to_json())
+    write_json(folder / "recipe.json", run.recipe.to_json())
     if report is not None:
         write_json(folder / "report.json", strict(report.to_json()))

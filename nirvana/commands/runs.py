@@ -1,4 +1,4 @@
-"""`nirvana runs`: list, show, delete, pin, rename."""
+"""`nirvana runs`."""
 
 from __future__ import annotations
 
@@ -6,15 +6,69 @@ import argparse
 import time
 from typing import Any
 
+from nirvana.commands.command import Command, add_json
 from nirvana.commands.console import print_json, print_table
-from nirvana.commands.run import show_run, summary
+from nirvana.commands.showing import show_run, summary
 from nirvana.runs.store import Store
 
+ACTIONS = {
+    "list": "List all runs.",
+    "show": "Show one run with its report.",
+    "delete": "Delete a run and its folder.",
+    "pin": "Keep a run at the top of the list.",
+    "unpin": "No longer keep a run at the top.",
+    "rename": "Give a run another name.",
+}
 
-def list_runs(arguments: argparse.Namespace) -> None:
-    store = Store()
+
+class RunsCommand(Command):
+    """The list of runs, and actions on one of them."""
+
+    name = "runs"
+    help = "List the kept runs; show, rename, pin or delete one."
+    group = "runs"
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        parser.set_defaults(action="list")
+        actions = parser.add_subparsers(title="actions", metavar="ACTION", help="without one, the runs are listed")
+        for action, text in ACTIONS.items():
+            sub = actions.add_parser(action, help=text, description=text)
+            add_json(sub, argparse.SUPPRESS)
+            sub.set_defaults(action=action)
+            if action != "list":
+                sub.add_argument("id", help='as listed, or "example"')
+            if action == "rename":
+                sub.add_argument("name")
+
+    def run(self, arguments: argparse.Namespace) -> None:
+        store, action = Store(), arguments.action
+        if action == "list":
+            _list(store, arguments.json)
+            return
+        run_id: str = arguments.id
+        result: dict[str, Any]
+        if action == "show":
+            show_run(store.open(run_id), arguments.json)
+            return
+        if action == "delete":
+            store.delete(run_id)
+            result, done = {"deleted": run_id}, "Deleted"
+        elif action == "rename":
+            store.rename(run_id, arguments.name)
+            result, done = summary(store.open(run_id)), "Renamed"
+        else:
+            pinned = action == "pin"
+            store.pin(run_id, pinned)
+            result, done = {"run": run_id, "pinned": pinned}, "Pinned" if pinned else "Unpinned"
+        if arguments.json:
+            print_json(result)
+        else:
+            print(f"{done} {run_id}.")
+
+
+def _list(store: Store, as_json: bool) -> None:
     found = store.runs()
-    if arguments.json:
+    if as_json:
         print_json([summary(item) | {"bytes": store.disk_use(item.id)} for item in found])
         return
     rows = [
@@ -25,32 +79,4 @@ def list_runs(arguments: argparse.Namespace) -> None:
     if rows:
         print_table("", ["id", "name", "status", "created", "size", ""], rows)
     else:
-        print("There are no runs yet. Start one: python -m nirvana run")
-
-
-def show(arguments: argparse.Namespace) -> None:
-    show_run(Store().open(arguments.id), arguments.json, None)
-
-
-def delete(arguments: argparse.Namespace) -> None:
-    Store().delete(arguments.id)
-    _say(arguments, {"deleted": arguments.id}, f"Deleted {arguments.id}.")
-
-
-def pin(arguments: argparse.Namespace) -> None:
-    pinned = arguments.action == "pin"
-    Store().pin(arguments.id, pinned)
-    _say(arguments, {"run": arguments.id, "pinned": pinned}, f"{'Pinned' if pinned else 'Unpinned'} {arguments.id}.")
-
-
-def rename(arguments: argparse.Namespace) -> None:
-    store = Store()
-    store.rename(arguments.id, arguments.name)
-    _say(arguments, summary(store.open(arguments.id)), f"Renamed {arguments.id}.")
-
-
-def _say(arguments: argparse.Namespace, result: dict[str, Any], text: str) -> None:
-    if arguments.json:
-        print_json(result)
-    else:
-        print(text)
+        print("There are no runs yet. Start one: nirvana run")

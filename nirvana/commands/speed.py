@@ -1,71 +1,76 @@
-"""`nirvana speed`: time models in turns, and measure quality against bytes."""
+"""`nirvana speed`."""
 
 from __future__ import annotations
 
 import argparse
 from typing import TYPE_CHECKING, Any
 
+from nirvana.commands.command import Command
 from nirvana.commands.console import Bar, print_json, print_table
 from nirvana.errors import RunError
 from nirvana.evaluation.results import Report
 from nirvana.evaluation.speed_report import SpeedReport, Spread
-from nirvana.runs.speed import RANGES, check_schemes, check_speed
+from nirvana.jobs.execute import check_task
+from nirvana.jobs.foreground import execute_here
+from nirvana.options import add_fields, given
+from nirvana.runs.recipe import ModelChoice
+from nirvana.runs.run import Run
+from nirvana.runs.speed import SpeedRequest
 from nirvana.runs.store import EXAMPLE, ID, Store
 
 if TYPE_CHECKING:
     from nirvana.models.lm import LM
-    from nirvana.runs.run import Run
 
 
-def speed(arguments: argparse.Namespace) -> None:
-    """Of a kept run, whose result stays with it, or of any models, the first of which the others are compared with."""
-    protocol = {name: getattr(arguments, name) for name in RANGES}
-    schemes = list(dict.fromkeys(arguments.quantised or []))
-    names: list[str] = arguments.models
-    if len(names) == 1 and (names[0] == EXAMPLE or ID.fullmatch(names[0])):
-        timed, weighed = _of_run(Store().open(names[0]), protocol, schemes, arguments.sizes)
-    else:
-        if arguments.sizes:
+class SpeedCommand(Command):
+    """ModelCache timed in turns: those of a kept run, whose reports stay with it, or any, compared with the first."""
+
+    name = "speed"
+    help = "Time models in turns: a kept run's dense and pruned one, or any."
+    group = "runs"
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument(
+            "models", nargs="+", metavar="RUN_OR_MODEL", help="a run's id, or models; the first is the baseline"
+        )
+        add_fields(parser, SpeedRequest)
+        parser.add_argument("--sizes", action="store_true", help="also measure quality against bytes of a run's models")
+        add_fields(parser, ModelChoice, only=("--device", "--dtype"))
+
+    def run(self, arguments: argparse.Namespace) -> None:
+        names: list[str] = arguments.models
+        request = SpeedRequest(**given(SpeedRequest, arguments))
+        weighed = None
+        if len(names) == 1 and (names[0] == EXAMPLE or ID.fullmatch(names[0])):
+            timed, weighed = _of_run(Store().open(names[0]), request, arguments.sizes)
+        elif arguments.sizes:
             raise RunError(
                 "Quality against bytes is measured for a kept run.", "Give a run's id, or leave --sizes out."
             )
-        timed, weighed = _of_models(arguments, names, protocol, schemes), None
-    if arguments.json:
-        print_json({"speed": timed.to_json(), "sizes": weighed.to_json() if weighed else None})
-        return
-    _print_speed(timed)
-    if weighed is not None:
-        _print_sizes(weighed)
-
-
-def _of_run(run: Run, protocol: dict[str, int], schemes: list[str], sizes: bool) -> tuple[SpeedReport, Report | None]:
-    if run.info("prune") is None:
-        raise RunError("This run has no pruned model yet.", "Run it first, at least until prune.")
-    check_speed(run, schemes, **protocol)
-    from nirvana.runs.speed import measure_speeds, quality_against_bytes
-    from nirvana.runs.workspace import Workspace
-
-    with Bar().shown() as bar:
-        bar.step("model")
-        workspace = Workspace.of(run, progress=bar.progress)
-        workspace.subjects()
-        bar.step("speed")
-        timed = measure_speeds(workspace, schemes=schemes, **protocol)
-        weighed = None
-        if sizes:
-            bar.step("quality against bytes")
-            weighed = quality_against_bytes(workspace, schemes=schemes)
-    if not run.is_example:
-        run.attach("speed", timed)
+        else:
+            timed = _of_models(names, given(ModelChoice, arguments), request)
+        if arguments.json:
+            print_json({"speed": timed.to_json(), "sizes": weighed.to_json() if weighed else None})
+            return
+        _print_speed(timed)
         if weighed is not None:
-            run.attach("sizes", weighed)
-    return timed, weighed
+            _print_sizes(weighed)
 
 
-def _of_models(
-    arguments: argparse.Namespace, names: list[str], protocol: dict[str, int], schemes: list[str]
-) -> SpeedReport:
-    check_schemes(schemes)
+def _of_run(run: Run, request: SpeedRequest, sizes: bool) -> tuple[SpeedReport, Report | None]:
+    tasks = {"speed": request.to_json()} | ({"sizes": {"schemes": request.schemes}} if sizes else {})
+    for task, values in tasks.items():
+        check_task(run, task, values)
+    from nirvana.runs.model_cache import ModelCache
+
+    models = ModelCache()
+    with Bar().shown() as bar:
+        found = {task: execute_here(run, task, values, bar, models) for task, values in tasks.items()}
+    return SpeedReport.from_json(found["speed"]), Report.from_json(found["sizes"]) if sizes else None
+
+
+def _of_models(names: list[str], choice: dict[str, Any], request: SpeedRequest) -> SpeedReport:
+    chosen = [ModelChoice(**{**choice, "name": name}) for name in names]
     from nirvana.evaluation.quantisation import quantise
     from nirvana.evaluation.speed import measure_speed
     from nirvana.models.loading import load_model
@@ -73,14 +78,12 @@ def _of_models(
     models: dict[str, LM] = {}
     with Bar().shown() as bar:
         bar.step("model")
-        for name in names:
-            models[name] = load_model(
-                name, device=arguments.device or "auto", dtype=arguments.dtype or "auto", progress=bar.progress
-            )
-        for scheme in schemes:
+        for each in chosen:
+            models[each.name] = load_model(each.name, device=each.device, dtype=each.dtype, progress=bar.progress)
+        for scheme in request.schemes:
             models |= {f"{name} {scheme}": quantise(models[name], scheme, progress=bar.progress) for name in names}
         bar.step("speed")
-        return measure_speed(models, progress=bar.progress, **protocol)
+        return measure_speed(models, progress=bar.progress, **request.protocol)
 
 
 def _print_speed(report: SpeedReport) -> None:
@@ -105,7 +108,7 @@ def _print_speed(report: SpeedReport) -> None:
         rows.append([name, *speeds, *ratios, f"{item.file_bytes / 1e6:,.1f}", memory])
     print_table("Speed: medians, with quartiles", columns, rows)
     print(report.protocol)
-    print("Ratios are to the first model, in brackets what the operations of the matrix products promise.")
+    print("Ratios are to the first model, in brackets the ratios that the matrix products' operation counts predict.")
     if not all(item.memory_measured for item in report.models.values()):
         print("Memory is an estimate, weights and KV cache: a process's memory cannot be split by model.")
     for note in dict.fromkeys(f"{name}: {item.note}." for name, item in report.models.items() if item.note):

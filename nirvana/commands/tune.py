@@ -1,84 +1,94 @@
-"""`nirvana tune`: search for the recipe that changes a model least; the search is a run that can be continued."""
+"""`nirvana tune`."""
 
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
+from typing import Any
 
+from nirvana.commands.command import output_file
 from nirvana.commands.console import Bar, print_json, print_table
+from nirvana.commands.study import StudyCommand
+from nirvana.errors import RunError
 from nirvana.files import write_json
 from nirvana.reporting.search import describe
-from nirvana.runs.options import add_options, apply_options
-from nirvana.runs.store import Store
+from nirvana.runs.recipe import Recipe
+from nirvana.runs.run import Run
 from nirvana.saliency.criteria import available
 from nirvana.studies.search import BASE, Tuning
 from nirvana.studies.search_space import CRITERIA
-from nirvana.studies.search_task import TUNE, check_tune
-from nirvana.studies.search_trials import Trial
+from nirvana.studies.search_task import TUNE
+from nirvana.studies.search_trials import Trial, read_trials
 
 SHOWN = 10  # trials
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of the search, and of what it leaves as it is."""
-    parser.add_argument(
-        "--corpus", dest="texts", action="append", metavar="TEXT", help="to calibrate on; may be repeated, and is mixed"
-    )
-    parser.add_argument("--sparsity", type=float, default=TUNE["sparsity"], help="of every trial (default: 0.2)")
-    parser.add_argument("--minutes", type=float, default=None, help="stop when they are over (default: 10)")
-    parser.add_argument("--trials", type=int, default=0, help="stop after so many; with --minutes, whichever is first")
-    parser.add_argument(
-        "--criterion", dest="criteria", action="append", choices=available(), metavar="CRITERION", help="to choose from"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of the search")
-    parser.add_argument("--run", metavar="RUN", help="continue the search of this run")
-    parser.add_argument("--output", metavar="FILE", help="write the best recipe here, for `run`")
-    parser.add_argument("--name", default="", help="name of the run in the list of runs")
-    add_options(parser, "model")
-    add_options(parser, "calibration", only=("--samples", "--length", "--task"))
-    add_options(parser, "prune", only=("--statistics-samples", "--statistics-length", "--statistics-seed"))
+class TuneCommand(StudyCommand):
+    """A search for the recipe with the lowest KL."""
 
+    name = "tune"
+    help = "Search for the recipe that changes a model least, by KL on probe text."
+    title = "Search for"
+    base = BASE
+    sections = {  # noqa: RUF012
+        "model": (),
+        "calibration": ("--samples", "--length", "--task"),
+        "prune": ("--statistics-samples", "--statistics-length", "--statistics-seed"),
+    }
 
-def tune(arguments: argparse.Namespace) -> None:
-    """Search, and show the best trials."""
-    from nirvana.jobs.foreground import foreground_job
-    from nirvana.studies.search import tune as search
-
-    store = Store()
-    base = store.open(arguments.run) if arguments.run else None
-    recipe = apply_options(base.recipe if base else BASE, arguments)
-    minutes = arguments.minutes if arguments.minutes is not None or arguments.trials else TUNE["minutes"]
-    asked = {"sparsity": arguments.sparsity, "criteria": arguments.criteria or list(CRITERIA), "seed": arguments.seed}
-    corpora = arguments.texts or [recipe.calibration.corpus]
-    if base is None:
-        base = store.create(recipe, name=arguments.name or f"Search for {Path(recipe.model.name).name}"[:120])
-    check_tune(base, "evaluate", corpora=corpora, minutes=minutes or 0, trials=arguments.trials, **asked)
-    print(f"Run {base.id}. If it is stopped, go on with the same options and --run {base.id}", file=sys.stderr)
-    with Bar().shown() as bar, foreground_job(store, base, "evaluate", "tune"):
-        from nirvana.runs.model_cache import ModelCache
-
-        lm = ModelCache().dense(recipe.model, bar.progress)
-        bar.step("tune")
-        found = search(
-            lm,
-            corpora,
-            minutes=minutes,
-            trials=arguments.trials or None,
-            base=recipe,
-            folder=base.folder,
-            progress=bar.progress,
-            on_trial=lambda trial, best: bar.note(_line(trial, best)),
-            **asked,
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument(
+            "--corpus",
+            dest="texts",
+            action="append",
+            metavar="TEXT",
+            help="calibration text; may be repeated and mixed",
         )
-        best = found.best.recipe
-    assert best is not None
-    if arguments.output:
-        write_json(Path(arguments.output).expanduser(), best.to_json())
-    if arguments.json:
-        print_json({"run": base.id, "best": best.to_json(), **found.to_json()})
-    else:
-        _show(found)
+        parser.add_argument("--sparsity", type=float, default=TUNE["sparsity"], help="of every trial (default: 0.2)")
+        parser.add_argument("--minutes", type=float, default=None, help="stop when they are over (default: 10)")
+        parser.add_argument(
+            "--trials", type=int, default=0, help="stop after so many; with --minutes, whichever is first"
+        )
+        parser.add_argument(
+            "--criterion", dest="criteria", action="append", choices=available(), metavar="CRITERION", help="candidate"
+        )
+        parser.add_argument("--seed", type=int, default=0, help="of the search")
+        parser.add_argument("--output", metavar="FILE", help="write the best recipe here, for `run`")
+        super().add_arguments(parser)
+
+    def request(self, arguments: argparse.Namespace, run: Run | None, recipe: Recipe) -> dict[str, Any]:
+        if arguments.output:
+            output_file(arguments.output)
+        minutes = arguments.minutes if arguments.minutes is not None or arguments.trials else TUNE["minutes"]
+        asked = {
+            "sparsity": arguments.sparsity,
+            "criteria": arguments.criteria or list(CRITERIA),
+            "seed": arguments.seed,
+        }
+        corpora = arguments.texts or [recipe.calibration.corpus]
+        return {"corpora": corpora, "minutes": minutes or 0, "trials": arguments.trials, **asked}
+
+    def bar(self) -> Bar:
+        return _Trials()
+
+    def show(self, run: Run, request: dict[str, Any], arguments: argparse.Namespace) -> None:
+        settings, trials = read_trials(run.folder)
+        found = Tuning(trials, settings or {}, lambda trial: None)  # type: ignore[arg-type,return-value]
+        if not found.trials:
+            raise RunError("No trial gave a model.", "Lower the sparsity, or give more minutes.")
+        base, layers = Recipe.from_json(found.settings["base"]), found.settings["layers"]
+        best = found.trials[0].choices.recipe(base, found.settings["sparsity"], layers)
+        if arguments.output:
+            write_json(output_file(arguments.output), best.to_json())
+        if arguments.json:
+            print_json({"run": run.id, "best": best.to_json(), **found.to_json()})
+        else:
+            _show(found)
+
+
+class _Trials(Bar):
+    def on_trial(self, trial: Trial, best: Trial | None) -> None:
+        self.note(_line(trial, best))
 
 
 def _line(trial: Trial, best: Trial | None) -> str:

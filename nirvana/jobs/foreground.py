@@ -1,55 +1,42 @@
-"""A run that is computed by this very process, as the command line does, but known to all others as a live job."""
+"""A job that this very process performs, as the command line does; other processes see it as a live job."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from nirvana.errors import Cancelled, NirvanaError
-from nirvana.runs.index import new_id, this_process
+from nirvana.jobs.execute import check_task, execute
+from nirvana.jobs.lane import KEPT
+from nirvana.jobs.records import record_job
+from nirvana.progress import Reporter
 from nirvana.runs.run import Run
-from nirvana.runs.store import Store
+
+if TYPE_CHECKING:
+    from nirvana.runs.model_cache import ModelCache
 
 
-@contextmanager
-def foreground_job(store: Store, run: Run, until: str, task: str = "run") -> Iterator[None]:
-    """Record the block as a job of `run`: live while it lasts, then as it ended. Exceptions pass through.
+def execute_here(
+    run: Run, task: str, arguments: Mapping[str, Any], reporter: Reporter, models: ModelCache | None = None
+) -> dict[str, Any]:
+    """`execute`, recorded as a job of `run`: live while it lasts, then as it ended. The example records nothing.
 
-    `task` is one of `nirvana.jobs.tasks.TASKS`.
-
-    If this process is killed, the next one to open the store marks the job interrupted.
+    Raises:
+        NirvanaError: see `execute`. A request that is refused leaves no job behind.
     """
-    job_id, now = new_id(), time.time()
-    pid, started = this_process()
-    store.index.insert(
-        "jobs",
-        id=job_id,
-        run_id=run.id,
-        task=task,
-        until=until,
-        arguments={},
-        device=run.recipe.model.device,
-        status="running",
-        created=now,
-        started=now,
-        owner_pid=pid,
-        owner_started=started,
-    )
+    request = check_task(run, task, arguments).to_json()
+    if run.index is None:
+        return execute(run, task, request, reporter, models)
+    job_id = record_job(run, task, request, running=True)
     try:
-        yield
-    except (KeyboardInterrupt, Cancelled):
-        store.index.finish(job_id, "cancelled", error=_error("Cancelled.", "The steps that were finished are kept."))
+        result = execute(run, task, request, reporter, models)
+    except BaseException as error:
+        if isinstance(error, NirvanaError) and not isinstance(error, Cancelled):
+            status, known = "failed", {"step": "", "message": error.message, "hint": error.hint}
+        else:  # KeyboardInterrupt too
+            status, known = "cancelled", {"step": "", "message": "Cancelled.", "hint": KEPT}
+        run.index.finish(job_id, status, error=known)
         run.steps.sweep()
         raise
-    except NirvanaError as error:
-        store.index.finish(job_id, "failed", error=_error(error.message, error.hint))
-        raise
-    except BaseException as error:
-        store.index.finish(job_id, "failed", error=_error(f"{type(error).__name__}: {error}", ""))
-        raise
-    store.index.finish(job_id, "done")
-
-
-def _error(message: str, hint: str) -> dict[str, str]:
-    return {"step": "", "message": message, "hint": hint}
+    run.index.finish(job_id, "done", result=result)
+    return result

@@ -11,7 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +19,19 @@ import nirvana
 
 GRACE = 0.7  # seconds between asking a job to stop and killing its worker
 LOG_LINES = 500
+KEPT = "The steps that were finished are kept."
 log = logging.getLogger(__name__)
 
 
-@dataclass(eq=False)
-class Entry:
-    """A job that this process owns, with what is known of it while it is live."""
+@dataclass(frozen=True, kw_only=True)
+class Live:
+    """State of a job while it runs.
 
-    id: str
-    command: dict[str, Any]
-    cancelled: bool = False
+    `done` of `total` units of `stage` are done in `step`, the `step_number`-th of `steps`; a total of 0 means that the
+    length is not known. `text` is the text written so far. `first` is the time and the fraction of the step's first
+    report with a known length.
+    """
+
     stage: str = ""
     done: int = 0
     total: int = 0
@@ -36,7 +39,26 @@ class Entry:
     step_number: int = 0
     steps: int = 0
     text: str = ""
-    first: tuple[float, float] | None = None  # (time, fraction) of the step's first report with a known length
+    first: tuple[float, float] | None = field(default=None, repr=False)
+
+    def after(self, event: dict[str, Any]) -> Live:
+        """The state after a worker's event "step" or "progress"."""
+        if event["event"] == "step":
+            return Live(step=event["step"], step_number=event["number"], steps=event["steps"])
+        first, total = self.first, event["total"]
+        if first is None and total:
+            first = time.time(), event["done"] / total
+        return replace(self, stage=event["stage"], done=event["done"], total=total, text=event["text"], first=first)
+
+
+@dataclass(eq=False)
+class Entry:
+    """A job that this process owns."""
+
+    id: str
+    command: dict[str, Any]
+    cancelled: bool = False
+    live: Live = Live()
     lines: deque[str] = field(default_factory=lambda: deque(maxlen=LOG_LINES))
 
 
@@ -228,7 +250,7 @@ class Lane:
             if self._closed:
                 return Outcome("interrupted")
             if self._worker is None or not self._worker.alive:
-                entry.stage = "Starting the worker"
+                entry.live = Live(stage="Starting the worker")
                 self.resident = []
                 self._worker = WorkerProcess(self._command, self._log)
             worker = self._worker
@@ -236,29 +258,15 @@ class Lane:
             if entry.cancelled:
                 worker.send({"cancel": entry.id})
         while (event := worker.events.get()) is not None:
-            kind = event.pop("event")
-            if kind == "resident":
+            if event["event"] == "resident":
                 self.resident = [{"device": self.device, **model} for model in event["models"]]
-            elif event.get("job") != entry.id:
+            elif event["job"] != entry.id:
                 continue
-            elif kind == "step":
-                entry.step, entry.step_number, entry.steps = event["step"], event["number"], event["steps"]
-                entry.stage, entry.done, entry.total, entry.text, entry.first = "", 0, 0, "", None
-            elif kind == "progress":
-                entry.stage, entry.done, entry.total = event["stage"], event["done"], event["total"]
-                entry.text = event["text"]
-                if entry.first is None and entry.total:
-                    entry.first = time.time(), entry.done / entry.total
-            elif kind == "end":
-                return self._ended(entry, event)
+            elif event["event"] == "end":
+                return _ended(entry, event)
+            else:
+                entry.live = entry.live.after(event)
         return self._died(entry, worker)
-
-    def _ended(self, entry: Entry, event: dict[str, Any]) -> Outcome:
-        if event["status"] == "failed":
-            return Outcome("failed", {"step": entry.step, "message": event["message"], "hint": event["hint"]})
-        if event["status"] == "cancelled":
-            return _cancelled(entry)
-        return Outcome("done", result=event["result"])
 
     def _died(self, entry: Entry, worker: WorkerProcess) -> Outcome:
         """The worker ended without saying how the job ended."""
@@ -266,15 +274,14 @@ class Lane:
         worker.drain()
         self.resident = []
         if entry.cancelled:
-            return _cancelled(entry)
+            return _ended(entry, {"status": "cancelled"})
         if code in (-9, 137):
             message = "The worker was killed, most likely by the system because memory ran out."
             hint = "Use fewer or shorter samples, a smaller model or dtype, or close other programs."
         else:
             message = f"The worker stopped with exit code {code}."
             hint = "The log has the details."
-        kept = "The steps that were finished are kept."
-        return Outcome("failed", {"step": entry.step, "message": message, "hint": f"{hint} {kept}"})
+        return _ended(entry, {"status": "failed", "message": message, "hint": f"{hint} {KEPT}"})
 
     def _log(self, line: str) -> None:
         entry = self._current
@@ -282,6 +289,9 @@ class Lane:
             entry.lines.append(line)
 
 
-def _cancelled(entry: Entry) -> Outcome:
-    error = {"step": entry.step, "message": "Cancelled.", "hint": "The steps that were finished are kept."}
-    return Outcome("cancelled", error)
+def _ended(entry: Entry, end: dict[str, Any]) -> Outcome:
+    """The outcome of an event "end"."""
+    if end["status"] == "done":
+        return Outcome("done", result=end["result"])
+    message, hint = end.get("message", "Cancelled."), end.get("hint", KEPT)
+    return Outcome(end["status"], {"step": entry.live.step, "message": message, "hint": hint})

@@ -1,4 +1,4 @@
-"""Jobs: work on runs, done by one worker process a device, in a queue that is kept on disk."""
+"""Jobs: tasks on runs, performed by one worker process a device, in a queue that is kept on disk."""
 
 from __future__ import annotations
 
@@ -11,17 +11,16 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from nirvana.errors import NirvanaError, RunError
 from nirvana.files import write_bytes
-from nirvana.jobs.lane import Entry, Lane, Outcome
-from nirvana.jobs.tasks import check_task
-from nirvana.models.devices import devices
-from nirvana.runs.index import LIVE, new_id, this_process
-from nirvana.runs.recipe import STEPS
+from nirvana.jobs.execute import check_task
+from nirvana.jobs.lane import Entry, Lane, Live, Outcome
+from nirvana.jobs.records import device_of, record_job
+from nirvana.runs.index import LIVE
 from nirvana.runs.store import Store
 
 RECORDING_ATTEMPTS, PAUSE = 60, 1.0  # seconds between them
@@ -29,19 +28,16 @@ log = logging.getLogger(__name__)
 WORKER = (sys.executable, "-P", "-m", "nirvana.jobs.worker")
 
 
-@dataclass(frozen=True)
-class Job:
+@dataclass(frozen=True, kw_only=True)
+class Job(Live):
     """A job as it is now.
 
-    `position` is 0 while it runs, else its place in the queue of its device, from 1. `stage`, `done` and `total`
-    describe the current step, which is the `step_number`-th of `steps`; a total of 0 means that the length is not
-    known. `text` is what was written so far. Times are seconds since 1970.
+    `position` is 0 while it runs, else its place in the queue of its device, from 1. Times are seconds since 1970.
     """
 
     id: str
     run_id: str
-    task: str  # one of `nirvana.jobs.tasks.TASKS`
-    until: str
+    task: str  # one of `nirvana.jobs.registry.TASKS`
     arguments: dict[str, Any]
     device: str
     status: str  # "queued", "running", "done", "failed", "cancelled" or "interrupted"
@@ -51,14 +47,6 @@ class Job:
     finished: float | None
     error: dict[str, Any] | None  # "step", "message", "hint"
     result: dict[str, Any] | None
-    stage: str = ""
-    done: int = 0
-    total: int = 0
-    step: str = ""
-    step_number: int = 0
-    steps: int = 0
-    text: str = ""
-    first: tuple[float, float] | None = field(default=None, repr=False)
 
     @property
     def live(self) -> bool:
@@ -105,55 +93,39 @@ class JobManager:
         self._worker = tuple(worker)
         self._lock = threading.RLock()
         self._lanes: dict[str, Lane] = {}
-        self._entries: dict[str, Entry] = {}
-        self._lane_of: dict[str, Lane] = {}
+        self._owned: dict[str, tuple[Entry, Lane]] = {}  # live jobs by id
         self._pid = os.getpid()
         self._closed = False
         store.index.interrupt()
         atexit.register(self.close)
 
-    def submit(self, run_id: str, *, task: str = "run", until: str = STEPS[-1], **arguments: Any) -> Job:
-        """Queue work on a run: "run" computes every step up to `until` that is not current, "export" makes one
-        file of the pruned model in `format` (result: "path", "bytes", "format", "checks"), "continue" lets both
-        models continue `prompt` (with `chat` and `max_new_tokens`), "speed" times both (with `batch`, `prompt`,
-        `new_tokens`, `repeats`, `schemes`), "sizes" measures quality against bytes (with `schemes`).
+    def submit(self, run_id: str, *, task: str = "run", **arguments: Any) -> Job:
+        """Queue a task on a run.
+
+        Args:
+            run_id: of a run of the store.
+            task: one of `nirvana.jobs.registry.TASKS`.
+            arguments: fields of the task's request, as JSON values.
 
         Raises:
-            RunError: the run is unknown or the example, or the task or its arguments make no sense.
-            NirvanaError: the recipe asks for what cannot be.
+            RunError: the run is unknown or the example, or computed on another device.
+            NirvanaError: see `check_task`.
         """
         run = self.store.open(run_id)
-        if run.is_example:
-            raise RunError("The example run cannot be changed.", "Start a run of your own from it.")
-        clean = check_task(run, task, until, arguments)
-        asked = run.recipe.model.device
-        device = devices()[0].name if asked == "auto" else asked
-        job_id = new_id()
-        pid, started = this_process()
+        clean = check_task(run, task, arguments).to_json()
+        device = device_of(run)
         with self._lock:
             if self._closed:
                 raise RunError("The server is stopping.", "Start it again.")
             if any(job.live and job.device != device for job in self.jobs(run_id)):
                 raise RunError("This run is being computed on another device.", "Wait for that job, or cancel it.")
-            self.store.index.insert(
-                "jobs",
-                id=job_id,
-                run_id=run_id,
-                task=task,
-                until=until,
-                arguments=clean,
-                device=device,
-                status="queued",
-                created=time.time(),
-                owner_pid=pid,
-                owner_started=started,
-            )
-            command = {"job": job_id, "task": task, "run": run_id, "until": until, "arguments": clean}
+            job_id = record_job(run, task, clean, running=False)
+            command = {"job": job_id, "task": task, "run": run_id, "arguments": clean}
             entry = Entry(job_id, {**command, "root": str(self.store.root.resolve())})
             lane = self._lanes.get(device)
             if lane is None:
                 lane = self._lanes[device] = Lane(device, self._worker, self._started, self._ended)
-            self._entries[job_id], self._lane_of[job_id] = entry, lane
+            self._owned[job_id] = entry, lane
             lane.add(entry)
         return self.job(job_id)
 
@@ -183,9 +155,9 @@ class JobManager:
 
     def log(self, job_id: str, lines: int = 40) -> list[str]:
         """The last lines that a job's worker wrote."""
-        entry = self._entries.get(job_id)
-        if entry is not None:
-            return list(entry.lines)[-lines:]
+        owned = self._owned.get(job_id)
+        if owned is not None:
+            return list(owned[0].lines)[-lines:]
         try:
             return self._log_file(self.job(job_id).run_id, job_id).read_text(encoding="utf-8").splitlines()[-lines:]
         except (OSError, RunError):
@@ -200,9 +172,9 @@ class JobManager:
             RunError: the job is unknown, or belongs to another program.
         """
         job = self.job(job_id)
-        with self._lock:
-            entry, lane = self._entries.get(job_id), self._lane_of.get(job_id)
-        if entry is not None and lane is not None:
+        owned = self._owned.get(job_id)
+        if owned is not None:
+            entry, lane = owned
             if lane.cancel(entry):
                 self._ended(entry, Outcome("cancelled", {"step": "", "message": "Cancelled.", "hint": ""}))
         elif job.live and self.job(job_id).live:  # it may have ended since it was read
@@ -221,7 +193,7 @@ class JobManager:
             raise RunError("The model is in use.", "Wait for the job to end, or cancel it.")
 
     def resident(self) -> list[dict[str, Any]]:
-        """Models in the workers' memory: "device", "model", "bytes"."""
+        """ModelCache in the workers' memory: "device", "model", "bytes"."""
         with self._lock:
             return [model for lane in self._lanes.values() for model in lane.resident]
 
@@ -236,7 +208,7 @@ class JobManager:
                 for entry in lane.close():
                     with contextlib.suppress(NirvanaError):
                         self.store.index.interrupt(entry.id)
-            self._entries.clear()
+            self._owned.clear()
 
     def _started(self, entry: Entry) -> None:
         self.store.index.update("jobs", entry.id, status="running", started=time.time())
@@ -258,9 +230,7 @@ class JobManager:
             except NirvanaError as error:
                 log.warning("The end of job %s is not recorded yet: %s", entry.id, error)
                 time.sleep(PAUSE)
-        with self._lock:
-            self._entries.pop(entry.id, None)
-            self._lane_of.pop(entry.id, None)
+        self._owned.pop(entry.id, None)
 
     def _log_file(self, run_id: str, job_id: str) -> Path:
         return self.store.root / "runs" / run_id / "logs" / f"{job_id}.txt"
@@ -277,14 +247,13 @@ class JobManager:
         if row["status"] == "queued":
             queue = [other["id"] for other in waiting if all(other[k] == row[k] for k in ("device", "owner_pid"))]
             position = queue.index(row["id"]) + 1 if row["id"] in queue else 1
-        names = ("id", "run_id", "task", "until", "device", "status", "created", "started", "finished")
-        entry = self._entries.get(row["id"]) if row["status"] == "running" else None
-        live = ("stage", "done", "total", "step", "step_number", "steps", "text", "first")
+        names = ("id", "run_id", "task", "device", "status", "created", "started", "finished")
+        owned = self._owned.get(row["id"]) if row["status"] == "running" else None
         return Job(
             **{name: row[name] for name in names},
             position=position,
             arguments=json.loads(row["arguments"]),
             error=json.loads(row["error"]) if row["error"] else None,
             result=json.loads(row["result"]) if row["result"] else None,
-            **({name: getattr(entry, name) for name in live} if entry else {}),
+            **(vars(owned[0].live) if owned else {}),
         )

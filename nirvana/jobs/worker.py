@@ -1,6 +1,6 @@
-"""The worker process: does one job after another and keeps the model loaded in between.
+"""The worker process: performs one job after another and keeps the model loaded in between.
 
-It speaks JSON lines: commands on stdin, events on stdout. It ends when stdin closes, so it never outlives the
+Its protocol is JSON lines: commands on stdin, events on stdout. It ends when stdin closes, so it never outlives the
 process that started it, whatever that process died of.
 """
 
@@ -13,15 +13,12 @@ import signal
 import sys
 import threading
 import time
-import traceback
-from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from nirvana import out_of_memory as memory
 from nirvana.errors import Cancelled, NirvanaError
-from nirvana.jobs.tasks import TASKS, Task
-from nirvana.progress import Progress
+from nirvana.jobs.execute import execute
+from nirvana.progress import Progress, Reporter
 from nirvana.runs.model_cache import ModelCache
 from nirvana.runs.store import Store
 
@@ -71,8 +68,8 @@ class Commands:
             os._exit(0)  # the parent is gone: stop in the middle of whatever is being computed
 
 
-class Reporter:
-    """What a task reports of one job: the step it is at, and its progress, a few times a second."""
+class JobReporter:
+    """Sends a job's steps to the parent, and its progress a few times a second."""
 
     def __init__(self, job: str, channel: Channel, commands: Commands) -> None:
         self.job = job
@@ -81,62 +78,45 @@ class Reporter:
         self._last = 0.0
 
     def step(self, step: str, number: int, steps: int) -> None:
-        """The task begins `step`, the `number`-th of `steps`."""
-        self.check()
+        self._check()
         self._channel.send("step", job=self.job, step=step, number=number, steps=steps)
         self._last = 0.0
         print(f"[{number}/{steps}] {step}", file=sys.stderr, flush=True)
 
     def progress(self, progress: Progress) -> None:
-        """Callback for long calls.
-
-        Raises:
-            Cancelled: the parent asked for it.
-        """
-        self.check()
+        self._check()
         now = time.monotonic()
         if now - self._last >= INTERVAL:
             self._last = now
             self._channel.send("progress", job=self.job, **progress._asdict())
 
-    def check(self) -> None:
+    def _check(self) -> None:
         if self.job in self._commands.cancelled:
             raise Cancelled()
 
 
-def main(tasks: Mapping[str, Task] = TASKS) -> None:
+def main() -> None:
     """Serve jobs until stdin closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C reaches the whole group; the parent decides
-    channel = Channel()
+    channel, models = Channel(), ModelCache()
     commands = Commands()
-    models = ModelCache()
     while True:
         command = commands.jobs.get()
-        perform(command, tasks[command["task"]], models, Reporter(command["job"], channel, commands), channel)
+        outcome = perform(command, JobReporter(command["job"], channel, commands), models)
+        sys.stderr.flush()
+        channel.send("resident", models=models.resident())
+        channel.send("end", job=command["job"], **outcome)
 
 
-def perform(command: dict[str, Any], task: Task, models: ModelCache, reporter: Reporter, channel: Channel) -> None:
-    """Do one job and send how it ended."""
-    outcome: dict[str, Any]
+def perform(command: dict[str, Any], reporter: Reporter, models: ModelCache) -> dict[str, Any]:
+    """Do one job; how it ended."""
     try:
         run = Store(Path(command["root"])).open(command["run"])
-        result = task.perform(run, models=models, reporter=reporter, until=command["until"], **command["arguments"])
-        outcome = {"status": "done", "result": result or {}}
+        return {"status": "done", "result": execute(run, command["task"], command["arguments"], reporter, models)}
     except Cancelled:
-        outcome = {"status": "cancelled"}
+        return {"status": "cancelled"}
     except NirvanaError as error:
-        outcome = {"status": "failed", "message": error.message, "hint": error.hint}
-    except Exception as error:
-        traceback.print_exc()
-        if memory.is_out_of_memory(error):
-            models.clear()
-            outcome = {"status": "failed", "message": memory.MESSAGE, "hint": memory.HINT}
-        else:
-            message = f"{type(error).__name__}: {error}"
-            outcome = {"status": "failed", "message": message, "hint": "This is a defect; the log has the details."}
-    sys.stderr.flush()
-    channel.send("resident", models=models.resident())
-    channel.send("end", job=command["job"], **outcome)
+        return {"status": "failed", "message": error.message, "hint": error.hint}
 
 
 if __name__ == "__main__":

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from nirvana.errors import RunError
 from nirvana.evaluation.schemes import SCHEMES
 from nirvana.progress import within
-from nirvana.runs.run import Run
+from nirvana.schema import Many, Schema, option
 
 if TYPE_CHECKING:
     from nirvana.evaluation.results import Report
@@ -16,12 +15,34 @@ if TYPE_CHECKING:
     from nirvana.models.lm import LM
     from nirvana.runs.workspace import Workspace
 
-SPEED: dict[str, Any] = {"batch": 1, "prompt": 128, "new_tokens": 32, "repeats": 5, "schemes": []}
-SIZES: dict[str, Any] = {"schemes": list(SCHEMES)}
-RANGES = {"batch": (1, 256), "prompt": (1, 32_768), "new_tokens": (2, 4_096), "repeats": (1, 50)}
+SCHEMES_HELP = "also measure a quantised copy of each model"
 
 
-def measure_speeds(workspace: Workspace, *, schemes: Sequence[str] = (), **protocol: int) -> SpeedReport:
+class SpeedRequest(Schema):
+    """Batch, lengths and repeats of the timing, and the quantised copies to time as well."""
+
+    batch: int = option(1, "--batch", "prompts in a batch", ge=1, le=256)
+    prompt: int = option(128, "--prompt", "tokens of each prompt", ge=1, le=32_768)
+    new_tokens: int = option(32, "--new-tokens", "tokens to write after it", ge=2, le=4_096)
+    repeats: int = option(5, "--repeats", "turns of each model", ge=1, le=50)
+    schemes: Many[str] = option((), "--quantised", SCHEMES_HELP, choices=lambda: SCHEMES)
+
+    @property
+    def protocol(self) -> dict[str, int]:
+        """The arguments of `measure_speed`."""
+        return {name: getattr(self, name) for name in ("batch", "prompt", "new_tokens", "repeats")}
+
+
+SPEED = SpeedRequest()
+
+
+class SizesRequest(Schema):
+    """The quantised copies whose quality and bytes are measured."""
+
+    schemes: Many[str] = option(tuple(SCHEMES), "--quantised", SCHEMES_HELP, choices=lambda: SCHEMES)
+
+
+def measure_speeds(workspace: Workspace, request: SpeedRequest = SPEED) -> SpeedReport:
     """`measure_speed` of both models, and of a quantised copy of each for every scheme.
 
     Raises:
@@ -33,23 +54,22 @@ def measure_speeds(workspace: Workspace, *, schemes: Sequence[str] = (), **proto
     progress, subjects = workspace.progress, workspace.subjects()
     copies: dict[str, LM] = {}
     try:
-        for scheme in schemes:
+        for scheme in request.schemes:
             for name, lm in subjects.items():
                 copies[f"{name} {scheme}"] = quantise(lm, scheme, progress=within(progress, name, 0, 1))
-        return measure_speed({**subjects, **copies}, progress=progress, **protocol)
+        return measure_speed({**subjects, **copies}, progress=progress, **request.protocol)
     finally:
         for copy in copies.values():
             copy.unload()
 
 
-def quality_against_bytes(workspace: Workspace, *, schemes: Sequence[str] = tuple(SCHEMES)) -> Report:
+def quality_against_bytes(workspace: Workspace, schemes: Sequence[str] = tuple(SCHEMES)) -> Report:
     """Bytes of the weights, and perplexity on the recipe's first evaluation corpus: dense, pruned, and both quantised.
 
     A pruned model competes with a quantised dense one for the same bytes, and the two can be combined. Subjects are
     "dense", "pruned", "dense int8", "pruned int8" and so on; one quantised copy is in memory at a time.
 
     Raises:
-        RunError: the recipe names no corpus to measure on.
         ModelError: see `nirvana.quantise`.
         CorpusError: see `nirvana.perplexity`.
     """
@@ -58,8 +78,6 @@ def quality_against_bytes(workspace: Workspace, *, schemes: Sequence[str] = tupl
     from nirvana.runs.measurements import measure
 
     recipe, progress = workspace.recipe, workspace.progress
-    if not recipe.evaluation.corpora:
-        raise RunError("There is no text to measure perplexity on.", "Choose one on the Compare page.")
     name = recipe.evaluation.corpora[0]
     choice, task = recipe.evaluation.with_values(corpora=(name,), zero_shot=()), recipe.calibration.task
     corpora, subjects = {name: workspace.corpus(name)}, workspace.subjects()
@@ -76,29 +94,3 @@ def quality_against_bytes(workspace: Workspace, *, schemes: Sequence[str] = tupl
             if lm is not None:
                 lm.unload()
     return Report(tuple(found))
-
-
-def check_schemes(schemes: Any) -> None:
-    """Raises: RunError, unless it is a list of quantisation schemes."""
-    if not isinstance(schemes, list | tuple) or any(scheme not in SCHEMES for scheme in schemes):
-        raise RunError(f"Quantisations are a list of {', '.join(SCHEMES)}.", "Correct it.")
-
-
-def check_speed(run: Run, schemes: Any, **protocol: Any) -> None:
-    """Refuse what cannot be timed.
-
-    Raises:
-        RunError: a number is out of range, or the text is longer than the model's positions.
-    """
-    check_schemes(schemes)
-    for name, value in protocol.items():
-        low, high = RANGES[name]
-        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-            raise RunError(f"{name} is a whole number from {low} to {high:,}.", "Correct it.")
-    card, length = run.model(), protocol["prompt"] + protocol["new_tokens"]
-    positions = card.geometry.get("positions", length) if card else length
-    if length > positions:
-        raise RunError(
-            f"{length:,} tokens are more than the model's {positions:,} positions.",
-            "Use a shorter prompt, or fewer new tokens.",
-        )

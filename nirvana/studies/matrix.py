@@ -18,8 +18,8 @@ from nirvana.runs.validation import check_against_model, check_recipe
 from nirvana.studies.matrix_rows import CalibrationMatrix, MatrixRow, append_row, read_matrix, write_matrix
 
 if TYPE_CHECKING:
-    from nirvana.jobs.worker import Reporter
     from nirvana.models.lm import LM
+    from nirvana.progress import Reporter
     from nirvana.runs.model_cache import ModelCache
 
 MATRIX: dict[str, Any] = {"corpora": [], "mixture": True, "seeds": 1}

@@ -10,7 +10,7 @@ from nirvana.runs.validation import check_rates
 from nirvana.studies.search_space import CRITERIA, Space
 
 if TYPE_CHECKING:
-    from nirvana.jobs.worker import Reporter
+    from nirvana.progress import Reporter
     from nirvana.runs.model_cache import ModelCache
 
 TUNE: dict[str, Any] = {
@@ -60,6 +60,7 @@ def tune_run(
         base=run.recipe,
         folder=run.folder,
         progress=reporter.progress,
+        on_trial=getattr(reporter, "on_trial", None),
     )
     best = found.trials[0].kl if found.trials else None
     return {"trials": len(found.trials), "failed": len(found.failed), "best": best}

@@ -26,7 +26,7 @@ from nirvana.studies.sweep_rows import read_grid as read_grid
 if TYPE_CHECKING:
     from nirvana.calibration.corpora.corpus import Corpus
     from nirvana.evaluation.speed_report import SpeedReport
-    from nirvana.jobs.worker import Reporter
+    from nirvana.progress import Reporter
     from nirvana.runs.model_cache import ModelCache
 
 ARGUMENTS: dict[str, Any] = {"grid": {}}
@@ -127,7 +127,7 @@ class _Work:
         self.weights = lm.hash
         self.rows = {point: row for point, row in self.rows.items() if row.weights in ("", lm.hash)}
         positions = lm.family.geometry(lm.settings).get("positions")
-        if self.grid.speed and positions is not None and positions < SPEED["prompt"] + SPEED["new_tokens"]:
+        if self.grid.speed and positions is not None and positions < SPEED.prompt + SPEED.new_tokens:
             raise RunError(f"{lm.source.name} has too few positions to be timed: {positions}.", "Leave speed out.")
         for name in (*recipe.calibration.texts, *recipe.evaluation.corpora):
             workspace.corpus(name)
@@ -185,7 +185,7 @@ class _Work:
         found = _same_protocol(known)
         if found is None:
             workspace = Workspace.of(run, models=self.models, progress=within(self.progress, run.name, 0, 1))
-            found = measure_speeds(workspace, **SPEED)
+            found = measure_speeds(workspace, SPEED)
             if known is None:
                 run.attach("speed", found)
         return found
@@ -193,8 +193,7 @@ class _Work:
 
 def _same_protocol(report: SpeedReport | None) -> SpeedReport | None:
     """A timing as a sweep makes it, or None: one with another batch or prompt is no point of the same chart."""
-    numbers = [name for name, value in SPEED.items() if isinstance(value, int)]
-    same = report is not None and all(getattr(report, name) == SPEED[name] for name in numbers)
+    same = report is not None and all(getattr(report, name) == value for name, value in SPEED.protocol.items())
     return report if same else None
 
 

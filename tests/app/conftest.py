@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,11 +17,12 @@ from nirvana.calibration.kl import Divergence
 from nirvana.calibration.sets import CalibrationSelection, CalibrationSet, Candidate
 from nirvana.calibration.tasks import SPANS
 from nirvana.evaluation.results import Measurement, Report
+from nirvana.jobs.records import record_job
 from nirvana.layout import Layout
 from nirvana.models.families.base import Family
 from nirvana.models.families.llama import LlamaFamily
 from nirvana.plan import PruningPlan
-from nirvana.runs.index import LIVE, new_id, this_process
+from nirvana.runs.index import LIVE
 from nirvana.runs.recipe import Recipe
 from nirvana.runs.results import Continuation, ModelCard, PruneSummary
 from nirvana.runs.store import Run, Store
@@ -162,22 +162,7 @@ def tables(app: AppTest, column: str) -> list[pd.DataFrame]:
 def add_job(run: Run, status: str, *, step: str = "", message: str = "", hint: str = "") -> str:
     """A job of `run` in the index, owned by this process; no worker knows of it."""
     assert run.index is not None
-    pid, started = this_process()
-    job_id = new_id()
-    run.index.insert(
-        "jobs",
-        id=job_id,
-        run_id=run.id,
-        task="run",
-        until="evaluate",
-        arguments={},
-        device="cpu",
-        status="queued" if status == "queued" else "running",
-        created=time.time(),
-        started=time.time(),
-        owner_pid=pid,
-        owner_started=started,
-    )
+    job_id = record_job(run, "run", {"until": "evaluate"}, running=status != "queued")
     if status not in LIVE:
         run.index.finish(job_id, status, error={"step": step, "message": message, "hint": hint})
     return job_id

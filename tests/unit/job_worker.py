@@ -7,16 +7,35 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from nirvana.errors import CorpusError
-from nirvana.jobs import worker
-from nirvana.jobs.tasks import Task
+from nirvana.jobs import registry, worker
+from nirvana.jobs.task import Task
 from nirvana.progress import Progress
+from nirvana.schema import Schema, option
 
 
-def work(run: Any, *, reporter: Any, seconds: float = 0.0, **_: Any) -> dict[str, Any]:
+class Duration(Schema):
+    """Seconds that the task "work" takes."""
+
+    seconds: float = option(0.0, "", "seconds", ge=0)
+
+
+class Bad(Task[Duration]):
+    name = title = "bad"
+    request = Duration
+
+    def __init__(self, function: Callable[[Any, Any, float], dict[str, Any] | None]) -> None:
+        self.function = function
+
+    def perform(self, run: Any, request: Duration, models: Any, reporter: Any) -> dict[str, Any] | None:
+        return self.function(run, reporter, request.seconds)
+
+
+def work(run: Any, reporter: Any, seconds: float) -> dict[str, Any]:
     """Work in small units, and stop when asked to."""
     reporter.step("model", 1, 2)
     reporter.step("calibration", 2, 2)
@@ -28,7 +47,7 @@ def work(run: Any, *, reporter: Any, seconds: float = 0.0, **_: Any) -> dict[str
     return {"pid": os.getpid(), "run": run.id}
 
 
-def write(run: Any, *, reporter: Any, **_: Any) -> None:
+def write(run: Any, reporter: Any, seconds: float) -> None:
     """Report the same text until asked to stop."""
     reporter.step("continue", 1, 1)
     while True:
@@ -36,7 +55,7 @@ def write(run: Any, *, reporter: Any, **_: Any) -> None:
         time.sleep(0.02)
 
 
-def deaf(run: Any, *, reporter: Any, **_: Any) -> None:
+def deaf(run: Any, reporter: Any, seconds: float) -> None:
     """Never look whether to stop, and leave a file half written."""
     reporter.step("saliency", 1, 1)
     (run.folder / ".saliency-half").write_bytes(b"half")
@@ -44,7 +63,7 @@ def deaf(run: Any, *, reporter: Any, **_: Any) -> None:
     time.sleep(600)
 
 
-def hold(run: Any, **_: Any) -> None:
+def hold(run: Any, reporter: Any, seconds: float) -> None:
     """Keep the interpreter's lock for long stretches, as a computation in C may."""
     (run.folder / "begun").touch()
     sleep = ctypes.PyDLL(None).usleep
@@ -52,7 +71,7 @@ def hold(run: Any, **_: Any) -> None:
         sleep(500_000)
 
 
-def chatter(run: Any, *, reporter: Any, **_: Any) -> dict[str, Any]:
+def chatter(run: Any, reporter: Any, seconds: float) -> dict[str, Any]:
     """Print to stdout in every way there is."""
     reporter.step("model", 1, 1)
     print("printed")
@@ -62,44 +81,48 @@ def chatter(run: Any, *, reporter: Any, **_: Any) -> dict[str, Any]:
     return {"read": sys.stdin.read()}
 
 
-def die(run: Any, *, reporter: Any, **_: Any) -> None:
+def die(run: Any, reporter: Any, seconds: float) -> None:
     reporter.step("saliency", 1, 1)
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def leave(run: Any, **_: Any) -> None:
+def leave(run: Any, reporter: Any, seconds: float) -> None:
     print("a library gave up", file=sys.stderr, flush=True)
     os._exit(3)
 
 
-def starve(run: Any, *, reporter: Any, **_: Any) -> None:
+def starve(run: Any, reporter: Any, seconds: float) -> None:
     reporter.step("saliency", 1, 1)
     raise MemoryError
 
 
-def refuse(run: Any, *, reporter: Any, **_: Any) -> None:
+def refuse(run: Any, reporter: Any, seconds: float) -> None:
     reporter.step("calibration", 1, 1)
     raise CorpusError("The text is too short.", "Give more.")
 
 
-def break_down(run: Any, **_: Any) -> None:
+def break_down(run: Any, reporter: Any, seconds: float) -> None:
     raise ZeroDivisionError("division by zero")
 
 
 TASKS = {
-    "work": Task(work, {"seconds": 0.0}),
-    "write": Task(write, {}),
-    "deaf": Task(deaf, {}),
-    "hold": Task(hold, {}),
-    "chatter": Task(chatter, {}),
-    "die": Task(die, {}),
-    "leave": Task(leave, {}),
-    "starve": Task(starve, {}),
-    "refuse": Task(refuse, {}),
-    "break": Task(break_down, {}),
+    name: Bad(function)
+    for name, function in {
+        "work": work,
+        "write": write,
+        "deaf": deaf,
+        "hold": hold,
+        "chatter": chatter,
+        "die": die,
+        "leave": leave,
+        "starve": starve,
+        "refuse": refuse,
+        "break": break_down,
+    }.items()
 }
 
 if __name__ == "__main__":
     if os.environ.get("TEST_WORKER_PID"):
         Path(os.environ["TEST_WORKER_PID"]).write_text(str(os.getpid()))
-    worker.main(TASKS)
+    registry.TASKS.update(TASKS)
+    worker.main()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import signal
@@ -83,8 +84,7 @@ def test_a_format_that_cannot_be_is_refused_before_the_work(
     folder, file = str(tmp_path / "pruned"), str(tmp_path / "pruned.gguf")
     assert "Let it end in .gguf" in refused(capsys, "run", *small, "--export", "gguf", "--output", folder)
     assert "did not come from a GGUF file" in refused(capsys, "run", *small, "--export", "gguf", "--output", file)
-    (run,) = Store().runs()
-    assert run.info("model") is None
+    assert Store().runs() == []
 
 
 def test_options_override_a_recipe(capsys: pytest.CaptureFixture[str], small: list[str], tmp_path: Path) -> None:
@@ -307,20 +307,141 @@ def test_an_output_folder_with_other_things_is_refused_before_the_work(
     assert content_hash(*sorted(str(path) for path in tmp_path.rglob("*.tex"))) == before
 
 
-def test_a_failed_run_is_kept_with_its_reason(capsys: pytest.CaptureFixture[str], small: list[str]) -> None:
-    refused(capsys, "run", *small, "--sparsity", "0.99")
+def test_a_failed_run_is_kept_with_its_reason(
+    capsys: pytest.CaptureFixture[str], small: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def starve(*arguments: Any, **named: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("nirvana.runs.workspace.score", starve)
+    assert "Memory ran out.\n       Use fewer" in refused(capsys, "run", *small)
     (run,) = Store().runs()
     failure = run.failure()
-    assert run.status == "failed" and failure is not None and "at most" in failure["message"]
+    assert run.status == "failed" and failure is not None and failure["message"] == "Memory ran out."
+    assert run.step_state("calibration") == "done"
     assert cli.main(["runs", "show", run.id]) == 0
-    assert "at most" in capsys.readouterr().out
+    assert "failed: Memory ran out." in capsys.readouterr().out
+
+
+def test_memory_that_runs_out_is_explained_in_single_steps_too(
+    capsys: pytest.CaptureFixture[str], tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def starve(*arguments: Any, **named: Any) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1e15 bytes")
+
+    monkeypatch.setattr("nirvana.saliency.score.score", starve)
+    words = ["score", "--model", str(tiny_folder), "--device", "cpu", "--criterion", "magnitude"]
+    assert "Memory ran out.\n       Use fewer" in refused(capsys, *words, "--output", str(tmp_path / "scores.npz"))
+
+
+def test_a_defect_shows_its_traceback_and_no_more_errors(
+    capsys: pytest.CaptureFixture[str], tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*arguments: Any) -> None:
+        raise ZeroDivisionError("division by zero")
+
+    monkeypatch.setattr("nirvana.models.inspection.inspect_model", broken)
+    assert cli.main(["inspect", str(tiny_folder)]) == cli.FAILED
+    shown = capsys.readouterr().err
+    assert "Traceback" in shown and "Error: ZeroDivisionError: division by zero.\n       This is a defect" in shown
 
 
 def test_usage_errors_exit_with_2(capsys: pytest.CaptureFixture[str]) -> None:
-    for words in ([], ["fly"], ["run", "--samples", "many"], ["run", "--until", "never"]):
+    for words in (["fly"], ["run", "--samples", "many"], ["runs", "burn"], ["score", "--seed"]):
         with pytest.raises(SystemExit) as caught:
             cli.main(words)
         assert caught.value.code == 2
+    assert "until must be one of model, calibration" in refused(capsys, "run", "--until", "never")
+
+
+def subcommands() -> dict[str, argparse.ArgumentParser]:
+    """The parser of each subcommand."""
+    (found,) = (action for action in cli.build_parser()._actions if isinstance(action.choices, dict))
+    return dict(found.choices)
+
+
+def takes_run(parser: argparse.ArgumentParser) -> list[str]:
+    """The words that name a run in a subcommand; empty where it takes none."""
+    for action in parser._actions:
+        if action.dest in ("run", "runs") and not action.option_strings:
+            return ["example"]
+        if action.dest == "run":
+            return ["--run", "example"]
+    return []
+
+
+NEEDED = {"matrix": ["--corpus", "python-docs", "--corpus", "library-docs"]}
+READING = ("compare", "report")  # subcommands that change nothing
+
+
+@pytest.mark.parametrize("name", [name for name, parser in subcommands().items() if takes_run(parser)])
+def test_the_example_is_read_and_never_changed(
+    capsys: pytest.CaptureFixture[str], name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = [name, *NEEDED.get(name, []), *takes_run(subcommands()[name])]
+    if name in READING:
+        assert cli.main(words) == 0
+    else:
+        message = refused(capsys, *words)
+        assert message == "Error: The example run cannot be changed.\n       Start a run of your own from it.\n"
+    assert Store().runs() == []
+
+
+BAD_INPUT = {
+    "--model": "/no/such/folder",
+    "--corpus": "/no/such.txt",
+    "--name": "x" * 1000,
+    "--samples": "0",
+    "--sparsity": "0.999",
+    "--length": "30000",
+}
+
+
+@pytest.mark.parametrize("option", BAD_INPUT)
+@pytest.mark.parametrize("name", ["run", "sweep", "tune", "matrix"])
+def test_bad_input_leaves_no_run(capsys: pytest.CaptureFixture[str], name: str, option: str, tiny_folder: Path) -> None:
+    if (name, option) in (("sweep", "--sparsity"), ("sweep", "--length"), ("tune", "--length")):
+        pytest.skip("it is recorded as failed points")
+    words = [name, "--model", str(tiny_folder), "--device", "cpu", *NEEDED.get(name, []), option, BAD_INPUT[option]]
+    refused(capsys, *words)
+    assert Store().runs() == []
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "nan", "inf", "-inf", "1e999", "9" * 40, "0x10", "", "٣"])
+@pytest.mark.parametrize("name", list(subcommands()))
+def test_no_number_is_a_traceback(capsys: pytest.CaptureFixture[str], name: str, value: str, tmp_path: Path) -> None:
+    parser = subcommands()[name]
+    flags = [action.option_strings[0] for action in parser._actions if action.type in (int, float)]
+    needed = list(NEEDED.get(name, []))
+    needed += ["--model", "/no/such/folder"] if "--model" in parser._option_string_actions else []
+    needed += ["no-such-run"] if name in ("speed", "sensitivity") else []
+    for flag in flags:
+        words = [name, *needed, f"{flag}={value}"]
+        try:
+            code = cli.main(words)
+        except SystemExit as stopped:
+            code = int(str(stopped.code))
+        shown = capsys.readouterr()
+        assert code == 2 and shown.out == "" and "Traceback" not in shown.err, (words, shown.err)
+    assert Store().runs() == []
+
+
+def test_alone_it_shows_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([]) == 0
+    shown = capsys.readouterr().out
+    listed = [line.split()[0] for line in shown.splitlines() if line.startswith("  ") and line.strip()[0].isalpha()]
+    assert [name for name in listed if name in subcommands()] == list(subcommands())
+    assert all(f"\n{group}:\n" in shown for group in ("pipeline", "steps", "studies", "runs"))
+
+
+def test_runs_alone_lists(capsys: pytest.CaptureFixture[str]) -> None:
+    run = Store().create(Recipe(), name="mine")
+    assert cli.main(["runs"]) == 0
+    assert run.id in capsys.readouterr().out
+    assert [ask(capsys, *words)[0]["id"] for words in (["runs"], ["runs", "list"])] == [run.id] * 2
+    assert cli.main(["runs", "--json", "list"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["name"] == "mine"
 
 
 def start(*words: str, **named: Any) -> subprocess.Popen[str]:

@@ -14,7 +14,7 @@ from nirvana.cli import main
 from nirvana.compensation.statistics import collect_statistics
 from nirvana.errors import CompensationError, CorpusError, NirvanaError, RunError
 from nirvana.files import cache_folder
-from nirvana.jobs.tasks import continue_both, export
+from nirvana.jobs.execute import execute
 from nirvana.models.loading import load_model
 from nirvana.progress import Progress
 from nirvana.runs import compensation
@@ -27,6 +27,8 @@ from nirvana.runs.workspace import Workspace
 from tests.conftest import english
 from tests.families import test_t5 as makers
 from tests.reporter import Reporter
+
+ASKED = {"prompt": "The river", "max_new_tokens": 3}
 
 
 @pytest.fixture
@@ -129,8 +131,7 @@ def test_a_task_makes_the_same_model_again(store: Store, recipe: Recipe, collect
     run, models = store.create(recipe), ModelCache()
     compute_steps(run, until="prune", models=models)
     small = Workspace.of(run, models=models).pruned()
-    reporter: Any = Reporter()
-    result = export(run, models=ModelCache(), reporter=reporter, until="prune")
+    result = execute(run, "export", {}, Reporter())
     shutil.unpack_archive(result["path"], tmp_path / "unpacked")
     (folder,) = (tmp_path / "unpacked").iterdir()
     again, tokens = load_model(folder, device="cpu"), torch.arange(20)[None] % 200
@@ -138,28 +139,24 @@ def test_a_task_makes_the_same_model_again(store: Store, recipe: Recipe, collect
         assert torch.equal(again.weights()(tokens).logits, small.weights()(tokens).logits)
     assert [record["method"] for record in again.compensations] == ["least_squares"]
     assert "fitted by least squares" in (folder / "README.md").read_text(encoding="utf-8")
-    continue_both(
-        run, models=ModelCache(), reporter=reporter, until="prune", prompt="The river", chat=False, max_new_tokens=3
-    )
+    execute(run, "continue", ASKED, Reporter())
     assert collected == [True]
 
 
 def test_text_that_changed_since_is_noticed(store: Store, recipe: Recipe, text: Path) -> None:
-    run, reporter = store.create(recipe), Reporter()
+    run = store.create(recipe)
     compute_steps(run, until="prune")
     text.write_text("\n\n".join(english(60, seed=1)), encoding="utf-8")
-    named: Any = {"models": ModelCache(), "reporter": reporter, "until": "prune"}
     with pytest.raises(RunError, match="text that the compensation was computed from has changed"):
-        continue_both(run, prompt="The river", chat=False, max_new_tokens=3, **named)
+        execute(run, "continue", ASKED, Reporter())
 
 
 def test_a_run_whose_recipe_went_on_exports_nothing_else(store: Store, recipe: Recipe) -> None:
     run = store.create(recipe)
     compute_steps(run, until="prune")
     changed = store.set_recipe(run.id, recipe.change("prune", compensation="none"))
-    reporter: Any = Reporter()
     with pytest.raises(RunError, match="compensated in another way"):
-        export(changed, models=ModelCache(), reporter=reporter, until="prune")
+        execute(changed, "export", {}, Reporter())
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ import pytest
 
 from nirvana.errors import NirvanaError, PlanError, RunError
 from nirvana.jobs import queue as jobs_module
-from nirvana.jobs import tasks
+from nirvana.jobs import registry
 from nirvana.jobs.queue import Job, JobManager
 from nirvana.models.devices import devices
 from nirvana.runs.recipe import ModelChoice, Recipe
@@ -66,7 +66,7 @@ def run(store: Store) -> Run:
 
 @pytest.fixture
 def manager(store: Store, monkeypatch: pytest.MonkeyPatch) -> Iterator[JobManager]:
-    monkeypatch.setattr(tasks, "TASKS", {**tasks.TASKS, **job_worker.TASKS})
+    monkeypatch.setattr(registry, "TASKS", {**registry.TASKS, **job_worker.TASKS})
     manager = JobManager(store, worker=WORKER)
     yield manager
     manager.close()
@@ -137,7 +137,7 @@ def test_progress_of_a_running_job(manager: JobManager, store: Store, run: Run) 
 
 def test_eta_is_said_only_once_there_is_something_to_go_by() -> None:
     known: dict[str, Any] = dict.fromkeys(("finished", "error", "result"))
-    known |= {"id": "1", "run_id": "2", "task": "run", "until": "prune", "arguments": {}, "device": "cpu"}
+    known |= {"id": "1", "run_id": "2", "task": "run", "arguments": {"until": "prune"}, "device": "cpu"}
     values = {**known, "status": "running", "position": 0, "created": 0.0, "started": 0.0, "total": 100}
     now = time.time()
     assert Job(**values, done=50).eta is None
@@ -199,7 +199,7 @@ def test_cancelling_what_has_ended_changes_nothing(manager: JobManager, run: Run
         ("leave", "", "exit code 3", "log"),
         ("starve", "saliency", "Memory ran out", "fewer or shorter samples"),
         ("refuse", "calibration", "The text is too short.", "Give more."),
-        ("break", "", "ZeroDivisionError", "log"),
+        ("break", "", "ZeroDivisionError", "report it"),
     ],
 )
 def test_a_failure_is_explained_and_the_next_job_runs(
@@ -251,7 +251,7 @@ def test_export_and_continue_need_a_pruned_model(store: Store, run: Run) -> None
     for task in ("speed", "sizes"):
         with pytest.raises(RunError, match="no pruned model"):
             manager.submit(run.id, task=task)
-    with pytest.raises(RunError, match="does not take"):
+    with pytest.raises(RunError, match="no field 'path'"):
         manager.submit(run.id, task="export", path="/tmp/elsewhere")
     manager.close()
 
@@ -310,7 +310,7 @@ def test_unload_ends_an_idle_worker_only(manager: JobManager, run: Run) -> None:
 
 
 def test_closing_interrupts_what_is_live_and_keeps_what_is_done(store: Store, run: Run, monkeypatch: Any) -> None:
-    monkeypatch.setattr(tasks, "TASKS", {**tasks.TASKS, **job_worker.TASKS})
+    monkeypatch.setattr(registry, "TASKS", {**registry.TASKS, **job_worker.TASKS})
     manager = JobManager(store, worker=WORKER)
     done = finished(manager, manager.submit(run.id, task="work"))
     live = manager.submit(store.create(run.recipe).id, task="deaf")
@@ -328,11 +328,11 @@ import sys, time
 sys.path[:0] = [{root!r}]
 from tests.unit import job_worker
 from nirvana.jobs import queue as jobs_module
-from nirvana.jobs import tasks
+from nirvana.jobs import registry
 from nirvana.jobs.queue import JobManager
 from nirvana.runs.store import Store
 from pathlib import Path
-tasks.TASKS = {{**tasks.TASKS, **job_worker.TASKS}}
+registry.TASKS.update(job_worker.TASKS)
 store = Store(Path({data!r}))
 manager = JobManager(store, worker={worker!r})
 manager.submit({run!r}, task={task!r})

@@ -16,13 +16,11 @@ from nirvana import cli
 from nirvana.calibration.corpora.corpus import Corpus
 from nirvana.errors import Cancelled, CorpusError, PlanError, RunError
 from nirvana.evaluation.results import Measurement, pack_parts
-from nirvana.jobs.tasks import check_task
+from nirvana.jobs.execute import check_task, execute
 from nirvana.progress import Progress
 from nirvana.runs import measurements, workspace
-from nirvana.runs.model_cache import ModelCache
 from nirvana.runs.recipe import Recipe
 from nirvana.runs.store import Store
-from nirvana.studies.matrix import check_matrix, matrix_task
 from nirvana.studies.matrix_rows import FILE, CalibrationMatrix, MatrixRow, read_matrix, used
 from tests.conftest import english
 from tests.reporter import Reporter
@@ -198,18 +196,15 @@ def test_a_run_keeps_its_matrix(tiny_folder: Path, tmp_path: Path, own_home: Pat
         path.write_text("\n\n".join(english(60, seed=seed)), encoding="utf-8")
         paths.append(str(path))
     run = Store().create(BASE.change("model", name=str(tiny_folder), device="cpu"))
-    arguments = check_task(run, "matrix", "evaluate", {"corpora": paths})
-    assert arguments == {"corpora": paths, "mixture": True, "seeds": 1}
-    reporter: Any = Reporter()
-    result = matrix_task(run, models=ModelCache(), reporter=reporter, until="evaluate", **arguments)
+    result = execute(run, "matrix", {"corpora": paths}, Reporter())
     kept = read_matrix(run.folder)
     assert result == {"rows": 3} and kept is not None
     assert kept.texts == tuple(paths) and kept.calibrations[2] == "first.txt + second.txt"
     assert kept.protocol["recipe"] == used(run.recipe)
     with pytest.raises(RunError, match="example"):
-        check_matrix(Store().open("example"), "evaluate", **arguments)
+        check_task(Store().open("example"), "matrix", {"corpora": paths})
     with pytest.raises(RunError, match="list of names"):
-        check_task(run, "matrix", "evaluate", {"corpora": "python-docs"})
+        check_task(run, "matrix", {"corpora": "python-docs"})
 
 
 def test_the_command_measures_shows_and_goes_on(

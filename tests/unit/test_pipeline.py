@@ -25,7 +25,7 @@ from nirvana.errors import (
 )
 from nirvana.evaluation.zero_shot.results import comparisons
 from nirvana.files import cache_folder
-from nirvana.jobs.tasks import check_task, continue_both, export
+from nirvana.jobs.execute import check_task, execute
 from nirvana.progress import Progress
 from nirvana.runs import measurements, step_cache, workspace
 from nirvana.runs.model_cache import ModelCache, cache_fields
@@ -338,8 +338,8 @@ def test_export_writes_an_archive_that_loads_again(store: Store, recipe: Recipe,
     run = store.create(recipe)
     models = ModelCache()
     compute_steps(run, until="prune", models=models)
-    reporter: Any = Reporter()
-    result = export(run, models=models, reporter=reporter, until="prune", format=format)
+    reporter = Reporter()
+    result = execute(run, "export", {"format": format}, reporter, models)
     path = Path(result["path"])
     assert result["format"] == format and result["checks"]
     assert path.parent == run.folder and path.stat().st_size == result["bytes"]
@@ -366,10 +366,10 @@ def test_a_format_that_the_model_cannot_be_written_in_is_not_queued(store: Store
     summary = run.pruned()
     assert summary is not None and list(summary.refused) == ["gguf"]
     with pytest.raises(CheckpointError, match="did not come from a GGUF file"):
-        check_task(run, "export", "prune", {"format": "gguf"})
-    with pytest.raises(CheckpointError, match="no export format"):
-        check_task(run, "export", "prune", {"format": "onnx"})
-    assert check_task(run, "export", "prune", {}) == {"format": "checkpoint"}
+        check_task(run, "export", {"format": "gguf"})
+    with pytest.raises(CheckpointError, match="checkpoint, uniform, gguf"):
+        check_task(run, "export", {"format": "onnx"})
+    assert check_task(run, "export", {}).to_json() == {"format": "checkpoint"}
 
 
 def test_a_cancelled_export_leaves_nothing(store: Store, recipe: Recipe) -> None:
@@ -383,9 +383,8 @@ def test_a_cancelled_export_leaves_nothing(store: Store, recipe: Recipe) -> None
             if "Packing" in progress.stage:
                 raise Cancelled
 
-    reporter: Any = Stop()
     with pytest.raises(Cancelled):
-        export(run, models=models, reporter=reporter, until="prune")
+        execute(run, "export", {}, Stop(), models)
     assert sorted(run.folder.rglob("*")) == before
 
 
@@ -393,10 +392,8 @@ def test_continuations_by_both_models(store: Store, recipe: Recipe) -> None:
     run = store.create(recipe)
     models = ModelCache()
     compute_steps(run, until="prune", models=models)
-    reporter: Any = Reporter()
-    named = {"models": models, "reporter": reporter, "until": "prune", "max_new_tokens": 5}
-    plain = continue_both(run, prompt="The river", chat=False, **named)
-    chat = continue_both(run, prompt="The river", chat=True, **named)
+    asked = {"prompt": "The river", "max_new_tokens": 5}
+    plain, chat = (execute(run, "continue", asked | {"chat": chat}, Reporter(), models) for chat in (False, True))
     assert [item.to_json() for item in run.continuations()] == [plain, chat]
     assert plain["chat"] is False and isinstance(plain["dense"], str) and isinstance(plain["pruned"], str)
 

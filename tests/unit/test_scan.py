@@ -12,7 +12,7 @@ import nirvana as nv
 from nirvana import cli
 from nirvana.errors import RunError
 from nirvana.evaluation.sensitivity_result import Sensitivity, Shift
-from nirvana.jobs.sensitivity import check_scan, scan_run
+from nirvana.jobs.execute import check_task, execute
 from nirvana.layout import Site
 from nirvana.reporting.figures.sensitivity import agreement, most_sensitive, scan_heatmap
 from nirvana.runs.model_cache import ModelCache
@@ -20,6 +20,7 @@ from nirvana.runs.pipeline import compute_steps
 from nirvana.runs.recipe import Recipe
 from nirvana.runs.run import Run
 from nirvana.runs.store import Store
+from tests.reporter import Reporter
 
 
 @pytest.fixture
@@ -32,10 +33,10 @@ def run(tiny_folder: Path) -> Run:
 
 def test_a_scan_is_kept_with_the_scores(run: Run) -> None:
     with pytest.raises(RunError, match="no scores"):
-        check_scan(run, "saliency", rate=0.3)
+        check_task(run, "sensitivity", {"rate": 0.3})
     compute_steps(run, until="allocation")
     models = ModelCache()
-    found = scan_run(run, models, 0.4, None)
+    found = Sensitivity.from_json(execute(run, "sensitivity", {"rate": 0.4}, Reporter(), models))
     lm, scores = models.dense(run.recipe.model), run.saliency()
     assert scores is not None
     probe = nv.sample_probe(lm, nv.load_corpus("python-docs"), samples=4, length=16, seed=42)
@@ -53,7 +54,7 @@ def test_a_scan_is_kept_with_the_scores(run: Run) -> None:
 def test_a_rate_that_makes_no_sense(run: Run, rate: object) -> None:
     compute_steps(run, until="saliency")
     with pytest.raises(RunError, match="between 0 and 1"):
-        check_scan(run, "saliency", rate=rate)
+        check_task(run, "sensitivity", {"rate": rate})
 
 
 def test_the_heatmap_and_what_it_says(run: Run) -> None:
@@ -90,4 +91,4 @@ def test_scores_of_earlier_choices_are_not_scanned(run: Run) -> None:
     compute_steps(run, until="saliency")
     changed = Store().set_recipe(run.id, run.recipe.change("calibration", probe_samples=6))
     with pytest.raises(RunError, match="earlier choices"):
-        check_scan(changed, "saliency", rate=0.2)
+        check_task(changed, "sensitivity", {})

@@ -58,7 +58,7 @@ def test_models_by_name_are_compared_with_the_first(capsys: pytest.CaptureFixtur
     [
         (["nosuchmodel"], "nosuchmodel"),
         (["000000000000"], "no such run"),
-        (["example", "--prompt", "0"], "prompt is a whole number"),
+        (["example", "--prompt", "0"], "prompt must be a whole number from 1 to 32,768"),
         (["a", "b", "--sizes"], "kept run"),
     ],
 )

@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 
 from nirvana.errors import Cancelled, CompensationError, NirvanaError, PlanError, RunError, SaliencyError
-from nirvana.jobs.tasks import check_task
+from nirvana.jobs.execute import check_task, execute
 from nirvana.progress import Progress
 from nirvana.runs import measurements, workspace
 from nirvana.runs.model_cache import ModelCache
 from nirvana.runs.recipe import Recipe
-from nirvana.runs.speed import SPEED, measure_speeds
+from nirvana.runs.speed import SpeedRequest, measure_speeds
 from nirvana.runs.store import Run, Store
 from nirvana.runs.workspace import Workspace
-from nirvana.studies.sweep import sweep, sweep_task
+from nirvana.studies.sweep import sweep
 from nirvana.studies.sweep_grid import MOST_POINTS, Grid, Point
 from nirvana.studies.sweep_rows import ROWS, Row, read_grid, read_rows
 from tests.counting import count_calls
@@ -283,7 +283,7 @@ def test_a_deleted_point_is_computed_again(base: Run, store: Store) -> None:
 
 
 def test_speed_is_measured_where_it_is_asked_for(base: Run, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    quick = {"batch": 1, "prompt": 8, "new_tokens": 3, "repeats": 2, "schemes": []}
+    quick = SpeedRequest(prompt=8, new_tokens=3, repeats=2)
     monkeypatch.setattr("nirvana.studies.sweep.SPEED", quick)
     grid = Grid(("magnitude",), ("shared",), (0.3,), (0,))
     (without,) = sweep(base, grid)
@@ -299,12 +299,12 @@ def test_speed_is_measured_where_it_is_asked_for(base: Run, store: Store, monkey
 def test_a_timing_of_another_protocol_is_neither_mixed_in_nor_lost(
     base: Run, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    quick = {"batch": 1, "prompt": 8, "new_tokens": 3, "repeats": 2, "schemes": []}
+    quick = SpeedRequest(prompt=8, new_tokens=3, repeats=2)
     monkeypatch.setattr("nirvana.studies.sweep.SPEED", quick)
     grid, models = Grid(("magnitude",), ("shared",), (0.3,), (0,)), ModelCache()
     (row,) = sweep(base, grid, models=models)
     run = store.open(row.run_id)
-    own = measure_speeds(Workspace.of(run, models=models), batch=2, prompt=12, new_tokens=3, repeats=2)
+    own = measure_speeds(Workspace.of(run, models=models), SpeedRequest(batch=2, prompt=12, new_tokens=3, repeats=2))
     run.attach("speed", own)
     (base.folder / ROWS).unlink()
     (again,) = sweep(base, grid, models=models)
@@ -345,22 +345,17 @@ def test_a_defect_is_not_taken_for_a_point_that_cannot_be(base: Run, monkeypatch
 
 
 def test_a_model_without_the_positions_is_not_timed(base: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(SPEED, "prompt", 30_000)
+    monkeypatch.setattr("nirvana.studies.sweep.SPEED", SpeedRequest(prompt=30_000))
     with pytest.raises(RunError, match="positions"):
         sweep(base, Grid(("magnitude",), ("shared",), (0.3,), (0,), speed=True))
 
 
 def test_the_task_checks_before_it_is_queued(base: Run, store: Store) -> None:
     grid = {"criteria": ["magnitude"], "methods": ["shared"], "sparsities": [0.3], "seeds": [0]}
-    reporter: Any = Reporter()
-    arguments = check_task(base, "sweep", "evaluate", {"grid": grid})
-    assert sweep_task(base, models=ModelCache(), reporter=reporter, until="evaluate", **arguments) == {
-        "points": 1,
-        "failed": 0,
-    }
+    assert execute(base, "sweep", {"grid": grid}, Reporter()) == {"points": 1, "failed": 0}
     child = store.children(base.id)[0]
     for run, words in ((child, "point of a sweep"), (store.open("example"), "example")):
         with pytest.raises(RunError, match=words):
-            check_task(run, "sweep", "evaluate", {"grid": grid})
+            check_task(run, "sweep", {"grid": grid})
     with pytest.raises(NirvanaError):
-        check_task(base, "sweep", "evaluate", {"grid": {"criteria": ["guess"]}})
+        check_task(base, "sweep", {"grid": {"criteria": ["guess"]}})

@@ -12,15 +12,14 @@ import nirvana
 from nirvana.errors import RunError
 from nirvana.evaluation import perplexity as perplexity_module
 from nirvana.evaluation.quantisation import quantise
-from nirvana.jobs.tasks import check_task, time_both, weigh_both
+from nirvana.evaluation.speed_report import SpeedReport
+from nirvana.jobs.execute import check_task, execute
 from nirvana.reporting import code
 from nirvana.runs import measurements
 from nirvana.runs.model_cache import ModelCache
 from nirvana.runs.pipeline import compute_steps
 from nirvana.runs.recipe import Recipe
-from nirvana.runs.speed import quality_against_bytes
 from nirvana.runs.store import Run, Store
-from nirvana.runs.workspace import Workspace
 from tests.reporter import Reporter
 
 pytest.importorskip("bitsandbytes")
@@ -51,11 +50,11 @@ def run(recipe: Recipe, models: ModelCache) -> Run:
 
 
 def test_speed_is_kept_with_the_run(run: Run, models: ModelCache) -> None:
-    arguments = check_task(run, "speed", "prune", {"prompt": 8, "new_tokens": 3, "repeats": 2, "schemes": ["int8"]})
-    reporter: Any = Reporter()
-    time_both(run, models=models, reporter=reporter, until="prune", **arguments)
+    reporter, asked = Reporter(), {"prompt": 8, "new_tokens": 3, "repeats": 2, "schemes": ["int8"]}
+    result = execute(run, "speed", asked, reporter, models)
     found = run.speed()
-    assert found is not None and list(found.models) == ["dense", "pruned", "dense int8", "pruned int8"]
+    assert found is not None and SpeedReport.from_json(result) == found
+    assert list(found.models) == ["dense", "pruned", "dense int8", "pruned int8"]
     assert (found.batch, found.prompt, found.new_tokens, found.repeats) == (1, 8, 3, 2)
     assert all(len(speed.decode.values) == 2 for speed in found.models.values())
     assert found.models["dense int8"].file_bytes < found.models["dense"].file_bytes
@@ -74,9 +73,8 @@ def test_quality_against_bytes_is_kept_with_the_run(
         return original(lm, *arguments, **named)
 
     monkeypatch.setattr(measurements, "perplexity", counted)
-    reporter: Any = Reporter()
-    arguments = check_task(run, "sizes", "prune", {})
-    weigh_both(run, models=models, reporter=reporter, until="prune", **arguments)
+    reporter = Reporter()
+    execute(run, "sizes", {}, reporter, models)
     found = run.sizes()
     assert found is not None
     perplexities = {item.subject: item for item in found.measurements if item.metric == "perplexity"}
@@ -90,13 +88,14 @@ def test_quality_against_bytes_is_kept_with_the_run(
     assert "int4" in perplexities["pruned int4"].protocol["note"] and not perplexities["pruned"].protocol["note"]
     done = [progress.fraction for progress in reporter.seen]
     assert done[-1] == 1 and sorted(done) == done
-    weigh_both(run, models=models, reporter=reporter, until="prune", **arguments)
+    execute(run, "sizes", {}, reporter, models)
     assert set(calls.values()) == {1}, "each variant is measured once"
 
 
-def test_it_needs_a_text(run: Run, recipe: Recipe, models: ModelCache) -> None:
+def test_it_needs_a_text(run: Run, recipe: Recipe) -> None:
+    changed = Store().set_recipe(run.id, recipe.change("evaluation", corpora=()))
     with pytest.raises(RunError, match="no text"):
-        quality_against_bytes(Workspace(recipe.change("evaluation", corpora=()), models=models))
+        check_task(changed, "sizes", {})
 
 
 @pytest.mark.parametrize(
@@ -113,14 +112,14 @@ def test_it_needs_a_text(run: Run, recipe: Recipe, models: ModelCache) -> None:
 )
 def test_arguments_are_checked_before_the_job(run: Run, arguments: dict[str, Any]) -> None:
     with pytest.raises(RunError) as caught:
-        check_task(run, "speed", "prune", arguments)
+        check_task(run, "speed", arguments)
     assert caught.value.hint
 
 
 def test_schemes_of_sizes_are_checked_too(run: Run) -> None:
     with pytest.raises(RunError, match="int8, int4"):
-        check_task(run, "sizes", "prune", {"schemes": ["fp4"]})
-    assert check_task(run, "sizes", "prune", {}) == {"schemes": ["int8", "int4"]}
+        check_task(run, "sizes", {"schemes": ["fp4"]})
+    assert check_task(run, "sizes", {}).to_json() == {"schemes": ("int8", "int4")}
 
 
 def test_the_code_that_pages_show_runs(

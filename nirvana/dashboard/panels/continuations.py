@@ -8,10 +8,11 @@ import streamlit as st
 
 from nirvana.dashboard import state
 from nirvana.dashboard.panels.page import table_and_csv
-from nirvana.jobs.tasks import NEW_TOKENS, PROMPT_LENGTH
+from nirvana.jobs.tasks.continuation import PROMPT_LENGTH, ContinueRequest
 from nirvana.reporting.figures.chart import count, plus_minus
 from nirvana.reporting.shading import legend, shaded, text_perplexity, token_table
 from nirvana.runs.results import Continuation, ScoredText
+from nirvana.schema import limits
 
 PROMPT, CHAT, LENGTH, SHOWN = "compare.prompt", "compare.chat", "compare.new_tokens", "compare.continuation"
 
@@ -32,11 +33,10 @@ def ask(now: state.Context) -> None:
         st.session_state.setdefault(LENGTH, 64)
         st.number_input(
             "New tokens, at most",
-            min_value=1,
-            max_value=NEW_TOKENS,
             step=16,
             key=LENGTH,
             width=160,
+            **limits(ContinueRequest, "max_new_tokens"),
             help="A model stops earlier where it ends its text.",
         )
         st.toggle(

@@ -9,7 +9,7 @@ import streamlit as st
 from nirvana.checkpoints.sizes import FORMATS, export_sizes, padding_note
 from nirvana.dashboard import state
 from nirvana.jobs.queue import Job
-from nirvana.jobs.tasks import TITLES
+from nirvana.jobs.tasks.export import TITLES
 from nirvana.plan import PruningPlan
 from nirvana.reporting.text import megabytes, plain
 from nirvana.runs.results import PruneSummary

@@ -9,20 +9,11 @@ from nirvana.dashboard.guide import STEP_GUIDES
 from nirvana.dashboard.panels.messages import message
 from nirvana.errors import RunError
 from nirvana.jobs.queue import Job
+from nirvana.jobs.registry import TASKS
 from nirvana.reporting.text import duration, plain
 
 POLL = 0.5  # seconds
 LINES = 40
-TASKS = {
-    "export": "Exporting",
-    "continue": "Continuing the prompt",
-    "speed": "Measuring speed",
-    "sizes": "Measuring quality against bytes",
-    "sweep": "Sweep",
-    "tune": "Search",
-    "sensitivity": "Sensitivity scan",
-    "matrix": "Calibration text against evaluation text",
-}
 
 
 def job_panel() -> None:
@@ -75,7 +66,7 @@ def title(job: Job) -> str:
         return f"Waiting, number {job.position} in the queue"
     if job.task != "run":
         part = f", {job.step_number} of {job.steps}" if job.steps > 1 else ""
-        return TASKS.get(job.task, job.task) + part
+        return (TASKS[job.task].title if job.task in TASKS else job.task) + part
     if not job.step:
         return "Starting"
     return f"{STEP_GUIDES[job.step].title}, step {job.step_number} of {job.steps}"

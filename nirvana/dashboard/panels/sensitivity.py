@@ -7,7 +7,7 @@ import streamlit as st
 from nirvana.dashboard import state
 from nirvana.dashboard.panels.charts import show_chart
 from nirvana.evaluation.sensitivity_result import Sensitivity
-from nirvana.jobs.sensitivity import SCAN
+from nirvana.jobs.tasks.sensitivity import ScanRequest
 from nirvana.plan import PruningPlan
 from nirvana.reporting.estimates import expected_seconds
 from nirvana.reporting.figures.chart import count
@@ -23,7 +23,7 @@ def scan(now: state.Context, scores: Saliency, plan: PruningPlan | None) -> None
     """How far the predictions move when one module of one layer is pruned alone."""
     st.markdown("### What does each layer alone cost?")
     found = now.run.sensitivity()
-    known = float(found.protocol["rate"]) if found else SCAN["rate"]
+    known = float(found.protocol["rate"]) if found else ScanRequest().rate
     st.session_state.setdefault(RATE, min(max(known, LOW), HIGH))  # the command line takes any rate
     with st.container(horizontal=True, vertical_alignment="bottom"):
         rate = st.slider(

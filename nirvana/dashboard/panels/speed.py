@@ -13,7 +13,8 @@ from nirvana.reporting import code
 from nirvana.reporting.figures import speed as figures
 from nirvana.reporting.figures.chart import count
 from nirvana.reporting.text import megabytes, plain
-from nirvana.runs.speed import RANGES, SPEED
+from nirvana.runs.speed import SPEED, SpeedRequest
+from nirvana.schema import limits
 
 QUANTISED = "compare.speed.schemes"
 LABELS = {
@@ -63,9 +64,8 @@ def _protocol() -> tuple[dict[str, int], Sequence[str]]:
     with st.grid(4, min_column_width=130):
         for name, (label, step) in LABELS.items():
             key = f"compare.speed.{name}"
-            st.session_state.setdefault(key, SPEED[name])
-            low, high = RANGES[name]
-            chosen[name] = int(st.number_input(label, min_value=low, max_value=high, step=step, key=key))
+            st.session_state.setdefault(key, getattr(SPEED, name))
+            chosen[name] = int(st.number_input(label, step=step, key=key, **limits(SpeedRequest, name)))
     st.session_state.setdefault(QUANTISED, list(SCHEMES))
     schemes = st.multiselect(
         "Quantised copies to hold against them",

@@ -1,0 +1,111 @@
+"""Base of all subcommands, and the files that they read and write."""
+
+from __future__ import annotations
+
+import argparse
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, TypeVar
+
+from nirvana.commands.console import Bar
+from nirvana.errors import Cancelled, NirvanaError, RunError
+from nirvana.files import local_path
+from nirvana.runs.recipe import STEPS, ModelChoice, Recipe
+from nirvana.runs.run import Run
+from nirvana.runs.store import Store
+
+if TYPE_CHECKING:
+    from nirvana.models.lm import LM
+
+Value = TypeVar("Value")
+
+
+class Command(ABC):
+    """A subcommand of `nirvana`.
+
+    Class attributes:
+        name: as typed.
+        help: one sentence.
+        group: heading that the overview lists it under.
+        example: a command line, shown below the options.
+    """
+
+    name: ClassVar[str]
+    help: ClassVar[str]
+    group: ClassVar[str]
+    example: ClassVar[str] = ""
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:  # noqa: B027 (some take none)
+        """Give `parser` the options of the subcommand."""
+
+    @abstractmethod
+    def run(self, arguments: argparse.Namespace) -> None:
+        """Perform the subcommand and print its result, as JSON with --json.
+
+        Raises:
+            NirvanaError: an input is wrong, or the work failed.
+        """
+
+
+def add_json(parser: argparse.ArgumentParser, default: bool | str = False) -> None:
+    """The option that every subcommand has."""
+    text = "print the result as JSON, and nothing else, on stdout"
+    parser.add_argument("--json", action="store_true", default=default, help=text)
+
+
+@contextmanager
+def new_run(store: Store, recipe: Recipe, name: str) -> Iterator[Run]:
+    """A new run; it is deleted where the block fails before the run holds any result."""
+    run = store.create(recipe, name=name)
+    try:
+        yield run
+    except NirvanaError as error:
+        begun = any(map(run.info, STEPS)) or store.children(run.id) or any(run.folder.glob("*.jsonl"))
+        if not begun and not isinstance(error, Cancelled):
+            store.delete(run.id)
+        raise
+
+
+def output_file(name: str) -> Path:
+    """The file to write.
+
+    Raises:
+        RunError: there is something other than a file, or it cannot be looked at.
+    """
+    path = local_path(name, RunError)
+    if path.exists() and not path.is_file():
+        raise RunError(f"{name} is not a regular file; it is left alone.", "Give the name of a file.")
+    return path
+
+
+def read_file(name: str, parse: Callable[[bytes], Value], kind: str, hint: str) -> Value:
+    """The parsed content of a file.
+
+    Args:
+        kind: the expected content, for messages.
+        hint: where such a file comes from.
+
+    Raises:
+        RunError: it is missing or of another kind.
+    """
+    path = local_path(name, RunError)
+    if not path.exists():
+        raise RunError(f"There is no file {name}.", hint)
+    if not path.is_file():
+        raise RunError(f"{name} is not a regular file.", hint)
+    try:
+        return parse(path.read_bytes())
+    except NirvanaError:
+        raise
+    except Exception as error:  # whatever a parser makes of foreign bytes
+        raise RunError(f"{name} is not a {kind}: {error}.", hint) from error
+
+
+def load(choice: ModelChoice, bar: Bar) -> LM:
+    """The model that the options name."""
+    from nirvana.models.loading import load_model
+
+    bar.step("model")
+    return load_model(choice.name, device=choice.device, dtype=choice.dtype, progress=bar.progress)

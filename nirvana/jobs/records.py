@@ -1,0 +1,46 @@
+"""Jobs in the index of runs: how a job is recorded when it begins, whoever performs it."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from nirvana.errors import RunError
+from nirvana.models.devices import devices
+from nirvana.runs.index import new_id, this_process
+from nirvana.runs.run import Run
+
+
+def device_of(run: Run) -> str:
+    """Name of the device that the run's recipe asks for; "auto" is the first one."""
+    asked = run.recipe.model.device
+    return devices()[0].name if asked == "auto" else asked
+
+
+def record_job(run: Run, task: str, arguments: dict[str, Any], *, running: bool) -> str:
+    """Insert a live job that this process owns; its id.
+
+    If this process is killed, the next one to open the store marks the job interrupted.
+
+    Raises:
+        RunError: the run is the example, which has no jobs, or the index cannot be written.
+    """
+    if run.index is None:
+        raise RunError("The example run cannot be changed.", "Start a run of your own from it.")
+    job_id, now = new_id(), time.time()
+    pid, started = this_process()
+    run.index.insert(
+        "jobs",
+        id=job_id,
+        run_id=run.id,
+        task=task,
+        until=str(arguments.get("until", "")),
+        arguments=arguments,
+        device=device_of(run),
+        status="running" if running else "queued",
+        created=now,
+        started=now if running else None,
+        owner_pid=pid,
+        owner_started=started,
+    )
+    return job_id

@@ -1,0 +1,31 @@
+"""The tasks by name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nirvana.errors import RunError
+from nirvana.jobs.task import Task
+from nirvana.jobs.tasks.continuation import Continue
+from nirvana.jobs.tasks.export import Export
+from nirvana.jobs.tasks.run import RunSteps
+from nirvana.jobs.tasks.sensitivity import Scan
+from nirvana.jobs.tasks.sizes import Sizes
+from nirvana.jobs.tasks.speed import Speed
+from nirvana.jobs.tasks.study import MatrixTask, SweepTask, TuneTask
+
+TASKS: dict[str, Task[Any]] = {
+    task.name: task
+    for task in (RunSteps(), Export(), Continue(), Speed(), Sizes(), Scan(), SweepTask(), TuneTask(), MatrixTask())
+}
+
+
+def find_task(name: str) -> Task[Any]:
+    """The task of that name.
+
+    Raises:
+        RunError: there is none.
+    """
+    if name not in TASKS:
+        raise RunError(f"There is no task {name!r}.", f"Tasks are {', '.join(TASKS)}.")
+    return TASKS[name]
