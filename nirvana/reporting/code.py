@@ -9,9 +9,12 @@ from collections.abc import Mapping, Sequence
 from pprint import pformat
 
 from nirvana.calibration.corpora.mixture import part_names
-from nirvana.checkpoints.sizes import FORMATS
+from nirvana.jobs.tasks.export import ExportRequest
+from nirvana.jobs.tasks.run import RunRequest
+from nirvana.options import words
 from nirvana.runs.options import option_words
 from nirvana.runs.recipe import STEPS, AllocationChoice, CalibrationChoice, Recipe
+from nirvana.runs.speed import SpeedRequest
 from nirvana.studies.sweep_grid import DRAWN, Grid
 
 WIDTH = 96
@@ -156,13 +159,10 @@ def _literal(value: object) -> str:
 
 def command_line(recipe: Recipe, step: str, format: str = "") -> str:
     """One shell command that does every step up to `step`; options at their default are left out."""
-    words = ["python", "-m", "nirvana", "run", *option_words(recipe, ALWAYS)]
-    if step != STEPS[-1]:
-        words += ["--until", step]
+    line = ["nirvana", "run", *option_words(recipe, ALWAYS), *words(RunRequest(until=step))]
     if step in ("prune", "evaluate"):
-        words += ["--output", _output(format)]
-        words += ["--export", format] if format not in ("", FORMATS[0]) else []
-    return shlex.join(words)
+        line += ["--output", _output(format), *(words(ExportRequest(format=format)) if format else [])]
+    return shlex.join(line)
 
 
 def speed_code(recipe: Recipe, protocol: Mapping[str, int], schemes: Sequence[str]) -> str:
@@ -188,12 +188,8 @@ def speed_code(recipe: Recipe, protocol: Mapping[str, int], schemes: Sequence[st
 
 def speed_command(run_id: str, protocol: Mapping[str, int], schemes: Sequence[str]) -> str:
     """One shell command that does the same with a kept run."""
-    words = ["python", "-m", "nirvana", "speed", run_id]
-    for name, value in protocol.items():
-        words += [f"--{name.replace('_', '-')}", str(value)]
-    for scheme in schemes:
-        words += ["--quantised", scheme]
-    return shlex.join([*words, *(["--sizes"] if schemes else [])])
+    request = SpeedRequest(**protocol, schemes=tuple(schemes))
+    return shlex.join(["nirvana", "speed", run_id, *words(request), *(["--sizes"] if schemes else [])])
 
 
 def sweep_code(recipe: Recipe, grid: Grid) -> str:
@@ -224,14 +220,14 @@ def sweep_code(recipe: Recipe, grid: Grid) -> str:
 
 def sweep_command(recipe: Recipe, grid: Grid) -> str:
     """One shell command that sweeps around `recipe`."""
-    words = ["python", "-m", "nirvana", "sweep", *option_words(_around(recipe), ("--model",))]
+    line = ["nirvana", "sweep", *option_words(_around(recipe), ("--model",))]
     flags = {"criteria": "--criterion", "methods": "--method", "sparsities": "--sparsity", "seeds": "--seed"}
     flags |= {"compensations": "--compensation", "gammas": "--gamma", "normalisations": "--normalisation"}
     for name, flag in flags.items():
         values = getattr(grid, name)
         if name in SWEPT or values != getattr(Grid(), name):
-            words += [word for value in values for word in (flag, f"{value:g}" if name == "gammas" else str(value))]
-    return shlex.join([*words, *(["--speed"] if grid.speed else [])])
+            line += [word for value in values for word in (flag, f"{value:g}" if name == "gammas" else str(value))]
+    return shlex.join([*line, *(["--speed"] if grid.speed else [])])
 
 
 def _around(recipe: Recipe) -> Recipe:

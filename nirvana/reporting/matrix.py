@@ -129,7 +129,7 @@ def python_code(recipe: Recipe, asked: dict[str, Any]) -> str:
 
 def command_line(recipe: Recipe, asked: dict[str, Any]) -> str:
     """One shell command that does the same."""
-    words: list[str] = ["python", "-m", "nirvana", "matrix"]
+    words: list[str] = ["nirvana", "matrix"]
     for name in asked["corpora"]:
         words += ["--corpus", name]
     words += [] if asked["mixture"] else ["--no-mixture"]

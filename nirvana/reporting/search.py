@@ -119,7 +119,7 @@ def python_code(recipe: Recipe, asked: Mapping[str, Any]) -> str:
 def command_line(recipe: Recipe, asked: Mapping[str, Any]) -> str:
     """One shell command that does the same, and writes the best recipe."""
     base = Recipe().change("model", **vars(recipe.model))
-    words = ["python", "-m", "nirvana", "tune", *option_words(base, ("--model",))]
+    words = ["nirvana", "tune", *option_words(base, ("--model",))]
     flags = {"samples": "--samples", "length": "--length", "task": "--task"}
     for section, values in _around(recipe).items():
         for name, value in values.items():

@@ -147,7 +147,7 @@ def test_the_matrix_as_code() -> None:
     assert used(scope["base"]) == used(recipe.change("model", name="smollm2-135m", dtype="auto"))
     assert "mixture=True, seeds=1, base=base" in after
     words = shlex.split(command_line(recipe, ASKED | {"mixture": False, "seeds": 2}))
-    parsed = build_parser().parse_args(words[3:])
+    parsed = build_parser().parse_args(words[1:])
     assert (parsed.texts, parsed.mixture, parsed.seeds) == (["a.txt", "b.txt"], False, 2)
     assert used(apply_options(Recipe(), parsed)) == used(recipe)
 

@@ -42,6 +42,6 @@ class Continue(Task[ContinueRequest]):
 
         reporter.step("continue", 1, 1)
         both = Workspace.of(run, models=models, progress=reporter.progress).subjects()
-        continuation = continue_with_both(*both.values(), **vars(request), progress=reporter.progress)
+        continuation = continue_with_both(both["dense"], both["pruned"], **vars(request), progress=reporter.progress)
         run.add_continuation(continuation)
         return continuation.to_json()
