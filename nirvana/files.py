@@ -1,15 +1,18 @@
-"""Files that are whole or absent: everything is written beside its place and moved there at the end."""
+"""Reading files that may hold anything, and writing files that are whole or absent."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import io
 import json
 import math
 import os
 import secrets
-from collections.abc import Mapping
+import stat
+import zipfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +22,35 @@ import platformdirs
 from nirvana.errors import NirvanaError
 
 APPLICATION = "nirvana-studio"
+MOST_BYTES = 1 << 30  # of a file that is read whole
 
 
 def data_folder() -> Path:
     """Where runs are kept: `$NIRVANA_HOME`, or the user's data folder."""
     home = os.environ.get("NIRVANA_HOME")
-    return Path(home).expanduser() if home else Path(platformdirs.user_data_dir(APPLICATION))
+    return user_path(home) if home else Path(platformdirs.user_data_dir(APPLICATION))
 
 
 def cache_folder() -> Path:
     """What can be made again (converted weights, corpora, step results): `$NIRVANA_HOME/cache`, or the user's."""
     home = os.environ.get("NIRVANA_HOME")
-    return Path(home).expanduser() / "cache" if home else Path(platformdirs.user_cache_dir(APPLICATION))
+    return user_path(home) / "cache" if home else Path(platformdirs.user_cache_dir(APPLICATION))
+
+
+def user_path(text: str, error: type[NirvanaError] = NirvanaError) -> Path:
+    """The path that someone typed, with `~` expanded.
+
+    Raises:
+        NirvanaError: of the class `error`, where `~` names an unknown user or the path holds a null character.
+    """
+    try:
+        path = Path(text).expanduser()
+        os.fspath(path).encode()
+    except (RuntimeError, UnicodeEncodeError) as problem:
+        raise error(f"{text[:100]!r} is no path: {problem}.".replace("..", "."), "Check the path.") from problem
+    if "\0" in text:
+        raise error(f"{text[:100]!r} is no path: it holds a null character.", "Check the path.")
+    return path
 
 
 def local_path(text: str, error: type[NirvanaError]) -> Path:
@@ -39,12 +59,12 @@ def local_path(text: str, error: type[NirvanaError]) -> Path:
     Raises:
         NirvanaError: of the class `error`, where it cannot be looked at: too long, of an unknown user, forbidden.
     """
+    path = user_path(text, error)
     try:
-        path = Path(text).expanduser()
         path.stat()
     except (FileNotFoundError, NotADirectoryError):
         return path
-    except (OSError, RuntimeError, ValueError) as problem:
+    except (OSError, ValueError) as problem:
         reason = str(getattr(problem, "strerror", None) or problem).rstrip(".")
         raise error(f"{text[:100]!r} cannot be opened: {reason}.", "Check the path.") from problem
     return path
@@ -101,8 +121,106 @@ def write_json(path: Path, value: Any) -> None:
     write_bytes(path, json.dumps(value, indent=1, ensure_ascii=False).encode())
 
 
+def read_file(path: Path, *, most: int = MOST_BYTES) -> bytes:
+    """The content of a regular file: a pipe would block, and a device may never end.
+
+    Raises:
+        OSError: it is missing, no regular file, larger than `most` bytes, or cannot be read.
+    """
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    if status.st_size > most:
+        raise OSError(errno.EFBIG, f"larger than {most / 1e6:,.0f} MB", str(path))
+    return path.read_bytes()
+
+
+def read_text(path: Path, *, most: int = MOST_BYTES) -> str:
+    """The text of a regular file in UTF-8, without a byte order mark; line ends are those of Unix.
+
+    Raises:
+        OSError: see `read_file`.
+        UnicodeDecodeError: it is not UTF-8.
+    """
+    return decode(read_file(path, most=most))
+
+
+def decode(content: bytes) -> str:
+    """UTF-8 text without a byte order mark; line ends are those of Unix.
+
+    Raises:
+        UnicodeDecodeError: it is not UTF-8.
+    """
+    return content.decode("utf-8-sig").replace("\r\n", "\n")
+
+
+def parse_json(content: str | bytes) -> Any:
+    """A JSON value.
+
+    Raises:
+        ValueError: it is not JSON, or nested too deeply.
+    """
+    try:
+        return json.loads(content)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+# Errors of a parser on content that is not what it should be.
+MALFORMED = (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, IndexError, zipfile.BadZipFile, EOFError)
+
+
+@contextlib.contextmanager
+def well_formed(subject: str, error: type[NirvanaError], hint: str) -> Iterator[None]:
+    """Turn what a parser raises within the block into `error`: "<subject>: <cause>".
+
+    Raises:
+        NirvanaError: of the class `error`; one that the block raises itself passes through.
+    """
+    try:
+        yield
+    except NirvanaError:
+        raise
+    except MALFORMED as cause:
+        lines = str(cause).splitlines()
+        reason = (
+            f"{type(cause).__name__} {cause}" if isinstance(cause, KeyError) else lines[0] if lines else repr(cause)
+        )
+        raise error(f"{subject}: {reason[:300].rstrip('.')}.", hint) from cause
+
+
+def whole_number(value: Any, most: int = 1 << 53) -> int:
+    """`value`, if it is a whole number from 0 to `most`.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if type(value) is not int or not 0 <= value <= most:
+        raise ValueError(f"{str(value)[:40]!r} is no whole number from 0 to {most:,}")
+    return value
+
+
+def whole_numbers(values: Any, most: int = 1 << 31) -> np.ndarray:
+    """A list or array of whole numbers from 0 to `most` as int64 (n,).
+
+    Raises:
+        ValueError: it is something else.
+    """
+    if isinstance(values, np.ndarray) and np.issubdtype(values.dtype, np.integer):
+        values = values.tolist()
+    if not isinstance(values, list):
+        raise ValueError(f"{str(values)[:40]!r} is no list of whole numbers")
+    return np.array([whole_number(value, most) for value in values], np.int64)
+
+
 def read_json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
+    """The JSON value of a regular file.
+
+    Raises:
+        OSError: see `read_file`.
+        ValueError: see `parse_json`.
+    """
+    return parse_json(read_text(path))
 
 
 def pack(meta: Mapping[str, Any], arrays: Mapping[str, np.ndarray], *, compress: bool = True) -> bytes:
@@ -119,7 +237,7 @@ def pack(meta: Mapping[str, Any], arrays: Mapping[str, np.ndarray], *, compress:
 def unpack(content: bytes) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """The reverse of `pack`. Never unpickles."""
     with np.load(io.BytesIO(content), allow_pickle=False) as file:
-        meta = json.loads(str(file["meta"]))
+        meta = parse_json(str(file["meta"]))
         return meta, {name: file[name] for name in file.files if name != "meta"}
 
 

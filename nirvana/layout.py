@@ -11,8 +11,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from nirvana.files import whole_number
+
 ATTENTION, CROSS_ATTENTION, MLP = "attention", "cross_attention", "mlp"
 KV_GROUP, NEURON = "KV group", "neuron"
+MOST = 1 << 24  # units of a site
 
 
 class Site(NamedTuple):
@@ -32,6 +35,8 @@ class Site(NamedTuple):
     @classmethod
     def from_key(cls, key: str) -> Site:
         stack, layer, module = key.split(".", 2)
+        if not layer.isdecimal() or len(layer) > 6:
+            raise ValueError(f"{key[:60]!r} names no site")
         return cls(stack, int(layer), module)
 
 
@@ -127,8 +132,17 @@ class Layout(Mapping[Site, SiteLayout]):
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Layout:
-        sites = {Site.from_key(key): SiteLayout(*value) for key, value in data["sites"].items()}
+        sites = {Site.from_key(key): _site_layout(*value) for key, value in data["sites"].items()}
         plain = data.get("plain", {})  # what was written before there was one asks for nothing
         same = tuple((str(stack), str(module)) for stack, module in plain.get("same_units", ()))
-        form = PlainForm(same, int(plain.get("groups_divide", 0)))
-        return cls(sites, dict(data.get("other", {})), data.get("architecture", ""), form)
+        form = PlainForm(same, whole_number(plain.get("groups_divide", 0)))
+        other = {str(name): whole_number(count) for name, count in data.get("other", {}).items()}
+        return cls(sites, other, str(data.get("architecture", "")), form)
+
+
+def _site_layout(units: Any, cost: Any, kind: Any, biases: Any = 0, output_bias: Any = 0) -> SiteLayout:
+    if kind not in (KV_GROUP, NEURON):
+        raise ValueError(f"{str(kind)[:40]!r} is no kind of unit")
+    return SiteLayout(
+        whole_number(units, MOST), whole_number(cost), kind, whole_number(biases), whole_number(output_bias)
+    )

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from nirvana.errors import PlanError
+from nirvana.files import well_formed, whole_number, whole_numbers
 from nirvana.layout import Layout, Site
 
 
@@ -124,21 +125,33 @@ class PruningPlan(Mapping[Site, np.ndarray]):
         Raises:
             PlanError: a field is missing, or the indices do not fit the layout.
         """
-        try:
+        with well_formed("This is not a pruning plan", PlanError, "Save one with plan.to_json()."):
             return cls(
-                kept={Site.from_key(key): np.array(kept, np.int64) for key, kept in data["kept"].items()},
+                kept={Site.from_key(key): whole_numbers(kept) for key, kept in data["kept"].items()},
                 layout=Layout.from_json(data["layout"]),
-                requested=float(data["requested"]),
-                gamma=float(data["gamma"]),
-                multiple_of=int(data["multiple_of"]),
+                requested=_share(data["requested"]),
+                gamma=_not_negative(data["gamma"]),
+                multiple_of=whole_number(data["multiple_of"], 1 << 16),
                 protected=tuple(Site.from_key(key) for key in data["protected"]),
-                removed_layers=tuple((stack, int(layer)) for stack, layer in data["removed_layers"]),
-                notes=tuple(data["notes"]),
+                removed_layers=tuple(
+                    (str(stack), whole_number(layer, 1_000_000)) for stack, layer in data["removed_layers"]
+                ),
+                notes=tuple(map(str, data["notes"])),
                 method=str(data.get("method", "shared")),  # the only one there was when plans did not say
                 uniform=bool(data.get("uniform", False)),
-                normalisation=float(data.get("normalisation", 0.0)),
+                normalisation=_share(data.get("normalisation", 0.0)),
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            if isinstance(error, PlanError):
-                raise
-            raise PlanError(f"This is not a pruning plan: {error}.", "Save one with plan.to_json().") from error
+
+
+def _share(value: Any) -> float:
+    number = float(value)
+    if not 0 <= number <= 1:
+        raise ValueError(f"{str(value)[:40]!r} does not lie between 0 and 1")
+    return number
+
+
+def _not_negative(value: Any) -> float:
+    number = float(value)
+    if not number >= 0:
+        raise ValueError(f"{str(value)[:40]!r} is below 0")
+    return number

@@ -11,7 +11,7 @@ import numpy as np
 
 from nirvana.calibration.kl import Divergence
 from nirvana.errors import CorpusError
-from nirvana.files import content_hash, pack, unpack
+from nirvana.files import content_hash, pack, unpack, well_formed, whole_number
 
 if TYPE_CHECKING:
     import torch
@@ -144,8 +144,14 @@ class CalibrationSet:
 
     @classmethod
     def from_bytes(cls, content: bytes) -> CalibrationSet:
-        meta, arrays = unpack(content)
-        return cls.from_arrays(meta, arrays)
+        """Read what `to_bytes` wrote.
+
+        Raises:
+            CorpusError: it is something else.
+        """
+        with well_formed("This is no saved calibration set", CorpusError, "Draw one anew."):
+            meta, arrays = unpack(content)
+            return cls.from_arrays(meta, arrays)
 
     def describe(self) -> dict[str, Any]:
         """What a set is besides its tokens, as JSON values."""
@@ -296,7 +302,16 @@ class CalibrationSelection:
 
     @classmethod
     def from_bytes(cls, content: bytes) -> CalibrationSelection:
-        meta, arrays = unpack(content)
+        """Read what `to_bytes` wrote.
+
+        Raises:
+            CorpusError: it is something else.
+        """
+        with well_formed("This is no saved choice of calibration sets", CorpusError, "Choose anew."):
+            return cls._read(*unpack(content))
+
+    @classmethod
+    def _read(cls, meta: dict[str, Any], arrays: dict[str, np.ndarray]) -> CalibrationSelection:
         candidates = []
         for index, record in enumerate(meta["candidates"]):
             sparsity = record.pop("sparsity")
@@ -304,7 +319,7 @@ class CalibrationSelection:
             candidates.append(Candidate(calibration, Divergence(arrays[f"{index}.per_token"]), sparsity))
         return cls(
             tuple(candidates),
-            meta["winner"],
+            whole_number(meta["winner"], len(candidates) - 1),
             CalibrationSet.from_arrays(meta["probe"], arrays, "probe."),
             meta["criterion"],
             meta["sparsity"],

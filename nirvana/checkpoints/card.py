@@ -110,6 +110,8 @@ def _description(lm: LM, note: str) -> str:
         sentences.append(f"The weights of {base_name(lm.source)}, not pruned.")
     if lm.source.note:
         sentences.append(f"The base model is of {lm.source.note}, so every number here is of that.")
+    if not lm.family.generates_with_cache(lm.settings):
+        sentences.append("It has more decoder than encoder layers: call `generate` with `use_cache=False`.")
     if note:
         sentences.append(note)
     if licence:

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from nirvana.errors import NirvanaError
+from nirvana.files import read_text
 from nirvana.models.gguf_files import read_gguf_config
 from nirvana.models.lm import Source
 from nirvana.models.sources import BUILT_IN, locate
@@ -43,7 +44,7 @@ def licence_of(source: Source) -> str:
 
 def _licence_in(card: Path) -> str:
     try:
-        text = card.read_text(encoding="utf-8")
+        text = read_text(card)
     except (OSError, UnicodeDecodeError):
         return ""
     front = FRONT_MATTER.match(text)

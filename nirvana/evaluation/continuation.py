@@ -102,6 +102,7 @@ def write(
     generate: Any = model.generate
     settings = configure(
         do_sample=False,
+        use_cache=lm.family.generates_with_cache(lm.settings),
         max_new_tokens=total,
         eos_token_id=ends,
         decoder_start_token_id=start_token(lm) if lm.family.encoder_decoder else None,

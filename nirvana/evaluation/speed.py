@@ -174,6 +174,11 @@ def _check(models: Mapping[str, LM], batch: int, prompt: int, new_tokens: int, r
     if len({lm.device for lm in models.values()}) > 1:
         raise ModelError("The models are on different devices.", "Load them on the same one.")
     for lm in models.values():
+        if not lm.family.generates_with_cache(lm.settings):
+            raise ModelError(
+                f"{lm.source.name} has more decoder than encoder layers, for which transformers has no cache.",
+                "Its speed cannot be measured; leave it out.",
+            )
         positions = lm.family.geometry(lm.settings).get("positions", prompt + new_tokens)
         if prompt + new_tokens > positions:
             raise ModelError(

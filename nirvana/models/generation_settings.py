@@ -29,7 +29,7 @@ def read_generation_settings(folder: Path) -> dict[str, Any] | None:
     try:
         settings = read_json(folder / FILE)
         GenerationConfig.from_dict(settings)
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except Exception as error:  # the library's checks raise classes of their own
         raise ModelError(f"{FILE} of {folder.name} cannot be read: {error}.", "Correct or remove it.") from error
     return dict(settings)
 

@@ -26,6 +26,7 @@ from nirvana.models.quiet import quiet_library
 from nirvana.models.sources import Located, locate, read_config
 from nirvana.models.tensors import read_tensors, weight_files
 from nirvana.models.weights import resize
+from nirvana.out_of_memory import is_out_of_memory
 from nirvana.progress import ProgressCallback, report
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ def load_model(
         source = replace(source, note=record.note, base=record.base)
     return LM(
         model=model,
-        tokenizer=_tokenizer(folder),
+        tokenizer=_tokenizer(folder, len(family.embeddings(model).weight)),
         config=model.config,
         layout=layout,
         dense=layout if record is None else record.dense_layout(family, settings),
@@ -174,8 +175,8 @@ def _library_config(folder: Path) -> PretrainedConfig:
     settings = {key: value for key, value in read_config(folder).items() if key not in NOT_FOR_TRANSFORMERS}
     try:
         config: PretrainedConfig = CONFIG_MAPPING[settings["model_type"]].from_dict(settings)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ModelError(f"transformers does not accept this config.json: {error}.", "Correct it.") from error
+    except Exception as error:  # the library's checks raise classes of their own
+        raise _refused("transformers does not accept this config.json", error) from error
     return config
 
 
@@ -210,14 +211,21 @@ def build_model(
                 ignore_mismatched_sizes=True,  # refused below, with names
                 output_loading_info=True,
             )
-    except (KeyError, TypeError, ValueError, AttributeError, AssertionError) as error:
-        raise ModelError(f"transformers cannot build this model: {error!r}.", "Correct its config.json.") from error
+    except Exception as error:  # whatever the library's code makes of odd values
+        if is_out_of_memory(error):
+            raise
+        raise _refused("transformers cannot build this model", error) from error
     is_pruned = layout.sites != family.layout(config.to_dict()).sites
     _check_complete(found, f"config.json, {FILE}" if is_pruned else "config.json")
     model.__class__ = library_class
     model.config.architectures = [library_class.__name__]
     complete: PreTrainedModel = model
     return complete
+
+
+def _refused(what: str, error: Exception) -> ModelError:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return ModelError(f"{what}: {' '.join(lines)[:300] or repr(error)}.", "Correct config.json, or download it again.")
 
 
 def _check_complete(found: Mapping[str, Any], described_by: str) -> None:
@@ -237,7 +245,12 @@ def _check_complete(found: Mapping[str, Any], described_by: str) -> None:
         raise CheckpointError(f"The weights cannot be used: {found['error_msgs'][0]}.", "Download the model again.")
 
 
-def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+def _tokenizer(folder: Path, embeddings: int) -> PreTrainedTokenizerBase:
+    """The tokenizer of a folder, all of whose ids have an embedding.
+
+    Raises:
+        ModelError: it cannot be read, or has ids beyond the embeddings.
+    """
     from transformers import AutoTokenizer
 
     try:
@@ -250,6 +263,12 @@ def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
             f"The tokenizer of {folder.name} cannot be read: {str(error).splitlines()[0] if str(error) else error!r}",
             "Put tokenizer.json and tokenizer_config.json beside the weights.",
         ) from error
+    highest = max(tokenizer.get_vocab().values(), default=-1)
+    if highest >= embeddings:
+        raise ModelError(
+            f"The tokenizer of {folder.name} has ids up to {highest:,}; the model has {embeddings:,} embeddings.",
+            "Use the tokenizer that the model was trained with, or resize the embeddings.",
+        )
     return tokenizer
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from nirvana.errors import CheckpointError
+from nirvana.files import read_json, well_formed, whole_number, whole_numbers
 from nirvana.layout import Layout, Site
-from nirvana.models.families.base import Config, Family
+from nirvana.models.families.base import MOST_LAYERS, Config, Family
 from nirvana.models.sources import PRUNING_FILE
 
 FILE = PRUNING_FILE
@@ -112,12 +112,12 @@ class PruningRecord:
     def from_json(cls, data: Mapping[str, Any]) -> PruningRecord:
         if data["version"] != VERSION:
             raise ValueError(f"it is of version {data['version']}, and {VERSION} is known")
-        kept = {Site.from_key(key): np.array(units, np.int64) for key, units in data["kept"].items()}
+        kept = {Site.from_key(key): whole_numbers(units) for key, units in data["kept"].items()}
         return cls(
             base=str(data["base"]),
             base_hash=str(data["base_hash"]),
             note=str(data["note"]),
-            base_layers={str(stack): int(count) for stack, count in data["base_layers"].items()},
+            base_layers={str(stack): whole_number(count, MOST_LAYERS) for stack, count in data["base_layers"].items()},
             kept=kept,
             plans=tuple(str(plan) for plan in data["plans"]),
             output_biases=tuple(Site.from_key(key) for key in data.get("output_biases", ())),
@@ -158,7 +158,8 @@ def read_record(folder: Path) -> PruningRecord | None:
     path = folder / FILE
     if not path.is_file():
         return None
-    try:
-        return PruningRecord.from_json(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{path.name} cannot be read: {error}.", "Save the pruned model again.") from error
+    with well_formed(f"{path.name} cannot be read", CheckpointError, "Save the pruned model again."):
+        try:
+            return PruningRecord.from_json(read_json(path))
+        except OSError as error:
+            raise ValueError(error.strerror or str(error)) from error

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import json
 import os
 import re
 from collections.abc import Callable
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from nirvana.errors import ModelError
-from nirvana.files import local_path
+from nirvana.files import local_path, read_json
 from nirvana.models import tiny
 from nirvana.models.gguf_files import read_gguf_config
 
@@ -80,7 +79,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         ModelError: it is missing or not a JSON object.
     """
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = read_json(folder / "config.json")
     except FileNotFoundError:
         raise ModelError(
             f"{folder} has no config.json.", "Give a folder written by save_pretrained, or a .gguf file."

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Container
 from pathlib import Path
 
 import torch
 
 from nirvana.errors import CheckpointError, ModelError
+from nirvana.files import read_json
 from nirvana.progress import ProgressCallback, report
 
 
@@ -21,7 +21,7 @@ def weight_files(folder: Path) -> list[Path]:
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         try:
-            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+            names = sorted(set(read_json(index)["weight_map"].values()))
             files = [folder / Path(name).name for name in names]  # an index may not point outside its folder
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(f"{index.name} cannot be read: {error}.", "Download the model again.") from error

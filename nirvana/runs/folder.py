@@ -16,7 +16,7 @@ from nirvana.errors import RunError
 from nirvana.evaluation.results import Report
 from nirvana.evaluation.sensitivity_result import Sensitivity
 from nirvana.evaluation.speed_report import SpeedReport
-from nirvana.files import content_hash, read_json, unpack, write_bytes, write_json
+from nirvana.files import content_hash, parse_json, read_file, read_json, unpack, write_bytes, write_json
 from nirvana.plan import PruningPlan
 from nirvana.runs.results import Continuation, ModelCard, PruneSummary
 from nirvana.saliency.scores import Saliency
@@ -39,7 +39,7 @@ def _json_format(name: str, kind: Any) -> Format:
         name,
         ".json",
         lambda value: json.dumps(value.to_json(), ensure_ascii=False).encode(),
-        lambda content: kind.from_json(json.loads(content)),
+        lambda content: kind.from_json(parse_json(content)),
     )
 
 
@@ -59,7 +59,7 @@ def _write_plan(plan: PruningPlan) -> bytes:
 
 
 def _read_plan(content: bytes) -> PruningPlan:
-    data = json.loads(content)
+    data = parse_json(content)
     kept = {}
     for key, text in data["kept"].items():
         mask = np.unpackbits(np.frombuffer(base64.b64decode(text), np.uint8))
@@ -127,7 +127,7 @@ class StepFolder:
         while info := self.info(step):
             path = self.path / info["file"]
             try:
-                content = path.read_bytes()
+                content = read_file(path)
                 if content_hash(content)[:12] not in path.name:
                     raise ValueError("its content is not what was written")
                 return FORMATS[step].read(content)

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import nirvana
 from nirvana.errors import NirvanaError
-from nirvana.files import cache_folder, json_hash, write_bytes
+from nirvana.files import cache_folder, json_hash, parse_json, read_file, write_bytes
 
 LIMIT = 1 << 30  # bytes of a folder; beyond it the least recently used results are removed
 LARGE = ("statistics",)  # kinds of result with a folder of their own, where they displace no others
@@ -54,8 +54,8 @@ def read_cached(key: str) -> tuple[dict[str, Any], bytes] | None:
     """The metadata of a result and its content, or None where it is missing or damaged."""
     path = _path(key)
     try:
-        head, _, content = path.read_bytes().partition(b"\n")
-        meta = json.loads(head)
+        head, _, content = read_file(path).partition(b"\n")
+        meta = parse_json(head)
         if meta["bytes"] != len(content):
             raise ValueError("it is truncated")
         path.touch()  # used now

@@ -35,4 +35,4 @@ def _standardised(values: np.ndarray) -> np.ndarray:
     """Mean 0, standard deviation 1 (of a sample)."""
     centred = values - values.mean()
     spread = float(values.std(ddof=1)) if len(values) > 1 else 0.0
-    return centred / spread if spread > 0 else np.zeros_like(centred)
+    return np.zeros_like(centred) if spread == 0 else centred / spread  # NaN stays, and is refused

@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from nirvana.errors import SaliencyError
-from nirvana.files import content_hash, pack, unpack
+from nirvana.files import content_hash, pack, unpack, well_formed
 from nirvana.layout import Layout, Site
 
 
@@ -102,10 +102,17 @@ class Saliency(Mapping[Site, np.ndarray]):
 
     @classmethod
     def from_bytes(cls, content: bytes) -> Saliency:
-        meta, arrays = unpack(content)
-        layout = Layout.from_json(meta["layout"])
-        scores = {site: arrays[site.key] for site in layout}
-        return cls(scores, layout, meta["criterion"], meta["calibration_hash"], meta["details"])
+        """Read what `to_bytes` wrote.
+
+        Raises:
+            SaliencyError: it is something else.
+        """
+        with well_formed("These are no saved scores", SaliencyError, "Score the model again."):
+            meta, arrays = unpack(content)
+            layout = Layout.from_json(meta["layout"])
+            scores = {site: arrays[site.key] for site in layout}
+            names = str(meta["criterion"]), str(meta["calibration_hash"])
+            return cls(scores, layout, *names, dict(meta["details"]))
 
 
 def rank_ascending(scores: np.ndarray) -> np.ndarray:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from nirvana.calibration.corpora.corpus import Corpus, divide
 from nirvana.errors import CorpusError
-from nirvana.files import content_hash, data_folder, write_bytes
+from nirvana.files import content_hash, data_folder, decode, parse_json, read_file, write_bytes
 
 SUFFIXES = (".txt", ".jsonl")
 UPLOAD = "upload:"
@@ -35,7 +34,7 @@ def load_file(path: Path, *, name: str = "", kind: str = "file") -> Corpus:
             raise CorpusError(
                 f"{name} is larger than {LARGEST // 1_000_000} MB.", "Cut it: a few MB of text are plenty here."
             )
-        content = path.read_bytes()
+        content = read_file(path)
     except OSError as error:
         raise CorpusError(f"{name} cannot be read: {error.strerror or error}.", "Check the path.") from error
     documents = parse(content, name=name, lines=path.suffix.lower() == ".jsonl")
@@ -52,7 +51,7 @@ def parse(content: bytes, *, name: str, lines: bool) -> list[str]:
         CorpusError: not UTF-8, a line that is no record with a text, or nothing but white space.
     """
     try:
-        text = content.decode("utf-8-sig").replace("\r\n", "\n")
+        text = decode(content)
     except UnicodeDecodeError as error:
         raise CorpusError(
             f"{name} is not UTF-8 text: byte {error.start} cannot be read.",
@@ -118,7 +117,7 @@ def _records(text: str, name: str) -> Iterator[str]:
         if not line.strip():
             continue
         try:
-            record = json.loads(line)
+            record = parse_json(line)
         except ValueError as error:
             raise CorpusError(
                 f"Line {number} of {name} is not JSON: {error}.",

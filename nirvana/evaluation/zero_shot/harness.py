@@ -129,6 +129,11 @@ def zero_shot(
     """
     wanted = find_tasks([tasks] if isinstance(tasks, str) else tasks, items=items)
     check_fit((task.name for task in wanted), lm.source.name, encoder=lm.family.encoder_decoder)
+    if lm.tokenizer.eos_token_id is None and lm.tokenizer.bos_token_id is None:
+        raise TaskError(
+            f"The tokenizer of {lm.source.name} has neither an end nor a begin token, with which requests start.",
+            "Set eos_token in tokenizer_config.json.",
+        )
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 0:
         raise TaskError(f"{batch_size} is no batch size.", "Use 0, or a whole number.")
     with _silence():

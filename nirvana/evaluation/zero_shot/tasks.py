@@ -12,7 +12,7 @@ from typing import Any
 from nirvana.errors import TaskError
 from nirvana.evaluation.zero_shot.minimal_pairs import minimal_pairs
 from nirvana.evaluation.zero_shot.phenomena import PHENOMENA
-from nirvana.files import content_hash, local_path
+from nirvana.files import content_hash, local_path, parse_json, read_text
 
 MINIMAL_PAIRS = "minimal-pairs"
 SUFFIX = ".jsonl"
@@ -149,7 +149,7 @@ def read_task(path: Path, *, items: int = 0) -> LocalTask:
     try:
         if path.stat().st_size > LIMIT:
             raise TaskError(f"{path.name} is larger than {LIMIT >> 20} MB.", "Give fewer items.")
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = read_text(path).split("\n")  # splitlines would cut inside strings, at U+2028
     except (OSError, UnicodeDecodeError) as error:
         raise TaskError(f"{path.name} cannot be read: {error}.", "Give a .jsonl file in UTF-8.") from error
     numbered = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
@@ -206,7 +206,7 @@ def _phenomenon(key: str, items: int) -> LocalTask:
 
 def _item(line: str, place: str) -> dict[str, Any]:
     try:
-        data = json.loads(line)
+        data = parse_json(line)
     except ValueError as error:
         raise TaskError(f"{place} is not JSON: {error}.", "Give one JSON object a line.") from error
     for options, rest in (("choices", "query"), ("context_options", "continuation")):

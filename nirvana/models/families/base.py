@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel
 
+MOST_LAYERS = 1_000  # of a stack
 Config = Mapping[str, Any]
 Layers = Mapping[str, Iterable[int]]  # stack -> original indices
 
@@ -98,6 +99,10 @@ class Family(ABC):
         With an encoder, `input_ids` and `attention_mask` are (B, S) and the T positions those of `decoder_input_ids`.
         """
 
+    def generates_with_cache(self, config: Config) -> bool:
+        """Whether the library can generate with cached keys and values."""
+        return True
+
     def adapt(self, model: PreTrainedModel, kept: Mapping[Site, np.ndarray]) -> None:  # noqa: B027 - most need nothing
         """Tell the modules of a pruned model what they need to know of which units were `kept` (original indices).
 
@@ -123,7 +128,7 @@ class Family(ABC):
             ModelError: naming the value.
         """
         limits = {
-            "layers": 1_000,
+            "layers": MOST_LAYERS,
             "hidden": 1 << 17,
             "intermediate": 1 << 20,
             "vocabulary": 1 << 23,

@@ -95,6 +95,11 @@ class T5Family(Family):
         size, path = self.geometry(config)["head_dim"], ATTENTIONS[site.module]
         return [*(WeightSlice(f"{path}.{name}", 0, size) for name in "qkv"), WeightSlice(f"{path}.o", 1, size)]
 
+    def generates_with_cache(self, config: Config) -> bool:
+        """The library sizes the decoder's cache by the layers of the encoder."""
+        g = self.geometry(config)
+        return g["decoder_layers"] <= g["layers"]
+
     def layer_config(self, config: Config, kept: Mapping[Site, np.ndarray], stack: str, layer: int) -> dict[str, Any]:
         g = self.geometry(config)
         heads = {module: kept[Site(stack, layer, module)].tolist() for module in MODULES[stack] if module in ATTENTIONS}

@@ -1,0 +1,322 @@
+"""Files that may hold anything: whatever is in them, only this project's errors come out, and soon."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import nirvana as nv
+from nirvana.calibration.corpora.registry import load_corpus
+from nirvana.calibration.sets import CalibrationSelection, CalibrationSet
+from nirvana.errors import CheckpointError, CorpusError, ModelError, NirvanaError, PlanError, RunError, TaskError
+from nirvana.evaluation.zero_shot.tasks import read_task
+from nirvana.files import parse_json, read_file, user_path
+from nirvana.models.inspection import inspect_model
+from nirvana.models.lm import LM
+from nirvana.models.loading import load_model
+from nirvana.plan import PruningPlan
+from nirvana.runs.folder import FORMATS, StepFolder
+from nirvana.runs.recipe import Recipe
+from nirvana.saliency.scores import Saliency
+from tests.uneven import uneven_plan
+
+ODD: list[Any] = [
+    None, True, 0, 1, -1, 7, 1.5, -0.0, 1e308, 10**30, float("nan"), float("inf"), float("-inf"), 2**31, 2**63,
+    "", "x", "inf", "5", "decoder.0.mlp", "../../etc/passwd", "\u0000", [], [0], [None], [[]], {}, {"a": 1}, [1] * 300,
+]  # fmt: skip
+DEEP = "[" * 100_000 + "]" * 100_000
+FUZZ = settings(
+    max_examples=int(os.environ.get("NIRVANA_FUZZ_EXAMPLES", "150")),
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Paths of all values in a JSON document, the first few entries of each list."""
+    yield path
+    if isinstance(value, dict):
+        for key in value:
+            yield from places(value[key], (*path, key))
+    elif isinstance(value, list):
+        for index in range(min(len(value), 3)):
+            yield from places(value[index], (*path, index))
+
+
+def changed(document: Any, changes: list[tuple[int, int, int]]) -> Any:
+    """The document with some values replaced, removed or added, as the numbers say."""
+    document = copy.deepcopy(document)
+    for where, what, how in changes:
+        paths = list(places(document))
+        path = paths[where % len(paths)]
+        new = ODD[what % len(ODD)]
+        if not path:
+            document = new if how == 3 else document
+            continue
+        parent = document
+        for step in path[:-1]:
+            parent = parent[step]
+        if how == 0:
+            del parent[path[-1]]
+        elif how == 1 and isinstance(parent, dict):
+            parent[str(new)[:20]] = parent[path[-1]]
+        else:
+            parent[path[-1]] = new
+    return document
+
+
+NUMBER = st.integers(0, 10_000)
+CHANGES = st.lists(st.tuples(NUMBER, NUMBER, st.integers(0, 3)), min_size=1, max_size=3)
+DAMAGE = st.lists(st.tuples(NUMBER, st.integers(0, 255)), min_size=1, max_size=6)
+
+
+def damaged(content: bytes, damage: list[tuple[int, int]]) -> bytes:
+    """The bytes with some overwritten, and cut where the last one says."""
+    data = bytearray(content)
+    for place, byte in damage:
+        data[place * len(data) // 10_001] = byte
+    return bytes(data[: len(data) - damage[-1][0] % 97])
+
+
+def survives(read: Callable[[], object]) -> None:
+    """Run `read`; errors of this project are answers."""
+    with contextlib.suppress(NirvanaError):
+        read()
+
+
+@pytest.fixture(scope="module")
+def pruned_folder(make_lm: Callable[..., LM], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    lm = make_lm()
+    folder = tmp_path_factory.mktemp("hostile") / "pruned"
+    nv.save(nv.prune(lm, uneven_plan(lm)), folder)
+    return folder
+
+
+@pytest.fixture
+def dense(tiny_folder: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_folder, tmp_path / "dense"))
+
+
+@pytest.fixture
+def pruned(pruned_folder: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(pruned_folder, tmp_path / "pruned"))
+
+
+def write(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value), encoding="utf-8")
+
+
+@FUZZ
+@given(changes=CHANGES)
+def test_config(changes: list[tuple[int, int, int]], dense: Path, tiny_folder: Path) -> None:
+    good = json.loads((tiny_folder / "config.json").read_text())
+    write(dense / "config.json", changed(good, changes))
+    survives(lambda: inspect_model(str(dense)))
+    survives(lambda: load_model(dense, device="cpu"))
+
+
+@FUZZ
+@given(changes=CHANGES, name=st.sampled_from(["generation_config.json", "tokenizer_config.json", "tokenizer.json"]))
+def test_files_beside_the_config(
+    changes: list[tuple[int, int, int]], name: str, dense: Path, tiny_folder: Path
+) -> None:
+    shutil.copytree(tiny_folder, dense, dirs_exist_ok=True)
+    source = tiny_folder / name
+    good = json.loads(source.read_text()) if source.is_file() else {"eos_token_id": 1, "max_length": 20}
+    write(dense / name, changed(good, changes))
+    survives(lambda: load_model(dense, device="cpu"))
+
+
+@FUZZ
+@given(changes=CHANGES, name=st.sampled_from(["pruning.json", "config.json"]))
+def test_pruning_records(changes: list[tuple[int, int, int]], name: str, pruned: Path, pruned_folder: Path) -> None:
+    shutil.copytree(pruned_folder, pruned, dirs_exist_ok=True)
+    write(pruned / name, changed(json.loads((pruned_folder / name).read_text()), changes))
+    survives(lambda: inspect_model(str(pruned)))
+    survives(lambda: load_model(pruned, device="cpu"))
+
+
+@FUZZ
+@given(changes=CHANGES)
+def test_plans(changes: list[tuple[int, int, int]], tiny_lm: LM) -> None:
+    survives(lambda: PruningPlan.from_json(changed(uneven_plan(tiny_lm).to_json(), changes)))
+
+
+@FUZZ
+@given(changes=CHANGES)
+def test_recipes(changes: list[tuple[int, int, int]]) -> None:
+    survives(lambda: Recipe.from_json(changed(json.loads(json.dumps(Recipe().to_json())), changes)))
+
+
+@FUZZ
+@given(changes=CHANGES, suffix=st.sampled_from([".jsonl", ".txt"]))
+def test_corpora(changes: list[tuple[int, int, int]], suffix: str, tmp_path: Path) -> None:
+    records = [changed({"text": "Some words. " * 40}, [change]) for change in changes] + [{"text": "More. " * 400}] * 4
+    path = tmp_path / f"text{suffix}"
+    path.write_text("\n".join(map(json.dumps, records)), encoding="utf-8")
+    survives(lambda: load_corpus(path))
+
+
+@FUZZ
+@given(changes=CHANGES)
+def test_zero_shot_tasks(changes: list[tuple[int, int, int]], tmp_path: Path) -> None:
+    items = [changed({"query": "Two and two?", "choices": ["four", "five"], "gold": 0}, [change]) for change in changes]
+    path = tmp_path / "task.jsonl"
+    path.write_text("\n".join(map(json.dumps, items)), encoding="utf-8")
+    survives(lambda: read_task(path))
+
+
+@FUZZ
+@given(damage=DAMAGE)
+def test_scores_and_calibration_sets(damage: list[tuple[int, int]], tiny_lm: LM) -> None:
+    scores = nv.score(tiny_lm, None, criterion="magnitude").to_bytes()
+    drawn = CalibrationSet(np.arange(24).reshape(3, 8), source="text", texts=["a", "b", "c"]).to_bytes()
+    for content, read in ((scores, Saliency.from_bytes), (drawn, CalibrationSet.from_bytes)):
+        survives(lambda read=read, content=content: read(damaged(content, damage)))  # type: ignore[misc]
+    survives(lambda: CalibrationSelection.from_bytes(damaged(drawn, damage)))
+
+
+@FUZZ
+@given(changes=CHANGES, step=st.sampled_from(["model", "allocation", "prune", "evaluate"]))
+def test_results_and_records_of_a_run(changes: list[tuple[int, int, int]], step: str, tmp_path: Path) -> None:
+    from nirvana.runs.store import EXAMPLE_FOLDER
+
+    folder = tmp_path / "run"
+    shutil.copytree(EXAMPLE_FOLDER, folder, dirs_exist_ok=True)
+    form = FORMATS[step]
+    record = folder / f"{form.name}.info.json"
+    info = json.loads(record.read_text())
+    content = json.dumps(changed(json.loads((folder / info["file"]).read_text()), changes)).encode()
+    StepFolder(folder).put(step, content, info)
+    assert StepFolder(folder).read(step) is None or StepFolder(folder).info(step) is not None
+    write(record, changed(info, changes))
+    StepFolder(folder).read(step)
+
+
+def test_deep_nesting_is_refused_everywhere(dense: Path, pruned: Path, tmp_path: Path) -> None:
+    for name in ("config.json", "generation_config.json", "tokenizer_config.json"):
+        (dense / name).write_text(DEEP)
+        with pytest.raises(ModelError):
+            load_model(dense, device="cpu")
+    (pruned / "pruning.json").write_text(DEEP)
+    with pytest.raises(CheckpointError, match="nested too deeply"):
+        inspect_model(str(pruned))
+    lines = tmp_path / "lines.jsonl"
+    lines.write_text(DEEP)
+    with pytest.raises(CorpusError, match=r"Line 1 of lines\.jsonl is not JSON: it is nested too deeply"):
+        load_corpus(lines)
+    with pytest.raises(TaskError, match="nested too deeply"):
+        read_task(lines)
+    with pytest.raises(ValueError, match="nested too deeply"):
+        parse_json(DEEP)
+    folder = StepFolder(tmp_path / "run")
+    folder.put("evaluate", DEEP.encode(), {"fingerprint": ""})
+    assert folder.read("evaluate") is None
+    (tmp_path / "run" / "report.info.json").write_text(DEEP)
+    assert folder.info("evaluate") is None
+
+
+@pytest.mark.parametrize("count", [2_000_000_000, -1, 1.5, "three", None, 10**30])
+def test_a_count_of_layers_is_bounded_before_it_is_used(count: object, pruned: Path) -> None:
+    record = json.loads((pruned / "pruning.json").read_text())
+    write(pruned / "pruning.json", record | {"base_layers": {"decoder": count}})
+    with pytest.raises(CheckpointError, match=r"pruning\.json cannot be read: .* is no whole number from 0 to 1,000"):
+        inspect_model(str(pruned))
+
+
+@pytest.mark.parametrize("units", [[2**70], [float("inf")], [float("nan")], [1.5], ["0"], [True], {}, "012", [-1]])
+def test_unit_indices_are_whole_numbers(units: object, pruned: Path, tiny_lm: LM) -> None:
+    record = json.loads((pruned / "pruning.json").read_text())
+    write(pruned / "pruning.json", record | {"kept": {**record["kept"], "decoder.0.mlp": units}})
+    with pytest.raises(CheckpointError, match="whole number"):
+        inspect_model(str(pruned))
+    plan = uneven_plan(tiny_lm).to_json()
+    with pytest.raises(PlanError, match=r"not a pruning plan: .* whole number"):
+        PruningPlan.from_json(plan | {"kept": {**plan["kept"], "decoder.0.mlp": units}})
+
+
+@pytest.mark.parametrize("layout", [None, [], "x", {"sites": []}, {"sites": {"decoder.0.mlp": [1, 2, "head"]}}])
+def test_a_plan_with_a_layout_of_another_type_is_refused(layout: object, tiny_lm: LM) -> None:
+    with pytest.raises(PlanError, match="not a pruning plan"):
+        PruningPlan.from_json(uneven_plan(tiny_lm).to_json() | {"layout": layout})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("tie_word_embeddings", None), ("max_position_embeddings", None), ("hidden_act", 3), ("rms_norm_eps", {})],
+)
+def test_a_config_value_of_a_wrong_type_is_named(name: str, value: object, dense: Path) -> None:
+    config = json.loads((dense / "config.json").read_text())
+    write(dense / "config.json", config | {name: value})
+    with pytest.raises(ModelError) as caught:
+        load_model(dense, device="cpu")
+    assert name in caught.value.message and caught.value.hint
+
+
+def test_only_regular_files_are_read(tmp_path: Path, dense: Path) -> None:
+    pipe = tmp_path / "pipe.jsonl"
+    os.mkfifo(pipe)
+    with pytest.raises(OSError, match="not a regular file"):
+        read_file(pipe)
+    with pytest.raises(CorpusError, match="not a regular file"):
+        load_corpus(pipe)
+    with pytest.raises(TaskError, match="not a regular file"):
+        read_task(pipe)
+    endless = tmp_path / "endless.txt"
+    endless.symlink_to("/dev/zero")
+    with pytest.raises(CorpusError, match="not a regular file"):
+        load_corpus(endless)
+    (dense / "config.json").unlink()
+    os.mkfifo(dense / "config.json")
+    with pytest.raises(ModelError, match="not a regular file"):
+        inspect_model(str(dense))
+
+
+def test_a_path_of_an_unknown_user_is_refused() -> None:
+    for read in (load_corpus, inspect_model):
+        with pytest.raises(NirvanaError, match="home directory"):
+            read("~nobody-of-this-name/text.txt")
+    with pytest.raises(RunError, match="home directory"):
+        user_path("~nobody-of-this-name/text.txt", RunError)
+
+
+def test_text_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    item = {"query": "Two and two?", "choices": ["four", "five"], "gold": 0}
+    (tmp_path / "task.jsonl").write_bytes(b"\xef\xbb\xbf" + json.dumps(item).encode() + b"\r\n")
+    assert read_task(tmp_path / "task.jsonl").items == (item,)
+    (tmp_path / "text.jsonl").write_bytes(
+        b"\xef\xbb\xbf" + "\n".join(json.dumps({"text": f"{n} words " * 900}) for n in range(4)).encode()
+    )
+    assert load_corpus(tmp_path / "text.jsonl").split("calibration").characters
+
+
+def test_a_tokenizer_with_more_ids_than_embeddings_is_refused(dense: Path) -> None:
+    tokenizer = json.loads((dense / "tokenizer.json").read_text())
+    tokenizer["model"]["vocab"]["far"] = 9_999
+    write(dense / "tokenizer.json", tokenizer)
+    with pytest.raises(ModelError, match="ids up to 9,999; the model has"):
+        load_model(dense, device="cpu")
+
+
+def test_zero_shot_needs_a_token_to_begin_with(dense: Path) -> None:
+    settings_file = json.loads((dense / "tokenizer_config.json").read_text())
+    write(
+        dense / "tokenizer_config.json", {k: v for k, v in settings_file.items() if k not in ("eos_token", "bos_token")}
+    )
+    lm = load_model(dense, device="cpu")
+    assert lm.tokenizer.eos_token_id is None and lm.tokenizer.bos_token_id is None
+    with pytest.raises(TaskError, match="neither an end nor a begin token"):
+        nv.zero_shot(lm, "minimal-pairs", items=1)
