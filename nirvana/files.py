@@ -47,9 +47,9 @@ def user_path(text: str, error: type[NirvanaError] = NirvanaError) -> Path:
         path = Path(text).expanduser()
         os.fspath(path).encode()
     except (RuntimeError, UnicodeEncodeError) as problem:
-        raise error(f"{text[:100]!r} is no path: {problem}.".replace("..", "."), "Check the path.") from problem
+        raise error(f"{text[:100]!r} cannot be opened: {str(problem).rstrip('.')}.", "Check the path.") from problem
     if "\0" in text:
-        raise error(f"{text[:100]!r} is no path: it holds a null character.", "Check the path.")
+        raise error(f"{text[:100]!r} cannot be opened: it holds a null character.", "Check the path.")
     return path
 
 

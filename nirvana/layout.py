@@ -11,7 +11,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from nirvana.files import whole_number
+import numpy as np
+
+from nirvana.files import whole_number, whole_numbers
 
 ATTENTION, CROSS_ATTENTION, MLP = "attention", "cross_attention", "mlp"
 KV_GROUP, NEURON = "KV group", "neuron"
@@ -138,6 +140,21 @@ class Layout(Mapping[Site, SiteLayout]):
         form = PlainForm(same, whole_number(plain.get("groups_divide", 0)))
         other = {str(name): whole_number(count) for name, count in data.get("other", {}).items()}
         return cls(sites, other, str(data.get("architecture", "")), form)
+
+
+def kept_units(data: Mapping[str, Any]) -> dict[Site, np.ndarray]:
+    """Site -> int64 unit indices, of a JSON object of lists by site key.
+
+    Raises:
+        ValueError: a key names no site, or a list holds anything but whole numbers.
+    """
+    found = {}
+    for key, units in data.items():
+        try:
+            found[Site.from_key(key)] = whole_numbers(units)
+        except ValueError as error:
+            raise ValueError(f"{key[:60]}: {error}") from error
+    return found
 
 
 def _site_layout(units: Any, cost: Any, kind: Any, biases: Any = 0, output_bias: Any = 0) -> SiteLayout:

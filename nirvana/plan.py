@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from nirvana.errors import PlanError
-from nirvana.files import well_formed, whole_number, whole_numbers
-from nirvana.layout import Layout, Site
+from nirvana.files import well_formed, whole_number
+from nirvana.layout import Layout, Site, kept_units
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,7 +127,7 @@ class PruningPlan(Mapping[Site, np.ndarray]):
         """
         with well_formed("This is not a pruning plan", PlanError, "Save one with plan.to_json()."):
             return cls(
-                kept={Site.from_key(key): whole_numbers(kept) for key, kept in data["kept"].items()},
+                kept=kept_units(data["kept"]),
                 layout=Layout.from_json(data["layout"]),
                 requested=_share(data["requested"]),
                 gamma=_not_negative(data["gamma"]),

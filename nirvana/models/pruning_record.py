@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from nirvana.errors import CheckpointError
-from nirvana.files import read_json, well_formed, whole_number, whole_numbers
-from nirvana.layout import Layout, Site
+from nirvana.files import read_json, well_formed, whole_number
+from nirvana.layout import Layout, Site, kept_units
 from nirvana.models.families.base import MOST_LAYERS, Config, Family
 from nirvana.models.sources import PRUNING_FILE
 
@@ -112,13 +112,12 @@ class PruningRecord:
     def from_json(cls, data: Mapping[str, Any]) -> PruningRecord:
         if data["version"] != VERSION:
             raise ValueError(f"it is of version {data['version']}, and {VERSION} is known")
-        kept = {Site.from_key(key): whole_numbers(units) for key, units in data["kept"].items()}
         return cls(
             base=str(data["base"]),
             base_hash=str(data["base_hash"]),
             note=str(data["note"]),
             base_layers={str(stack): whole_number(count, MOST_LAYERS) for stack, count in data["base_layers"].items()},
-            kept=kept,
+            kept=kept_units(data["kept"]),
             plans=tuple(str(plan) for plan in data["plans"]),
             output_biases=tuple(Site.from_key(key) for key in data.get("output_biases", ())),
             compensations=tuple(dict(record) for record in data.get("compensations", ())),
