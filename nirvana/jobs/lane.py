@@ -173,27 +173,15 @@ class Lane:
             self._changed.notify_all()
 
     def cancel(self, entry: Entry) -> bool:
-        """Ask a running job to stop and see to it that it does; True if it was still waiting and is gone at once."""
+        """Stop a job; True if it was still waiting. A running one is asked, and after GRACE its worker is killed."""
         with self._changed:
             entry.cancelled = True
             if entry in self._waiting:
                 self._waiting.remove(entry)
                 return True
             if self._current is entry and self._worker is not None:
-                self._worker.send({"cancel": entry.id})
-        threading.Thread(target=self._insist, args=(entry,), daemon=True).start()
+                self._worker.events.put({"event": "cancel", "job": entry.id})
         return False
-
-    def _insist(self, entry: Entry) -> None:
-        deadline = time.monotonic() + GRACE
-        with self._changed:
-            while self._current is entry and not self._closed:
-                left = deadline - time.monotonic()
-                if left <= 0:
-                    if self._worker is not None:
-                        self._worker.kill()
-                    return
-                self._changed.wait(left)
 
     def unload(self) -> bool:
         """Drop an idle worker and with it all memory; False while jobs need it."""
@@ -255,18 +243,29 @@ class Lane:
                 self._worker = WorkerProcess(self._command, self._log)
             worker = self._worker
             worker.send(entry.command)
-            if entry.cancelled:
-                worker.send({"cancel": entry.id})
-        while (event := worker.events.get()) is not None:
+            if entry.cancelled:  # before there was a worker
+                worker.events.put({"event": "cancel", "job": entry.id})
+        deadline: float | None = None
+        while True:
+            try:
+                event = worker.events.get(timeout=None if deadline is None else max(deadline - time.monotonic(), 0))
+            except queue.Empty:
+                worker.kill()
+                deadline = None
+                continue
+            if event is None:
+                return self._died(entry, worker)
             if event["event"] == "resident":
                 self.resident = [{"device": self.device, **model} for model in event["models"]]
             elif event["job"] != entry.id:
                 continue
             elif event["event"] == "end":
                 return _ended(entry, event)
+            elif event["event"] == "cancel":
+                worker.send({"cancel": entry.id})
+                deadline = time.monotonic() + GRACE
             else:
                 entry.live = entry.live.after(event)
-        return self._died(entry, worker)
 
     def _died(self, entry: Entry, worker: WorkerProcess) -> Outcome:
         """The worker ended without saying how the job ended."""

@@ -354,31 +354,42 @@ def test_usage_errors_exit_with_2(capsys: pytest.CaptureFixture[str]) -> None:
     assert "until must be one of model, calibration" in refused(capsys, "run", "--until", "never")
 
 
-def subcommands() -> dict[str, argparse.ArgumentParser]:
-    """The parser of each subcommand."""
-    return next(action.choices for action in cli.build_parser()._actions if isinstance(action.choices, dict))
+class Recorder(argparse.ArgumentParser):
+    """A parser that lists its options."""
+
+    def __init__(self, **named: Any) -> None:
+        self.actions: list[argparse.Action] = []
+        super().__init__(**named)
+
+    def add_argument(self, *words: Any, **named: Any) -> argparse.Action:
+        self.actions.append(super().add_argument(*words, **named))
+        return self.actions[-1]
 
 
-def takes_run(parser: argparse.ArgumentParser) -> list[str]:
-    """The words that name a run in a subcommand; empty where it takes none."""
-    for action in parser._actions:
-        if action.dest in ("run", "runs") and not action.option_strings:
-            return ["example"]
-        if action.dest == "run":
-            return ["--run", "example"]
-    return []
+def options(name: str) -> list[argparse.Action]:
+    """The options of a subcommand."""
+    parser = Recorder()
+    next(command for command in cli.COMMANDS if command.name == name).add_arguments(parser)
+    return parser.actions
 
 
+def naming_example(name: str) -> list[str]:
+    """The words that name the example run; empty where the subcommand takes no run."""
+    found = [action for action in options(name) if action.dest in ("run", "runs")]
+    return [*found[0].option_strings, "example"] if found else []
+
+
+NAMES = [command.name for command in cli.COMMANDS]
 NEEDED = {"matrix": ["--corpus", "python-docs", "--corpus", "library-docs"]}
 READING = ("compare", "report")  # subcommands that change nothing
 
 
-@pytest.mark.parametrize("name", [name for name, parser in subcommands().items() if takes_run(parser)])
+@pytest.mark.parametrize("name", [name for name in NAMES if naming_example(name)])
 def test_the_example_is_read_and_never_changed(
     capsys: pytest.CaptureFixture[str], name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    words = [name, *NEEDED.get(name, []), *takes_run(subcommands()[name])]
+    words = [name, *NEEDED.get(name, []), *naming_example(name)]
     if name in READING:
         assert cli.main(words) == 0
     else:
@@ -412,12 +423,13 @@ def test_bad_input_leaves_no_run(
         assert Store().runs() == [], option
 
 
-@pytest.mark.parametrize("name", list(subcommands()))
+@pytest.mark.parametrize("name", NAMES)
 def test_no_number_is_a_traceback(capsys: pytest.CaptureFixture[str], name: str) -> None:
-    parser = subcommands()[name]
-    flags = [action.option_strings[0] for action in parser._actions if action.type in (int, float)]
+    flags = [action.option_strings[0] for action in options(name) if action.type in (int, float)]
     needed = list(NEEDED.get(name, []))
-    needed += ["--model", "/no/such/folder"] if "--model" in parser._option_string_actions else []
+    needed += (
+        ["--model", "/no/such/folder"] if any("--model" in action.option_strings for action in options(name)) else []
+    )
     needed += ["no-such-run"] if name in ("speed", "sensitivity") else []
     values = ("0", "-1", "nan", "inf", "-inf", "1e999", "9" * 40, "0x10", "", "٣")
     for words in ([name, *needed, f"{flag}={value}"] for flag in flags for value in values):
@@ -434,7 +446,7 @@ def test_alone_it_shows_what_there_is(capsys: pytest.CaptureFixture[str]) -> Non
     assert cli.main([]) == 0
     shown = capsys.readouterr().out
     listed = [line.split()[0] for line in shown.splitlines() if line.startswith("  ") and line.strip()[0].isalpha()]
-    assert [name for name in listed if name in subcommands()] == list(subcommands())
+    assert [name for name in listed if name in NAMES] == NAMES
     assert all(f"\n{group}:\n" in shown for group in ("pipeline", "steps", "studies", "runs"))
 
 
