@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import secrets
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import psutil
+from filelock import FileLock
 
 from nirvana.errors import RunError
+from nirvana.runs.record import FILE as RECORD
+from nirvana.runs.record import adopt, record_of, unlisted, write_record
 
 LIVE = ("queued", "running")
-VERSION = 2
+VERSION = 3
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # base 32 without letters that are taken for digits
+log = logging.getLogger(__name__)
 _last_stamp = 0
 _stamp_lock = threading.Lock()
 _INTERRUPTED = {
@@ -33,7 +38,6 @@ CREATE TABLE IF NOT EXISTS runs (
     name TEXT NOT NULL,
     recipe TEXT NOT NULL,
     created REAL NOT NULL,
-    updated REAL NOT NULL,
     pinned INTEGER NOT NULL DEFAULT 0,
     study TEXT REFERENCES runs(id) ON DELETE CASCADE
 );
@@ -60,7 +64,9 @@ CREATE INDEX IF NOT EXISTS runs_of_study ON runs (study);
 """
 _CHANGES = {  # version of an older index: what makes the next one of it
     1: "ALTER TABLE runs ADD COLUMN study TEXT REFERENCES runs(id) ON DELETE CASCADE",
+    2: "ALTER TABLE runs DROP COLUMN updated",
 }
+_DAMAGE = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
 
 
 def new_id() -> str:
@@ -92,11 +98,37 @@ def is_alive(pid: int, started: float) -> bool:
         return True  # someone else's process: it is there, and that is all that can be known
 
 
+class IndexReplaced(RunError):
+    """The index turned out to be damaged within a transaction, and there is a new one now."""
+
+
 class Index:
-    """Rows of runs and jobs. A connection lives for one call, so that threads and forks share none."""
+    """Rows of runs and jobs. A connection lives for one call, so that threads and forks share none.
+
+    All that it holds of a run is also in the run's folder (`nirvana.runs.record`): a missing index is made anew from
+    there, and a damaged one is moved aside, kept, and replaced.
+
+    Attributes:
+        path: the file.
+        notices: sentences for the user about an index that this object replaced or completed.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.folders = path.parent / "runs"
+        self.notices: list[str] = []
+
+    @property
+    def exists(self) -> bool:
+        """Whether there is an index, or a folder of runs to make one from.
+
+        Raises:
+            RunError: the data folder cannot be read.
+        """
+        try:
+            return self.path.exists() or self.folders.exists()
+        except OSError as error:
+            raise RunError(f"{self.path.parent} cannot be read: {error}.", "Check its permissions.") from error
 
     @contextmanager
     def connect(self, begin: str = "BEGIN IMMEDIATE") -> Iterator[sqlite3.Connection]:
@@ -105,32 +137,122 @@ class Index:
         It takes the write lock at once, since a reader that turns writer half way can fail.
 
         Raises:
-            RunError: the file is damaged, cannot be written, or stays locked.
+            IndexReplaced: the file was damaged and has been replaced.
+            RunError: it is of a newer version, cannot be written, or stays locked.
         """
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with closing(sqlite3.connect(self.path, timeout=10, isolation_level=None)) as connection:
-                connection.row_factory = sqlite3.Row
-                if _version(connection) > VERSION:
-                    raise RunError(
-                        f"{self.path.name} was written by a newer version of this program.", "Update the program."
-                    )
-                if _version(connection) < VERSION:
-                    _upgrade(connection)
-                connection.execute("PRAGMA foreign_keys = ON")
-                connection.execute("PRAGMA synchronous = NORMAL")
+            with closing(self._open()) as connection:
                 connection.execute(begin)
-                try:
+                with _undone_on_error(connection):
                     yield connection
-                except BaseException:
-                    connection.execute("ROLLBACK")
-                    raise
-                connection.execute("COMMIT")
+                    connection.execute("COMMIT")
         except (sqlite3.Error, OSError) as error:
-            raise RunError(
-                f"The index of runs, {self.path}, cannot be used: {error}.",
-                "Check free disk space and permissions; if the file is damaged, move it away to start a new index.",
-            ) from error
+            if self._replace(error):
+                raise IndexReplaced("The index of runs was damaged and has been replaced.", "Do it again.") from error
+            raise self._unusable(error) from error
+
+    def adopt(self) -> None:
+        """List runs that have a folder but no row, e.g. where an older copy of the index was put back.
+
+        Raises:
+            RunError: as `connect`.
+        """
+        if not self.exists:
+            return
+        known = {row["id"] for row in self.rows("SELECT id FROM runs")}
+        if any((folder / RECORD).exists() for folder in unlisted(self.folders, known)):
+            with self.connect() as connection:
+                found = adopt(connection, self.folders)
+            if found.count:
+                self._tell(f"The index of runs was incomplete. Added: {found}.")
+
+    def _tell(self, sentence: str) -> None:
+        self.notices.append(sentence)
+        log.warning(sentence)
+
+    def _unusable(self, error: Exception) -> RunError:
+        hint = f"Check free disk space and the permissions of {self.path.parent}."
+        return RunError(f"The index of runs, {self.path}, cannot be used: {error}.", hint)
+
+    def _open(self) -> sqlite3.Connection:
+        """A connection to a whole index of this version."""
+        try:
+            return self._prepare()
+        except (sqlite3.Error, OSError) as error:
+            if not self._replace(error):
+                raise
+        return self._prepare()
+
+    def _prepare(self) -> sqlite3.Connection:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        if self.path.exists() and not self.path.is_file():  # SQLite would wait for a named pipe
+            raise IsADirectoryError(f"{self.path.name} is not a file")
+        connection = sqlite3.connect(self.path, timeout=10, isolation_level=None)
+        try:
+            connection.row_factory = sqlite3.Row
+            version = _version(connection)
+            if version > VERSION:
+                raise RunError(
+                    f"{self.path.name} was written by a newer version of this program.", "Update the program."
+                )
+            if version < VERSION:
+                self._upgrade(connection)
+            connection.execute("PRAGMA foreign_keys = ON")
+            connection.execute("PRAGMA synchronous = NORMAL")
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _upgrade(self, connection: sqlite3.Connection) -> None:
+        """Make the tables and list the runs that have folders, or bring those of an older version up to date."""
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("BEGIN IMMEDIATE")
+        found = None
+        with _undone_on_error(connection):
+            version = _version(connection)  # again: another process may have been faster
+            for older in range(version or VERSION, VERSION):
+                connection.execute(_CHANGES[older])
+            if version < VERSION:
+                for statement in filter(str.strip, _SCHEMA.split(";")):
+                    connection.execute(statement)
+                connection.execute(f"PRAGMA user_version = {VERSION}")
+            if version == 0:
+                found = adopt(connection, self.folders)
+            elif version < VERSION:  # their folders hold no records yet
+                for row in connection.execute("SELECT * FROM runs").fetchall():
+                    folder, record = self.folders / row["id"], record_of(row)
+                    if record is not None and folder.is_dir():
+                        write_record(folder, record)
+            connection.execute("COMMIT")
+        if found is not None and (found.count or found.unreadable):
+            self._tell(f"The index of runs was made anew: {found}. The history of jobs is lost.")
+
+    def _replace(self, error: Exception) -> bool:
+        """Move a damaged index and its journals aside; whether `error` came from one that is out of the way now."""
+        try:
+            with FileLock(self.path.with_name(f"{self.path.name}.lock"), timeout=10):
+                if not self._is_damaged():  # another process may have been faster
+                    return isinstance(error, IsADirectoryError) or _is_damage(error)
+                name = f"{self.path.name}.damaged-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+                for suffix in ("-wal", "-shm", "-journal", ""):
+                    if (file := self.path.with_name(self.path.name + suffix)).exists():
+                        file.rename(self.path.with_name(name + suffix))
+        except OSError:
+            return False  # the data folder cannot be written
+        self._tell(f"The index of runs was damaged. It is kept as {name}.")
+        return True
+
+    def _is_damaged(self) -> bool:
+        if not self.path.is_file():
+            return self.path.exists()
+        try:
+            with closing(sqlite3.connect(self.path, timeout=10)) as connection:
+                tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master")}
+                whole = connection.execute("PRAGMA integrity_check(1)").fetchone()[0] == "ok"
+                return not whole or (_version(connection) == VERSION and not {"runs", "jobs"} <= tables)
+        except sqlite3.Error as error:
+            return _is_damage(error)
 
     def insert(self, table: str, **values: Any) -> None:
         names = ", ".join(values)
@@ -147,12 +269,18 @@ class Index:
 
     def rows(self, query: str, *values: Any) -> list[dict[str, Any]]:
         """Rows of a SELECT, as dictionaries."""
+        try:
+            return self._rows(query, values)
+        except IndexReplaced:
+            return self._rows(query, values)
+
+    def _rows(self, query: str, values: Sequence[Any]) -> list[dict[str, Any]]:
         with self.connect("BEGIN DEFERRED") as connection:
             return [dict(row) for row in connection.execute(query, values)]
 
     def interrupt(self, job_id: str | None = None) -> None:
         """Mark live jobs whose owner is gone (or `job_id`, whoever owns it) as interrupted; their results stay."""
-        if not self.path.exists():
+        if not self.exists:
             return
         for job in self.rows("SELECT id, owner_pid, owner_started FROM jobs WHERE status IN (?, ?)", *LIVE):
             if job["id"] == job_id or not is_alive(job["owner_pid"], job["owner_started"]):
@@ -180,22 +308,18 @@ def _version(connection: sqlite3.Connection) -> int:
     return int(connection.execute("PRAGMA user_version").fetchone()[0])
 
 
-def _upgrade(connection: sqlite3.Connection) -> None:
-    """Make the tables, or bring those of an older version up to date; rows stay as they are."""
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("BEGIN IMMEDIATE")
+def _is_damage(error: Exception) -> bool:
+    return getattr(error, "sqlite_errorname", "").startswith(_DAMAGE)
+
+
+@contextmanager
+def _undone_on_error(connection: sqlite3.Connection) -> Iterator[None]:
     try:
-        version = _version(connection)  # again: another process may have been faster
-        for older in range(version or VERSION, VERSION):
-            connection.execute(_CHANGES[older])
-        if version < VERSION:
-            for statement in filter(str.strip, _SCHEMA.split(";")):
-                connection.execute(statement)
-            connection.execute(f"PRAGMA user_version = {VERSION}")
+        yield
     except BaseException:
-        connection.execute("ROLLBACK")
+        if connection.in_transaction:  # some errors, such as a full disk, have undone it already
+            connection.execute("ROLLBACK")
         raise
-    connection.execute("COMMIT")
 
 
 def _encode(values: Mapping[str, Any]) -> list[Any]:

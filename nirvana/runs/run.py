@@ -29,14 +29,13 @@ PACKAGES = ("nirvana-studio", "torch", "transformers", "tokenizers", "numpy", "s
 class Run:
     """One run: the recipe that it had when it was opened, and the results that its folder holds now.
 
-    Results are read on each call; None stands for a missing result. `created` and `updated` are seconds since 1970.
+    Results are read on each call; None stands for a missing result. `created` is in seconds since 1970.
     """
 
     id: str
     name: str
     recipe: Recipe
     created: float
-    updated: float
     pinned: bool
     folder: Path
     index: Index | None  # None for the example
@@ -164,8 +163,7 @@ class Run:
             "versions": package_versions(),
         }
         with index.connect() as connection:  # its lock lets one process at a time write results
-            found = connection.execute("UPDATE runs SET updated = ? WHERE id = ?", (time.time(), self.id))
-            if not found.rowcount:
+            if connection.execute("SELECT 1 FROM runs WHERE id = ?", (self.id,)).fetchone() is None:
                 raise RunError(f"Run {self.id} was deleted.", "Start a new run.")
             self.steps.put(step, content, record | info)
         if step == "prune":

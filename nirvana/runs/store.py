@@ -4,26 +4,27 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 import secrets
 import shutil
+import sqlite3
 import time
+from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from nirvana.errors import NirvanaError, RunError
-from nirvana.files import data_folder, read_json, write_json
+from nirvana.files import data_folder
 from nirvana.runs.folder import StepFolder
 from nirvana.runs.index import LIVE, Index, new_id
 from nirvana.runs.recipe import STEPS, Recipe, SaliencyChoice
+from nirvana.runs.record import ID, NAME_LENGTH, Record, one_line, read_record, record_of, write_record
 from nirvana.runs.run import Run
 
 __all__ = ["Run", "Store", "default_name", "write_example"]
 
 EXAMPLE = "example"
 EXAMPLE_FOLDER = Path(__file__).parent / "example"
-ID = re.compile(r"[0-9a-z]{12}", re.ASCII)
-NAME_LENGTH = 120
 log = logging.getLogger(__name__)
 
 
@@ -34,6 +35,7 @@ class Store:
         self.root = data_folder() if root is None else Path(root)
         self.index = Index(self.root / "runs.sqlite3")
         self.index.interrupt()
+        self.index.adopt()
 
     def create(self, recipe: Recipe, *, name: str = "", parent: Run | None = None, study: Run | None = None) -> Run:
         """A new run; results of `parent` that hold for `recipe` too are copied.
@@ -62,15 +64,17 @@ class Store:
             except OSError as error:
                 raise RunError(f"A run cannot be created: {error}.", f"Check {self.root}.") from error
         belongs = study.id if study is not None else ""
-        run = Run(run_id, label, recipe, now, now, False, folder, self.index, belongs)
+        run = Run(run_id, label, recipe, now, False, folder, self.index, belongs)
         try:
             for step in STEPS:
                 if parent is not None and parent.step_state(step, recipe) == "done":
                     run.steps.copy(step, parent.steps)
-            row = {"name": label, "recipe": recipe.to_json(), "created": now, "updated": now, "study": belongs or None}
             if parent is not None:
                 run.steps.copy_attachments(parent.steps)
-            self.index.insert("runs", id=run_id, **row)
+            with self.index.connect() as connection:
+                values = run_id, label, json.dumps(recipe.to_json()), now, belongs or None
+                connection.execute("INSERT INTO runs (id, name, recipe, created, study) VALUES (?, ?, ?, ?, ?)", values)
+                self._keep(connection, run_id)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
@@ -119,7 +123,7 @@ class Store:
         Raises:
             RunError: the run is unknown or the example.
         """
-        self._change(run_id, recipe=recipe.to_json(), updated=time.time())
+        self._change(run_id, recipe=json.dumps(recipe.to_json()))
         return self.open(run_id)
 
     def delete(self, run_id: str) -> None:
@@ -138,21 +142,30 @@ class Store:
             if connection.execute(query, (run_id, run_id, *LIVE)).fetchone()[0]:
                 raise RunError("This run is being computed.", "Cancel its job first, then delete it.")
             points = [row["id"] for row in connection.execute("SELECT id FROM runs WHERE study = ?", (run_id,))]
-            if not connection.execute("DELETE FROM runs WHERE id = ?", (run_id,)).rowcount:  # its points go with it
+            if not connection.execute("DELETE FROM runs WHERE id = ?", (run_id,)).rowcount:  # cascades to its points
                 raise RunError("There is no such run.", "It may have been deleted already.")
-        for gone in (run_id, *points):
-            self._remove_folder(gone)
+            hidden = self._hide([run_id, *points])
+        for folder in hidden:
+            shutil.rmtree(folder, ignore_errors=True)
 
-    def _remove_folder(self, run_id: str) -> None:
-        folder = self._folder(run_id)
-        doomed = folder.with_name(f".deleted-{run_id}-{secrets.token_hex(3)}")
-        try:
-            folder.rename(doomed)  # at once out of sight; removing many files takes a while
-        except FileNotFoundError:
-            return
-        except OSError:
-            doomed = folder
-        shutil.rmtree(doomed, ignore_errors=True)
+    def _hide(self, run_ids: Sequence[str]) -> list[Path]:
+        """Rename folders at once, before their many files are removed: a folder in its place is listed again.
+
+        Raises:
+            RunError: one cannot be renamed; then all are where they were.
+        """
+        hidden: dict[Path, Path] = {}
+        for folder in map(self._folder, run_ids):
+            target = folder.with_name(f".deleted-{folder.name}-{secrets.token_hex(3)}")
+            try:
+                hidden[folder.rename(target)] = folder
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                for moved, place in hidden.items():
+                    moved.rename(place)
+                raise RunError(f"{folder} cannot be deleted: {error}.", "Close what uses it, and try again.") from error
+        return list(hidden)
 
     def disk_use(self, run_id: str) -> int:
         """Bytes of a run's folder, and of those of its study's points."""
@@ -161,7 +174,7 @@ class Store:
     def _select(self, where: str, *values: Any) -> list[Run]:
         """Those runs of the index whose recipes can be read."""
         runs = []
-        if self.index.path.exists():
+        if self.index.exists:
             for row in self.index.rows(f"SELECT * FROM runs WHERE {where}", *values):
                 try:
                     runs.append(self._run(row))
@@ -171,20 +184,29 @@ class Store:
 
     def _run(self, row: dict[str, Any]) -> Run:
         try:
-            recipe = Recipe.from_json(json.loads(row["recipe"]))
+            recipe = _read_recipe(row["recipe"])
         except (ValueError, NirvanaError) as error:
             raise RunError(f"The recipe of this run cannot be read: {error}", "Delete the run.") from error
-        times = float(row["created"]), float(row["updated"])
-        where = self._folder(row["id"]), self.index
-        return Run(row["id"], row["name"], recipe, *times, bool(row["pinned"]), *where, row["study"] or "")
+        created, pinned, folder = float(row["created"]), bool(row["pinned"]), self._folder(row["id"])
+        return Run(row["id"], row["name"], recipe, created, pinned, folder, self.index, row["study"] or "")
 
     def _folder(self, run_id: str) -> Path:
         return self.root / "runs" / run_id
 
     def _change(self, run_id: str, **values: Any) -> None:
         self._check_own(run_id)
-        if not self.index.update("runs", run_id, **values):
-            raise RunError("There is no such run.", "It may have been deleted; choose one on the Runs page.")
+        names = ", ".join(f"{name} = ?" for name in values)
+        with self.index.connect() as connection:
+            found = connection.execute(f"UPDATE runs SET {names} WHERE id = ?", (*values.values(), run_id))
+            if not found.rowcount:
+                raise RunError("There is no such run.", "It may have been deleted; choose one on the Runs page.")
+            self._keep(connection, run_id)
+
+    def _keep(self, connection: sqlite3.Connection, run_id: str) -> None:
+        """Write the record of a run as its row is now; the index stays as it was where that fails."""
+        record = record_of(connection.execute("SELECT * FROM runs WHERE id = ?", (run_id,)).fetchone())
+        if record is not None:
+            write_record(self._folder(run_id), record)
 
     def _check_own(self, run_id: str) -> None:
         if run_id == EXAMPLE:
@@ -214,19 +236,22 @@ def write_example(run: Run, folder: Path = EXAMPLE_FOLDER) -> None:
     for step in STEPS:
         target.copy(step, run.steps)
     target.copy_attachments(run.steps)
-    write_json(folder / "run.json", {"name": run.name, "created": run.created, "recipe": run.recipe.to_json()})
+    write_record(folder, Record(name=run.name, recipe=run.recipe.to_json(), created=run.created))
 
 
 def _open_example() -> Run:
-    data: dict[str, Any] = {"name": "Example", "created": 0.0, "recipe": {}}
+    record = read_record(EXAMPLE_FOLDER) or Record(name="Example", recipe={}, created=0.0)
     try:
-        data |= read_json(EXAMPLE_FOLDER / "run.json")
-        recipe = Recipe.from_json(data["recipe"])
-    except (OSError, ValueError, TypeError, NirvanaError) as error:
-        log.warning("The example run is not there: %s", error)
+        recipe = _read_recipe(json.dumps(record.recipe))
+    except NirvanaError as error:
+        log.warning("The recipe of the example cannot be read: %s", error)
         recipe = Recipe()
-    created = float(data["created"])
-    return Run(EXAMPLE, str(data["name"]), recipe, created, created, False, EXAMPLE_FOLDER, None)
+    return Run(EXAMPLE, record.name, recipe, record.created, False, EXAMPLE_FOLDER, None)
+
+
+@lru_cache(maxsize=1024)
+def _read_recipe(text: str) -> Recipe:
+    return Recipe.from_json(json.loads(text))
 
 
 def _clean_name(name: str) -> str:
@@ -235,7 +260,7 @@ def _clean_name(name: str) -> str:
     Raises:
         RunError: nothing is left, or it is too long.
     """
-    clean = " ".join("".join(letter if letter.isprintable() else " " for letter in name).split())
+    clean = one_line(name)
     if not 0 < len(clean) <= NAME_LENGTH:
         raise RunError(f"A run's name has 1 to {NAME_LENGTH} characters.", "Give it a short name.")
     return clean

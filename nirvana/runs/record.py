@@ -1,0 +1,112 @@
+"""`run.json` in a run's folder: everything that the index holds of the run, so that an index can be made anew."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import re
+import sqlite3
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from nirvana.files import read_json, write_json
+
+FILE = "run.json"
+ID = re.compile(r"[0-9a-z]{12}", re.ASCII)
+NAME_LENGTH = 120
+log = logging.getLogger(__name__)
+
+
+class Record(BaseModel):
+    """A run without its results. `study` is the id of the run whose study it belongs to, or empty."""
+
+    model_config = ConfigDict(frozen=True, strict=True)
+
+    name: str
+    recipe: dict[str, Any]
+    created: float
+    pinned: bool = False
+    study: str = ""
+
+
+def one_line(name: str) -> str:
+    """`name` without control characters and repeated spaces."""
+    return " ".join("".join(letter if letter.isprintable() else " " for letter in name).split())
+
+
+def record_of(row: Mapping[str, Any]) -> Record | None:
+    """The record of a row of the index; None, logged, where its recipe cannot be read."""
+    try:
+        recipe, pinned, study = json.loads(row["recipe"]), bool(row["pinned"]), row["study"] or ""
+        return Record(name=row["name"], recipe=recipe, created=row["created"], pinned=pinned, study=study)
+    except ValueError as error:
+        log.warning("Run %s has no recipe that can be read: %s", row["id"], error)
+        return None
+
+
+def write_record(folder: Path, record: Record) -> None:
+    """Write `run.json`, in place of an earlier one.
+
+    Raises:
+        NirvanaError: the disk is full or the folder cannot be written.
+    """
+    write_json(folder / FILE, record.model_dump())
+
+
+def read_record(folder: Path) -> Record | None:
+    """The record in a folder; None where there is none; one that cannot be read is logged."""
+    try:
+        return Record.model_validate(read_json(folder / FILE))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError) as error:
+        log.warning("%s cannot be read: %s", folder / FILE, error)
+        return None
+
+
+@dataclass(frozen=True)
+class Adopted:
+    """How many folders of runs were listed, and which ones hold results but no readable record."""
+
+    count: int
+    unreadable: tuple[str, ...]
+
+    def __str__(self) -> str:
+        left = f"; no readable {FILE} in {', '.join(self.unreadable)}" if self.unreadable else ""
+        return f"{self.count} run{'' if self.count == 1 else 's'} found in their folders{left}"
+
+
+def unlisted(folders: Path, known: set[str]) -> Iterator[Path]:
+    """Folders of runs whose ids are not in `known`."""
+    with contextlib.suppress(FileNotFoundError), os.scandir(folders) as entries:
+        names = sorted(entry.name for entry in entries if entry.name not in known)
+        yield from (folders / name for name in names if ID.fullmatch(name))
+
+
+def adopt(connection: sqlite3.Connection, folders: Path) -> Adopted:
+    """List the runs that have a folder and a record, but no row in the index. A point whose study has neither is listed
+    as a run of its own."""
+    known = {row[0] for row in connection.execute("SELECT id FROM runs")}
+    records = {}
+    unreadable = []
+    for folder in unlisted(folders, known):
+        record = read_record(folder)
+        if record is not None:
+            records[folder.name] = record
+        elif any(folder.glob("*.info.json")):
+            unreadable.append(folder.name)
+    for run_id, record in sorted(records.items(), key=lambda item: bool(item[1].study)):  # studies before their points
+        study = record.study if record.study in known else None
+        name = one_line(record.name)[:NAME_LENGTH] or run_id
+        values = run_id, name, json.dumps(record.recipe), record.created, record.pinned, study
+        connection.execute(
+            "INSERT INTO runs (id, name, recipe, created, pinned, study) VALUES (?, ?, ?, ?, ?, ?)", values
+        )
+        known.add(run_id)
+    return Adopted(len(records), tuple(unreadable))
