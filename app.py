@@ -11,20 +11,29 @@ from nirvana.dashboard.panels.sidebar import page_icon, sidebar
 from nirvana.errors import NirvanaError
 
 st.set_page_config(page_title="Nirvana Studio", page_icon=":material/content_cut:", layout="wide")
-now = state.context()
+icons, problem = {guide.key: guide.icon for guide in PAGES}, None
+try:
+    now = state.read_context()
+    icons = {guide.key: page_icon(now, guide) for guide in PAGES}
+except NirvanaError as error:  # the runs cannot be read: the pages are listed, and each shows why
+    problem = error
 sections: dict[str, list[st.Page]] = {}
 for guide in PAGES:
     page = st.Page(
         guide.path,
         title="Home" if guide.key == "home" else guide.title,
-        icon=page_icon(now, guide),
+        icon=icons[guide.key],
         help=guide.help,
         default=guide.key == "home",
     )
     sections.setdefault(guide.section, []).append(page)
 chosen = st.navigation(sections, expanded=True)
-sidebar(now)
+if problem is not None:
+    st.title(chosen.title)
+    show_error(problem)
+    st.stop()
 try:
+    sidebar(now)
     chosen.run()
 except NirvanaError as error:  # e.g. a value out of range that no control offers
     show_error(error)

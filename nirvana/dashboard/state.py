@@ -9,6 +9,7 @@ from typing import Any
 import streamlit as st
 
 from nirvana.dashboard.guide import PAGES
+from nirvana.dashboard.panels.messages import show_error
 from nirvana.errors import NirvanaError, RunError
 from nirvana.files import data_folder
 from nirvana.jobs.queue import Job, JobManager
@@ -17,6 +18,7 @@ from nirvana.runs.store import EXAMPLE, Run, Store
 from nirvana.runs.validation import check_recipe
 
 RUN, DRAFT, PROBLEM, OWN = "nirvana.run", "nirvana.draft", "nirvana.problem", "nirvana.own"
+READ = "nirvana.notices"
 PREFIXES = {guide.key for guide in PAGES if guide.step}  # of the widgets whose values are choices of a recipe
 VIEWS = ("saliency.layer", "saliency.stack", "saliency.colour", "saliency.sort")  # how to look at a run, not what it is
 
@@ -48,9 +50,21 @@ def _services(root: str) -> tuple[Store, JobManager]:
 
 
 def context() -> Context:
+    """As `read_context`; where that fails, the page shows the error and ends."""
+    try:
+        return read_context()
+    except NirvanaError as error:
+        show_error(error)
+        st.stop()
+
+
+def read_context() -> Context:
     """The run that the URL names, else the session's, else the example; the URL is written again.
 
-    An id that is not there opens the example, and `take_problem` says so.
+    An id that is not there opens the example, and `take_problem` returns the error.
+
+    Raises:
+        NirvanaError: the runs cannot be read.
     """
     wanted = st.query_params.get("run") or st.session_state.get(RUN) or EXAMPLE
     try:
@@ -66,13 +80,12 @@ def context() -> Context:
 
 
 def open_run(run_id: str) -> None:
-    """Turn to another run; its own choices replace the draft.
-
-    Raises:
-        RunError: there is no such run.
-    """
-    _adopt(store().open(run_id), keep_choices=False)
-    st.query_params["run"] = run_id
+    """Turn to another run; its own choices replace the draft. Where it is gone, `take_problem` returns the error."""
+    try:
+        _adopt(store().open(run_id), keep_choices=False)
+        st.query_params["run"] = run_id
+    except NirvanaError as error:
+        st.session_state[PROBLEM] = error
 
 
 def set_recipe(recipe: Recipe) -> None:
@@ -177,6 +190,15 @@ def take_problem() -> NirvanaError | None:
     """What went wrong since it was last asked, once."""
     problem: NirvanaError | None = st.session_state.pop(PROBLEM, None)
     return problem
+
+
+def notices() -> list[str]:
+    """What happened to the index of runs since the server started, until the session has read it."""
+    return store().index.notices[st.session_state.get(READ, 0) :]
+
+
+def read_notices() -> None:
+    st.session_state[READ] = len(store().index.notices)
 
 
 def own_runs() -> list[str]:

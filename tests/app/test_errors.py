@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from nirvana.dashboard.guide import PAGES, PageGuide
 from nirvana.reporting.text import plain
 from nirvana.runs.recipe import Recipe
 from nirvana.runs.store import Run, Store
+from tests.app.conftest import ROOT
 
 Start = Callable[..., AppTest]
 
@@ -137,3 +141,48 @@ def test_a_run_deleted_meanwhile_is_no_crash(start: Start, store: Store, filled:
     app.switch_page("pages/saliency.py").run()
     assert not app.exception
     assert any("There is no such run" in box.value for box in app.error)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.key)
+def test_every_page_explains_runs_that_cannot_be_read(page: PageGuide, start: Start, own_home: Path) -> None:
+    Store().create(Recipe())
+    with closing(sqlite3.connect(own_home / "runs.sqlite3")) as connection:
+        connection.execute("PRAGMA user_version = 99")
+    for app in (start().switch_page(page.path), AppTest.from_file(str(ROOT / page.path))):
+        app.run()
+        assert not app.exception
+        (error,) = app.error
+        assert "newer version" in error.value and "Update the program" in error.value
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.key)
+def test_every_page_works_after_its_index_was_damaged(page: PageGuide, start: Start, filled: Run) -> None:
+    assert filled.index is not None
+    filled.index.path.write_bytes(b"not a database" * 1000)
+    app = start(filled)
+    app.switch_page(page.path).run()
+    assert not app.exception and not app.error and app.query_params["run"] == filled.id
+    assert "is kept as runs.sqlite3.damaged-" in app.warning[0].value.replace("\\", "")
+    assert "1 run found" in app.warning[0].value
+    app.button(key="notices.read").click().run()
+    assert not app.exception and not app.warning
+
+
+def test_an_index_that_breaks_while_the_server_runs(start: Start, filled: Run) -> None:
+    app = start(filled).run()
+    assert filled.index is not None
+    for damage in (b"not a database" * 1000, b""):
+        filled.index.path.write_bytes(damage)
+        app.switch_page("pages/runs.py").run()
+        assert not app.exception and app.selectbox(key="runs.selected").value == filled.id
+    with closing(sqlite3.connect(filled.index.path)) as connection:
+        connection.execute("PRAGMA user_version = 99")
+    app.button(key="runs.pin").click().run()
+    assert not app.exception and "newer version" in app.error[0].value
+
+
+def test_a_run_deleted_before_its_button_is_pressed(start: Start, store: Store, filled: Run) -> None:
+    app = start().run()
+    store.delete(filled.id)
+    app.button(key=f"home.open.{filled.id}").click().run()
+    assert not app.exception and "There is no such run" in app.error[0].value

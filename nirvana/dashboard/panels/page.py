@@ -12,6 +12,7 @@ from nirvana.dashboard.guide import GUIDES, STEP_GUIDES
 from nirvana.dashboard.panels.job import job_panel
 from nirvana.dashboard.panels.messages import message, page_link, show_error
 from nirvana.reporting import code
+from nirvana.reporting.text import plain
 from nirvana.runs.recipe import STEPS
 from nirvana.runs.store import EXAMPLE
 
@@ -72,6 +73,10 @@ def page_header(key: str) -> None:
     problem = state.take_problem()
     if problem is not None:
         show_error(problem)
+    notices = state.notices()
+    if notices:
+        st.warning("\n\n".join(map(plain, notices)), icon=":material/healing:")
+        st.button("Do not show this again", key="notices.read", type="tertiary", on_click=state.read_notices)
 
 
 def _enter_through_app() -> None:

@@ -8,6 +8,8 @@ import streamlit as st
 from nirvana.dashboard import state
 from nirvana.dashboard.guide import PageGuide
 from nirvana.dashboard.panels.job import POLL, show_progress
+from nirvana.dashboard.panels.messages import show_error
+from nirvana.errors import NirvanaError
 from nirvana.reporting.text import megabytes, plain
 
 STEP_ICONS = {
@@ -59,6 +61,13 @@ def sidebar(now: state.Context) -> None:
 
 def _activity(open_run: str, was_live: bool) -> None:
     """Jobs of any run, and memory. Reruns the page once when there is nothing left to watch."""
+    try:
+        _show_activity(open_run, was_live)
+    except NirvanaError as error:  # here, since the fragment runs without app.py
+        show_error(error)
+
+
+def _show_activity(open_run: str, was_live: bool) -> None:
     if st.session_state[state.RUN] != open_run:  # the button below was pressed
         st.rerun()
     jobs = state.jobs()
