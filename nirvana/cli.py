@@ -92,7 +92,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=nirvana.__version__)
     parser.set_defaults(command=None)
-    commands = parser.add_subparsers(metavar="COMMAND", help=argparse.SUPPRESS)
+    commands = parser.add_subparsers(prog=parser.prog, metavar="COMMAND", help=argparse.SUPPRESS)
     for command in COMMANDS:
         epilog = f"Example: {command.example}" if command.example else None
         sub = commands.add_parser(command.name, description=command.help, epilog=epilog)

@@ -450,6 +450,14 @@ def test_alone_it_shows_what_there_is(capsys: pytest.CaptureFixture[str]) -> Non
     assert all(f"\n{group}:\n" in shown for group in ("pipeline", "steps", "studies", "runs"))
 
 
+@pytest.mark.parametrize("name", [*NAMES, "runs rename"])
+def test_every_subcommand_has_help(capsys: pytest.CaptureFixture[str], name: str) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main([*name.split(), "--help"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out.startswith(f"usage: nirvana {name} [-h] [--json]")
+
+
 def test_runs_alone_lists(capsys: pytest.CaptureFixture[str]) -> None:
     run = Store().create(Recipe(), name="mine")
     assert cli.main(["runs"]) == 0
