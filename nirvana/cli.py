@@ -27,7 +27,7 @@ from nirvana.commands.sensitivity import SensitivityCommand
 from nirvana.commands.speed import SpeedCommand
 from nirvana.commands.sweep import SweepCommand
 from nirvana.commands.tune import TuneCommand
-from nirvana.errors import Cancelled, NirvanaError
+from nirvana.errors import KEPT, Cancelled, NirvanaError
 from nirvana.jobs.execute import translated
 
 COMMANDS: tuple[Command, ...] = (
@@ -68,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 parsed.command.run(parsed)
         sys.stdout.flush()
     except (KeyboardInterrupt, Cancelled):
-        print("Stopped. The steps that were finished are kept.", file=sys.stderr)
+        print(f"Stopped. {KEPT}", file=sys.stderr)
         return STOPPED
     except NirvanaError as error:
         print(f"Error: {error.message}", file=sys.stderr)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+KEPT = "The steps that were finished are kept."
+
 
 class NirvanaError(Exception):
     """Base of every expected failure.
@@ -52,7 +54,7 @@ class RunError(NirvanaError):
 
 
 class Cancelled(NirvanaError):
-    """The caller asked a long operation to stop; nothing was written."""
+    """The caller asked a long operation to stop."""
 
-    def __init__(self, message: str = "Cancelled.", hint: str = "") -> None:
+    def __init__(self, message: str = "Cancelled.", hint: str = KEPT) -> None:
         super().__init__(message, hint)

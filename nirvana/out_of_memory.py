@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from nirvana.errors import KEPT
+
 CPU_ALLOCATOR = "can't allocate memory"  # what torch's CPU allocator says, in a plain RuntimeError
 MESSAGE = "Memory ran out."
-HINT = (
-    "Use fewer or shorter samples, a smaller model or dtype, or close other programs. The steps that were finished "
-    "are kept."
-)
+ADVICE = "Use fewer or shorter samples, a smaller model or dtype, or close other programs."
+HINT = f"{ADVICE} {KEPT}"
 
 
 def is_out_of_memory(error: Exception) -> bool:

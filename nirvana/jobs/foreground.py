@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from nirvana.errors import Cancelled, NirvanaError
 from nirvana.jobs.execute import check_task, execute
-from nirvana.jobs.lane import KEPT
-from nirvana.jobs.records import record_job
+from nirvana.jobs.records import outcome_of, record_job
 from nirvana.progress import Reporter
 from nirvana.runs.run import Run
 
@@ -31,11 +29,8 @@ def execute_here(
     try:
         result = execute(run, task, request, reporter, models)
     except BaseException as error:
-        if isinstance(error, NirvanaError) and not isinstance(error, Cancelled):
-            status, known = "failed", {"step": "", "message": error.message, "hint": error.hint}
-        else:  # KeyboardInterrupt too
-            status, known = "cancelled", {"step": "", "message": "Cancelled.", "hint": KEPT}
-        run.index.finish(job_id, status, error=known)
+        outcome = outcome_of(error)
+        run.index.finish(job_id, outcome.status, error=outcome.error)
         run.steps.sweep()
         raise
     run.index.finish(job_id, "done", result=result)

@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import nirvana
+from nirvana.errors import KEPT, Cancelled, RunError
+from nirvana.jobs.records import Outcome, outcome_of
+from nirvana.out_of_memory import ADVICE
 
 GRACE = 0.7  # seconds between asking a job to stop and killing its worker
 LOG_LINES = 500
-KEPT = "The steps that were finished are kept."
 log = logging.getLogger(__name__)
 
 
@@ -60,15 +62,6 @@ class Entry:
     cancelled: bool = False
     live: Live = Live()
     lines: deque[str] = field(default_factory=lambda: deque(maxlen=LOG_LINES))
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a job ended."""
-
-    status: str
-    error: dict[str, Any] | None = None
-    result: dict[str, Any] | None = None
 
 
 class WorkerProcess:
@@ -260,7 +253,7 @@ class Lane:
             elif event["job"] != entry.id:
                 continue
             elif event["event"] == "end":
-                return _ended(entry, event)
+                return Outcome(event["status"], event["error"], event["result"])
             elif event["event"] == "cancel":
                 worker.send({"cancel": entry.id})
                 deadline = time.monotonic() + GRACE
@@ -273,24 +266,14 @@ class Lane:
         worker.drain()
         self.resident = []
         if entry.cancelled:
-            return _ended(entry, {"status": "cancelled"})
+            return outcome_of(Cancelled(), entry.live.step)
         if code in (-9, 137):
-            message = "The worker was killed, most likely by the system because memory ran out."
-            hint = "Use fewer or shorter samples, a smaller model or dtype, or close other programs."
+            message, hint = "The worker was killed, most likely by the system because memory ran out.", ADVICE
         else:
-            message = f"The worker stopped with exit code {code}."
-            hint = "The log has the details."
-        return _ended(entry, {"status": "failed", "message": message, "hint": f"{hint} {KEPT}"})
+            message, hint = f"The worker stopped with exit code {code}.", "The log has the details."
+        return outcome_of(RunError(message, f"{hint} {KEPT}"), entry.live.step)
 
     def _log(self, line: str) -> None:
         entry = self._current
         if entry is not None:
             entry.lines.append(line)
-
-
-def _ended(entry: Entry, end: dict[str, Any]) -> Outcome:
-    """The outcome of an event "end"."""
-    if end["status"] == "done":
-        return Outcome("done", result=end["result"])
-    message, hint = end.get("message", "Cancelled."), end.get("hint", KEPT)
-    return Outcome(end["status"], {"step": entry.live.step, "message": message, "hint": hint})

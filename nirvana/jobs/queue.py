@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nirvana.errors import NirvanaError, RunError
+from nirvana.errors import Cancelled, NirvanaError, RunError
 from nirvana.files import write_bytes
 from nirvana.jobs.execute import check_task
-from nirvana.jobs.lane import Entry, Lane, Live, Outcome
-from nirvana.jobs.records import device_of, record_job
+from nirvana.jobs.lane import Entry, Lane, Live
+from nirvana.jobs.records import Outcome, device_of, outcome_of, record_job
 from nirvana.runs.index import LIVE
 from nirvana.runs.store import Store
 
@@ -176,7 +176,7 @@ class JobManager:
         if owned is not None:
             entry, lane = owned
             if lane.cancel(entry):
-                self._ended(entry, Outcome("cancelled", {"step": "", "message": "Cancelled.", "hint": ""}))
+                self._ended(entry, outcome_of(Cancelled(hint="")))
         elif job.live and self.job(job_id).live:  # it may have ended since it was read
             raise RunError("This job belongs to another program.", "Cancel it there.")
 

@@ -1,14 +1,34 @@
-"""Jobs in the index of runs: how a job is recorded when it begins, whoever performs it."""
+"""Records of jobs in the index of runs, whoever performs them."""
 
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from typing import Any
 
-from nirvana.errors import RunError
+from nirvana.errors import Cancelled, NirvanaError, RunError
 from nirvana.models.devices import devices
 from nirvana.runs.index import new_id, this_process
 from nirvana.runs.run import Run
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The end of a job: "done" with a result, or "failed", "cancelled" or "interrupted" with an error.
+
+    An error has "step", "message" and "hint".
+    """
+
+    status: str
+    error: dict[str, Any] | None = None
+    result: dict[str, Any] | None = None
+
+
+def outcome_of(error: BaseException, step: str = "") -> Outcome:
+    """The outcome of a job that raised `error`; all but a `NirvanaError` is an interrupt, and counts as cancelled."""
+    known = error if isinstance(error, NirvanaError) else Cancelled()
+    status = "cancelled" if isinstance(known, Cancelled) else "failed"
+    return Outcome(status, {"step": step, "message": known.message, "hint": known.hint})
 
 
 def device_of(run: Run) -> str:

@@ -18,7 +18,8 @@ from typing import IO, Any
 
 from nirvana.errors import Cancelled, NirvanaError
 from nirvana.jobs.execute import execute
-from nirvana.progress import Progress, Reporter
+from nirvana.jobs.records import Outcome, outcome_of
+from nirvana.progress import Progress
 from nirvana.runs.model_cache import ModelCache
 from nirvana.runs.store import Store
 
@@ -72,13 +73,14 @@ class JobReporter:
     """Sends a job's steps to the parent, and its progress a few times a second."""
 
     def __init__(self, job: str, channel: Channel, commands: Commands) -> None:
-        self.job = job
+        self.job, self.current = job, ""
         self._channel = channel
         self._commands = commands
         self._last = 0.0
 
     def step(self, step: str, number: int, steps: int) -> None:
         self._check()
+        self.current = step
         self._channel.send("step", job=self.job, step=step, number=number, steps=steps)
         self._last = 0.0
         print(f"[{number}/{steps}] {step}", file=sys.stderr, flush=True)
@@ -105,18 +107,16 @@ def main() -> None:
         outcome = perform(command, JobReporter(command["job"], channel, commands), models)
         sys.stderr.flush()
         channel.send("resident", models=models.resident())
-        channel.send("end", job=command["job"], **outcome)
+        channel.send("end", job=command["job"], **vars(outcome))
 
 
-def perform(command: dict[str, Any], reporter: Reporter, models: ModelCache) -> dict[str, Any]:
-    """Do one job; how it ended."""
+def perform(command: dict[str, Any], reporter: JobReporter, models: ModelCache) -> Outcome:
+    """Do one job."""
     try:
         run = Store(Path(command["root"])).open(command["run"])
-        return {"status": "done", "result": execute(run, command["task"], command["arguments"], reporter, models)}
-    except Cancelled:
-        return {"status": "cancelled"}
+        return Outcome("done", result=execute(run, command["task"], command["arguments"], reporter, models))
     except NirvanaError as error:
-        return {"status": "failed", "message": error.message, "hint": error.hint}
+        return outcome_of(error, reporter.current)
 
 
 if __name__ == "__main__":
