@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from nirvana.commands.command import Command, output_file, read_file
+from nirvana.commands.command import Command, output_file, read_input
 from nirvana.commands.console import print_json
 from nirvana.files import write_json
 from nirvana.runs.options import add_options, apply_options
@@ -29,7 +29,7 @@ class AllocateCommand(Command):
         from nirvana.saliency.scores import Saliency
 
         choice, output = apply_options(Recipe(), arguments).allocation, output_file(arguments.output)
-        saliency = read_file(arguments.saliency, Saliency.from_bytes, "saliency", "`nirvana score` writes one.")
+        saliency = read_input(arguments.saliency, Saliency.from_bytes, "saliency", "`nirvana score` writes one.")
         plan = allocate(saliency, **vars(choice))
         write_json(output, plan.to_json())
         rates = {"attention": plan.rate(KV_GROUP), "mlp": plan.rate(NEURON)}

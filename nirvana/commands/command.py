@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 from nirvana.commands.console import Bar
 from nirvana.errors import Cancelled, NirvanaError, RunError
-from nirvana.files import local_path
+from nirvana.files import local_path, read_file, well_formed
 from nirvana.runs.recipe import STEPS, ModelChoice, Recipe
 from nirvana.runs.run import Run
 from nirvana.runs.store import Store
@@ -80,7 +80,7 @@ def output_file(name: str) -> Path:
     return path
 
 
-def read_file(name: str, parse: Callable[[bytes], Value], kind: str, hint: str) -> Value:
+def read_input(name: str, parse: Callable[[bytes], Value], kind: str, hint: str) -> Value:
     """The parsed content of a file.
 
     Args:
@@ -88,19 +88,16 @@ def read_file(name: str, parse: Callable[[bytes], Value], kind: str, hint: str) 
         hint: where such a file comes from.
 
     Raises:
-        RunError: it is missing or of another kind.
+        RunError: it is missing, cannot be read, or is of another kind.
     """
-    path = local_path(name, RunError)
-    if not path.exists():
-        raise RunError(f"There is no file {name}.", hint)
-    if not path.is_file():
-        raise RunError(f"{name} is not a regular file.", hint)
     try:
-        return parse(path.read_bytes())
-    except NirvanaError:
-        raise
-    except Exception as error:  # whatever a parser makes of foreign bytes
-        raise RunError(f"{name} is not a {kind}: {error}.", hint) from error
+        content = read_file(local_path(name, RunError))
+    except FileNotFoundError:
+        raise RunError(f"There is no file {name}.", hint) from None
+    except OSError as error:
+        raise RunError(f"{name} cannot be read: {error.strerror}.", hint) from error
+    with well_formed(f"{name} is not a {kind}", RunError, hint):
+        return parse(content)
 
 
 def load(choice: ModelChoice, bar: Bar) -> LM:

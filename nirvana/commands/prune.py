@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 
-from nirvana.commands.command import Command, load, read_file
+from nirvana.commands.command import Command, load, read_input
 from nirvana.commands.console import Bar, print_json
 from nirvana.commands.run import check_output
 from nirvana.errors import CheckpointError
-from nirvana.files import local_path
+from nirvana.files import local_path, parse_json
 from nirvana.jobs.tasks.export import ExportRequest
 from nirvana.options import add_fields, given
 from nirvana.plan import PruningPlan
@@ -37,7 +36,7 @@ class PruneCommand(Command):
         check_recipe(recipe, ("model", "prune"))
         format = ExportRequest(**given(ExportRequest, arguments)).format
         hint = "`nirvana allocate` writes one."
-        plan = PruningPlan.from_json(read_file(arguments.plan, json.loads, "plan", hint))
+        plan = PruningPlan.from_json(read_input(arguments.plan, parse_json, "plan", hint))
         output = local_path(arguments.output, CheckpointError)
         check_output(output, format)
         with Bar().shown() as bar:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nirvana.checkpoints.sizes import FORMATS
-from nirvana.commands.command import Command, new_run, read_file
+from nirvana.commands.command import Command, new_run, read_input
 from nirvana.commands.console import Bar
 from nirvana.commands.showing import show_run
 from nirvana.errors import CheckpointError, RunError
-from nirvana.files import local_path, strict, write_json
+from nirvana.files import local_path, parse_json, strict, write_json
 from nirvana.jobs.foreground import execute_here
 from nirvana.jobs.tasks.export import ExportRequest
 from nirvana.jobs.tasks.run import RunRequest
@@ -90,7 +89,7 @@ def _recipe(name: str | None) -> Recipe:
     if name in PRESETS:
         return PRESETS[name].recipe
     hint = f"Give a recipe.json, which `nirvana run --output` writes, {' or '.join(PRESETS)}, or options only."
-    return Recipe.from_json(read_file(name, json.loads, "recipe", hint))
+    return Recipe.from_json(read_input(name, parse_json, "recipe", hint))
 
 
 def _check_format(lm: LM, format: str) -> None:

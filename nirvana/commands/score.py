@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from nirvana.calibration.sets import CalibrationSelection, CalibrationSet
-from nirvana.commands.command import Command, load, output_file, read_file
+from nirvana.commands.command import Command, load, output_file, read_input
 from nirvana.commands.console import Bar, print_json
 from nirvana.errors import RunError
 from nirvana.files import write_bytes
@@ -47,7 +47,7 @@ class ScoreCommand(Command):
         criterion, drawn = recipe.saliency.criterion, given(Draw, arguments)
         calibration: CalibrationSet | None = None
         if arguments.calibration is not None:
-            chosen = read_file(arguments.calibration, FORMATS["calibration"].read, "calibration set", HINT)
+            chosen = read_input(arguments.calibration, FORMATS["calibration"].read, "calibration set", HINT)
             calibration = chosen.calibration if isinstance(chosen, CalibrationSelection) else chosen
         elif find_criterion(criterion).reads != "nothing":
             raise RunError("This criterion reads text.", f"Give --calibration FILE; {HINT}")

@@ -14,9 +14,10 @@ from nirvana.jobs.execute import check_task
 from nirvana.jobs.foreground import execute_here
 from nirvana.options import add_fields, given
 from nirvana.runs.recipe import ModelChoice
+from nirvana.runs.record import ID
 from nirvana.runs.run import Run
 from nirvana.runs.speed import SpeedRequest
-from nirvana.runs.store import EXAMPLE, ID, Store
+from nirvana.runs.store import EXAMPLE, Store
 
 if TYPE_CHECKING:
     from nirvana.models.lm import LM

@@ -15,8 +15,9 @@ from nirvana.jobs.execute import check_task
 from nirvana.jobs.foreground import execute_here
 from nirvana.runs.options import add_options, apply_options
 from nirvana.runs.recipe import Recipe
+from nirvana.runs.record import NAME_LENGTH
 from nirvana.runs.run import Run
-from nirvana.runs.store import NAME_LENGTH, Store
+from nirvana.runs.store import Store
 
 
 class StudyCommand(Command):

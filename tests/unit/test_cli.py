@@ -279,7 +279,7 @@ def test_bad_files_are_one_clear_message(
     model = ["--model", str(tiny_folder), "--device", "cpu"]
     assert "not a recipe" in refused(capsys, "run", str(bad))
     assert "no file" in refused(capsys, "allocate", "--saliency", str(tmp_path / "none.npz"))
-    assert "not a saliency" in refused(capsys, "allocate", "--saliency", str(bad))
+    assert "no saved scores" in refused(capsys, "allocate", "--saliency", str(bad))
     assert "not a calibration set" in refused(capsys, "score", *model, "--calibration", str(bad))
     assert "not a plan" in refused(capsys, "prune", *model, "--plan", str(bad))
     assert "NaN" in refused(capsys, "run", *small, "--model", str(nan))
