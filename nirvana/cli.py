@@ -9,22 +9,20 @@ import sys
 from collections.abc import Sequence
 
 import nirvana
-from nirvana.commands.allocate import AllocateCommand
-from nirvana.commands.calibrate import CalibrateCommand
 from nirvana.commands.command import Command, add_json
-from nirvana.commands.compare import CompareCommand
-from nirvana.commands.corpora import CorporaCommand
-from nirvana.commands.evaluate import EvaluateCommand
-from nirvana.commands.generate import GenerateCommand
-from nirvana.commands.inspect import InspectCommand
+from nirvana.commands.describe import CorporaCommand, InspectCommand
 from nirvana.commands.matrix import MatrixCommand
-from nirvana.commands.prune import PruneCommand
-from nirvana.commands.report import ReportCommand
+from nirvana.commands.measurements import SensitivityCommand, SpeedCommand
 from nirvana.commands.run import RunCommand
-from nirvana.commands.runs import RunsCommand
-from nirvana.commands.score import ScoreCommand
-from nirvana.commands.sensitivity import SensitivityCommand
-from nirvana.commands.speed import SpeedCommand
+from nirvana.commands.runs import CompareCommand, ReportCommand, RunsCommand
+from nirvana.commands.steps import (
+    AllocateCommand,
+    CalibrateCommand,
+    EvaluateCommand,
+    GenerateCommand,
+    PruneCommand,
+    ScoreCommand,
+)
 from nirvana.commands.sweep import SweepCommand
 from nirvana.commands.tune import TuneCommand
 from nirvana.errors import KEPT, Cancelled, NirvanaError

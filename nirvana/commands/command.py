@@ -9,33 +9,35 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 
-from nirvana.commands.console import Bar
 from nirvana.errors import Cancelled, NirvanaError, RunError
 from nirvana.files import local_path, read_file, well_formed
-from nirvana.runs.recipe import STEPS, ModelChoice, Recipe
+from nirvana.runs.recipe import STEPS, Recipe
 from nirvana.runs.run import Run
 from nirvana.runs.store import Store
 
 if TYPE_CHECKING:
-    from nirvana.models.lm import LM
+    pass
 
 Value = TypeVar("Value")
 
 
 class Command(ABC):
-    """A subcommand of `nirvana`.
+    """A subcommand of `nirvana`. The first line of the docstring is its help text.
 
     Class attributes:
         name: as typed.
-        help: one sentence.
         group: heading that the overview lists it under.
         example: a command line, shown below the options.
     """
 
     name: ClassVar[str]
-    help: ClassVar[str]
     group: ClassVar[str]
     example: ClassVar[str] = ""
+
+    @property
+    def help(self) -> str:
+        """One sentence."""
+        return (type(self).__doc__ or "").partition("\n")[0]
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:  # noqa: B027 (some take none)
         """Give `parser` the options of the subcommand."""
@@ -98,11 +100,3 @@ def read_input(name: str, parse: Callable[[bytes], Value], kind: str, hint: str)
         raise RunError(f"{name} cannot be read: {error.strerror}.", hint) from error
     with well_formed(f"{name} is not a {kind}", RunError, hint):
         return parse(content)
-
-
-def load(choice: ModelChoice, bar: Bar) -> LM:
-    """The model that the options name."""
-    from nirvana.models.loading import load_model
-
-    bar.step("model")
-    return load_model(choice.name, device=choice.device, dtype=choice.dtype, progress=bar.progress)

@@ -16,10 +16,9 @@ from nirvana.studies.matrix_rows import CalibrationMatrix, read_matrix
 
 
 class MatrixCommand(StudyCommand):
-    """Calibration text against evaluation text."""
+    """Calibrate on each of several texts, and measure each pruned model on all of them."""
 
     name = "matrix"
-    help = "Calibrate on each of several texts, and measure each pruned model on all of them."
     title = "Texts for"
     sections = {  # noqa: RUF012
         "model": (),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from nirvana.checkpoints.sizes import FORMATS
 from nirvana.commands.command import Command, new_run, read_input
 from nirvana.commands.console import Bar
-from nirvana.commands.showing import show_run
+from nirvana.commands.runs import show_run
 from nirvana.errors import CheckpointError, RunError
 from nirvana.files import local_path, parse_json, strict, write_json
 from nirvana.jobs.foreground import execute_here
@@ -29,10 +29,9 @@ if TYPE_CHECKING:
 
 
 class RunCommand(Command):
-    """Every step, kept as a run; with --output the pruned model and its records too."""
+    """Do every step, from the model to the report, and keep the run."""
 
     name = "run"
-    help = "Do every step, from the model to the report, and keep the run."
     group = "pipeline"
     example = "nirvana run --model smollm2-135m --sparsity 0.2 --gamma 3.36 --output pruned"
 

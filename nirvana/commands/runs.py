@@ -1,14 +1,19 @@
-"""`nirvana runs`."""
+"""Kept runs: listed, shown, changed, compared and reported."""
 
 from __future__ import annotations
 
 import argparse
 import time
+from pathlib import Path
 from typing import Any
 
-from nirvana.commands.command import Command, add_json
-from nirvana.commands.console import print_json, print_table
-from nirvana.commands.showing import show_run, summary
+from nirvana.allocation.rules import balance
+from nirvana.commands.command import Command, add_json, output_file
+from nirvana.commands.console import print_json, print_report, print_table
+from nirvana.files import write_bytes
+from nirvana.runs.comparison import compare_runs
+from nirvana.runs.recipe import STEPS
+from nirvana.runs.run import Run
 from nirvana.runs.store import Store
 
 ACTIONS = {
@@ -22,10 +27,9 @@ ACTIONS = {
 
 
 class RunsCommand(Command):
-    """The list of runs, and actions on one of them."""
+    """List the kept runs; show, rename, pin or delete one."""
 
     name = "runs"
-    help = "List the kept runs; show, rename, pin or delete one."
     group = "runs"
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
@@ -80,3 +84,107 @@ def _list(store: Store, as_json: bool) -> None:
         print_table("", ["id", "name", "status", "created", "size", ""], rows)
     else:
         print("There are no runs yet. Start one: nirvana run")
+
+
+def summary(item: Run) -> dict[str, Any]:
+    """A run's entry in a list, as JSON values."""
+    return {
+        "id": item.id,
+        "name": item.name,
+        "status": item.status,
+        "created": item.created,
+        "pinned": item.pinned,
+        "folder": str(item.folder),
+        "recipe": item.recipe.to_json(),
+    }
+
+
+def show_run(item: Run, as_json: bool, output: Path | None = None) -> None:
+    """Print the steps, the plan and the report of a run.
+
+    Args:
+        output: where its model was written to.
+    """
+    plan, report = item.plan(), item.report()
+    steps = {step: item.info(step) for step in STEPS}
+    if as_json:
+        result = summary(item) | {"steps": steps, "report": report.to_json() if report else None}
+        result["output"] = str(output) if output else None
+        if plan is not None:
+            result["plan"] = {"requested": plan.requested, "sparsity": plan.sparsity, "notes": list(plan.notes)}
+        print_json(result)
+        return
+    rows = []
+    for step in STEPS:
+        info = steps[step] or {}
+        seconds = info.get("seconds")
+        time_spent = "" if seconds is None else f"{seconds:.1f} s" + (" (cached)" if info.get("cached") else "")
+        rows.append([step, item.step_state(step), time_spent])
+    print_table(f"Run {item.id}: {item.name}", ["step", "state", "time"], rows)
+    if plan is not None:
+        print(f"Sparsity {plan.sparsity:.5f} of {plan.requested:g} requested, {balance(plan)}.")
+        for note in plan.notes:
+            print(note)
+    if report is not None:
+        print_report(report, "Dense and pruned")
+    failure = item.failure()
+    if failure:
+        print(f"{failure['status']}: {failure['message']} {failure['hint']}")
+    if output is not None:
+        print(f"The pruned model is in {output}.")
+
+
+class CompareCommand(Command):
+    """Set kept runs side by side, with clear winners."""
+
+    name = "compare"
+    group = "runs"
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("runs", nargs="+", metavar="RUN", help='as listed by `nirvana runs`, or "example"')
+        parser.add_argument("--csv", metavar="FILE", help="write every number, one a line")
+
+    def run(self, arguments: argparse.Namespace) -> None:
+        from nirvana.reporting.figures.comparison import number_table, shown_table
+
+        store = Store()
+        found = compare_runs([store.open(run_id) for run_id in arguments.runs])
+        if arguments.csv:
+            write_bytes(output_file(arguments.csv), number_table(found).to_csv(index=False).encode())
+        if arguments.json:
+            print_json(found.to_json())
+            return
+        for column in found.columns:
+            print(f"{column.run_id}: {column.heading} ({column.name}), {column.state}")
+        table = shown_table(found)
+        if not table.empty:
+            names = [name for name in table.columns if name != "protocol"]
+            print_table("", names, [[str(row[name]) for name in names] for row in table.to_dict("records")])
+        for finding in found.findings:
+            print(finding)
+        print(
+            "± one standard error; in brackets the change to dense. ★: 95 % intervals of all differences exclude zero."
+        )
+
+
+class ReportCommand(Command):
+    """Write the results of a run as one HTML file."""
+
+    name = "report"
+    group = "runs"
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("run", metavar="RUN", help='as listed by `nirvana runs`, or "example"')
+        parser.add_argument("--output", metavar="FILE", help="file to write (default: RUN.html)")
+
+    def run(self, arguments: argparse.Namespace) -> None:
+        run = Store().open(arguments.run)
+        output = output_file(arguments.output or f"{run.id}.html")
+        from nirvana.reporting.html.report import report_html
+
+        content = report_html(run).encode()
+        write_bytes(output, content)
+        if arguments.json:
+            print_json({"run": run.id, "output": str(output), "bytes": len(content)})
+        else:
+            print(f"Wrote {output}, {len(content):,} bytes.")

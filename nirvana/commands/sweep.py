@@ -21,10 +21,9 @@ from nirvana.studies.sweep_rows import Row, read_grid, read_rows
 
 
 class SweepCommand(StudyCommand):
-    """A grid of criteria, allocations, sparsities and seeds."""
+    """Try a grid of criteria, allocations, sparsities and seeds, and list the clear differences."""
 
     name = "sweep"
-    help = "Try a grid of criteria, allocations, sparsities and seeds, and list the clear differences."
     title = "Sweep of"
     sections = {  # noqa: RUF012
         "model": (),

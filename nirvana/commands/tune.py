@@ -24,10 +24,9 @@ SHOWN = 10  # trials
 
 
 class TuneCommand(StudyCommand):
-    """A search for the recipe with the lowest KL."""
+    """Search for the recipe that changes a model least, by KL on probe text."""
 
     name = "tune"
-    help = "Search for the recipe that changes a model least, by KL on probe text."
     title = "Search for"
     base = BASE
     sections = {  # noqa: RUF012

@@ -8,10 +8,8 @@ from nirvana.errors import RunError
 from nirvana.jobs.task import Task
 from nirvana.jobs.tasks.continuation import Continue
 from nirvana.jobs.tasks.export import Export
+from nirvana.jobs.tasks.measurements import Scan, Sizes, Speed
 from nirvana.jobs.tasks.run import RunSteps
-from nirvana.jobs.tasks.sensitivity import Scan
-from nirvana.jobs.tasks.sizes import Sizes
-from nirvana.jobs.tasks.speed import Speed
 from nirvana.jobs.tasks.study import MatrixTask, SweepTask, TuneTask
 
 TASKS: dict[str, Task[Any]] = {

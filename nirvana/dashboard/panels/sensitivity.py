@@ -7,7 +7,7 @@ import streamlit as st
 from nirvana.dashboard import state
 from nirvana.dashboard.panels.charts import show_chart
 from nirvana.evaluation.sensitivity_result import Sensitivity
-from nirvana.jobs.tasks.sensitivity import ScanRequest
+from nirvana.jobs.tasks.measurements import ScanRequest
 from nirvana.plan import PruningPlan
 from nirvana.reporting.estimates import expected_seconds
 from nirvana.reporting.figures.chart import count

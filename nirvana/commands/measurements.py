@@ -1,4 +1,4 @@
-"""`nirvana speed`."""
+"""Measurements of kept runs: speed, quality against bytes and sensitivity."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from nirvana.commands.command import Command
 from nirvana.commands.console import Bar, print_json, print_table
 from nirvana.errors import RunError
 from nirvana.evaluation.results import Report
+from nirvana.evaluation.sensitivity_result import Sensitivity
 from nirvana.evaluation.speed_report import SpeedReport, Spread
 from nirvana.jobs.execute import check_task
 from nirvana.jobs.foreground import execute_here
+from nirvana.jobs.tasks.measurements import ScanRequest
 from nirvana.options import add_fields, given
 from nirvana.runs.recipe import ModelChoice
 from nirvana.runs.record import ID
@@ -24,10 +26,9 @@ if TYPE_CHECKING:
 
 
 class SpeedCommand(Command):
-    """ModelCache timed in turns: those of a kept run, whose reports stay with it, or any, compared with the first."""
+    """Time models in turns: a kept run's dense and pruned one, or any."""
 
     name = "speed"
-    help = "Time models in turns: a kept run's dense and pruned one, or any."
     group = "runs"
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
@@ -135,3 +136,36 @@ def _perplexity(item: Any) -> str:
 
 def _spread(spread: Spread) -> str:
     return f"{spread.median:,.4g} ({spread.low:,.4g} to {spread.high:,.4g})"
+
+
+SHOWN = 12  # modules
+
+
+class SensitivityCommand(Command):
+    """Prune each module of a kept run's model alone, and show the most sensitive ones."""
+
+    name = "sensitivity"
+    group = "runs"
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("run", metavar="RUN", help="with scores, as listed by `nirvana runs`")
+        add_fields(parser, ScanRequest)
+
+    def run(self, arguments: argparse.Namespace) -> None:
+        run = Store().open(arguments.run)
+        with Bar().shown() as bar:
+            result = execute_here(run, "sensitivity", given(ScanRequest, arguments), bar)
+        if arguments.json:
+            print_json(result)
+            return
+        from nirvana.reporting.figures.sensitivity import scan_heatmap
+
+        scores = run.saliency()
+        assert scores is not None
+        chart = scan_heatmap(Sensitivity.from_json(result), scores.layout, run.plan())
+        rows = [
+            [str(row["layer"]), row["module"], f"{row['KL']:.4g} ± {row['standard error']:.2g}"]
+            for row in chart.table.head(SHOWN).to_dict("records")
+        ]
+        print_table("The most sensitive modules", ["layer", "module", "KL, nats"], rows)
+        print(chart.takeaway)

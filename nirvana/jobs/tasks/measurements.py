@@ -1,0 +1,102 @@
+"""Tasks that measure a run's models and attach the result to the run: "speed", "sizes" and "sensitivity"."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Any, Generic
+
+from nirvana.errors import RunError
+from nirvana.jobs.task import Request, Task, require_pruned
+from nirvana.progress import Reporter
+from nirvana.runs.run import Run
+from nirvana.runs.speed import SizesRequest, SpeedRequest, measure_speeds, quality_against_bytes
+from nirvana.schema import Schema, option
+
+if TYPE_CHECKING:
+    from nirvana.evaluation.results import Report
+    from nirvana.evaluation.sensitivity_result import Sensitivity
+    from nirvana.evaluation.speed_report import SpeedReport
+    from nirvana.runs.model_cache import ModelCache
+    from nirvana.runs.workspace import Workspace
+
+
+class MeasurementTask(Task[Request], Generic[Request]):
+    """A measurement in one step. The task's result is the measurement."""
+
+    @abstractmethod
+    def measure(self, workspace: Workspace, request: Request) -> SpeedReport | Report | Sensitivity:
+        """Measure the models of a run."""
+
+    def perform(self, run: Run, request: Request, models: ModelCache, reporter: Reporter) -> dict[str, Any]:
+        from nirvana.runs.workspace import Workspace
+
+        reporter.step(self.name, 1, 1)
+        found = self.measure(Workspace.of(run, models=models, progress=reporter.progress), request)
+        if not run.is_example:
+            run.attach(self.name, found)
+        return found.to_json()
+
+
+class Speed(MeasurementTask[SpeedRequest]):
+    """Time the dense and the pruned model in turns."""
+
+    name = "speed"
+    title = "Measuring speed"
+    request = SpeedRequest
+    reads_only = True
+
+    def check(self, run: Run, request: SpeedRequest) -> None:
+        require_pruned(run)
+        card, length = run.model(), request.prompt + request.new_tokens
+        positions = card.geometry.get("positions", length) if card else length
+        if length > positions:
+            raise RunError(
+                f"{length:,} tokens are more than the model's {positions:,} positions.",
+                "Use a shorter prompt, or fewer new tokens.",
+            )
+
+    def measure(self, workspace: Workspace, request: SpeedRequest) -> SpeedReport:
+        return measure_speeds(workspace, request)
+
+
+class Sizes(MeasurementTask[SizesRequest]):
+    """Measure quality against bytes."""
+
+    name = "sizes"
+    title = "Measuring quality against bytes"
+    request = SizesRequest
+    reads_only = True
+
+    def check(self, run: Run, request: SizesRequest) -> None:
+        require_pruned(run)
+        if not run.recipe.evaluation.corpora:
+            raise RunError("There is no text to measure perplexity on.", "Choose one on the Compare page.")
+
+    def measure(self, workspace: Workspace, request: SizesRequest) -> Report:
+        return quality_against_bytes(workspace, request.schemes)
+
+
+class ScanRequest(Schema):
+    """The share of units that is pruned."""
+
+    rate: float = option(0.2, "--rate", "share of each module's units to prune", gt=0, lt=1)
+
+
+class Scan(MeasurementTask[ScanRequest]):
+    """Prune each module alone, with the run's scores, and measure KL on its probe."""
+
+    name = "sensitivity"
+    title = "Sensitivity scan"
+    request = ScanRequest
+
+    def check(self, run: Run, request: ScanRequest) -> None:
+        if run.info("saliency") is None:
+            raise RunError("There are no scores yet.", "Score the units first.")
+        if run.step_state("saliency") != "done":
+            raise RunError("The scores are of earlier choices.", "Score the units again first.")
+
+    def measure(self, workspace: Workspace, request: ScanRequest) -> Sensitivity:
+        from nirvana.evaluation.sensitivity import sensitivity
+
+        scores, probe = workspace.saliency(), workspace.probe()
+        return sensitivity(workspace.lm, scores, probe, rate=request.rate, progress=workspace.progress)
