@@ -25,8 +25,8 @@ from typing import IO, NamedTuple
 
 import psutil
 
+from nirvana.environment import POLICY, RELATED
 from nirvana.progress import Progress
-from nirvana.threads import POLICY, RELATED
 
 MODELS = {"tiny-llama": 32, "smollm2-135m": 8}  # samples of LENGTH tokens
 LENGTH = 128
@@ -99,7 +99,7 @@ class Child:
 
     def _read(self) -> str:
         assert self._process.stdout is not None
-        line = self._process.stdout.readline()
+        line: str = self._process.stdout.readline()
         if not line:
             raise SystemExit(f"A child process ended with exit code {self._process.wait()}.")
         return line.strip()
@@ -239,7 +239,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.child:
         serve(arguments.child, sys.stdin, sys.stdout)
-    policies = {DEFAULT: {}} | {words: _policy(words) for words in arguments.policy or POLICIES}
+    policies: dict[str, dict[str, str]] = {DEFAULT: {}}
+    policies |= {words: _policy(words) for words in arguments.policy or POLICIES}
     for model in arguments.model or MODELS:
         print(f"{model}, {MODELS[model]} x {LENGTH} tokens, {os.cpu_count()} cores, {arguments.neighbours} neighbours.")
         print("Minimum / median; ratios of minima to the default's alone.", flush=True)

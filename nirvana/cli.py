@@ -25,6 +25,7 @@ from nirvana.commands.steps import (
 )
 from nirvana.commands.sweep import SweepCommand
 from nirvana.commands.tune import TuneCommand
+from nirvana.environment import set_thread_policy
 from nirvana.errors import KEPT, Cancelled, NirvanaError
 from nirvana.jobs.execute import translated
 
@@ -56,6 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0, 2 after an error (its message and hint are on stderr), 130 after Ctrl+C.
     """
+    set_thread_policy()
     parser = build_parser()
     parsed = parser.parse_args(arguments)
     try:

@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import nirvana
+from nirvana.environment import thread_policy
 from nirvana.errors import KEPT, Cancelled, RunError
 from nirvana.jobs.records import Outcome, outcome_of
 from nirvana.out_of_memory import ADVICE
 
+SETTINGS = {"PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}  # of the worker's environment
 GRACE = 0.7  # seconds between asking a job to stop and killing its worker
 LOG_LINES = 500
 log = logging.getLogger(__name__)
@@ -77,7 +79,7 @@ class WorkerProcess:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"},
+            env={**os.environ, **thread_policy(os.environ), **SETTINGS, "PYTHONPATH": path},
         )
         self.pid = self._process.pid
         self._lines = threading.Thread(target=self._read_lines, name="worker log", daemon=True)

@@ -12,14 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-import lm_eval.api.task
 import numpy as np
 import torch
-from lm_eval.api.task import ConfigurableTask
-from lm_eval.evaluator import evaluate
-from lm_eval.models.huggingface import HFLM
-from lm_eval.tasks import TaskManager
 
+from nirvana.environment import unchanged_environment
 from nirvana.errors import ModelError, NirvanaError, TaskError
 from nirvana.evaluation.zero_shot.results import ACCURACIES, TaskAccuracy, ZeroShot
 from nirvana.evaluation.zero_shot.tasks import (
@@ -35,6 +31,13 @@ from nirvana.forward.chunks import BATCH_TOKENS, BATCH_TOKENS_ACCELERATOR
 from nirvana.models.lm import LM
 from nirvana.models.quiet import quiet_library
 from nirvana.progress import ProgressCallback, report
+
+with unchanged_environment():  # the harness sets a variable of the hub's library
+    import lm_eval.api.task
+    from lm_eval.api.task import ConfigurableTask
+    from lm_eval.evaluator import evaluate
+    from lm_eval.models.huggingface import HFLM
+    from lm_eval.tasks import TaskManager
 
 STAGE = "Zero-shot"
 MOST_LOGITS = 1 << 28  # of a batch: 1 GiB in float32
