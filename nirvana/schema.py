@@ -26,7 +26,15 @@ def _as_float(value: Any) -> Any:
     return math.inf if value == "inf" else value
 
 
+def _distinct(value: Any) -> Any:
+    try:
+        return tuple(dict.fromkeys(value)) if isinstance(value, list | tuple) else value
+    except TypeError:
+        return tuple(value)  # entries that cannot be compared, which their own type refuses
+
+
 Many = Annotated[tuple[Item, ...], BeforeValidator(_as_tuple)]  # a list in JSON
+Distinct = Annotated[tuple[Item, ...], BeforeValidator(_distinct)]  # each entry once
 Extended = Annotated[  # a float that may be infinite, "inf" in JSON
     float,
     BeforeValidator(_as_float),

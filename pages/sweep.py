@@ -7,17 +7,17 @@ import streamlit as st
 from nirvana.dashboard import state
 from nirvana.dashboard.panels import page
 from nirvana.dashboard.panels.sweep import (
+    PANEL,
     base_recipe,
     belongs_elsewhere,
     describe_base,
     explain,
     grid_controls,
     nothing_yet,
-    show_code,
     start,
-    watch,
 )
 from nirvana.dashboard.panels.sweep_results import results
+from nirvana.reporting.code import sweep_code, sweep_command
 from nirvana.studies.sweep_rows import read_rows
 
 now = state.context()
@@ -30,7 +30,7 @@ st.caption(describe_base(recipe))
 grid = grid_controls(now)
 start(now, grid, rows)
 page.job_panel()
-watch(now, rows)
+PANEL.watch(now)
 if rows:
     if recipe != now.run.recipe:
         st.warning("What follows belongs to earlier choices. A sweep with these starts in a new run; this one stays.")
@@ -39,4 +39,4 @@ else:
     nothing_yet(now)
 with st.expander("How are the points compared?", icon=":material/help:", key="sweep.about"):
     explain()
-show_code(recipe, grid)
+PANEL.code(sweep_code(recipe, grid), sweep_command(recipe, grid))

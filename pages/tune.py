@@ -6,20 +6,21 @@ import streamlit as st
 
 from nirvana.dashboard import state
 from nirvana.dashboard.panels import page
-from nirvana.dashboard.panels.tune import controls, explain, nothing_yet, results, show_code, start, watch
+from nirvana.dashboard.panels.tune import PANEL, controls, explain, nothing_yet, results, start
+from nirvana.reporting.search import command_line, python_code
 from nirvana.studies.search_trials import read_trials
 
 now = state.context()
 page.page_header("tune")
 settings, trials = read_trials(now.run.folder)
-asked = controls(now, settings)
-start(now, asked, settings, trials)
+request = controls(now, settings)
+start(now, request, settings, trials)
 page.job_panel()
-watch(now, trials)
+PANEL.watch(now)
 if settings is not None and trials:
     results(now, settings, trials)
 else:
     nothing_yet(now)
 with st.expander("What is searched, and on which text?", icon=":material/help:", key="tune.about"):
     explain()
-show_code(now.recipe, asked)
+PANEL.code(python_code(now.recipe, request), command_line(now.recipe, request))

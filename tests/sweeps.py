@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from nirvana.studies.sweep_grid import Grid, Point
 from nirvana.studies.sweep_rows import Pace, Row, Value
@@ -38,3 +39,8 @@ def make_rows(grid: Grid | None = None, make: Callable[[Point], Row] = make_row)
 def without(rows: Iterable[Row], **choice: object) -> list[Row]:
     """Rows but those whose point has these choices."""
     return [row for row in rows if not all(getattr(row.point, name) == value for name, value in choice.items())]
+
+
+def grid_of(*lists: Any, **named: Any) -> Grid:
+    """A grid by its fields in order: criteria, methods, sparsities, seeds ..."""
+    return Grid(**dict(zip(Grid.model_fields, lists, strict=False)), **named)

@@ -7,45 +7,53 @@ import sys
 from abc import abstractmethod
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from nirvana.commands.command import Command, new_run
 from nirvana.commands.console import Bar
 from nirvana.jobs.execute import check_task
 from nirvana.jobs.foreground import execute_here
+from nirvana.options import add_fields, given
 from nirvana.runs.options import add_options, apply_options
 from nirvana.runs.recipe import Recipe
 from nirvana.runs.record import NAME_LENGTH
 from nirvana.runs.run import Run
 from nirvana.runs.store import Store
+from nirvana.schema import Schema
+from nirvana.studies.study import Study
+
+Request = TypeVar("Request", bound=Schema)
 
 
-class StudyCommand(Command):
-    """A study as one run that can be continued.
+class StudyCommand(Command, Generic[Request]):
+    """A study as one run that can be continued; its options follow from the request's schema.
 
     Class attributes:
+        study: the study.
         base: recipe of a new study where no option changes it.
         sections: options of the recipe, by section; all of a section where none are named.
-        title: name of a new study's run, before the name of the model.
+        run_title: name of a new study's run, before the name of the model.
     """
 
     group = "studies"
+    study: ClassVar[Study[Any]]
     base: ClassVar[Recipe] = Recipe()
     sections: ClassVar[dict[str, tuple[str, ...]]]
-    title: ClassVar[str]
+    run_title: ClassVar[str]
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        add_fields(parser, self.study.request)
         parser.add_argument("--run", metavar="RUN", help="continue the study of this run")
         parser.add_argument("--name", default="", help="name of the run in the list of runs")
         for section, flags in self.sections.items():
             add_options(parser, section, only=flags)
 
-    @abstractmethod
-    def request(self, arguments: argparse.Namespace, run: Run | None, recipe: Recipe) -> dict[str, Any]:
-        """Arguments of the task; `run` is the study to continue."""
+    def adjust(self, request: Request, changed: dict[str, Any], recipe: Recipe) -> Request:
+        """The request with what follows from the options that were given."""
+        return request
 
     @abstractmethod
-    def show(self, run: Run, request: dict[str, Any], arguments: argparse.Namespace) -> None:
+    def show(self, run: Run, request: Request, arguments: argparse.Namespace) -> None:
         """Print the study."""
 
     def bar(self) -> Bar:
@@ -53,25 +61,30 @@ class StudyCommand(Command):
 
     def run(self, arguments: argparse.Namespace) -> None:
         store = Store()
+        changed = given(self.study.request, arguments)
         if arguments.run:
             run = store.open(arguments.run)
             recipe = apply_options(run.recipe, arguments)
-            request = self.request(arguments, run, recipe)
-            check_task(replace(run, recipe=recipe), self.name, request)  # before the recipe of the run is changed
+            request = self._request(self.study.last_request(run), changed, recipe)
+            check_task(replace(run, recipe=recipe), self.name, request.to_json())  # before the run's recipe is changed
             if recipe != run.recipe:
                 run = store.set_recipe(run.id, recipe)
             self._perform(run, request)
         else:
             recipe = apply_options(self.base, arguments)
-            request = self.request(arguments, None, recipe)
-            name = arguments.name or f"{self.title} {Path(recipe.model.name).name}"[:NAME_LENGTH]
+            request = self._request(None, changed, recipe)
+            name = arguments.name or f"{self.run_title} {Path(recipe.model.name).name}"[:NAME_LENGTH]
             with new_run(store, recipe, name) as run:
                 self._perform(run, request)
         self.show(run, request, arguments)
 
-    def _perform(self, run: Run, request: dict[str, Any]) -> None:
-        check_task(run, self.name, request)
+    def _request(self, last: Any, changed: dict[str, Any], recipe: Recipe) -> Request:
+        request: Any = (last or self.study.request()).with_values(**changed)
+        return self.adjust(request, changed, recipe)
+
+    def _perform(self, run: Run, request: Request) -> None:
+        check_task(run, self.name, request.to_json())
         print(f"Run {run.id}. If it is stopped, continue with: nirvana {self.name} --run {run.id}", file=sys.stderr)
         bar = self.bar()
         with bar.shown():
-            execute_here(run, self.name, request, bar)
+            execute_here(run, self.name, request.to_json(), bar)

@@ -4,27 +4,24 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
-from nirvana.allocation.rules import METHODS
 from nirvana.commands.command import output_file
 from nirvana.commands.console import print_json, print_table
 from nirvana.commands.study import StudyCommand
-from nirvana.compensation import METHODS as COMPENSATIONS
 from nirvana.files import write_bytes
-from nirvana.runs.recipe import Recipe
 from nirvana.runs.run import Run
-from nirvana.saliency.criteria import available
-from nirvana.studies.sweep_grid import LISTS, Grid
-from nirvana.studies.sweep_rows import Row, read_grid, read_rows
+from nirvana.studies.sweep import Sweep
+from nirvana.studies.sweep_grid import Grid
+from nirvana.studies.sweep_rows import Row, read_rows
 
 
-class SweepCommand(StudyCommand):
+class SweepCommand(StudyCommand[Grid]):
     """Try a grid of criteria, allocations, sparsities and seeds, and list the clear differences."""
 
     name = "sweep"
-    title = "Sweep of"
+    run_title = "Sweep of"
+    study = Sweep()
     sections = {  # noqa: RUF012
         "model": (),
         "evaluation": (),
@@ -42,60 +39,12 @@ class SweepCommand(StudyCommand):
     }
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        grid = Grid()
-        options: tuple[tuple[str, str, Any, Any, str], ...] = (
-            ("--criterion", "criteria", str, available(), "how units are scored"),
-            (
-                "--method",
-                "methods",
-                str,
-                METHODS,
-                "shared: the same allocation for all; published: each as its authors do",
-            ),
-            ("--sparsity", "sparsities", float, None, "share of attention and MLP weights to remove"),
-            ("--seed", "seeds", int, None, "of the draw of the calibration set"),
-            (
-                "--compensation",
-                "compensations",
-                str,
-                COMPENSATIONS,
-                "of the output projections, in the shared allocation",
-            ),
-            ("--gamma", "gammas", float, None, "MLP rate over attention rate, in the shared allocation"),
-            (
-                "--normalisation",
-                "normalisations",
-                float,
-                None,
-                "0 to 1: bring layers' scores to the same mean, likewise",
-            ),
-        )
-        for flag, name, kind, choices, words in options:
-            shown = " ".join(map(str, getattr(grid, name)))
-            help_text = f"{words}; may be repeated (default: {shown})"
-            metavar = flag.strip("-").upper()
-            parser.add_argument(
-                flag, dest=name, type=kind, choices=choices, action="append", metavar=metavar, help=help_text
-            )
-        speed = argparse.BooleanOptionalAction
-        parser.add_argument(
-            "--speed", action=speed, default=None, help="time each pruned model, in turns with the dense"
-        )
-        parser.add_argument("--csv", metavar="FILE", help="write every point, one line each")
         super().add_arguments(parser)
+        parser.add_argument("--csv", metavar="FILE", help="write every point, one line each")
 
-    def request(self, arguments: argparse.Namespace, run: Run | None, recipe: Recipe) -> dict[str, Any]:
-        known = (read_grid(run) if run else None) or Grid()
-        given = {
-            name: tuple(dict.fromkeys(values)) for name in LISTS if (values := getattr(arguments, name)) is not None
-        }
-        speed = known.speed if arguments.speed is None else arguments.speed
-        return {"grid": replace(known, **given, speed=speed).to_json()}
-
-    def show(self, run: Run, request: dict[str, Any], arguments: argparse.Namespace) -> None:
-        grid = Grid.from_json(request["grid"])
+    def show(self, run: Run, request: Grid, arguments: argparse.Namespace) -> None:
         rows = {row.point: row for row in read_rows(run)}
-        _show(run.id, grid, [rows[point] for point in grid.points()], arguments)
+        _show(run.id, request, [rows[point] for point in request.points()], arguments)
 
 
 def _show(run_id: str, grid: Grid, rows: Sequence[Row], arguments: argparse.Namespace) -> None:

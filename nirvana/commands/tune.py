@@ -14,20 +14,18 @@ from nirvana.files import write_json
 from nirvana.reporting.search import describe
 from nirvana.runs.recipe import Recipe
 from nirvana.runs.run import Run
-from nirvana.saliency.criteria import available
-from nirvana.studies.search import BASE, Tuning
-from nirvana.studies.search_space import CRITERIA
-from nirvana.studies.search_task import TUNE
+from nirvana.studies.search import BASE, Search, SearchRequest, Tuning
 from nirvana.studies.search_trials import Trial, read_trials
 
 SHOWN = 10  # trials
 
 
-class TuneCommand(StudyCommand):
+class TuneCommand(StudyCommand[SearchRequest]):
     """Search for the recipe that changes a model least, by KL on probe text."""
 
     name = "tune"
-    title = "Search for"
+    run_title = "Search for"
+    study = Search()
     base = BASE
     sections = {  # noqa: RUF012
         "model": (),
@@ -36,41 +34,20 @@ class TuneCommand(StudyCommand):
     }
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        parser.add_argument(
-            "--corpus",
-            dest="texts",
-            action="append",
-            metavar="TEXT",
-            help="calibration text; may be repeated and mixed",
-        )
-        parser.add_argument("--sparsity", type=float, default=TUNE["sparsity"], help="of every trial (default: 0.2)")
-        parser.add_argument("--minutes", type=float, default=None, help="stop when they are over (default: 10)")
-        parser.add_argument(
-            "--trials", type=int, default=0, help="stop after so many; with --minutes, whichever is first"
-        )
-        parser.add_argument(
-            "--criterion", dest="criteria", action="append", choices=available(), metavar="CRITERION", help="candidate"
-        )
-        parser.add_argument("--seed", type=int, default=0, help="of the search")
-        parser.add_argument("--output", metavar="FILE", help="write the best recipe here, for `run`")
         super().add_arguments(parser)
+        parser.add_argument("--output", metavar="FILE", help="write the best recipe here, for `run`")
 
-    def request(self, arguments: argparse.Namespace, run: Run | None, recipe: Recipe) -> dict[str, Any]:
-        if arguments.output:
-            output_file(arguments.output)
-        minutes = arguments.minutes if arguments.minutes is not None or arguments.trials else TUNE["minutes"]
-        asked = {
-            "sparsity": arguments.sparsity,
-            "criteria": arguments.criteria or list(CRITERIA),
-            "seed": arguments.seed,
-        }
-        corpora = arguments.texts or [recipe.calibration.corpus]
-        return {"corpora": corpora, "minutes": minutes or 0, "trials": arguments.trials, **asked}
+    def adjust(self, request: SearchRequest, changed: dict[str, Any], recipe: Recipe) -> SearchRequest:
+        if not request.corpora:
+            request = request.with_values(corpora=(recipe.calibration.corpus,))
+        if "trials" in changed and "minutes" not in changed:  # trials alone are the limit
+            request = request.with_values(minutes=0.0)
+        return request
 
     def bar(self) -> Bar:
         return _Trials()
 
-    def show(self, run: Run, request: dict[str, Any], arguments: argparse.Namespace) -> None:
+    def show(self, run: Run, request: SearchRequest, arguments: argparse.Namespace) -> None:
         settings, trials = read_trials(run.folder)
         found = Tuning(trials, settings or {}, lambda trial: None)  # type: ignore[arg-type,return-value]
         if not found.trials:
@@ -86,8 +63,16 @@ class TuneCommand(StudyCommand):
 
 
 class _Trials(Bar):
-    def on_trial(self, trial: Trial, best: Trial | None) -> None:
-        self.note(_line(trial, best))
+    """A bar above which each finished trial stays."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._best: Trial | None = None
+
+    def on_row(self, trial: Trial) -> None:
+        if not trial.failure and (self._best is None or trial.kl < self._best.kl):
+            self._best = trial
+        self.note(_line(trial, self._best))
 
 
 def _line(trial: Trial, best: Trial | None) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import streamlit as st
@@ -160,6 +160,11 @@ def start_task(task: str, **arguments: Any) -> None:
     except NirvanaError as error:
         st.session_state[PROBLEM] = error
     st.rerun()
+
+
+def as_own(now: Context, recipe: Recipe) -> Run:
+    """The run that `start_study` would use with `recipe`, to validate a request against; the example is copied."""
+    return replace(now.run, recipe=recipe, study="", index=now.store.index)
 
 
 def start_study(task: str, recipe: Recipe, **arguments: Any) -> None:

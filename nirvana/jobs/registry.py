@@ -10,12 +10,15 @@ from nirvana.jobs.tasks.continuation import Continue
 from nirvana.jobs.tasks.export import Export
 from nirvana.jobs.tasks.measurements import Scan, Sizes, Speed
 from nirvana.jobs.tasks.run import RunSteps
-from nirvana.jobs.tasks.study import MatrixTask, SweepTask, TuneTask
+from nirvana.jobs.tasks.study import StudyTask
+from nirvana.studies.matrix import Matrix
+from nirvana.studies.search import Search
+from nirvana.studies.study import Study
+from nirvana.studies.sweep import Sweep
 
-TASKS: dict[str, Task[Any]] = {
-    task.name: task
-    for task in (RunSteps(), Export(), Continue(), Speed(), Sizes(), Scan(), SweepTask(), TuneTask(), MatrixTask())
-}
+STUDIES: tuple[Study[Any], ...] = (Sweep(), Search(), Matrix())
+_TASKS: list[Task[Any]] = [RunSteps(), Export(), Continue(), Speed(), Sizes(), Scan()]
+TASKS = {task.name: task for task in (*_TASKS, *(StudyTask(study) for study in STUDIES))}
 
 
 def find_task(name: str) -> Task[Any]:

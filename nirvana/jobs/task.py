@@ -19,16 +19,16 @@ Request = TypeVar("Request", bound=Schema)
 class Task(ABC, Generic[Request]):
     """Work on one run.
 
-    Class attributes:
+    Attributes:
         name: identifies the task in the queue.
         title: heading of its progress.
         request: schema of its arguments.
         reads_only: whether it can be performed on the packaged example; its result is then returned and not kept.
     """
 
-    name: ClassVar[str]
-    title: ClassVar[str]
-    request: ClassVar[type[Schema]]
+    name: str
+    title: str
+    request: type[Schema]
     reads_only: ClassVar[bool] = False
 
     def check(self, run: Run, request: Request) -> None:

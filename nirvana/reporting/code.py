@@ -220,14 +220,9 @@ def sweep_code(recipe: Recipe, grid: Grid) -> str:
 
 def sweep_command(recipe: Recipe, grid: Grid) -> str:
     """One shell command that sweeps around `recipe`."""
-    line = ["nirvana", "sweep", *option_words(_around(recipe), ("--model",))]
-    flags = {"criteria": "--criterion", "methods": "--method", "sparsities": "--sparsity", "seeds": "--seed"}
-    flags |= {"compensations": "--compensation", "gammas": "--gamma", "normalisations": "--normalisation"}
-    for name, flag in flags.items():
-        values = getattr(grid, name)
-        if name in SWEPT or values != getattr(Grid(), name):
-            line += [word for value in values for word in (flag, f"{value:g}" if name == "gammas" else str(value))]
-    return shlex.join([*line, *(["--speed"] if grid.speed else [])])
+    shown = ("--criterion", "--sparsity", "--seed")
+    line = ["nirvana", "sweep", *option_words(_around(recipe), ("--model",)), *words(grid, shown)]
+    return shlex.join(line)
 
 
 def _around(recipe: Recipe) -> Recipe:

@@ -8,11 +8,13 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from nirvana.options import words
 from nirvana.reporting.estimates import expected_seconds, tokens_read
 from nirvana.reporting.text import plus_minus
 from nirvana.runs.options import option_words
 from nirvana.runs.recipe import Recipe
 from nirvana.runs.run import Run
+from nirvana.studies.matrix import MatrixRequest
 from nirvana.studies.matrix_rows import CalibrationMatrix, Estimate, Transfer, used
 
 CLEAR = 2.0  # standard errors from which a difference is more than noise
@@ -74,27 +76,29 @@ def _higher(loss: Estimate) -> str:
     return f"{words} % {'higher' if value >= 0 else 'lower'}"
 
 
-def is_current(matrix: CalibrationMatrix, recipe: Recipe, asked: dict[str, Any]) -> bool:
+def is_current(matrix: CalibrationMatrix, recipe: Recipe, request: MatrixRequest) -> bool:
     """Whether a matrix goes on with these choices, or is what they ask for."""
-    return matrix.protocol.get("recipe") == used(recipe) and list(matrix.texts) == list(asked["corpora"])
+    return matrix.protocol.get("recipe") == used(recipe) and list(matrix.texts) == list(request.corpora)
 
 
-def rows_to_do(matrix: CalibrationMatrix | None, recipe: Recipe, asked: dict[str, Any]) -> int:
+def rows_to_do(matrix: CalibrationMatrix | None, recipe: Recipe, request: MatrixRequest) -> int:
     """How many rows are missing of what is asked for."""
-    wanted = (len(asked["corpora"]) + asked["mixture"]) * asked["seeds"]
-    if matrix is None or not is_current(matrix, recipe, asked):
+    wanted = (len(request.corpora) + request.mixture) * request.seeds
+    if matrix is None or not is_current(matrix, recipe, request):
         return int(wanted)
-    seeds = range(recipe.calibration.seed, recipe.calibration.seed + asked["seeds"])
+    seeds = range(recipe.calibration.seed, recipe.calibration.seed + request.seeds)
     done = [row for row in matrix.rows if row.seed in seeds]
-    return int(wanted - sum(row.calibration in matrix.texts or asked["mixture"] for row in done))
+    return int(wanted - sum(row.calibration in matrix.texts or request.mixture for row in done))
 
 
 def matrix_seconds(
-    matrix: CalibrationMatrix | None, recipe: Recipe, asked: dict[str, Any], run: Run, others: Iterable[Run] = ()
+    matrix: CalibrationMatrix | None, recipe: Recipe, request: MatrixRequest, run: Run, others: Iterable[Run] = ()
 ) -> float | None:
     """What the missing rows will take, by what those before took, or by what the run's steps did; None without any."""
-    rows, columns, basis = rows_to_do(matrix, recipe, asked), len(asked["corpora"]), list(others)
-    spent = [row.seconds for row in matrix.rows if row.seconds] if matrix and is_current(matrix, recipe, asked) else []
+    rows, columns, basis = rows_to_do(matrix, recipe, request), len(request.corpora), list(others)
+    spent = (
+        [row.seconds for row in matrix.rows if row.seconds] if matrix and is_current(matrix, recipe, request) else []
+    )
     if spent:
         return rows * sum(spent) / len(spent)
     compared = expected_seconds("evaluate", recipe, run, basis)
@@ -106,7 +110,7 @@ def matrix_seconds(
     return rows * sum(made) + compared * read / tokens_read("evaluate", recipe)
 
 
-def python_code(recipe: Recipe, asked: dict[str, Any]) -> str:
+def python_code(recipe: Recipe, request: MatrixRequest) -> str:
     """A script that computes the matrix."""
     choices = Recipe.from_json(used(recipe))
     default, lines = Recipe().to_json(), ["import nirvana as nv", "", "base = nv.Recipe()"]
@@ -120,21 +124,17 @@ def python_code(recipe: Recipe, asked: dict[str, Any]) -> str:
     lines.append(f"lm = nv.load_model({model.name!r}, device={model.device!r}, dtype={model.dtype!r})")
     lines.append("matrix = nv.calibration_matrix(")
     lines.append("    lm,")
-    lines.append(f"    {list(asked['corpora'])!r},")
-    lines.append(f"    mixture={asked['mixture']}, seeds={asked['seeds']}, base=base,")
+    lines.append(f"    {list(request.corpora)!r},")
+    lines.append(f"    mixture={request.mixture}, seeds={request.seeds}, base=base,")
     lines += [")", "print(matrix.transfer())", "for row in matrix.calibrations:"]
     lines.append("    print(row, [matrix.ratio(row, text) for text in matrix.texts])")
     return "\n".join(lines) + "\n"
 
 
-def command_line(recipe: Recipe, asked: dict[str, Any]) -> str:
+def command_line(recipe: Recipe, request: MatrixRequest) -> str:
     """One shell command that does the same."""
-    words: list[str] = ["nirvana", "matrix"]
-    for name in asked["corpora"]:
-        words += ["--corpus", name]
-    words += [] if asked["mixture"] else ["--no-mixture"]
-    words += ["--seeds", str(asked["seeds"])] if asked["seeds"] != 1 else []
-    return shlex.join([*words, *option_words(Recipe.from_json(used(recipe)), ("--model", "--sparsity"))])
+    line = ["nirvana", "matrix", *words(request)]
+    return shlex.join([*line, *option_words(Recipe.from_json(used(recipe)), ("--model", "--sparsity"))])
 
 
 def _literal(value: Any) -> str:

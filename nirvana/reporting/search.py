@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nirvana.calibration.corpora.mixture import PLUS, part_names
+from nirvana.options import words as option_list
 from nirvana.runs.options import option_words
 from nirvana.runs.recipe import Recipe
 from nirvana.saliency.criteria import CRITERIA
+from nirvana.studies.search import SearchRequest
 from nirvana.studies.search_space import Choices
-from nirvana.studies.search_task import TUNE
 from nirvana.studies.search_trials import Trial
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ def protocol_words(settings: Mapping[str, Any], label: Callable[[str], str]) -> 
     )
 
 
-def python_code(recipe: Recipe, asked: Mapping[str, Any]) -> str:
+def python_code(recipe: Recipe, request: SearchRequest) -> str:
     """A script that searches as `asked`, the arguments of the task, around `recipe`."""
     kept = _around(recipe)
     changes = [
@@ -97,7 +98,12 @@ def python_code(recipe: Recipe, asked: Mapping[str, Any]) -> str:
     place = "".join(
         f", {name}={value!r}" for name, value in (("device", model.device), ("dtype", model.dtype)) if value != "auto"
     )
-    more = {name: asked[name] for name in ("criteria", "seed") if asked[name] != TUNE[name]}
+    default = SearchRequest()
+    more = {
+        name: getattr(request, name)
+        for name in ("criteria", "seed")
+        if getattr(request, name) != getattr(default, name)
+    }
     words = "".join(f", {name}={value!r}" for name, value in more.items())
     return "\n".join(
         [
@@ -105,8 +111,8 @@ def python_code(recipe: Recipe, asked: Mapping[str, Any]) -> str:
             "",
             f"lm = nv.load_model({model.name!r}{place})",
             f"base = nv.Recipe(){''.join(changes)}",
-            f"corpora = {list(asked['corpora'])!r}",
-            f"found = nv.tune(lm, corpora, {asked['sparsity']:g}, minutes={asked['minutes']}{words}, base=base)",
+            f"corpora = {list(request.corpora)!r}",
+            f"found = nv.tune(lm, corpora, {request.sparsity:g}, minutes={request.minutes:g}{words}, base=base)",
             "for trial in found.trials[:5]:",
             "    print(trial.kl, trial.perplexity, trial.choices)",
             "print(found.correlation())",
@@ -116,7 +122,7 @@ def python_code(recipe: Recipe, asked: Mapping[str, Any]) -> str:
     )
 
 
-def command_line(recipe: Recipe, asked: Mapping[str, Any]) -> str:
+def command_line(recipe: Recipe, request: SearchRequest) -> str:
     """One shell command that does the same, and writes the best recipe."""
     base = Recipe().change("model", **vars(recipe.model))
     words = ["nirvana", "tune", *option_words(base, ("--model",))]
@@ -124,12 +130,8 @@ def command_line(recipe: Recipe, asked: Mapping[str, Any]) -> str:
     for section, values in _around(recipe).items():
         for name, value in values.items():
             words += [flags[name] if section == "calibration" else f"--statistics-{name}", str(value)]
-    for corpus in asked["corpora"]:
-        words += ["--corpus", corpus]
-    for criterion in asked["criteria"] if asked["criteria"] != TUNE["criteria"] else ():
-        words += ["--criterion", criterion]
-    words += ["--sparsity", f"{asked['sparsity']:g}", "--minutes", str(asked["minutes"])]
-    return shlex.join([*words, *(["--seed", str(asked["seed"])] if asked["seed"] else []), "--output", "best.json"])
+    words += option_list(request, ("--sparsity", "--minutes"))
+    return shlex.join([*words, "--output", "best.json"])
 
 
 def _around(recipe: Recipe) -> dict[str, dict[str, Any]]:

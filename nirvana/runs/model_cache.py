@@ -68,7 +68,7 @@ class ModelCache:
         place = [lm.hash, str(lm.device), str(lm.dtype)]
         wanted = json_hash([*place, plan.to_json(), compensation, source])
         if self._pruned is None or self._plan != wanted:
-            self._drop_pruned()
+            self.drop_pruned()
             found = statistics() if statistics is not None else None
             self._pruned = prune(
                 lm, plan, compensation=cast(Compensation, compensation), statistics=found, progress=progress
@@ -78,7 +78,7 @@ class ModelCache:
 
     def clear(self) -> None:
         """Unload both models and release their memory."""
-        self._drop_pruned()
+        self.drop_pruned()
         if self._dense is not None:
             self._dense.unload()
         self._dense = None
@@ -88,7 +88,8 @@ class ModelCache:
         held = [(self._dense, ""), (self._pruned, ", pruned")]
         return [{"model": lm.source.name + suffix, "bytes": lm.weight_bytes} for lm, suffix in held if lm is not None]
 
-    def _drop_pruned(self) -> None:
+    def drop_pruned(self) -> None:
+        """Drop the pruned model and give its memory back."""
         if self._pruned is not None:
             self._pruned.unload()
         self._pruned = None

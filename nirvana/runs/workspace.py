@@ -97,7 +97,10 @@ class Workspace:
         self._references.clear()
         self._results.clear()
         self._statistics.clear()
-        self.models.clear()
+        if self._lm is None:
+            self.models.clear()
+        else:
+            self.models.drop_pruned()  # the dense model is the caller's
 
     @property
     def lm(self) -> LM:

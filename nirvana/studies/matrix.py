@@ -1,29 +1,73 @@
-"""The matrix of calibration text by evaluation text, computed through the caches of the steps, and its task."""
+"""Calibration matrix: calibration text by evaluation text, computed through the caches of the steps."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
 from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nirvana.calibration.corpora.corpus import Corpus
 from nirvana.errors import RunError
-from nirvana.progress import ProgressCallback, within
+from nirvana.progress import ProgressCallback
 from nirvana.runs.recipe import Recipe
 from nirvana.runs.run import Run
 from nirvana.runs.validation import check_against_model, check_recipe
-from nirvana.studies.matrix_rows import CalibrationMatrix, MatrixRow, append_row, read_matrix, write_matrix
+from nirvana.schema import Many, Schema, option
+from nirvana.studies.journal import Journal
+from nirvana.studies.matrix_rows import DENSE, FILE, CalibrationMatrix, MatrixRow, assemble
+from nirvana.studies.study import Session, Study, measure_points
 
 if TYPE_CHECKING:
     from nirvana.models.lm import LM
-    from nirvana.progress import Reporter
     from nirvana.runs.model_cache import ModelCache
 
-MATRIX: dict[str, Any] = {"corpora": [], "mixture": True, "seeds": 1}
-FEWEST, MOST, MOST_SEEDS = 2, 12, 16
+FEWEST, MOST = 2, 12
+Point = tuple[str, int]  # calibration text, seed; DENSE is the model before pruning
+
+
+class MatrixRequest(Schema):
+    """The texts, each of which is calibrated on and read."""
+
+    corpora: Many[str] = option((), "--corpus", "text to calibrate on and to measure on; two or more")
+    mixture: bool = option(True, "--mixture", "calibrate on a uniform mixture of all texts as well")
+    seeds: int = option(1, "--seeds", "calibration sets of each text, over which results are averaged", ge=1, le=16)
+
+    def check(self) -> None:
+        """Validate the texts.
+
+        Raises:
+            RunError: there are not 2 to 12, or one has no name or is named twice.
+        """
+        if not FEWEST <= len(self.corpora) <= MOST:
+            raise RunError(
+                f"A matrix has {FEWEST} to {MOST} texts, not {len(self.corpora)}.",
+                "Name each text that the model should read.",
+            )
+        for name in self.corpora:
+            if not name.strip():
+                raise RunError("A text has no name.", "Correct it.")
+            if self.corpora.count(name) > 1:
+                raise RunError(f"{name} is named twice.", "Name each text once.")
+
+
+class Matrix(Study[MatrixRequest]):
+    """Calibration text by evaluation text."""
+
+    name, title, file, request = "matrix", "Calibration matrix", FILE, MatrixRequest
+
+    def check(self, run: Run, request: MatrixRequest) -> None:
+        super().check(run, request)
+        request.check()
+        recipe = run.recipe.change("evaluation", zero_shot=())
+        check_recipe(recipe)
+        card = run.model()
+        if card is not None:
+            check_against_model(recipe, card)
+
+    def open(self, run: Run, request: MatrixRequest, models: ModelCache, progress: ProgressCallback | None) -> _Session:
+        lm = models.dense(run.recipe.model, progress)
+        return _Session(lm, {name: name for name in request.corpora}, request, run.recipe, models, progress)
 
 
 def calibration_matrix(
@@ -52,106 +96,76 @@ def calibration_matrix(
         mixture: calibrate on equal shares of all texts as well.
         seeds: calibration sets of each text, whose results are averaged; the first has the seed of `base`.
         base: gives every other choice: sizes of samples, probes and windows, gamma, protected layers ...
-        folder: keeps rows as they are finished; a matrix that was stopped goes on from it, and one that was asked for
-            with other choices begins anew.
+        folder: keeps rows as they are finished; a matrix that was stopped continues with the first missing row.
         models: holds the pruned models between rows.
         progress: over all rows; may raise `Cancelled`, and the rows so far are kept.
         on_row: called with each row that was computed, when it is finished.
 
     Raises:
         RunError: there are not 2 to 12 different texts, or the seeds are not from 1 to 16.
-        CorpusError: a text is not to be had, or too short for its samples, probes or windows.
+        CorpusError: a text is not found, or too short for its samples, probes or windows.
         NirvanaError: see `score`, `allocate`, `prune` and `perplexity`.
     """
-    from nirvana.studies.matrix_cells import Cells
-
-    recipe = (base or Recipe()).change("evaluation", zero_shot=())
+    recipe = base or Recipe()
     given = {"allocation": ("sparsity", sparsity), "saliency": ("criterion", criterion)}
     for section, (key, value) in {**given, "prune": ("compensation", compensation)}.items():
         recipe = recipe if value is None else recipe.change(section, **{key: value})
     names = [text.name if isinstance(text, Corpus) else fspath(text) for text in corpora]
-    check_texts(names, mixture, seeds)
-    check_recipe(recipe)
-    cells = Cells(lm, dict(zip(names, corpora, strict=True)), recipe, mixture, models, progress)
-    wanted = [(name, recipe.calibration.seed + number) for name in cells.rows for number in range(seeds)]
-    matrix = CalibrationMatrix(tuple(names), (), (), cells.protocol)
-    place = Path(folder) if folder is not None else None
-    kept = read_matrix(place) if place is not None else None
-    if kept is not None and kept.protocol == matrix.protocol and kept.texts == matrix.texts:
-        matrix = kept
-    else:
-        dense = tuple(cells.dense(within(progress, "Dense model", 0, len(wanted) + 1)))
-        matrix = CalibrationMatrix(matrix.texts, dense, (), matrix.protocol)
-        if place is not None:
-            write_matrix(place, matrix)
-    rows = {(row.calibration, row.seed): row for row in matrix.rows}
-    for number, (name, seed) in enumerate(wanted, start=1):
-        if (name, seed) not in rows:
-            start = time.perf_counter()
-            row = cells.row(name, seed, within(progress, f"Calibrated on {name}", number, len(wanted) + 1))
-            row = rows[name, seed] = replace(row, seconds=round(time.perf_counter() - start, 2))
-            if place is not None:
-                append_row(place, row)
-            if on_row is not None:
-                on_row(row)
-    return CalibrationMatrix(matrix.texts, matrix.dense, tuple(rows[each] for each in wanted), matrix.protocol)
-
-
-def check_texts(names: Sequence[str], mixture: Any = True, seeds: Any = 1) -> None:
-    """Refuse what makes no matrix.
-
-    Raises:
-        RunError: naming what is wrong.
-    """
-    if not isinstance(names, list | tuple) or not all(isinstance(name, str) and name.strip() for name in names):
-        raise RunError(f"Texts are a list of names, not {names!r}.", "Correct it.")
-    if not FEWEST <= len(names) <= MOST:
-        raise RunError(
-            f"A matrix is of {FEWEST} to {MOST} texts, not {len(names)}.", "Name each text that the model should read."
-        )
-    for name in names:
-        if names.count(name) > 1:
-            raise RunError(f"{name} is named twice.", "Name each text once.")
-    if not isinstance(mixture, bool):
-        raise RunError("mixture is true or false.", "Correct it.")
-    if isinstance(seeds, bool) or not isinstance(seeds, int) or not 1 <= seeds <= MOST_SEEDS:
-        raise RunError(f"seeds is a whole number from 1 to {MOST_SEEDS}.", "Correct it.")
-
-
-def matrix_task(
-    run: Run, *, models: ModelCache, reporter: Reporter, until: str, corpora: list[str], mixture: bool, seeds: int
-) -> dict[str, Any]:
-    """The worker's task: the matrix with the choices of `run`, in its folder.
-
-    Returns:
-        "rows": how many there are.
-    """
-    reporter.step("matrix", 1, 1)
-    lm = models.dense(run.recipe.model, reporter.progress)
-    found = calibration_matrix(
-        lm,
-        corpora,
-        mixture=mixture,
-        seeds=seeds,
-        base=run.recipe,
-        folder=run.folder,
-        models=models,
-        progress=reporter.progress,
+    request = MatrixRequest(corpora=tuple(names), mixture=mixture, seeds=seeds)
+    request.check()
+    check_recipe(recipe.change("evaluation", zero_shot=()))
+    session = _Session(lm, dict(zip(names, corpora, strict=True)), request, recipe, models, progress)
+    rows = measure_points(
+        session,
+        Journal(Path(folder) / FILE) if folder is not None else None,
+        request=request.to_json(),
+        progress=progress,
+        on_row=on_row,
     )
-    return {"rows": len(found.rows)}
+    wanted = set(session.points)
+    return assemble(session.settings, [row for row in rows if row.point in wanted])
 
 
-def check_matrix(run: Run, until: str, *, corpora: Any, mixture: Any, seeds: Any) -> None:
-    """Refuse a matrix that cannot be.
+class _Session(Session[Point, MatrixRow]):
+    """The dense model, then each text with each seed."""
 
-    Raises:
-        RunError: the run is the example, or an argument makes no sense.
-        NirvanaError: the run's recipe asks for what cannot be.
-    """
-    if run.is_example:
-        raise RunError("The example run cannot be changed.", "Start a run of your own from it.")
-    check_texts(corpora, mixture, seeds)
-    check_recipe(run.recipe)
-    card = run.model()
-    if card is not None:
-        check_against_model(run.recipe.change("evaluation", zero_shot=()), card)
+    def __init__(
+        self,
+        lm: LM,
+        texts: Mapping[str, str | PathLike[str] | Corpus],
+        request: MatrixRequest,
+        recipe: Recipe,
+        models: ModelCache | None,
+        progress: ProgressCallback | None,
+    ) -> None:
+        from nirvana.studies.matrix_cells import Cells
+
+        self.cells = Cells(lm, texts, recipe.change("evaluation", zero_shot=()), request.mixture, models, progress)
+        first = recipe.calibration.seed
+        self.points: list[Point] = [DENSE]
+        self.points += [(name, first + number) for name in self.cells.rows for number in range(request.seeds)]
+        self.settings = {"texts": list(texts), "protocol": self.cells.protocol}
+        self._tried: set[Point] = set()
+
+    def read(self, data: dict[str, Any]) -> MatrixRow:
+        return MatrixRow.from_json(data)
+
+    def next(self, rows: Sequence[MatrixRow]) -> Point | None:
+        done = {row.point for row in rows if not row.failure} | self._tried
+        return next((point for point in self.points if point not in done), None)
+
+    def place(self, point: Point, rows: Sequence[MatrixRow]) -> tuple[str, int, int]:
+        label = "Dense model" if point == DENSE else f"Calibrated on {point[0]}"
+        return label, self.points.index(point) + 1, len(self.points)
+
+    def measure(self, point: Point, progress: ProgressCallback | None) -> MatrixRow:
+        self._tried.add(point)
+        if point == DENSE:
+            return MatrixRow(*DENSE, 0.0, (), tuple(self.cells.dense(progress)))
+        return self.cells.row(*point, progress)
+
+    def failed(self, point: Point, failure: str) -> MatrixRow:
+        return MatrixRow(*point, 0.0, (), (), failure=failure)
+
+    def release(self) -> None:
+        self.cells.release()

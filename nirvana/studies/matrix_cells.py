@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from functools import partial
 from os import PathLike, fspath
@@ -19,6 +18,7 @@ from nirvana.runs.measurements import divergence_of, perplexity_of
 from nirvana.runs.model_cache import ModelCache, cache_fields
 from nirvana.runs.recipe import Recipe
 from nirvana.runs.workspace import Workspace
+from nirvana.studies.journal import as_read_back
 from nirvana.studies.matrix_rows import MatrixRow, used
 
 
@@ -57,7 +57,7 @@ class Cells:
         self.probes = {name: self._drawn_from(name).draw_probe() for name in self.columns}
         hashes = {name: corpus.hash for name, corpus in self.columns.items()}
         protocol = {"recipe": used(recipe), "hashes": hashes, "note": lm.source.note, **cache_fields(lm)}
-        self.protocol: dict[str, Any] = json.loads(json.dumps(protocol))  # as it is read back
+        self.protocol: dict[str, Any] = as_read_back(protocol)
         self._check()
 
     def dense(self, progress: ProgressCallback | None) -> Iterator[Measurement]:
@@ -77,6 +77,10 @@ class Cells:
             kl += divergence_of(self.lm, small, self.probes[text], first, reference=reference)
             losses.append(self._perplexity(small, "pruned", text, second))
         return MatrixRow(name, seed, plan.sparsity, tuple(kl), tuple(losses), workspace.calibration_set().hash)
+
+    def release(self) -> None:
+        """Give the memory of models, scores and references back; they are computed again on demand."""
+        self._workspace.clear()
 
     def _perplexity(self, lm: LM, subject: str, name: str, progress: ProgressCallback | None) -> Measurement:
         task = self.recipe.calibration.task

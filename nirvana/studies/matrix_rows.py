@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 from collections.abc import Mapping, Sequence
@@ -12,11 +11,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from nirvana.errors import RunError
 from nirvana.evaluation.results import Measurement, Report
-from nirvana.files import append_line, write_bytes
 from nirvana.runs.recipe import Recipe
+from nirvana.studies.journal import Journal
 
 FILE = "matrix.jsonl"
+DENSE = ("", 0)  # the point of the dense model
 USED = {  # of a recipe, by section; the rest of it changes nothing here
     "model": ("name", "device", "dtype"),
     "calibration": ("samples", "length", "seed", "probe_samples", "probe_length", "probe_seed", "task"),
@@ -46,6 +47,7 @@ class MatrixRow:
         kl: KL( dense || pruned ) on the probe split of each text, in the order of the matrix.
         perplexity: on the evaluation split of each text, likewise.
         calibration_hash: of the calibration set.
+        failure: the error of a row that failed, which has no measurements; else empty.
     """
 
     calibration: str
@@ -55,6 +57,11 @@ class MatrixRow:
     perplexity: tuple[Measurement, ...]
     calibration_hash: str = ""
     seconds: float = 0.0
+    failure: str = ""
+
+    @property
+    def point(self) -> tuple[str, int]:
+        return self.calibration, self.seed
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self) | {"kl": _to_json(self.kl), "perplexity": _to_json(self.perplexity)}
@@ -92,12 +99,14 @@ class CalibrationMatrix:
         dense: perplexity of the dense model on each text.
         rows: one a calibration text and seed, in the order they were finished.
         protocol: the choices behind it: "recipe" (sections of a `Recipe`), "hashes" of the texts, weights, dtype.
+        failed: rows that failed.
     """
 
     texts: tuple[str, ...]
     dense: tuple[Measurement, ...]
     rows: tuple[MatrixRow, ...] = ()
     protocol: dict[str, Any] = field(default_factory=dict)
+    failed: tuple[MatrixRow, ...] = ()
 
     @property
     def calibrations(self) -> list[str]:
@@ -162,48 +171,47 @@ class CalibrationMatrix:
             "dense": _to_json(self.dense),
             "protocol": self.protocol,
             "rows": [row.to_json() for row in self.rows],
+            "failed": [row.to_json() for row in self.failed],
         }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> CalibrationMatrix:
-        rows = tuple(MatrixRow.from_json(row) for row in data["rows"])
-        return cls(tuple(data["texts"]), _from_json(data["dense"]), rows, dict(data["protocol"]))
+        rows, failed = (tuple(map(MatrixRow.from_json, data.get(name, ()))) for name in ("rows", "failed"))
+        return cls(tuple(data["texts"]), _from_json(data["dense"]), rows, dict(data["protocol"]), failed)
 
 
 def read_matrix(folder: Path) -> CalibrationMatrix | None:
-    """The matrix that a folder keeps, as far as it is finished; a line that was cut off is left out."""
-    try:
-        lines = (folder / FILE).read_text(encoding="utf-8").splitlines()
-        matrix = CalibrationMatrix.from_json({**json.loads(lines[0]), "rows": []})
-    except FileNotFoundError:
+    """The last matrix of a run's folder, as far as it is finished; None before the dense model was measured."""
+    journal = Journal(folder / FILE)
+    header = journal.latest()
+    if header is None:
         return None
-    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
-        log.warning("The matrix in %s cannot be read: %s", folder, error)
-        return None
-    rows = {}
-    for line in lines[1:]:
+    rows = []
+    for data in journal.rows(header.key):
         try:
-            row = MatrixRow.from_json(json.loads(line))
-            rows[row.calibration, row.seed] = row
-        except (ValueError, KeyError, TypeError):
-            continue  # cut off when the program was killed
-    return CalibrationMatrix(matrix.texts, matrix.dense, tuple(rows.values()), matrix.protocol)
+            rows.append(MatrixRow.from_json(data))
+        except (ValueError, KeyError, TypeError) as error:
+            log.warning("A row in %s cannot be read: %s", folder, error)
+    try:
+        return assemble(header.settings, rows)
+    except (RunError, KeyError, TypeError):
+        return None
 
 
-def write_matrix(folder: Path, matrix: CalibrationMatrix) -> None:
-    """Start the file of a folder anew with what `matrix` holds.
+def assemble(settings: Mapping[str, Any], rows: Sequence[MatrixRow]) -> CalibrationMatrix:
+    """The matrix of finished rows, the newest of each point.
 
     Raises:
-        NirvanaError: the disk is full or the folder cannot be written.
+        RunError: the dense model was not measured.
     """
-    head = {name: value for name, value in matrix.to_json().items() if name != "rows"}
-    lines = [json.dumps(head), *(json.dumps(row.to_json()) for row in matrix.rows)]
-    write_bytes(folder / FILE, ("\n".join(lines) + "\n").encode())
-
-
-def append_row(folder: Path, row: MatrixRow) -> None:
-    """Keep a finished row; raises as `write_matrix`."""
-    append_line(folder / FILE, json.dumps(row.to_json()))
+    newest = {row.point: row for row in rows}
+    dense = newest.pop(DENSE, None)
+    if dense is None or dense.failure:
+        reason = dense.failure if dense else "It has no row yet."
+        raise RunError(f"The dense model was not measured. {reason}", "Measure the matrix again.")
+    good = tuple(row for row in newest.values() if not row.failure)
+    failed = tuple(row for row in newest.values() if row.failure)
+    return CalibrationMatrix(tuple(settings["texts"]), dense.perplexity, good, dict(settings["protocol"]), failed)
 
 
 def used(recipe: Recipe) -> dict[str, dict[str, Any]]:

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nirvana.calibration.corpora.corpus import Corpus
-from nirvana.errors import NirvanaError, RunError
-from nirvana.progress import ProgressCallback, within
+from nirvana.errors import NirvanaError, PlanError, RunError, SaliencyError
+from nirvana.progress import ProgressCallback
 from nirvana.runs.recipe import Recipe
-from nirvana.runs.validation import check_rates
+from nirvana.runs.run import Run
+from nirvana.saliency.criteria import available
+from nirvana.schema import Distinct, Schema, option
+from nirvana.studies.journal import Journal
 from nirvana.studies.search_space import CRITERIA, Choices, Space
-from nirvana.studies.search_trials import Correlation, Trial, append, begin, correlation, ranked, read_trials
+from nirvana.studies.search_trials import FILE, Correlation, Trial, correlation, ranked
+from nirvana.studies.study import Session, Study, measure_points
 
 if TYPE_CHECKING:
     from nirvana.models.lm import LM
+    from nirvana.runs.model_cache import ModelCache
     from nirvana.studies.search_objective import Objective
 
 STARTUP = 8  # trials that are drawn at random before the sampler goes by what did well
@@ -112,42 +118,119 @@ def tune(
         PlanError: the sparsity is not in (0, 1), or out of reach with every gamma.
         CorpusError: a text is not to be had, or too short.
     """
-    from nirvana.studies.search_objective import Objective
-
     if minutes is None and trials is None:
         minutes = MINUTES
-    if (minutes is not None and minutes <= 0) or (trials is not None and trials < 1):
-        raise RunError("A search takes time.", "Give minutes above 0, or 1 trial or more.")
-    check_rates(sparsity, 1.0)
     given = [corpora] if isinstance(corpora, str | PathLike | Corpus) else list(corpora)
     texts = {text.name if isinstance(text, Corpus) else fspath(text): text for text in given}
     if len(texts) < len(given):
         raise RunError("Two texts have the same name.", "Name each once; give files of one name by their paths.")
-    space = Space(tuple(criteria), tuple(texts), len({site.layer for site in lm.layout}))
-    space.check()
-    start = time.monotonic()
-    objective = Objective(lm, texts, space, sparsity, base, progress)
-    space = replace(space, gammas=objective.gammas(space))
-    settings = objective.settings | {"seed": seed}
-    place = Path(folder) if folder is not None else None
-    done = _resumed(place, settings)
-    objective.known |= {trial.model: trial for trial in done if trial.model}
-    while trials is None or len(done) < trials:
-        if minutes is not None and time.monotonic() - start >= 60 * minutes and done:
-            break
-        choices = suggest(space, done, seed, objective.is_possible)
-        if choices is None:
-            break  # everything was tried
-        label = f"Trial {len(done) + 1}" + (f" of {trials}" if trials else "")
-        trial = objective.measure(
-            1 + max((each.number for each in done), default=-1), choices, within(progress, label, 0, 1)
-        )
-        done.append(trial)
-        if place is not None:
-            append(place, trial)
+    request = SearchRequest(
+        corpora=tuple(texts),
+        sparsity=sparsity,
+        minutes=minutes or 0,
+        trials=trials or 0,
+        criteria=tuple(criteria),
+        seed=seed,
+    )
+    request.check()
+    session = _Session(lm, texts, request, base, progress)
+    journal = Journal(Path(folder) / FILE) if folder is not None else None
+
+    def on_row(trial: Trial) -> None:
         if on_trial is not None:
-            on_trial(trial, next(iter(ranked(done)), None))
-    return Tuning(done, settings, _maker(objective))
+            on_trial(trial, next(iter(ranked(session.done)), None))
+
+    done = measure_points(session, journal, request=request.to_json(), progress=progress, on_row=on_row)
+    return Tuning(done, session.settings, _maker(session.objective))
+
+
+class SearchRequest(Schema):
+    """What is searched, and for how long; 0 minutes or trials are no limit of that kind."""
+
+    corpora: Distinct[str] = option((), "--corpus", "calibration text; may be repeated, and is mixed")
+    sparsity: float = option(0.2, "--sparsity", "sparsity of every trial", gt=0, lt=1, error=PlanError)
+    minutes: float = option(
+        MINUTES, "--minutes", "stop after this time; the running trial is finished", ge=0, le=10_080
+    )
+    trials: int = option(0, "--trials", "stop after so many trials; 0 for no limit", ge=0, le=10_000)
+    criteria: Distinct[str] = option(
+        CRITERIA, "--criterion", "criterion to choose from; may be repeated", choices=available, error=SaliencyError
+    )
+    seed: int = option(0, "--seed", "seed of the search", ge=0, le=2**31 - 1)
+
+    def check(self) -> None:
+        """Validate the request as a whole.
+
+        Raises:
+            RunError: there is no text, no criterion or no limit.
+        """
+        if not self.minutes and not self.trials:
+            raise RunError("A search needs a limit.", "Give minutes or trials.")
+        Space(self.criteria, self.corpora, 1).check()
+
+
+class Search(Study[SearchRequest]):
+    """A search for the recipe with the lowest KL."""
+
+    name, title, file, request = "tune", "Search", FILE, SearchRequest
+
+    def check(self, run: Run, request: SearchRequest) -> None:
+        super().check(run, request)
+        request.check()
+
+    def open(self, run: Run, request: SearchRequest, models: ModelCache, progress: ProgressCallback | None) -> _Session:
+        lm = models.dense(run.recipe.model, progress)
+        return _Session(lm, {name: name for name in request.corpora}, request, run.recipe, progress)
+
+
+class _Session(Session[Choices, Trial]):
+    """One search: the sampler names the points, the objective measures them."""
+
+    def __init__(
+        self,
+        lm: LM,
+        texts: Mapping[str, str | PathLike[str] | Corpus],
+        request: SearchRequest,
+        base: Recipe,
+        progress: ProgressCallback | None,
+    ) -> None:
+        from nirvana.studies.search_objective import Objective
+
+        self._end = time.monotonic() + 60 * request.minutes if request.minutes else math.inf
+        space = Space(request.criteria, tuple(texts), len({site.layer for site in lm.layout}))
+        self.request = request
+        self.objective = Objective(lm, texts, space, request.sparsity, base, progress)
+        self.space = replace(space, gammas=self.objective.gammas(space))
+        self.settings = self.objective.settings | {"seed": request.seed}
+        self.done: Sequence[Trial] = ()
+
+    def read(self, data: dict[str, Any]) -> Trial:
+        trial = Trial.from_json(data)
+        if trial.model:
+            self.objective.known.setdefault(trial.model, trial)
+        return trial
+
+    def next(self, rows: Sequence[Trial]) -> Choices | None:
+        self.done = rows
+        if (self.request.trials and len(rows) >= self.request.trials) or (rows and time.monotonic() >= self._end):
+            return None
+        return suggest(self.space, rows, self.request.seed, self.objective.is_possible)
+
+    def place(self, point: Choices, rows: Sequence[Trial]) -> tuple[str, int, int]:
+        most = self.request.trials
+        return f"Trial {len(rows) + 1}" + (f" of {most}" if most else ""), len(rows) + 1, most
+
+    def measure(self, point: Choices, progress: ProgressCallback | None) -> Trial:
+        return self.objective.measure(self._number(), point, progress)
+
+    def failed(self, point: Choices, failure: str) -> Trial:
+        return Trial(self._number(), point, failure=failure)
+
+    def _number(self) -> int:
+        return 1 + max((trial.number for trial in self.done), default=-1)
+
+    def release(self) -> None:
+        self.objective.release()
 
 
 def suggest(
@@ -192,17 +275,6 @@ def suggest(
         if choices not in tried and is_possible(choices):
             return choices
     return None
-
-
-def _resumed(folder: Path | None, settings: dict[str, Any]) -> list[Trial]:
-    """The trials of an earlier call that asked for the same; the file is begun where there are none."""
-    if folder is None:
-        return []
-    before, trials = read_trials(folder)
-    if before != settings:
-        trials = []
-    begin(folder, settings, trials)
-    return trials
 
 
 def _maker(objective: Objective) -> Callable[[Trial], LM]:

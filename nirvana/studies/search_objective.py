@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import time
 from collections.abc import Mapping
 from dataclasses import replace
 from os import PathLike, fspath
@@ -16,7 +14,7 @@ from nirvana.allocation.constraints import out_of_reach
 from nirvana.calibration.corpora.corpus import Corpus
 from nirvana.calibration.corpora.registry import mix
 from nirvana.calibration.sampling import sample_probe
-from nirvana.errors import Cancelled, NirvanaError, PlanError
+from nirvana.errors import PlanError
 from nirvana.evaluation.divergence import divergence
 from nirvana.evaluation.perplexity import check_text, perplexity
 from nirvana.files import json_hash
@@ -27,6 +25,7 @@ from nirvana.runs.model_cache import ModelCache, cache_fields
 from nirvana.runs.recipe import EvaluationChoice, Recipe
 from nirvana.runs.validation import check_reachable
 from nirvana.runs.workspace import Workspace
+from nirvana.studies.journal import as_read_back
 from nirvana.studies.search_space import Choices, Space
 from nirvana.studies.search_trials import Trial
 
@@ -80,7 +79,7 @@ class Objective:
             "perplexity": {"split": "probe", "window": self.window, "max_tokens": TOKENS},
             **cache_fields(lm),
         }
-        self.settings: dict[str, Any] = json.loads(json.dumps(settings))  # as it is read back
+        self.settings: dict[str, Any] = as_read_back(settings)
         self.known: dict[str, Trial] = {}
 
     def recipe(self, choices: Choices) -> Recipe:
@@ -111,33 +110,30 @@ class Objective:
         return fitting[0], fitting[-1]
 
     def measure(self, number: int, choices: Choices, progress: ProgressCallback | None) -> Trial:
-        """One trial; what cannot be pruned like that is a trial that failed, and no model is measured twice."""
-        start = time.perf_counter()
+        """One trial. No model is measured twice.
+
+        Raises:
+            NirvanaError: the choices cannot be met.
+        """
         report(progress, "Scores", 0, PARTS)  # at once: of a model that is known nothing else is reported
         recipe = self.recipe(choices)
-        try:
-            check_reachable(recipe.allocation, choices.criterion, self.lm.layout)
-            workspace = self._workspace.variant(recipe)
-            plan = workspace.plan(within(progress, "Scores", 0, PARTS))
-            model = _model_key(recipe, plan)
-            if model in self.known:
-                seconds = round(time.perf_counter() - start, 2)
-                return replace(self.known[model], number=number, choices=choices, seconds=seconds)
-            small = workspace.pruned(within(progress, "Pruning", 1, PARTS))
-            comparing = within(progress, "KL", 2, PARTS)
-            found = divergence(
-                self.lm, small, self.probe, reference=self._workspace.reference(self.probe), progress=comparing
-            )
-            read = self._perplexities(small, within(progress, "Perplexity", 3, PARTS))
-        except Cancelled:
-            raise
-        except NirvanaError as error:
-            failure = f"{error.message} {error.hint}".strip()
-            return Trial(number, choices, seconds=round(time.perf_counter() - start, 2), failure=failure)
-        seconds = round(time.perf_counter() - start, 2)
-        trial = Trial(number, choices, found.mean, found.standard_error, read, plan.sparsity, seconds, model=model)
+        check_reachable(recipe.allocation, choices.criterion, self.lm.layout)
+        workspace = self._workspace.variant(recipe)
+        plan = workspace.plan(within(progress, "Scores", 0, PARTS))
+        model = _model_key(recipe, plan)
+        if model in self.known:
+            return replace(self.known[model], number=number, choices=choices)
+        small = workspace.pruned(within(progress, "Pruning", 1, PARTS))
+        reference, comparing = self._workspace.reference(self.probe), within(progress, "KL", 2, PARTS)
+        found = divergence(self.lm, small, self.probe, reference=reference, progress=comparing)
+        read = self._perplexities(small, within(progress, "Perplexity", 3, PARTS))
+        trial = Trial(number, choices, found.mean, found.standard_error, read, plan.sparsity, model=model)
         self.known[model] = trial
         return trial
+
+    def release(self) -> None:
+        """Give the memory of models, scores and statistics back; they are computed again on demand."""
+        self._workspace.clear()
 
     def prune(self, recipe: Recipe) -> LM:
         """The pruned model of a recipe, the caller's to keep."""

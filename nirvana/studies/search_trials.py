@@ -1,8 +1,7 @@
-"""The trials of a search, one JSON line each in a file that is there while the search goes on, and after it stopped."""
+"""Trials of a search: what each measured, and reading them from the journal. No torch."""
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 from collections.abc import Mapping, Sequence
@@ -12,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from nirvana.files import append_line, write_bytes
 from nirvana.saliency.agreement import rank_correlation
+from nirvana.studies.journal import Journal
 from nirvana.studies.search_space import Choices
 
 FILE = "tuning.jsonl"
@@ -83,34 +82,15 @@ def mean_perplexity(trial: Trial) -> float:
 
 
 def read_trials(folder: Path) -> tuple[dict[str, Any] | None, list[Trial]]:
-    """What a search was asked for, and its trials so far; a line that was cut off is left out."""
-    try:
-        lines = (folder / FILE).read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
+    """Settings of the last search of a run's folder, and its trials so far; None where there is no search."""
+    journal = Journal(folder / FILE)
+    header = journal.latest()
+    if header is None:
         return None, []
-    settings, trials = None, []
-    for line in lines:
+    trials = []
+    for data in journal.rows(header.key):
         try:
-            data = json.loads(line)
-            if settings is None:
-                settings = dict(data["settings"])
-            else:
-                trials.append(Trial.from_json(data))
+            trials.append(Trial.from_json(data))
         except (ValueError, KeyError, TypeError) as error:
             log.warning("A trial in %s cannot be read: %s", folder, error)
-    return settings, trials
-
-
-def begin(folder: Path, settings: Mapping[str, Any], trials: Sequence[Trial] = ()) -> None:
-    """Start the file anew, with the trials that still count."""
-    lines = [json.dumps({"settings": settings}), *(json.dumps(trial.to_json()) for trial in trials)]
-    write_bytes(folder / FILE, ("\n".join(lines) + "\n").encode())
-
-
-def append(folder: Path, trial: Trial) -> None:
-    """Keep a trial.
-
-    Raises:
-        NirvanaError: the disk is full or the folder cannot be written.
-    """
-    append_line(folder / FILE, json.dumps(trial.to_json()))
+    return header.settings, trials

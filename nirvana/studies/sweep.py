@@ -1,36 +1,44 @@
-"""A sweep: every point of a grid as a run of its own, around the recipe of one run, whose study they are.
+"""Sweep: every point of a grid as a run of its own, around the recipe of one run, whose study they are.
 
-The points are executed by the pipeline like any run. They share the models in memory and the results that are kept by
+The points are computed by the pipeline like any run. They share the models in memory and the results that are cached by
 their inputs, so a saliency pass serves all plans made from it, and the dense model is measured once.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from nirvana import out_of_memory as memory
-from nirvana.errors import Cancelled, NirvanaError, RunError
+from nirvana.errors import RunError
 from nirvana.progress import Progress, ProgressCallback, within
 from nirvana.runs.recipe import Recipe
 from nirvana.runs.run import Run
 from nirvana.runs.speed import SPEED
 from nirvana.runs.store import Store
 from nirvana.runs.validation import check_against_model, check_recipe
-from nirvana.studies.sweep_grid import Grid as Grid
-from nirvana.studies.sweep_grid import Point
-from nirvana.studies.sweep_rows import Row, append_row, read_rows, row_of, write_grid
-from nirvana.studies.sweep_rows import read_grid as read_grid
+from nirvana.studies.journal import as_read_back
+from nirvana.studies.study import PointCallback, Session, Study, measure_points
+from nirvana.studies.sweep_grid import Grid, Point
+from nirvana.studies.sweep_rows import FILE, Row, row_of
 
 if TYPE_CHECKING:
-    from nirvana.calibration.corpora.corpus import Corpus
     from nirvana.evaluation.speed_report import SpeedReport
-    from nirvana.progress import Reporter
     from nirvana.runs.model_cache import ModelCache
 
-ARGUMENTS: dict[str, Any] = {"grid": {}}
-PointCallback = Callable[[Point, int, int], None]
+
+class Sweep(Study[Grid]):
+    """A grid of criteria, allocations, sparsities, compensations and seeds."""
+
+    name, title, file, request = "sweep", "Sweep", FILE, Grid
+
+    def check(self, run: Run, request: Grid) -> None:
+        super().check(run, request)
+        request.check()
+        check_recipe(request.points()[0].recipe(run.recipe))
+
+    def open(self, run: Run, request: Grid, models: ModelCache, progress: ProgressCallback | None) -> _Session:
+        return _Session(run, request, models, progress)
 
 
 def sweep(
@@ -41,118 +49,93 @@ def sweep(
     progress: ProgressCallback | None = None,
     on_point: PointCallback | None = None,
 ) -> list[Row]:
-    """Compute the points of `grid` that are not there yet; the rows of all of them, in the grid's order.
+    """Compute the points of `grid` that have no row yet; the rows of all of them, in the grid's order.
 
-    A point's row is kept as soon as it is finished, so a sweep that was stopped goes on where it was, and a grid that
-    grew computes what is new. A point that cannot be gets a row that says why, and the others go on.
+    A sweep that was stopped continues with the first missing point, and a grid that grew computes what is new. A failed
+    point is recorded with its error, and tried again by the next call.
 
     Args:
-        base: gives every choice that the grid does not, and its folder the rows.
-        grid: what is tried.
+        base: gives every choice that the grid does not; its folder keeps the rows.
+        grid: the points.
         models: holds models between calls; a new holder by default.
         progress: called with the progress within each point; may raise `Cancelled`.
-        on_point: called before each point that is computed, with its number, from 1, and how many there are.
+        on_point: called before each point that is computed with its label, its number from 1, and how many there are.
 
     Raises:
-        RunError: `base` is the example or a point itself, or the grid is out of range.
-        NirvanaError: the model or a text is not to be had.
+        RunError: `base` is the example or a point itself, or the grid is too large.
+        NirvanaError: the model or a text cannot be used.
     """
     from nirvana.runs.model_cache import ModelCache
 
-    check_sweep(base, "evaluate", grid.to_json())
-    write_grid(base, grid)
-    points = grid.points()
-    work = _Work(base, grid, models or ModelCache(), progress)
-    todo = [point for point in points if not work.is_done(point)]
-    if todo:
-        work.open()
-    for number, point in enumerate(points, start=1):
-        if point in todo and not work.is_done(point):
-            if on_point is not None:
-                on_point(point, number, len(points))
-            work.finish(point)
-    return [work.rows[point] for point in points]
+    study = Sweep()
+    study.check(base, grid)
+    session = study.open(base, grid, models or ModelCache(), progress)
+    rows = measure_points(session, study.journal(base), request=grid.to_json(), progress=progress, on_point=on_point)
+    found = {row.point: row for row in rows}
+    return [found[point] for point in grid.points()]
 
 
-def check_sweep(run: Run, until: str, grid: Any) -> None:
-    """Refuse a sweep that cannot be.
-
-    Raises:
-        RunError: the run is the example or a point of a sweep itself, or the grid is out of range.
-        NirvanaError: the run's recipe asks for what cannot be.
-    """
-    if run.is_example:
-        raise RunError("The example run cannot be changed.", "Start a run of your own from it.")
-    if run.study:
-        raise RunError("This run is a point of a sweep.", "Open the run that the sweep belongs to.")
-    read = Grid.from_json(grid)
-    read.check()
-    check_recipe(read.points()[0].recipe(run.recipe))
-
-
-def sweep_task(run: Run, *, models: ModelCache, reporter: Reporter, until: str, grid: dict[str, Any]) -> dict[str, Any]:
-    """The worker's task: sweep around `run`."""
-
-    def on_point(point: Point, number: int, points: int) -> None:
-        reporter.step("sweep", number, points)
-
-    rows = sweep(run, Grid.from_json(grid), models=models, progress=reporter.progress, on_point=on_point)
-    return {"points": len(rows), "failed": sum(bool(row.failure) for row in rows)}
-
-
-class _Work:
-    """What the points of one sweep share."""
+class _Session(Session[Point, Row]):
+    """The points of one grid, and what they share."""
 
     def __init__(self, base: Run, grid: Grid, models: ModelCache, progress: ProgressCallback | None) -> None:
         assert base.index is not None
-        self.base, self.grid, self.models, self.progress = base, grid, models, progress
+        self.base, self.grid, self.models, self.points, self.progress = base, grid, models, grid.points(), progress
         self.store = Store(base.index.path.parent)
-        self.rows = {row.point: row for row in read_rows(base)}
-        self.corpora: dict[str, Corpus] = {}
-        self.weights = ""
+        self.settings = {"recipe": as_read_back(Point.around(base.recipe).to_json())}
+        self._tried: set[Point] = set()
         self._last: Run | None = None  # whose results the next point may share
+        self.weights = ""  # of the dense model, once it is in memory
 
-    def is_done(self, point: Point) -> bool:
-        """Whether its row holds all that is asked for. What failed is tried again: most such points fail at once."""
-        row = self.rows.get(point)
-        return row is not None and not row.failure and bool(row.speed or not self.grid.speed)
-
-    def open(self) -> None:
+    def _open(self) -> None:
         """Load the model and the texts, which no point can do without; rows of other weights no longer count."""
         from nirvana.runs.workspace import Workspace
 
         recipe = self.base.recipe
-        workspace = Workspace(recipe, models=self.models, corpora=self.corpora, progress=self.progress)
-        lm = workspace.lm
+        workspace = Workspace(recipe, models=self.models, progress=self.progress)
+        lm, self.corpora = workspace.lm, workspace.corpora
         self.weights = lm.hash
-        self.rows = {point: row for point, row in self.rows.items() if row.weights in ("", lm.hash)}
         positions = lm.family.geometry(lm.settings).get("positions")
         if self.grid.speed and positions is not None and positions < SPEED.prompt + SPEED.new_tokens:
             raise RunError(f"{lm.source.name} has too few positions to be timed: {positions}.", "Leave speed out.")
         for name in (*recipe.calibration.texts, *recipe.evaluation.corpora):
             workspace.corpus(name)
 
-    def finish(self, point: Point) -> None:
-        """Compute one point and keep its row."""
-        start = time.perf_counter()
-        recipe = point.recipe(self.base.recipe)
-        try:
-            run = self._compute(point, recipe)
-            speed = self._time(run) if self.grid.speed else _same_protocol(run.speed())
-            row = row_of(point, run, round(time.perf_counter() - start, 2), speed)
-        except Cancelled:
-            raise
-        except NirvanaError as error:
-            row = _failed(point, recipe, f"{error.message} {error.hint}")
-        except Exception as error:
-            if not memory.is_out_of_memory(error):
-                raise
-            self.models.clear()  # the next point may need less
-            row = _failed(point, recipe, f"{memory.MESSAGE} {memory.HINT}")
-        append_row(self.base, row)
-        self.rows[point] = row
+    def read(self, data: dict[str, Any]) -> Row:
+        return Row.from_json(data)
 
-    def _compute(self, point: Point, recipe: Recipe) -> Run:
+    def next(self, rows: Sequence[Row]) -> Point | None:
+        newest = {row.point: row for row in rows}
+        if not self.weights and not all(self._is_done(point, newest.get(point)) for point in self.points):
+            self._open()
+        return next((point for point in self.points if not self._is_done(point, newest.get(point))), None)
+
+    def _is_done(self, point: Point, row: Row | None) -> bool:
+        """Whether its row holds all that is asked for. A point that failed before this session is tried again."""
+        if point in self._tried:
+            return True
+        there = (
+            row is not None and self.weights in ("", row.weights) and (self.base.folder.parent / row.run_id).is_dir()
+        )
+        return row is not None and there and not row.failure and bool(row.speed or not self.grid.speed)
+
+    def place(self, point: Point, rows: Sequence[Row]) -> tuple[str, int, int]:
+        return point.label, self.points.index(point) + 1, len(self.points)
+
+    def measure(self, point: Point, progress: ProgressCallback | None) -> Row:
+        self._tried.add(point)
+        run = self._compute(point, point.recipe(self.base.recipe), progress)
+        speed = self._time(run, progress) if self.grid.speed else _same_protocol(run.speed())
+        return row_of(point, run, speed)
+
+    def failed(self, point: Point, failure: str) -> Row:
+        fingerprint = point.recipe(self.base.recipe).fingerprint("evaluate")
+        return Row(point, fingerprint=fingerprint, failure=failure, finished=time.time())
+
+    def release(self) -> None:
+        self.models.clear()
+
+    def _compute(self, point: Point, recipe: Recipe, progress: ProgressCallback | None) -> Run:
         """The run of a point with every step done."""
         from nirvana.runs.pipeline import compute_steps
 
@@ -162,7 +145,7 @@ class _Work:
         if card is not None:  # its results may be copied, and then nobody looks ahead any more
             check_against_model(recipe, card)
         run = self._started(recipe) or self.store.create(recipe, name=point.label, parent=donor, study=self.base)
-        steps = _Steps(self.progress, point.label)
+        steps = _Steps(progress)
         compute_steps(run, progress=steps.report, models=self.models, on_step=steps.step, corpora=self.corpora)
         self._last = run
         return run
@@ -176,7 +159,7 @@ class _Work:
                 return run
         return None
 
-    def _time(self, run: Run) -> SpeedReport:
+    def _time(self, run: Run, progress: ProgressCallback | None) -> SpeedReport:
         """Time a point's two models in turns; the result is kept with its run, unless that holds another timing."""
         from nirvana.runs.speed import measure_speeds
         from nirvana.runs.workspace import Workspace
@@ -184,7 +167,7 @@ class _Work:
         known = run.speed()
         found = _same_protocol(known)
         if found is None:
-            workspace = Workspace.of(run, models=self.models, progress=within(self.progress, run.name, 0, 1))
+            workspace = Workspace.of(run, models=self.models, progress=progress)
             found = measure_speeds(workspace, SPEED)
             if known is None:
                 run.attach("speed", found)
@@ -197,19 +180,14 @@ def _same_protocol(report: SpeedReport | None) -> SpeedReport | None:
     return report if same else None
 
 
-def _failed(point: Point, recipe: Recipe, why: str) -> Row:
-    return Row(point, fingerprint=recipe.fingerprint("evaluate"), failure=why.strip(), finished=time.time())
-
-
 class _Steps:
     """Progress through the steps of one point, as one stage that goes from nothing to all."""
 
-    def __init__(self, progress: ProgressCallback | None, label: str) -> None:
-        self._progress, self._label = progress, label
-        self._nested = progress
+    def __init__(self, progress: ProgressCallback | None) -> None:
+        self._progress = self._nested = progress
 
     def step(self, step: str, number: int, steps: int) -> None:
-        self._nested = within(self._progress, self._label, number - 1, steps)
+        self._nested = within(self._progress, step, number - 1, steps)
         self.report(Progress(step, 0, 1))
 
     def report(self, progress: Progress) -> None:

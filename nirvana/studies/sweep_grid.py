@@ -4,29 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
-from nirvana.allocation.rules import METHODS, check_method, rule_name, uses_gamma
+from nirvana.allocation.rules import METHODS, rule_name, uses_gamma
 from nirvana.compensation import METHODS as COMPENSATIONS
-from nirvana.errors import CompensationError, PlanError, RunError
-from nirvana.runs.recipe import AllocationChoice, CalibrationChoice, PruneChoice, Recipe
-from nirvana.runs.validation import SEEDS, check_rates
-from nirvana.saliency.criteria import find_criterion
+from nirvana.errors import CompensationError, PlanError, RunError, SaliencyError
+from nirvana.runs.recipe import LAST_SEED, AllocationChoice, CalibrationChoice, PruneChoice, Recipe
+from nirvana.saliency.criteria import available, find_criterion
+from nirvana.schema import Distinct, Extended, Schema, option
 
 MOST_POINTS = 400
 PUBLISHED_GAMMA = AllocationChoice().gamma  # what NIRVANA's authors use
 COLUMNS = {"published": "as published", "shared": "same allocation"}
 DRAWN = ("corpus", "samples", "length", "probe_samples", "probe_length", "probe_seed", "task")  # of one calibration set
-LISTS: dict[str, type] = {  # of a grid, with what they hold
-    "criteria": str,
-    "methods": str,
-    "sparsities": float,
-    "seeds": int,
-    "compensations": str,
-    "gammas": float,
-    "normalisations": float,
-}
 COMPENSATION_WORDS = {"bias": "bias", "least_squares": "least squares"}
 
 
@@ -93,30 +83,58 @@ class Point(NamedTuple):
         return cls(0, "random", "shared", 0.5, "least_squares", 1.0).recipe(recipe)
 
 
-@dataclass(frozen=True)
-class Grid:
+class Grid(Schema):
     """Choices of which a sweep tries every combination, e.g. `Grid(criteria=("nirvana", "flap"), seeds=(0, 1, 2))`.
 
-    Attributes:
-        criteria: names from `nirvana.saliency.available()`.
-        methods: "shared", the same allocation for all; "published", each criterion as its authors use it, with their
-            allocation, their compensation and gamma 3.36 where there is one. Compensations, gammas and normalisations
-            are of the shared allocation alone.
-        sparsities: shares of the attention and MLP weights to remove.
-        seeds: of the draw of the calibration set, one set a seed.
-        compensations: see `nirvana.prune`.
-        gammas: see `nirvana.allocate`, as for `normalisations`.
-        speed: time every pruned model, in turns with the dense one.
+    `methods`: "shared", the same allocation for all; "published", each criterion with its authors' allocation,
+    compensation and, where it has one, gamma 3.36. Compensations, gammas and normalisations belong to the shared
+    allocation. One calibration set is drawn for each seed.
     """
 
-    criteria: tuple[str, ...] = ("nirvana", "taylor", "random")
-    methods: tuple[str, ...] = METHODS
-    sparsities: tuple[float, ...] = (0.2, 0.4)
-    seeds: tuple[int, ...] = (0, 1, 2)
-    compensations: tuple[str, ...] = ("none",)
-    gammas: tuple[float, ...] = (PUBLISHED_GAMMA,)
-    normalisations: tuple[float, ...] = (0.0,)
-    speed: bool = False
+    criteria: Distinct[str] = option(
+        ("nirvana", "taylor", "random"),
+        "--criterion",
+        "criterion; may be repeated",
+        choices=available,
+        error=SaliencyError,
+    )
+    methods: Distinct[str] = option(
+        METHODS, "--method", "allocation; may be repeated", choices=lambda: METHODS, error=PlanError
+    )
+    sparsities: Distinct[float] = option(
+        (0.2, 0.4),
+        "--sparsity",
+        "share of attention and MLP weights to remove; may be repeated",
+        gt=0,
+        lt=1,
+        error=PlanError,
+    )
+    seeds: Distinct[int] = option(
+        (0, 1, 2), "--seed", "seed of the calibration set; may be repeated", ge=0, le=LAST_SEED // 2
+    )
+    compensations: Distinct[str] = option(
+        ("none",),
+        "--compensation",
+        "compensation in the shared allocation; may be repeated",
+        choices=lambda: COMPENSATIONS,
+        error=CompensationError,
+    )
+    gammas: Distinct[Extended] = option(
+        (PUBLISHED_GAMMA,),
+        "--gamma",
+        "MLP pruning rate over attention pruning rate in the shared allocation; may be repeated",
+        ge=0,
+        error=PlanError,
+    )
+    normalisations: Distinct[float] = option(
+        (0.0,),
+        "--normalisation",
+        "score normalisation exponent in the shared allocation (0 = off); may be repeated",
+        ge=0,
+        le=1,
+        error=PlanError,
+    )
+    speed: bool = option(False, "--speed", "measure the speed of each pruned model beside the dense one")
 
     def points(self) -> list[Point]:
         """Every combination once, so ordered that neighbours share most: seed, then criterion, then sparsity.
@@ -148,74 +166,17 @@ class Grid:
         yield Point(seed, criterion, "shared" if serves else method, sparsity, own, PUBLISHED_GAMMA)
 
     def check(self) -> None:
-        """Refuse what cannot be swept.
+        """Validate the grid as a whole.
 
         Raises:
-            RunError: a list is empty, a seed is out of range, or there are more than 400 points.
-            NirvanaError: a criterion, method, sparsity, compensation or gamma is none.
+            RunError: a list is empty, or there are more than 400 points.
         """
-        for name in LISTS:
-            if not getattr(self, name):
+        for name, values in vars(self).items():
+            if values == ():
                 raise RunError(f"The grid has no {name}.", "Choose at least one of each.")
-        for criterion in self.criteria:
-            find_criterion(criterion)
-        for method in self.methods:
-            check_method(method)
-        for sparsity in self.sparsities:
-            check_rates(sparsity, 1.0)
-        for gamma in self.gammas:
-            check_rates(0.5, gamma)
-        for normalisation in self.normalisations:
-            if not 0 <= normalisation <= 1:
-                raise PlanError(f"normalisation must lie between 0 and 1, not {normalisation}.", "Use 0 for none.")
-        for seed in self.seeds:
-            if not 0 <= seed < SEEDS // 2:
-                raise RunError(f"Seeds are whole numbers from 0 to {SEEDS // 2 - 1:,}, not {seed}.", "Change it.")
-        for compensation in self.compensations:
-            if compensation not in COMPENSATIONS:
-                known = ", ".join(COMPENSATIONS)
-                raise CompensationError(f"There is no compensation {compensation!r}.", f"Use {known}.")
         count = len(self.points())
         if count > MOST_POINTS:
             raise RunError(
                 f"The grid has {count:,} points; a sweep has at most {MOST_POINTS}.",
                 "Take fewer criteria, sparsities or seeds. A finished sweep can be extended afterwards.",
             )
-
-    def to_json(self) -> dict[str, Any]:
-        gammas = ["inf" if math.isinf(gamma) else gamma for gamma in self.gammas]
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()} | {
-            "gammas": gammas
-        }
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Grid:
-        """Read a grid; what is left out takes its default, and what is there twice counts once.
-
-        Raises:
-            RunError: a value is unknown or has the wrong type.
-        """
-        if not isinstance(data, Mapping) or set(data) - {*LISTS, "speed"}:
-            raise RunError("A grid has " + ", ".join([*LISTS, "speed"]) + ", and nothing else.", "Correct it.")
-        values = {name: _tuple(name, data[name], kind) for name, kind in LISTS.items() if name in data}
-        if not isinstance(data.get("speed", False), bool):
-            raise RunError("speed is true or false.", "Correct it.")
-        return cls(**values, speed=data.get("speed", False))
-
-
-def _tuple(name: str, values: Any, kind: type) -> tuple[Any, ...]:
-    wrong = RunError(
-        f"{name} is a list of {'text' if kind is str else 'numbers'}, not {values!r}.", "Correct the grid."
-    )
-    if not isinstance(values, list | tuple):
-        raise wrong
-    found: list[Any] = []
-    for value in values:
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if kind is float and (number or value == "inf"):
-            found.append(float(value))
-        elif kind is not float and isinstance(value, kind) and not isinstance(value, bool):
-            found.append(value)
-        else:
-            raise wrong
-    return tuple(dict.fromkeys(found))

@@ -1,8 +1,7 @@
-"""The finished points of a sweep, one JSON line each in the folder of its run, readable while it goes on. No torch."""
+"""Rows of a sweep: what each point measured, and reading them from the journal. No torch."""
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Mapping
@@ -15,11 +14,12 @@ from nirvana.evaluation.results import Measurement, Report
 from nirvana.evaluation.speed_report import SpeedReport
 from nirvana.evaluation.zero_shot.results import ACCURACIES
 from nirvana.evaluation.zero_shot.tasks import MINIMAL_PAIRS
-from nirvana.files import append_line, read_json, write_json
+from nirvana.files import read_json
 from nirvana.runs.run import Run
+from nirvana.studies.journal import Journal
 from nirvana.studies.sweep_grid import Grid, Point
 
-ROWS, GRID = "sweep.jsonl", "sweep.json"
+FILE, FIRST_GRID = "sweep.jsonl", "sweep.json"
 ACCURACY = ACCURACIES["acc"]
 log = logging.getLogger(__name__)
 
@@ -85,7 +85,7 @@ class Row:
         return cls(**{**data, "point": Point.from_json(data["point"]), "values": values, "speed": speed})
 
 
-def row_of(point: Point, run: Run, seconds: float, speed: SpeedReport | None = None) -> Row:
+def row_of(point: Point, run: Run, speed: SpeedReport | None = None) -> Row:
     """The row of a point whose run is done.
 
     Raises:
@@ -101,7 +101,6 @@ def row_of(point: Point, run: Run, seconds: float, speed: SpeedReport | None = N
         run.id,
         run.recipe.fingerprint("evaluate"),
         card.hash,
-        seconds=seconds,
         sparsity=plan.sparsity,
         sizes=sizes,
         values=_values(report),
@@ -138,35 +137,19 @@ def _pace(report: SpeedReport, metric: str) -> Pace:
     return Pace(own, dense, ratio.median, ratio.low, ratio.high)
 
 
-def append_row(run: Run, row: Row) -> None:
-    """Keep a row; one that a killed program left half written is ended first, and counts for nothing.
-
-    Raises:
-        NirvanaError: the disk is full or the folder cannot be written.
-    """
-    append_line(run.folder / ROWS, json.dumps(row.to_json(), ensure_ascii=False))
-
-
 def read_rows(run: Run) -> list[Row]:
     """The newest row of each point, in the order they were first finished.
 
-    Left out are rows whose run was deleted, and those around another recipe or other weights than the newest.
+    Rows whose run was deleted are left out, and rows of another recipe or of other weights than the newest.
     """
-    try:
-        lines = (run.folder / ROWS).read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        return []
-    except (OSError, ValueError) as error:
-        log.warning("%s cannot be read: %s", run.folder / ROWS, error)
-        return []
     found: dict[Point, Row] = {}
     weights = ""
-    for line in lines:
+    for data in Journal(run.folder / FILE).rows():
         try:
-            row = Row.from_json(json.loads(line))
+            row = Row.from_json(data)
             current = row.fingerprint == row.point.recipe(run.recipe).fingerprint("evaluate")
         except (ValueError, KeyError, TypeError, NirvanaError):
-            continue  # half written when the program was killed, or by other code than this
+            continue  # written by other code than this
         there = not row.run_id or (run.folder.parent / row.run_id).is_dir()
         if current and there:
             weights = row.weights or weights
@@ -174,21 +157,13 @@ def read_rows(run: Run) -> list[Row]:
     return [row for row in found.values() if row.weights in ("", weights)]
 
 
-def write_grid(run: Run, grid: Grid) -> None:
-    """Keep what was last asked for with the run.
-
-    Raises:
-        NirvanaError: the disk is full or the folder cannot be written.
-    """
-    write_json(run.folder / GRID, grid.to_json())
-
-
 def read_grid(run: Run) -> Grid | None:
-    """What was last asked for; None where no sweep was started."""
+    """The last request; None where no sweep was started. Runs of earlier versions keep it in a file of its own."""
+    header = Journal(run.folder / FILE).latest()
     try:
-        return Grid.from_json(read_json(run.folder / GRID))
+        return Grid.from_json(header.request if header else read_json(run.folder / FIRST_GRID))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError, RunError) as error:
-        log.warning("%s cannot be read: %s", run.folder / GRID, error)
+    except (OSError, ValueError, NirvanaError) as error:
+        log.warning("The grid of run %s cannot be read: %s", run.id, error)
         return None

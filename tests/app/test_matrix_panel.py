@@ -11,11 +11,12 @@ from streamlit.testing.v1 import AppTest
 from nirvana.calibration.sets import CalibrationSelection
 from nirvana.runs.recipe import CalibrationChoice, EvaluationChoice, Recipe
 from nirvana.runs.store import Run, Store
-from nirvana.studies.matrix_rows import CalibrationMatrix, read_matrix, write_matrix
+from nirvana.studies.matrix_rows import CalibrationMatrix, read_matrix
 from tests.app.conftest import tables
 from tests.app.test_calibration_page import draft, open_page, words
 from tests.app.test_journey import wait
 from tests.conftest import english
+from tests.journals import write_matrix
 
 Start = Callable[..., AppTest]
 RUN, TEXTS = "calibration.matrix.run", "calibration.matrix.texts"
@@ -45,7 +46,7 @@ def small(tiny_folder: Path, paths: list[str]) -> Recipe:
 def test_a_run_without_a_matrix_says_what_will_be_there(start: Start, filled: Run) -> None:
     app = open_page(start, filled)
     assert "Does the choice carry over to other text?" in words(app)
-    assert "Nothing was measured yet" in words(app) and "Prunes 3 models as" in words(app)
+    assert "Nothing was measured yet" in words(app) and "Prunes 3 models with" in words(app)
     assert not app.button(key=RUN).disabled
     app.multiselect(key=TEXTS).set_value(["python-docs"]).run()
     assert "2 to 12 texts" in words(app) and app.button(key=RUN).disabled
@@ -75,7 +76,7 @@ def test_from_a_mixture_to_the_matrix(start: Start, store: Store, small: Recipe,
     assert app.button(key=RUN).disabled and app.button(key=RUN).label == "The matrix is current"
 
     app.number_input(key="calibration.matrix.seeds").set_value(2).run()
-    assert app.button(key=RUN).label == "Go on" and "Prunes 3 models more" in words(app)
+    assert app.button(key=RUN).label == "Continue" and "Prunes 3 models more" in words(app)
     app.number_input(key="calibration.samples").set_value(5).run()
     assert "What follows belongs to earlier choices" in words(app)
     assert app.button(key=RUN).label == "Measure"
@@ -91,10 +92,11 @@ def test_a_matrix_that_was_stopped_shows_what_there_is(
     nv.calibration_matrix(lm, paths, base=small, folder=run.folder)
     whole = read_matrix(run.folder)
     assert whole is not None
+    (run.folder / "matrix.jsonl").unlink()
     write_matrix(run.folder, CalibrationMatrix(whole.texts, whole.dense, whole.rows[:1], whole.protocol))
     app = open_page(start, run)
     assert "It takes the rows of two texts to say." in words(app)
-    assert app.button(key=RUN).label == "Go on" and "Prunes 2 models more" in words(app)
+    assert app.button(key=RUN).label == "Continue" and "Prunes 2 models more" in words(app)
     assert not tables(app, "calibrated on")
     (run.folder / "matrix.jsonl").write_text("{", encoding="utf-8")
     app.run()

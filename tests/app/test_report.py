@@ -23,12 +23,11 @@ from nirvana.reporting.html.report import report_html
 from nirvana.runs.recipe import Recipe
 from nirvana.runs.results import Continuation, ScoredText
 from nirvana.runs.store import Run, Store
-from nirvana.studies.search_trials import begin
-from nirvana.studies.sweep_rows import append_row
 from tests.app.conftest import ROOT, SMALL_T5, fill
 from tests.app.test_compare_page import open_page
 from tests.app.test_speed_panel import put_sizes, put_speed
 from tests.app.test_tune_page import SETTINGS, TRIALS
+from tests.journals import write_search, write_sweep
 from tests.sweeps import make_rows
 
 VOID = {"meta", "br", "img", "link", "input", "hr", "base"}
@@ -107,7 +106,7 @@ def test_every_section_has_its_numbers(whole: Run) -> None:
     assert "reads 1.50 times as fast" in text["speed"] and "3 turns of each model" in text["speed"]
     assert "31" in text["speed"] and "300,000,000" in text["speed"]
     assert "The capital of France is" in text["continuations"] and " <b>city" in text["continuations"]
-    assert "compare" in text["provenance"] and "torch" in text["provenance"]
+    assert "evaluate" in text["provenance"] and "torch" in text["provenance"]
     assert page.charts > 15 and len(page.ids) == len(set(page.ids))
 
 
@@ -132,7 +131,7 @@ def test_an_empty_run_has_a_report_too(store: Store) -> None:
 def test_an_encoder_decoder_and_stale_results(store: Store) -> None:
     run = fill(store.create(Recipe()), SMALL_T5, family=T5Family())
     page = read(report_html(store.set_recipe(run.id, Recipe().change("evaluation", window=64))))
-    assert "belong to earlier choices than the recipe: compare" in page.text[""]
+    assert "belong to earlier choices than the recipe: evaluate" in page.text[""]
     assert "encoder self-attention" in page.text["model"] and "cross-attention" in page.text["allocation"]
 
 
@@ -192,8 +191,8 @@ def test_studies_around_a_run_have_their_sections(filled: Run) -> None:
     filled.attach("sensitivity", Sensitivity(shifts, protocol))
     for row in make_rows():
         recipe = row.point.recipe(filled.recipe)
-        append_row(filled, replace(row, run_id="", fingerprint=recipe.fingerprint("evaluate")))
-    begin(filled.folder, SETTINGS, TRIALS)
+        write_sweep(filled, [replace(row, run_id="", fingerprint=recipe.fingerprint("evaluate"))])
+    write_search(filled.folder, SETTINGS, TRIALS)
     page = read(report_html(filled))
     assert "3.25" in page.text["sensitivity"] and "4 x 8 probe tokens" in page.text["sensitivity"]
     assert "taylor" in page.text["sweep"] and "Every point" in page.text["sweep"]

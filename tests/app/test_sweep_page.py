@@ -14,12 +14,13 @@ from nirvana.dashboard import state
 from nirvana.runs.recipe import Recipe
 from nirvana.runs.store import EXAMPLE, Run, Store
 from nirvana.studies.sweep_grid import Grid
-from nirvana.studies.sweep_rows import Row, append_row, read_grid, read_rows, write_grid
+from nirvana.studies.sweep_rows import Row, read_grid, read_rows
 from tests.app.conftest import add_job, tables
 from tests.app.test_compare_page import submitted, words
 from tests.app.test_journey import wait
 from tests.app.test_speed_panel import put_sizes
-from tests.sweeps import PAIRS, PERPLEXITY, make_row
+from tests.journals import write_sweep
+from tests.sweeps import PAIRS, PERPLEXITY, grid_of, make_row
 
 __all__ = ["submitted"]  # a fixture
 Start = Callable[..., AppTest]
@@ -35,12 +36,12 @@ def open_page(start: Start, run: Run | None = None) -> AppTest:
 
 def put_sweep(store: Store, base: Run, grid: Grid = GRID, *, speed: bool = False) -> list[Row]:
     """Made-up points of a sweep around `base`, each with a run that holds nothing."""
-    write_grid(base, grid)
+    write_sweep(base, grid=grid)
     for point in grid.points():
         recipe = point.recipe(base.recipe)
         run = store.create(recipe, name=point.label, study=base)
         row = make_row(point, speed=speed)
-        append_row(base, replace(row, run_id=run.id, fingerprint=recipe.fingerprint("evaluate")))
+        write_sweep(base, [replace(row, run_id=run.id, fingerprint=recipe.fingerprint("evaluate"))])
     return read_rows(base)
 
 
@@ -64,8 +65,10 @@ def test_the_controls_become_the_grid(start: Start, filled: Run, submitted: list
     shown = "\n".join(str(code.value) for code in app.code)
     assert "criteria=('flap', 'random')".replace("'", '"') in shown and "--sparsity 0.5 --seed 0 --seed 1" in shown
     app.button(key="sweep.run").click().run()
-    grid = Grid(("flap", "random"), ("shared", "published"), (0.3, 0.5), (0, 1), ("none", "bias"), (2.0,), speed=True)
-    assert submitted == [{"run_id": filled.id, "task": "sweep", "grid": grid.to_json()}]
+    grid = grid_of(
+        ("flap", "random"), ("shared", "published"), (0.3, 0.5), (0, 1), ("none", "bias"), (2.0,), speed=True
+    )
+    assert submitted == [{"run_id": filled.id, "task": "sweep", **grid.to_json()}]
 
 
 def test_what_cannot_be_swept_is_refused_with_a_reason(start: Start, filled: Run) -> None:
@@ -143,7 +146,7 @@ def test_points_open_their_runs(start: Start, store: Store, filled: Run) -> None
 
 
 def test_a_point_leads_back_from_every_page(start: Start, store: Store, filled: Run) -> None:
-    rows = put_sweep(store, filled, Grid(("random",), ("shared",), (0.2,), (0,)))
+    rows = put_sweep(store, filled, grid_of(("random",), ("shared",), (0.2,), (0,)))
     app = start(store.open(rows[0].run_id)).run()
     app.button(key="sidebar.study").click().run()
     assert not app.exception and app.query_params["run"] == filled.id
@@ -159,20 +162,20 @@ def test_a_sweep_that_was_stopped_goes_on(
     assert app.button(key="sweep.run").label == "Continue: 2 points to go"
     assert "28 of them done; about 4.0 s for the rest" in words(app)
     app.button(key="sweep.run").click().run()
-    assert submitted[0]["grid"] == GRID.to_json()
+    assert submitted == [submitted[0] | GRID.to_json()]
 
 
 def test_failures_are_listed_with_their_reason(start: Start, store: Store, filled: Run) -> None:
     put_sweep(store, filled)
     point = GRID.points()[0]._replace(sparsity=0.9)
     recipe = point.recipe(filled.recipe)
-    append_row(filled, Row(point, fingerprint=recipe.fingerprint("evaluate"), failure="90 % is out *of* reach."))
+    write_sweep(filled, [Row(point, fingerprint=recipe.fingerprint("evaluate"), failure="90 % is out *of* reach.")])
     app = open_page(start, filled)
-    assert "out \\*of\\* reach" in words(app) and any("1 point could not" in box.label for box in app.expander)
+    assert "out \\*of\\* reach" in words(app) and any("1 failed point" in box.label for box in app.expander)
 
 
 def test_a_live_sweep_shows_what_is_there(start: Start, store: Store, filled: Run) -> None:
-    put_sweep(store, filled, Grid(("random", "taylor"), ("shared",), (0.2,), (0, 1)))
+    put_sweep(store, filled, grid_of(("random", "taylor"), ("shared",), (0.2,), (0, 1)))
     add_job(filled, "running")
     app = open_page(start, filled)
     assert app.button(key="job.cancel").label == "Cancel" and app.button(key="sweep.run").disabled
@@ -181,7 +184,7 @@ def test_a_live_sweep_shows_what_is_there(start: Start, store: Store, filled: Ru
 
 def test_controls_show_the_grid_of_the_run_that_is_opened(start: Start, store: Store, filled: Run) -> None:
     other = store.create(Recipe(), name="Other")
-    put_sweep(store, other, Grid(("flap",), ("shared",), (0.35,), (5, 9), ("bias",), (1.0,)))
+    put_sweep(store, other, grid_of(("flap",), ("shared",), (0.35,), (5, 9), ("bias",), (1.0,)))
     app = open_page(start, filled)
     app.query_params["run"] = other.id
     app.run()
@@ -192,7 +195,7 @@ def test_controls_show_the_grid_of_the_run_that_is_opened(start: Start, store: S
 
 
 def test_runs_fold_points_away_and_delete_them_with_their_run(start: Start, store: Store, filled: Run) -> None:
-    rows = put_sweep(store, filled, Grid(("random",), ("shared",), (0.2, 0.4), (0,)))
+    rows = put_sweep(store, filled, grid_of(("random",), ("shared",), (0.2, 0.4), (0,)))
     app = start(filled).run()
     app.switch_page("pages/runs.py").run()
     (table,) = tables(app, "on disk")
@@ -234,7 +237,7 @@ def test_a_sweep_from_the_button_to_the_table(start: Start, store: Store, tiny_f
     assert job.status == "done" and job.result == {"points": 4, "failed": 2}, app.error
     grid = read_grid(base)
     assert grid is not None and grid.criteria == ("magnitude",) and len(store.children(base.id)) == 2
-    assert tables(app, "same allocation") and "2 points could not" in str([box.label for box in app.expander])
+    assert tables(app, "same allocation") and "2 failed points" in str([box.label for box in app.expander])
     assert app.button(key="sweep.run").label == "Try 2 failed points again"
     assert "for the rest" not in words(app), "what failed once fails at once"
     state.jobs().unload()

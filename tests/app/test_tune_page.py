@@ -15,9 +15,11 @@ from nirvana.reporting.search import command_line, describe, python_code, trials
 from nirvana.reporting.text import plain
 from nirvana.runs.recipe import Recipe
 from nirvana.runs.store import Store
+from nirvana.studies.search import SearchRequest
 from nirvana.studies.search_space import Choices
-from nirvana.studies.search_trials import Trial, append, begin, read_trials
+from nirvana.studies.search_trials import Trial, read_trials
 from tests.app.test_widget_keys import keys_on
+from tests.journals import write_search
 
 Start = Callable[..., AppTest]
 RECIPE = (
@@ -63,7 +65,7 @@ def test_a_search_and_a_run_of_its_best(start: Start, store: Store) -> None:
     app.run()
     assert not app.exception and {"tune.by_choice", "tune.over_time", "tune.make"} <= keys_on(app)
     kept = len(read_trials(run.folder)[1])
-    assert kept >= 2 and f"Go on from trial {kept}" in app.button(key="tune.run").label
+    assert kept >= 2 and f"Continue with trial {kept + 1}" in app.button(key="tune.run").label
     app.button(key="tune.make").click().run()
     assert not app.exception
     made = store.open(app.query_params["run"])
@@ -85,9 +87,7 @@ def test_without_texts_nothing_starts(start: Start, store: Store) -> None:
 
 def test_the_controls_show_the_search_of_the_run(start: Start, store: Store) -> None:
     run = store.create(RECIPE)
-    begin(run.folder, SETTINGS)
-    for each in TRIALS:
-        append(run.folder, each)
+    write_search(run.folder, SETTINGS, TRIALS)
     app = start(run).run()
     app.switch_page("pages/tune.py").run()
     assert not app.exception
@@ -142,12 +142,12 @@ def test_words_tables_and_code() -> None:
     assert words == "Taylor (LLM-Pruner), gamma 4, no compensation, on python-docs, seed 0, first 1 layer protected"
     table = trials_table([*TRIALS, Trial(4, TRIALS[0].choices, failure="no")])
     assert len(table) == 4 and table["protected"].tolist() == ["none", "none", "none", "first 1, last 0"]
-    asked = {"corpora": ["a b.txt"], "criteria": ["taylor"], "sparsity": 0.3, "minutes": 5, "seed": 2}
+    asked = SearchRequest(corpora=("a b.txt",), criteria=("taylor",), sparsity=0.3, minutes=5, seed=2)
     script = python_code(RECIPE, asked)
     compile(script, "script", "exec")
-    assert "nv.tune(lm, corpora, 0.3, minutes=5, criteria=['taylor'], seed=2, base=base)" in script
+    assert "nv.tune(lm, corpora, 0.3, minutes=5, criteria=('taylor',), seed=2, base=base)" in script
     line = command_line(RECIPE, asked)
-    assert "--corpus 'a b.txt' --criterion taylor --sparsity 0.3 --minutes 5 --seed 2" in line
+    assert "--corpus 'a b.txt' --sparsity 0.3 --minutes 5 --criterion taylor --seed 2" in line
 
 
 def test_strangers_search_on_built_in_texts_only(start: Start, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

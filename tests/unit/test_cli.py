@@ -547,4 +547,4 @@ def test_a_search_writes_the_recipe_that_it_found(
     assert "KL on 64 x 64 probe tokens" in shown.out and "magnitude" in shown.out.casefold()
     rows = [line.split() for line in shown.err.splitlines() if " s  " in line]
     assert [row[0] for row in rows] == ["4"] and "best" in rows[0], "the trial that is new, as it is finished"
-    assert "at 7" in refused(capsys, "tune", *options[:-2], "--trials", "7" * 9)
+    assert "from 0 to 10,000" in refused(capsys, "tune", *options[:-2], "--trials", "7" * 9)

@@ -13,6 +13,7 @@ import pytest
 import nirvana as nv
 from nirvana.cli import build_parser
 from nirvana.evaluation.results import Measurement, pack_parts
+from nirvana.options import given
 from nirvana.reporting.figures.matrix import kl_by_text, matrix_table, ratio_by_text
 from nirvana.reporting.figures.names import wrapped_label
 from nirvana.reporting.html.report import report_html
@@ -29,9 +30,11 @@ from nirvana.reporting.matrix import (
 from nirvana.runs.options import apply_options
 from nirvana.runs.recipe import Recipe
 from nirvana.runs.store import Store
-from nirvana.studies.matrix_rows import CalibrationMatrix, MatrixRow, used, write_matrix
+from nirvana.studies.matrix import MatrixRequest
+from nirvana.studies.matrix_rows import CalibrationMatrix, MatrixRow, used
+from tests.journals import write_matrix
 
-ASKED: dict[str, Any] = {"corpora": ["a.txt", "b.txt"], "mixture": True, "seeds": 1}
+ASKED = MatrixRequest(corpora=("a.txt", "b.txt"))
 
 
 def cell(level: float, spread: float, windows: int = 20) -> Measurement:
@@ -119,12 +122,12 @@ def test_labels_are_wrapped_and_escaped() -> None:
 def test_what_is_left_to_do(own_home: Path) -> None:
     matrix, recipe = make(0.2), Recipe()
     assert is_current(matrix, recipe, ASKED) and rows_to_do(matrix, recipe, ASKED) == 0
-    assert rows_to_do(matrix, recipe, ASKED | {"seeds": 3}) == 6
-    assert rows_to_do(matrix, recipe, ASKED | {"mixture": False}) == 0
+    assert rows_to_do(matrix, recipe, ASKED.with_values(seeds=3)) == 6
+    assert rows_to_do(matrix, recipe, ASKED.with_values(mixture=False)) == 0
     assert rows_to_do(matrix, recipe.change("allocation", sparsity=0.3), ASKED) == 3
     assert rows_to_do(None, recipe, ASKED) == 3
     example = Store().open("example")
-    assert matrix_seconds(matrix, recipe, ASKED | {"seeds": 3}, example) == 6 * 2.0
+    assert matrix_seconds(matrix, recipe, ASKED.with_values(seeds=3), example) == 6 * 2.0
     guessed = matrix_seconds(None, recipe, ASKED, example, [example])
     assert guessed is not None and guessed > 0
     assert "nirvana at 20%, gamma 3.36" in describe(matrix.protocol, [0]) and "4-bit" in describe(matrix.protocol, [0])
@@ -146,9 +149,9 @@ def test_the_matrix_as_code() -> None:
     exec(before, scope)
     assert used(scope["base"]) == used(recipe.change("model", name="smollm2-135m", dtype="auto"))
     assert "mixture=True, seeds=1, base=base" in after
-    words = shlex.split(command_line(recipe, ASKED | {"mixture": False, "seeds": 2}))
+    words = shlex.split(command_line(recipe, ASKED.with_values(mixture=False, seeds=2)))
     parsed = build_parser().parse_args(words[1:])
-    assert (parsed.texts, parsed.mixture, parsed.seeds) == (["a.txt", "b.txt"], False, 2)
+    assert MatrixRequest(**given(MatrixRequest, parsed)) == ASKED.with_values(mixture=False, seeds=2)
     assert used(apply_options(Recipe(), parsed)) == used(recipe)
 
 

@@ -16,13 +16,13 @@ from nirvana.reporting.figures import sweep as figures
 from nirvana.reporting.figures.chart import Chart
 from nirvana.studies.sweep_grid import Grid
 from nirvana.studies.sweep_rows import Row, Value
-from tests.sweeps import DENSE, KL, PAIRS, PERPLEXITY, make_row, make_rows
+from tests.sweeps import DENSE, KL, PAIRS, PERPLEXITY, grid_of, make_row, make_rows
 
 ROWS = {
     "default": make_rows(),
-    "one point": make_rows(Grid(("nirvana",), ("shared",), (0.2,), (0,))),
+    "one point": make_rows(grid_of(("nirvana",), ("shared",), (0.2,), (0,))),
     "many ways": make_rows(Grid(gammas=(2.0, math.inf), compensations=("none", "bias"), speed=True)),
-    "collapsed": make_rows(Grid(("nirvana", "magnitude"))),
+    "collapsed": make_rows(grid_of(("nirvana", "magnitude"))),
     "failures": [*make_rows()[2:], *(Row(point, failure="Out of reach.") for point in Grid().points()[:2])],
 }
 
@@ -115,7 +115,7 @@ def test_the_front_is_what_nothing_beats() -> None:
 
 
 def test_more_is_better_for_accuracy_and_speed() -> None:
-    rows = [make_row(point, speed=True) for point in Grid(("nirvana", "taylor"), ("shared",)).points()]
+    rows = [make_row(point, speed=True) for point in grid_of(("nirvana", "taylor"), ("shared",)).points()]
     chart = pareto.pareto(rows, PAIRS, "speed")
     assert chart is not None
     front = set(chart.table[chart.table["on the front"]]["model"])
@@ -154,5 +154,5 @@ def test_the_table_has_dense_first_and_both_columns() -> None:
     odd = make_rows(make=lambda point: make_row(point, miss=0.03 if point.method == "published" else 0))
     shown = figures.comparison_table(odd, PAIRS)
     assert shown.iloc[2]["as published"].endswith(", at 17.0%") and shown.iloc[2]["same allocation"].endswith(" %")
-    partial = figures.comparison_table(make_rows(Grid(("taylor",), ("shared",))), KL)
+    partial = figures.comparison_table(make_rows(grid_of(("taylor",), ("shared",))), KL)
     assert list(partial) == ["criterion", "sparsity", "same allocation"] and partial.iloc[0]["criterion"] == "taylor"

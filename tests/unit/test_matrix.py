@@ -198,12 +198,12 @@ def test_a_run_keeps_its_matrix(tiny_folder: Path, tmp_path: Path, own_home: Pat
     run = Store().create(BASE.change("model", name=str(tiny_folder), device="cpu"))
     result = execute(run, "matrix", {"corpora": paths}, Reporter())
     kept = read_matrix(run.folder)
-    assert result == {"rows": 3} and kept is not None
+    assert result == {"points": 4, "failed": 0} and kept is not None
     assert kept.texts == tuple(paths) and kept.calibrations[2] == "first.txt + second.txt"
     assert kept.protocol["recipe"] == used(run.recipe)
     with pytest.raises(RunError, match="example"):
         check_task(Store().open("example"), "matrix", {"corpora": paths})
-    with pytest.raises(RunError, match="list of names"):
+    with pytest.raises(RunError, match="must be a list"):
         check_task(run, "matrix", {"corpora": "python-docs"})
 
 
@@ -222,7 +222,7 @@ def test_the_command_measures_shows_and_goes_on(
     assert found["protocol"]["recipe"]["prune"]["compensation"] == "bias"
     run = Store().open(found["run"])
     assert run.recipe.allocation.sparsity == 0.3 and run.status == "partial"
-    assert cli.main(["matrix", *texts, "--run", run.id]) == 0
+    assert cli.main(["matrix", "--run", run.id, "--mixture"]) == 0
     shown = " ".join(capsys.readouterr().out.split())
     assert "Perplexity over the dense model's, read on" in shown and "all, in equal shares" in shown
     assert "Calibrated on another text" in shown and str(tmp_path) not in shown

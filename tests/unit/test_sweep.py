@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +20,10 @@ from nirvana.runs.store import Run, Store
 from nirvana.runs.workspace import Workspace
 from nirvana.studies.sweep import sweep
 from nirvana.studies.sweep_grid import MOST_POINTS, Grid, Point
-from nirvana.studies.sweep_rows import ROWS, Row, read_grid, read_rows
+from nirvana.studies.sweep_rows import FILE, Row, read_grid, read_rows
 from tests.counting import count_calls
 from tests.reporter import Reporter
+from tests.sweeps import grid_of
 
 SMALL = Grid(criteria=("nirvana", "magnitude"), sparsities=(0.2, 0.4), seeds=(0, 1))
 
@@ -63,7 +63,7 @@ class StopAfter:
     def __init__(self, number: int) -> None:
         self.number = number
 
-    def __call__(self, point: Point, number: int, points: int) -> None:
+    def __call__(self, label: str, number: int, points: int) -> None:
         if number == self.number:
             raise Cancelled()
 
@@ -78,13 +78,13 @@ def test_neighbours_share_most() -> None:
 
 
 def test_as_published_means_its_own_compensation_and_gamma() -> None:
-    grid = Grid(("flap", "nirvana", "second-order"), sparsities=(0.2,), seeds=(0,), gammas=(4.0,))
+    grid = grid_of(("flap", "nirvana", "second-order"), sparsities=(0.2,), seeds=(0,), gammas=(4.0,))
     found = {(point.criterion, point.method): point for point in grid.points()}
     assert len(found) == 6
     assert found["flap", "published"].compensation == "bias" and found["flap", "shared"].compensation == "none"
     assert found["nirvana", "published"].gamma == 3.36 and not found["nirvana", "shared"].as_published
     assert found["second-order", "published"].compensation == "least_squares"
-    wide = replace(grid, compensations=("none", "bias"), gammas=(3.36, 4.0), methods=("shared",))
+    wide = grid.with_values(compensations=("none", "bias"), gammas=(3.36, 4.0), methods=("shared",))
     assert len(wide.points()) == 3 * 4
     assert [point.setting for point in wide.points()[:3]] == ["gamma 3.36", "gamma 4", "gamma 3.36, bias"]
     assert [point.criterion for point in wide.points() if point.as_published] == ["nirvana"]
@@ -114,27 +114,27 @@ def test_grids_travel_as_json() -> None:
     [{"seed": [0]}, {"seeds": 3}, {"seeds": [True]}, {"criteria": [1]}, {"sparsities": ["a lot"]}, {"speed": 1}, [1]],
 )
 def test_what_is_no_grid_is_refused(data: Any) -> None:
-    with pytest.raises(RunError) as caught:
+    with pytest.raises(NirvanaError) as caught:
         Grid.from_json(data)
     assert caught.value.hint
 
 
 @pytest.mark.parametrize(
-    ("grid", "error", "words"),
+    ("values", "error", "words"),
     [
-        (Grid(criteria=()), RunError, "no criteria"),
-        (Grid(criteria=("guess",)), SaliencyError, "guess"),
-        (Grid(methods=("fair",)), PlanError, "fair"),
-        (Grid(sparsities=(1.2,)), PlanError, "between 0 and 1"),
-        (Grid(gammas=(-1.0,)), PlanError, "gamma"),
-        (Grid(seeds=(-1,)), RunError, "Seeds"),
-        (Grid(compensations=("luck",)), CompensationError, "luck"),
-        (Grid(seeds=tuple(range(200))), RunError, f"at most {MOST_POINTS}"),
+        ({"criteria": ()}, RunError, "no criteria"),
+        ({"criteria": ("guess",)}, SaliencyError, "guess"),
+        ({"methods": ("fair",)}, PlanError, "fair"),
+        ({"sparsities": (1.2,)}, PlanError, "between 0 and 1"),
+        ({"gammas": (-1.0,)}, PlanError, "gamma"),
+        ({"seeds": (-1,)}, RunError, "seeds"),
+        ({"compensations": ("luck",)}, CompensationError, "luck"),
+        ({"seeds": tuple(range(200))}, RunError, f"at most {MOST_POINTS}"),
     ],
 )
-def test_a_grid_out_of_range_is_refused(grid: Grid, error: type[NirvanaError], words: str) -> None:
+def test_a_grid_out_of_range_is_refused(values: dict[str, Any], error: type[NirvanaError], words: str) -> None:
     with pytest.raises(error, match=words) as caught:
-        grid.check()
+        Grid(**values).check()
     assert caught.value.hint
 
 
@@ -153,7 +153,7 @@ def test_one_saliency_pass_serves_many_plans(base: Run, store: Store, calls: Cou
 
 
 def test_rows_say_what_their_runs_hold(base: Run, store: Store) -> None:
-    grid = Grid(("taylor",), ("shared",), (0.3,), (5,), ("bias",), (2.0,))
+    grid = grid_of(("taylor",), ("shared",), (0.3,), (5,), ("bias",), (2.0,))
     (row,) = sweep(base, grid)
     run = store.open(row.run_id)
     report, plan, summary = run.report(), run.plan(), run.pruned()
@@ -170,7 +170,7 @@ def test_rows_say_what_their_runs_hold(base: Run, store: Store) -> None:
 
 
 def test_methods_meet_at_the_same_sparsity(base: Run) -> None:
-    grid = Grid(("magnitude", "flap"), sparsities=(0.3,), seeds=(0,))
+    grid = grid_of(("magnitude", "flap"), sparsities=(0.3,), seeds=(0,))
     rows = sweep(base, grid)
     from nirvana.runs.store import Store
 
@@ -187,15 +187,15 @@ def test_a_finished_sweep_computes_nothing_and_a_grown_one_what_is_new(
     base: Run, store: Store, calls: Counter[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = sweep(base, SMALL)
-    before, lines = Counter(calls), (base.folder / ROWS).read_text()
+    before, lines = Counter(calls), (base.folder / FILE).read_text()
     with monkeypatch.context() as patched:
         patched.setattr(ModelCache, "dense", lambda *_: pytest.fail("the model is not needed"))
         assert sweep(base, SMALL) == first
-    assert calls == before and (base.folder / ROWS).read_text() == lines
-    grown = replace(SMALL, seeds=(0, 1, 2))
-    begun: list[Point] = []
-    rows = sweep(base, grown, on_point=lambda point, number, points: begun.append(point))
-    assert begun == [point for point in grown.points() if point.seed == 2] and len(rows) == 18
+    assert calls == before and (base.folder / FILE).read_text() == lines
+    grown = SMALL.with_values(seeds=(0, 1, 2))
+    begun: list[str] = []
+    rows = sweep(base, grown, on_point=lambda label, number, points: begun.append(label))
+    assert begun == [point.label for point in grown.points() if point.seed == 2] and len(rows) == 18
     assert calls["score"] == before["score"] + 2 and rows[:12] == first
     assert len(store.children(base.id)) == 18
 
@@ -219,7 +219,7 @@ def test_a_point_that_was_stopped_half_way_goes_on_in_its_run(base: Run, store: 
             stopped = True
             raise Cancelled()
 
-    grid = Grid(("taylor",), ("shared",), (0.3,), (0,))
+    grid = grid_of(("taylor",), ("shared",), (0.3,), (0,))
     with pytest.raises(Cancelled):
         sweep(base, grid, progress=stop_at_scoring)
     assert stopped and len(store.children(base.id)) == 1 and read_rows(base) == []
@@ -228,19 +228,19 @@ def test_a_point_that_was_stopped_half_way_goes_on_in_its_run(base: Run, store: 
 
 
 def test_a_row_that_was_half_written_is_computed_again(base: Run, store: Store, calls: Counter[str]) -> None:
-    grid = Grid(("taylor",), ("shared",), (0.2, 0.3), (0,))
+    grid = grid_of(("taylor",), ("shared",), (0.2, 0.3), (0,))
     rows = sweep(base, grid)
-    path, before = base.folder / ROWS, Counter(calls)
+    path, before = base.folder / FILE, Counter(calls)
     path.write_bytes(path.read_bytes()[:-40])
     assert read_rows(base) == rows[:1]
     again = sweep(base, grid)
     assert [(row.run_id, row.values) for row in again] == [(row.run_id, row.values) for row in rows]
-    assert len(path.read_text().splitlines()) == 3 and len(read_rows(base)) == 2
+    assert len(path.read_text().splitlines()) == 4 and len(read_rows(base)) == 2
     assert calls["perplexity"] == before["perplexity"], "the run was there"
 
 
 def test_a_point_that_cannot_be_is_recorded_and_the_others_go_on(base: Run, store: Store) -> None:
-    grid = Grid(("block-influence", "taylor"), sparsities=(0.3, 0.95), seeds=(0,))
+    grid = grid_of(("block-influence", "taylor"), sparsities=(0.3, 0.95), seeds=(0,))
     rows = {(row.point.criterion, row.point.method, row.point.sparsity): row for row in sweep(base, grid)}
     assert len(rows) == 8
     failed = {key for key, row in rows.items() if row.failure}
@@ -253,7 +253,7 @@ def test_a_point_that_cannot_be_is_recorded_and_the_others_go_on(base: Run, stor
 
 def test_equal_widths_are_recorded_where_a_rule_cannot_give_them(store: Store, recipe: Recipe) -> None:
     base = store.create(recipe.change("allocation", uniform=True))
-    rows = sweep(base, Grid(("flap",), sparsities=(0.3,), seeds=(0,)))
+    rows = sweep(base, grid_of(("flap",), sparsities=(0.3,), seeds=(0,)))
     assert [bool(row.failure) for row in rows] == [False, True] and "equal widths" in rows[1].failure
 
 
@@ -265,7 +265,7 @@ def test_a_missing_model_ends_the_sweep(store: Store, recipe: Recipe) -> None:
 
 
 def test_rows_around_another_recipe_do_not_count(base: Run, store: Store) -> None:
-    grid = Grid(("magnitude",), ("shared",), (0.3,), (0,))
+    grid = grid_of(("magnitude",), ("shared",), (0.3,), (0,))
     (row,) = sweep(base, grid)
     changed = store.set_recipe(base.id, base.recipe.change("allocation", multiple_of=2))
     assert read_rows(changed) == []
@@ -274,7 +274,7 @@ def test_rows_around_another_recipe_do_not_count(base: Run, store: Store) -> Non
 
 
 def test_a_deleted_point_is_computed_again(base: Run, store: Store) -> None:
-    grid = Grid(("magnitude",), ("shared",), (0.2, 0.3), (0,))
+    grid = grid_of(("magnitude",), ("shared",), (0.2, 0.3), (0,))
     rows = sweep(base, grid)
     store.delete(rows[0].run_id)
     assert [row.point for row in read_rows(base)] == [rows[1].point]
@@ -285,10 +285,10 @@ def test_a_deleted_point_is_computed_again(base: Run, store: Store) -> None:
 def test_speed_is_measured_where_it_is_asked_for(base: Run, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     quick = SpeedRequest(prompt=8, new_tokens=3, repeats=2)
     monkeypatch.setattr("nirvana.studies.sweep.SPEED", quick)
-    grid = Grid(("magnitude",), ("shared",), (0.3,), (0,))
+    grid = grid_of(("magnitude",), ("shared",), (0.3,), (0,))
     (without,) = sweep(base, grid)
     assert not without.speed
-    (row,) = sweep(base, replace(grid, speed=True))
+    (row,) = sweep(base, grid.with_values(speed=True))
     assert set(row.speed) == {"prefill", "decode"} and row.run_id == without.run_id and row.values == without.values
     assert row.speed["decode"].low <= row.speed["decode"].ratio <= row.speed["decode"].high
     found = store.open(row.run_id).speed()
@@ -301,15 +301,15 @@ def test_a_timing_of_another_protocol_is_neither_mixed_in_nor_lost(
 ) -> None:
     quick = SpeedRequest(prompt=8, new_tokens=3, repeats=2)
     monkeypatch.setattr("nirvana.studies.sweep.SPEED", quick)
-    grid, models = Grid(("magnitude",), ("shared",), (0.3,), (0,)), ModelCache()
+    grid, models = grid_of(("magnitude",), ("shared",), (0.3,), (0,)), ModelCache()
     (row,) = sweep(base, grid, models=models)
     run = store.open(row.run_id)
     own = measure_speeds(Workspace.of(run, models=models), SpeedRequest(batch=2, prompt=12, new_tokens=3, repeats=2))
     run.attach("speed", own)
-    (base.folder / ROWS).unlink()
+    (base.folder / FILE).unlink()
     (again,) = sweep(base, grid, models=models)
     assert again.run_id == row.run_id and not again.speed, "it is no timing of the sweep"
-    (timed,) = sweep(base, replace(grid, speed=True), models=models)
+    (timed,) = sweep(base, grid.with_values(speed=True), models=models)
     assert timed.speed and timed.speed["decode"].tokens != own.models["pruned"].decode.median
     kept = run.speed()
     assert kept is not None and kept == own, "what was measured on the Compare page stays there"
@@ -325,7 +325,7 @@ def test_a_point_that_takes_too_much_memory_is_recorded_and_the_others_go_on(
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1e15 bytes")
         return original(work, progress)
 
-    grid = Grid(("magnitude",), ("shared",), (0.2, 0.3), (0,))
+    grid = grid_of(("magnitude",), ("shared",), (0.2, 0.3), (0,))
     monkeypatch.setattr(Workspace, "prune_model", hungry)
     first, second = sweep(base, grid)
     assert first.failure.startswith("Memory ran out. Use fewer") and second.values and not second.failure
@@ -340,22 +340,22 @@ def test_a_defect_is_not_taken_for_a_point_that_cannot_be(base: Run, monkeypatch
 
     monkeypatch.setattr(Workspace, "prune_model", broken)
     with pytest.raises(RuntimeError, match="shapes"):
-        sweep(base, Grid(("magnitude",), ("shared",), (0.3,), (0,)))
+        sweep(base, grid_of(("magnitude",), ("shared",), (0.3,), (0,)))
     assert read_rows(base) == []
 
 
 def test_a_model_without_the_positions_is_not_timed(base: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nirvana.studies.sweep.SPEED", SpeedRequest(prompt=30_000))
     with pytest.raises(RunError, match="positions"):
-        sweep(base, Grid(("magnitude",), ("shared",), (0.3,), (0,), speed=True))
+        sweep(base, grid_of(("magnitude",), ("shared",), (0.3,), (0,), speed=True))
 
 
 def test_the_task_checks_before_it_is_queued(base: Run, store: Store) -> None:
     grid = {"criteria": ["magnitude"], "methods": ["shared"], "sparsities": [0.3], "seeds": [0]}
-    assert execute(base, "sweep", {"grid": grid}, Reporter()) == {"points": 1, "failed": 0}
+    assert execute(base, "sweep", grid, Reporter()) == {"points": 1, "failed": 0}
     child = store.children(base.id)[0]
-    for run, words in ((child, "point of a sweep"), (store.open("example"), "example")):
+    for run, words in ((child, "point of a study"), (store.open("example"), "example")):
         with pytest.raises(RunError, match=words):
-            check_task(run, "sweep", {"grid": grid})
+            check_task(run, "sweep", grid)
     with pytest.raises(NirvanaError):
-        check_task(base, "sweep", {"grid": {"criteria": ["guess"]}})
+        check_task(base, "sweep", {"criteria": ["guess"]})

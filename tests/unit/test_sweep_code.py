@@ -9,12 +9,14 @@ from pathlib import Path
 import pytest
 
 from nirvana.cli import build_parser
+from nirvana.options import given
 from nirvana.reporting.code import sweep_code, sweep_command
 from nirvana.runs.options import apply_options
 from nirvana.runs.recipe import EvaluationChoice, PruneChoice, Recipe
 from nirvana.runs.store import Store
-from nirvana.studies.sweep_grid import LISTS, Grid, Point
+from nirvana.studies.sweep_grid import Grid, Point
 from nirvana.studies.sweep_rows import read_rows
+from tests.sweeps import grid_of
 
 OTHER = (
     Recipe(
@@ -28,7 +30,7 @@ OTHER = (
     .change("saliency", criterion="magnitude")
     .change("allocation", sparsity=0.35, gamma=2.0, multiple_of=16, protected=(0, 3), method="published")
 )
-GRID = Grid(
+GRID = grid_of(
     ("flap", "random"), ("shared",), (0.25,), (3, 4), ("none", "least_squares"), (1.5, math.inf), (0.0, 0.5), True
 )
 
@@ -39,8 +41,7 @@ def test_the_command_line_gives_the_sweep_back(recipe: Recipe, grid: Grid) -> No
     words = shlex.split(sweep_command(recipe, grid))
     assert words[:2] == ["nirvana", "sweep"]
     parsed = build_parser().parse_args(words[1:])
-    given = {name: tuple(values) for name in LISTS if (values := getattr(parsed, name)) is not None}
-    assert Grid(**given, speed=bool(parsed.speed)) == grid
+    assert Grid(**given(Grid, parsed)) == grid
     assert Point.around(apply_options(Recipe(), parsed)) == Point.around(recipe)
 
 
@@ -52,7 +53,7 @@ def test_the_script_runs(tiny_folder: Path, sample_text: Path, capsys: pytest.Ca
         .change("evaluation", corpora=(str(sample_text),), window=32, max_tokens=256)
         .change("allocation", multiple_of=4)
     )
-    exec(sweep_code(recipe, Grid(("magnitude",), ("shared",), (0.3,), (0, 1), gammas=(math.inf,))), {})
+    exec(sweep_code(recipe, grid_of(("magnitude",), ("shared",), (0.3,), (0, 1), gammas=(math.inf,))), {})
     assert "magnitude, same allocation, 30 %, gamma inf, seed 1 0." in capsys.readouterr().out
     (base,) = Store().runs()
     assert len(read_rows(base)) == 2 and Point.around(base.recipe) == Point.around(recipe)

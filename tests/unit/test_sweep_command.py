@@ -77,5 +77,4 @@ def test_what_is_wrong_is_said_before_anything_is_kept(capsys: pytest.CaptureFix
     assert "no such run" in refused(capsys, "--run", "0123456789ab")
     assert "example" in refused(capsys, "--run", "example")
     assert Store().runs() == []
-    with pytest.raises(SystemExit):
-        cli.main(["sweep", *small, "--criterion", "guess"])
+    assert "must be a list, each entry one of nirvana" in refused(capsys, *small, "--criterion", "guess")

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import nirvana as nv
-from nirvana.errors import Cancelled
+from nirvana.errors import Cancelled, PlanError
 from nirvana.progress import Progress
 from nirvana.runs import compensation
 from nirvana.runs.pipeline import compute_steps
@@ -21,8 +21,9 @@ from nirvana.studies import search_objective as objective_module
 from nirvana.studies.search import suggest, tune
 from nirvana.studies.search_objective import Objective
 from nirvana.studies.search_space import CRITERIA, Choices, Space
-from nirvana.studies.search_trials import Trial, append, begin, correlation, ranked, read_trials
+from nirvana.studies.search_trials import FILE, Trial, correlation, ranked, read_trials
 from tests.counting import count_calls
+from tests.journals import write_search
 
 BASE = Recipe().change("calibration", samples=4, length=32).change("prune", samples=4, length=32)
 SPACE = Space(("nirvana", "taylor"), ("a", "b"), 16)
@@ -134,15 +135,17 @@ def test_a_stopped_search_goes_on_and_measures_nothing_twice(
     search(tiny_lm, corpora, tmp_path, 6)
     assert len(measured) == 13
     tune(tiny_lm, corpora, 0.2, trials=1, base=BASE, folder=tmp_path, criteria=["magnitude"])
-    assert len(read_trials(tmp_path)[1]) == 1, "another question begins anew"
+    assert len(read_trials(tmp_path)[1]) == 1, "another request has trials of its own"
+    assert len(search(tiny_lm, corpora, tmp_path, 6).trials) == len(done.trials), "and those of the first one stay"
+    assert len(measured) == 14
 
 
 def test_a_trial_that_cannot_be_does_not_end_the_search(tiny_lm: nv.LM, tmp_path: Path) -> None:
     corpora = texts(tmp_path)[:1]
     objective = Objective(tiny_lm, {corpora[0]: corpora[0]}, Space(("magnitude",), tuple(corpora), 4), 0.9, BASE)
-    trial = objective.measure(0, choices(criterion="magnitude", corpus=corpora[0]), None)
-    assert math.isnan(trial.kl) and "out of reach" in trial.failure
-    assert not objective.is_possible(trial.choices)
+    with pytest.raises(PlanError, match="out of reach"):
+        objective.measure(0, choices(criterion="magnitude", corpus=corpora[0]), None)
+    assert not objective.is_possible(choices(criterion="magnitude", corpus=corpora[0]))
     with pytest.raises(nv.NirvanaError, match="out of reach: at most"):
         tune(tiny_lm, corpora, 0.97, trials=1, base=BASE, criteria=["magnitude"])
 
@@ -198,8 +201,8 @@ def test_statistics_are_read_once_for_trials_on_one_text(
         ({"corpora": []}, "no text"),
         ({"criteria": []}, "no criterion"),
         ({"criteria": ["nothing"]}, "nothing"),
-        ({"trials": 0}, "takes time"),
-        ({"minutes": -1.0}, "takes time"),
+        ({"trials": 0}, "needs a limit"),
+        ({"minutes": -1.0}, "from 0 to 10,080"),
         ({"sparsity": 1.5}, "between 0 and 1"),
         ({"corpora": ["missing.txt"]}, "missing.txt"),
     ],
@@ -212,15 +215,13 @@ def test_what_cannot_be_searched(tiny_lm: nv.LM, values: dict[str, Any], message
 
 def test_rows_survive_a_cut_off_line(tmp_path: Path) -> None:
     trials = [Trial(0, choices(), 0.5, 0.1, {"a": [3.0, 0.1]}, 0.2), Trial(1, choices(seed=1), failure="too much")]
-    begin(tmp_path, {"seed": 1})
-    for trial in trials:
-        append(tmp_path, trial)
-    path = tmp_path / "tuning.jsonl"
+    write_search(tmp_path, {"seed": 1}, trials)
+    path = tmp_path / FILE
     path.write_text(path.read_text() + '{"number": 2, "cho')
     settings, found = read_trials(tmp_path)
     assert settings == {"seed": 1} and found[0] == trials[0]
     assert found[1].failure == "too much" and math.isnan(found[1].kl)
-    append(tmp_path, Trial(2, choices(seed=2), 0.4, 0.1))
+    write_search(tmp_path, {"seed": 1}, [Trial(2, choices(seed=2), 0.4, 0.1)])
     assert [trial.number for trial in read_trials(tmp_path)[1]] == [0, 1, 2]
     assert all(json.loads(line) for line in path.read_text().splitlines()[:3])
 

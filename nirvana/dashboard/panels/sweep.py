@@ -15,8 +15,8 @@ from nirvana.dashboard.panels.corpora import corpus_label
 from nirvana.dashboard.panels.criteria import criterion_title
 from nirvana.dashboard.panels.messages import page_link, show_error
 from nirvana.dashboard.panels.prune import TITLES
+from nirvana.dashboard.study_panel import StudyPanel
 from nirvana.errors import NirvanaError
-from nirvana.reporting import code
 from nirvana.reporting.estimates import sweep_seconds
 from nirvana.reporting.figures.allocation import gamma_label
 from nirvana.reporting.figures.chart import count
@@ -24,6 +24,7 @@ from nirvana.reporting.text import duration, plain
 from nirvana.runs.recipe import Recipe
 from nirvana.runs.store import EXAMPLE, Run
 from nirvana.saliency.criteria import available
+from nirvana.studies.sweep import Sweep
 from nirvana.studies.sweep_grid import COLUMNS, Grid, Point
 from nirvana.studies.sweep_rows import Row, read_grid, read_rows
 
@@ -39,7 +40,7 @@ SPEED = "sweep.speed"
 MOST_SEEDS = 20
 SHARES = tuple(round(0.05 * step, 2) for step in range(1, 19))
 NORMALISATIONS = (0.0, 0.25, 0.5, 0.75, 1.0)
-POLL = 1.0  # seconds
+PANEL = StudyPanel(Sweep(), "sweep", "point", lambda run: [row.seconds for row in read_rows(run)])
 
 
 def base_recipe(now: state.Context) -> Recipe:
@@ -53,7 +54,7 @@ def grid_controls(now: state.Context) -> Grid:
     with st.grid(2, min_column_width=260):
         criteria = st.multiselect(
             "Criteria",
-            list(dict.fromkeys([*available(), *st.session_state[CRITERIA]])),
+            available(),
             key=CRITERIA,
             format_func=criterion_title,
             placeholder="Choose",
@@ -116,14 +117,14 @@ def grid_controls(now: state.Context) -> Grid:
             help="Each pruned model takes turns with the dense one in one process. Leave the machine alone meanwhile.",
         )
     return Grid(
-        tuple(criteria),
-        tuple(methods),
-        tuple(sorted(sparsities)),
-        _seeds(int(seeds)),
-        tuple(compensations),
-        tuple(gammas),
-        tuple(normalisations),
-        speed,
+        criteria=tuple(criteria),
+        methods=tuple(methods),
+        sparsities=tuple(sorted(sparsities)),
+        seeds=_seeds(int(seeds)),
+        compensations=tuple(compensations),
+        gammas=tuple(gammas),
+        normalisations=tuple(normalisations),
+        speed=speed,
     )
 
 
@@ -167,30 +168,26 @@ def describe_base(recipe: Recipe) -> str:
 def start(now: state.Context, grid: Grid, rows: Sequence[Row]) -> None:
     """How many points there are, how long they may take, and the button."""
     recipe = base_recipe(now)
-    try:
-        grid.check()
-    except NirvanaError as error:
-        show_error(error)
-        st.button("Start the sweep", key="sweep.run", type="primary", disabled=True)
+    if not PANEL.is_valid(now, grid, recipe, "Start the sweep"):
         return
     points = grid.points()
     done = {row.point for row in rows if not row.failure and (row.speed or not grid.speed)}
     around = rows if recipe == now.run.recipe else []
     todo = [point for point in points if point not in done or not around]
-    st.caption(_cost(now, grid, points, todo, around))
     new = set(todo) - {row.point for row in around if row.failure}
     label = "Start the sweep" if len(todo) == len(points) else f"Continue: {count(len(todo), 'point')} to go"
     if not new:
         label = f"Try {count(len(todo), 'failed point')} again" if todo else "The sweep is complete"
-    if st.button(
-        label,
-        key="sweep.run",
-        type="primary" if new else "secondary",
-        icon=":material/play_arrow:" if todo else ":material/check:",
-        disabled=not todo or now.job is not None,
-        help="Every point is kept as soon as it is finished: stop when you like, and go on or extend the grid later.",
-    ):
-        state.start_study("sweep", recipe, grid=grid.to_json())
+    PANEL.start(
+        now,
+        grid,
+        recipe,
+        label=label,
+        caption=_cost(now, grid, points, todo, around),
+        help="Every finished point is kept: stop at any time, and continue or extend the grid later.",
+        complete=not todo,
+        kind="primary" if new else "secondary",
+    )
 
 
 def _cost(now: state.Context, grid: Grid, points: Sequence[Point], todo: Sequence[Point], rows: Sequence[Row]) -> str:
@@ -212,27 +209,6 @@ def _bases(now: state.Context) -> list[Run]:
     """Runs that the time can be told from: of any size where the open run's is known, else of its model alone."""
     model, found = now.run.recipe.model.name, [*now.store.runs(), now.store.open(EXAMPLE)]
     return [run for run in found if now.run.model() is not None or run.recipe.model.name == model]
-
-
-def watch(now: state.Context, rows: Sequence[Row]) -> None:
-    """Rerun the page when another point is finished."""
-    if now.job is not None and now.job.task == "sweep":
-        st.fragment(_watch, run_every=POLL)(now.run.id, len(rows))
-
-
-def _watch(run_id: str, known: int) -> None:
-    try:
-        rows = read_rows(state.store().open(run_id))
-    except NirvanaError:  # deleted in another tab
-        st.rerun()
-    if len(rows) != known:
-        st.rerun()
-    job = state.jobs().live(run_id)
-    if job is not None and job.started is not None and job.steps:
-        done = sum(row.finished > job.started for row in rows)
-        left = job.elapsed / done * (job.steps - job.step_number + 1) if done else None
-        pace = f"; about {duration(left)} left" if left is not None else ""
-        st.caption(f"{count(len(rows), 'point')} finished{pace}.")
 
 
 def belongs_elsewhere(now: state.Context) -> bool:
@@ -270,14 +246,6 @@ def nothing_yet(now: state.Context) -> None:
         else:
             st.markdown("Choose what to try above, and start the sweep. What all points share comes from the open run.")
             page_link("calibration", "Choose the calibration text")
-
-
-def show_code(recipe: Recipe, grid: Grid) -> None:
-    """The sweep as a Python script and as a command line."""
-    with st.expander("Show as code", icon=":material/code:", key="sweep.code"):
-        python, line = st.tabs(["Python", "Command line"], key="sweep.code.tabs")
-        python.code(code.sweep_code(recipe, grid), language="python", wrap_lines=True)
-        line.code(code.sweep_command(recipe, grid), language="bash", wrap_lines=True)
 
 
 def explain() -> None:

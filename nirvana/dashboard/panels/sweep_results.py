@@ -8,6 +8,7 @@ import streamlit as st
 
 from nirvana.dashboard import state
 from nirvana.dashboard.panels.charts import clicked, show_chart
+from nirvana.dashboard.panels.sweep import PANEL
 from nirvana.reporting.figures import pareto
 from nirvana.reporting.figures import sweep as figures
 from nirvana.reporting.figures.chart import count
@@ -45,7 +46,7 @@ def results(run: Run, rows: Sequence[Row]) -> None:
         if chart is not None:
             show_chart(CURVES, chart, _protocol(rows), clickable=True)
         _pareto(run, rows, metric)
-    failures(rows)
+    PANEL.failures((row.point.label, row.failure) for row in rows if row.failure)
     points(rows)
 
 
@@ -151,24 +152,6 @@ def points(rows: Sequence[Row]) -> None:
                 icon=":material/download:",
                 on_click="ignore",
             )
-
-
-def failures(rows: Sequence[Row]) -> None:
-    """Points that could not be, with the reason; those with the same reason together."""
-    reasons: dict[str, list[str]] = {}
-    for row in rows:
-        if row.failure:
-            reasons.setdefault(row.failure, []).append(row.point.label)
-    if reasons:
-        lines = [
-            f"- {plain(reason)}\n" + "\n".join(f"    - {plain(label)}" for label in labels)
-            for reason, labels in reasons.items()
-        ]
-        total = sum(map(len, reasons.values()))
-        with st.expander(
-            f"{count(total, 'point')} could not be computed", icon=":material/block:", key="sweep.failures"
-        ):
-            st.markdown("\n".join(lines))
 
 
 def _protocol(rows: Sequence[Row]) -> str:

@@ -13,36 +13,34 @@ from nirvana.dashboard.panels.allocation import trial_sparsity
 from nirvana.dashboard.panels.charts import show_chart
 from nirvana.dashboard.panels.corpora import corpus_label, corpus_options
 from nirvana.dashboard.panels.criteria import criterion_title
-from nirvana.dashboard.panels.messages import show_error
+from nirvana.dashboard.panels.fields import whole_number
 from nirvana.dashboard.panels.metrics import metric
-from nirvana.errors import NirvanaError
+from nirvana.dashboard.study_panel import StudyPanel
 from nirvana.reporting.figures import search as figures
 from nirvana.reporting.figures.chart import count, plus_minus
 from nirvana.reporting.search import (
     CHOICES,
-    command_line,
     describe,
     protocol_words,
-    python_code,
     short_text,
     trials_table,
 )
 from nirvana.reporting.text import duration, plain
 from nirvana.runs.recipe import Recipe
 from nirvana.saliency.criteria import available
+from nirvana.studies.search import Search, SearchRequest
 from nirvana.studies.search_space import CRITERIA
-from nirvana.studies.search_task import TUNE, check_tune
 from nirvana.studies.search_trials import Trial, ranked, read_trials
 
 TEXTS, SPARSITY, MINUTES = "tune.corpora", "tune.sparsity", "tune.minutes"
 METHODS, SEED, CHOICE, TRIAL = "tune.criteria", "tune.seed", "tune.choice", "tune.trial"
 RUN = "nirvana.tuned"  # which run the controls show the search of
 PUBLIC_MINUTES = 10  # at most, where strangers share the machine
-POLL = 1.0  # seconds
+PANEL = StudyPanel(Search(), "tune", "trial", lambda run: [trial.seconds for trial in read_trials(run.folder)[1]])
 
 
-def controls(now: state.Context, settings: dict[str, Any] | None) -> dict[str, Any]:
-    """What to search, starting from the run's last search; the arguments of the task."""
+def controls(now: state.Context, settings: dict[str, Any] | None) -> SearchRequest:
+    """What to search, starting from the run's last search; the result is what the controls say now."""
     _adopt(now, settings)
     chosen = st.session_state[TEXTS]
     with st.grid(2, min_column_width=260):
@@ -57,7 +55,7 @@ def controls(now: state.Context, settings: dict[str, Any] | None) -> dict[str, A
         )
         criteria = st.multiselect(
             "Criteria",
-            list(dict.fromkeys([*available(), *st.session_state[METHODS]])),
+            available(),
             key=METHODS,
             format_func=criterion_title,
             placeholder="Choose",
@@ -73,9 +71,10 @@ def controls(now: state.Context, settings: dict[str, Any] | None) -> dict[str, A
             key=MINUTES,
             help="The trial that runs when they are over is finished. A search can be continued later.",
         )
-        seed = st.number_input("Seed", min_value=0, max_value=2**31 - 1, step=1, key=SEED, help="Of the search.")
-    asked = {"corpora": list(corpora), "criteria": list(criteria), "sparsity": float(sparsity), "seed": int(seed)}
-    return TUNE | asked | {"minutes": int(minutes)}
+        seed = whole_number("Seed", SearchRequest(), "seed", key=SEED)
+    return SearchRequest(
+        corpora=tuple(corpora), criteria=tuple(criteria), sparsity=float(sparsity), seed=seed, minutes=int(minutes)
+    )
 
 
 def _adopt(now: state.Context, settings: dict[str, Any] | None) -> None:
@@ -90,57 +89,36 @@ def _adopt(now: state.Context, settings: dict[str, Any] | None) -> None:
     sparsity = float(known.get("sparsity") or now.recipe.allocation.sparsity)
     st.session_state.setdefault(SPARSITY, min(max(sparsity, 0.01), 0.99))
     st.session_state.setdefault(SEED, int(known.get("seed") or 0))
-    st.session_state.setdefault(MINUTES, int(TUNE["minutes"]))
+    st.session_state.setdefault(MINUTES, int(SearchRequest().minutes))
 
 
-def start(now: state.Context, asked: dict[str, Any], settings: dict[str, Any] | None, trials: Sequence[Trial]) -> None:
+def start(now: state.Context, request: SearchRequest, settings: dict[str, Any] | None, trials: Sequence[Trial]) -> None:
     """What it will take, and the button."""
-    try:
-        check_tune(now.run, "evaluate", **asked)
-    except NirvanaError as error:
-        show_error(error)
-        st.button("Search", key="tune.run", type="primary", disabled=True)
+    if not PANEL.is_valid(now, request, now.recipe, "Search"):
         return
-    goes_on = settings is not None and _same(asked, settings) and now.recipe == now.run.recipe and bool(trials)
-    texts = count(len(asked["corpora"]), "text")
-    words = (
-        f"Searches for {count(asked['minutes'], 'minute')} on {texts} with {plain(Path(now.recipe.model.name).name)}"
+    continues = settings is not None and _same(request, settings) and now.recipe == now.run.recipe and bool(trials)
+    texts = count(len(request.corpora), "text")
+    caption = (
+        f"Searches for {count(int(request.minutes), 'minute')} on {texts} with "
+        f"{plain(Path(now.recipe.model.name).name)}"
     )
     spent = [trial.seconds for trial in trials if not trial.failure]
-    if spent and goes_on:
-        words += f"; a trial took {duration(sum(spent) / len(spent))} on average"
-    st.caption(f"{words}. Samples and lengths are those of the Calibration and Prune pages.")
-    if st.button(
-        f"Go on from trial {len(trials)}" if goes_on else "Search",
-        key="tune.run",
-        type="primary",
-        icon=":material/play_arrow:",
-        disabled=now.job is not None,
-        help="Every trial is kept as soon as it is finished: stop when you like. A search for something else begins "
-        "anew, and drops the trials of this run's last one.",
-    ):
-        state.start_study("tune", now.recipe, **asked)
+    if spent and continues:
+        caption += f"; a trial took {duration(sum(spent) / len(spent))} on average"
+    PANEL.start(
+        now,
+        request,
+        now.recipe,
+        label=f"Continue with trial {len(trials) + 1}" if continues else "Search",
+        caption=f"{caption}. Samples and lengths are those of the Calibration and Prune pages.",
+        help="Every finished trial is kept: stop at any time. A search for something else has trials of its own.",
+    )
 
 
-def _same(asked: dict[str, Any], settings: dict[str, Any]) -> bool:
+def _same(request: SearchRequest, settings: dict[str, Any]) -> bool:
     known = {name: settings.get(name) for name in ("criteria", "sparsity", "seed")}
-    return list(settings.get("corpora", {})) == asked["corpora"] and known == {name: asked[name] for name in known}
-
-
-def watch(now: state.Context, trials: Sequence[Trial]) -> None:
-    """Rerun the page when another trial is finished."""
-    if now.job is not None and now.job.task == "tune":
-        st.fragment(_watch, run_every=POLL)(now.run.id, len(trials))
-
-
-def _watch(run_id: str, known: int) -> None:
-    try:
-        _, trials = read_trials(state.store().open(run_id).folder)
-    except NirvanaError:  # deleted in another tab
-        st.rerun()
-    if len(trials) != known:
-        st.rerun()
-    st.caption(f"{count(len(trials), 'trial')} finished.")
+    asked = {"criteria": list(request.criteria), "sparsity": request.sparsity, "seed": request.seed}
+    return list(settings.get("corpora", {})) == list(request.corpora) and known == asked
 
 
 def results(now: state.Context, settings: dict[str, Any], trials: Sequence[Trial]) -> None:
@@ -164,10 +142,7 @@ def results(now: state.Context, settings: dict[str, Any], trials: Sequence[Trial
         st.dataframe(trials_table(good), hide_index=True, key="tune.trials", height="auto" if len(good) < 9 else 360)
         st.caption(f"The lowest KL first. {protocol}")
     failed = [trial for trial in trials if trial.failure]
-    if failed:
-        with st.expander(f"{count(len(failed), 'trial')} gave no model", key="tune.failures"):
-            for trial in failed:
-                st.markdown(f"- Trial {trial.number + 1}, {plain(describe(trial.choices))}: {plain(trial.failure)}")
+    PANEL.failures([(f"Trial {trial.number + 1}, {describe(trial.choices)}", trial.failure) for trial in failed])
 
 
 def _headline(good: Sequence[Trial], trials: Sequence[Trial]) -> None:
@@ -247,14 +222,6 @@ def nothing_yet(now: state.Context) -> None:
                 "A tiny built-in model makes a trial in a second or two. SmolLM2-135M takes one to three minutes on a "
                 "CPU where a criterion scores anew, and well under one where it does not."
             )
-
-
-def show_code(recipe: Recipe, asked: dict[str, Any]) -> None:
-    """The search as a Python script and as a command line."""
-    with st.expander("Show as code", icon=":material/code:", key="tune.code"):
-        python, line = st.tabs(["Python", "Command line"], key="tune.code.tabs")
-        python.code(python_code(recipe, asked), language="python", wrap_lines=True)
-        line.code(command_line(recipe, asked), language="bash", wrap_lines=True)
 
 
 def explain() -> None:
