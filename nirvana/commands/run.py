@@ -18,7 +18,7 @@ from nirvana.jobs.tasks.run import RunRequest
 from nirvana.options import add_fields, given
 from nirvana.runs.options import add_options, apply_options
 from nirvana.runs.presets import PRESETS
-from nirvana.runs.recipe import SECTIONS, Recipe
+from nirvana.runs.recipe import SECTIONS, ModelChoice, Recipe
 from nirvana.runs.store import Store
 from nirvana.runs.validation import check_recipe
 
@@ -49,7 +49,7 @@ class RunCommand(Command):
         parser.add_argument("--name", default="", help="name of the run in the list of runs")
 
     def run(self, arguments: argparse.Namespace) -> None:
-        recipe = apply_options(_recipe(arguments.recipe), arguments)
+        recipe = apply_options(_recipe(arguments.recipe, **given(ModelChoice, arguments)), arguments)
         request = RunRequest(**given(RunRequest, arguments))
         format = ExportRequest(**given(ExportRequest, arguments)).format
         output = local_path(arguments.output, CheckpointError) if arguments.output else None
@@ -82,13 +82,14 @@ def check_output(target: Path, format: str) -> None:
     (refuse_other_file if format == "gguf" else refuse_foreign)(target.absolute())
 
 
-def _recipe(name: str | None) -> Recipe:
-    if name is None:
+def _recipe(asked: str | None, name: str = ModelChoice().name, **_: str) -> Recipe:
+    """The recipe that is asked for; presets depend on the model's name."""
+    if asked is None:
         return Recipe()
-    if name in PRESETS:
-        return PRESETS[name].recipe
+    if asked in PRESETS:
+        return PRESETS[asked].recipe(name)
     hint = f"Give a recipe.json, which `nirvana run --output` writes, {' or '.join(PRESETS)}, or options only."
-    return Recipe.from_json(read_input(name, parse_json, "recipe", hint))
+    return Recipe.from_json(read_input(asked, parse_json, "recipe", hint))
 
 
 def _check_format(lm: LM, format: str) -> None:

@@ -4,22 +4,39 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from nirvana.runs.recipe import Recipe
+from nirvana.models import tiny
+from nirvana.runs.recipe import ModelChoice, Recipe
+
+BYTES = 4  # of English that a token of a usual vocabulary stands for
 
 
 class Preset(NamedTuple):
-    """`title` in menus, and what it does in a sentence."""
+    """`title` in menus, `description` in a sentence, and `tokens`: the recipe for models with a usual vocabulary."""
 
     title: str
     description: str
-    recipe: Recipe
+    tokens: Recipe
+
+    def recipe(self, model: str = ModelChoice().name) -> Recipe:
+        """The recipe for `model`.
+
+        Where a token is a byte, windows and probes are 4 times as long. The evaluation reads twice as many tokens only,
+        half the usual text, so that a first run stays short.
+        """
+        recipe = self.tokens.change("model", name=model)
+        if model not in tiny.NAMES:
+            return recipe
+        calibration, prune, evaluation = recipe.calibration, recipe.prune, recipe.evaluation
+        lengths = {"length": BYTES * calibration.length, "probe_length": BYTES * calibration.probe_length}
+        recipe = recipe.change("calibration", **lengths).change("prune", length=BYTES * prune.length)
+        return recipe.change("evaluation", max_tokens=2 * evaluation.max_tokens)
 
 
 PRESETS = {
     "recommended": Preset(
         "Recommended",
         "This recipe measured best on SmolLM2-135M: second-order scores from more text than in the paper, gamma 4, and "
-        "output projections that make up for what goes by least squares.",
+        "output projections that compensate for the removed units by least squares.",
         Recipe()
         .change("calibration", candidates=1, samples=48, length=256)
         .change("saliency", criterion="second-order")
@@ -28,8 +45,7 @@ PRESETS = {
     ),
     "paper": Preset(
         "As in the paper",
-        "This recipe is NIRVANA's: its own scores, calibration text chosen by KL, gamma 3.36, and nothing that makes "
-        "up for what goes.",
+        "This recipe is NIRVANA's: its own scores, calibration text chosen by KL, gamma 3.36, and no compensation.",
         Recipe(),
     ),
 }

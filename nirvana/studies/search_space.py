@@ -110,7 +110,7 @@ class Space:
     def first(self) -> list[Choices]:
         """Points that are tried before any are suggested: the paper's recipe, and each other criterion with what did
         well elsewhere."""
-        paper, good = PRESETS["paper"].recipe, PRESETS["recommended"].recipe
+        paper, good = PRESETS["paper"].recipe(), PRESETS["recommended"].recipe()
         criterion = paper.saliency.criterion if paper.saliency.criterion in self.criteria else self.criteria[0]
         published = Choices(criterion, self.corpora[0], 0, paper.allocation.gamma, 0.0, paper.prune.compensation)
         order = dict.fromkeys((good.saliency.criterion, "taylor", *self.criteria))

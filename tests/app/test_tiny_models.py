@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from nirvana.dashboard.panels.home import demo_recipe
+from nirvana import cli
+from nirvana.jobs.queue import JobManager
 from nirvana.models.sources import BUILT_IN
 from nirvana.models.tiny import QUICK
+from nirvana.runs.presets import PRESETS
 from nirvana.runs.recipe import CalibrationChoice, EvaluationChoice, Recipe
 from nirvana.runs.store import Store
 from tests.app.test_journey import wait
@@ -77,6 +80,22 @@ def test_the_demo_starts_on_a_model_that_takes_seconds(start: Start, store: Stor
     app.button(key="home.demo").click().run()
     assert wait(app).status == "done", app.error
     run = store.open(app.query_params["run"])
-    assert run.recipe == demo_recipe(QUICK, "recommended")
+    assert run.recipe == PRESETS["recommended"].recipe(QUICK)
     assert run.report() is not None
     assert any(QUICK in caption.value for caption in app.caption)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_demo_and_command_line_make_the_same_run(
+    preset: str, start: Start, store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(JobManager, "submit", lambda *_, **__: None)
+    app = start().run()
+    app.segmented_control(key="home.preset").select(preset).run()
+    app.button(key="home.demo").click().run()
+    (run,) = store.runs()
+    assert cli.main(["run", preset, "--model", QUICK, "--until", "model", "--json"]) == 0
+    asked = Recipe.from_json(json.loads(capsys.readouterr().out)["recipe"])
+    assert asked.calibration.length == {"recommended": 1024, "paper": 512}[preset]
+    assert (asked.prune.length, asked.evaluation.max_tokens) == (1024, 32_768)
+    assert asked == run.recipe and asked.fingerprint("evaluate") == run.recipe.fingerprint("evaluate")

@@ -99,7 +99,7 @@ def test_options_override_a_recipe(capsys: pytest.CaptureFixture[str], small: li
 
 def test_a_run_starts_from_the_recommended_recipe(capsys: pytest.CaptureFixture[str], small: list[str]) -> None:
     result = ask(capsys, "run", "recommended", *small, "--sparsity", "0.3", "--until", "model")
-    expected = PRESETS["recommended"].recipe
+    expected = PRESETS["recommended"].recipe()
     assert result["recipe"]["prune"] == vars(expected.prune)
     assert result["recipe"]["saliency"] == vars(expected.saliency)
     assert result["recipe"]["allocation"]["sparsity"] == 0.3

@@ -19,8 +19,6 @@ from nirvana.runs.recipe import Recipe
 from nirvana.runs.store import EXAMPLE, Run, Store
 
 RECENT = 5
-CANDIDATES, PROBES, TOKENS = 2, 64, 8_192  # at most, of the demo: minutes, not a coffee break
-WORDS = 4  # bytes of text that a token of a large vocabulary stands for
 
 
 def demo(now: state.Context) -> None:
@@ -38,7 +36,7 @@ def demo(now: state.Context) -> None:
                 format_func=lambda key: PRESETS[key].title,
                 help=" ".join(f"**{each.title}**: {each.description}" for each in PRESETS.values()),
             )
-        model, recipe = BUILT_IN[name], demo_recipe(name, preset)
+        model, recipe = BUILT_IN[name], PRESETS[preset].recipe(name)
         st.markdown(
             f"This is {model.description}. {PRESETS[preset].description} The demo scores every unit, removes "
             f"**{recipe.allocation.sparsity:.0%}** of the attention and MLP weights, and measures what that cost. "
@@ -62,17 +60,6 @@ def demo(now: state.Context) -> None:
             ):
                 state.start(recipe, name=f"Demo with {name}")
             page_link("model", "Use a model of your own" if not state.public_demo() else "Set it up step by step")
-
-
-def demo_recipe(name: str, preset: str) -> Recipe:
-    """What the demo computes with a built-in model; windows of bytes are as much longer as a token is in bytes."""
-    recipe = PRESETS[preset].recipe.change("model", name=name)
-    choice, words = recipe.calibration, WORDS if name in NAMES else 1
-    lengths = {"length": words * choice.length, "probe_length": words * choice.probe_length}
-    smaller = {"candidates": min(choice.candidates, CANDIDATES), "probe_samples": PROBES}
-    recipe = recipe.change("calibration", **lengths, **smaller)
-    recipe = recipe.change("prune", length=words * recipe.prune.length)
-    return recipe.change("evaluation", max_tokens=words * TOKENS)
 
 
 def cost(recipe: Recipe, example: Run) -> str:
