@@ -33,13 +33,16 @@ ProgressCallback = Callable[[Progress], None]
 
 
 class Reporter(Protocol):
-    """Receiver of a job's reports: the step that begins, and the progress within it."""
+    """Receiver of a job's reports: the step that begins, the progress within it, and a study's finished rows."""
 
     def step(self, step: str, number: int, steps: int) -> None:
         """`step` begins, the `number`-th of `steps`, counted from 1."""
 
     def progress(self, progress: Progress) -> None:
         """One report within the step. Raises `Cancelled` where the job should stop."""
+
+    def row(self, row: object) -> None:
+        """A finished row of a study."""
 
 
 def report(progress: ProgressCallback | None, stage: str, done: int, total: int, text: str = "") -> None:

@@ -13,5 +13,7 @@ class Reporter:
 
     def step(self, step: str, number: int, steps: int) -> None: ...
 
+    def row(self, row: object) -> None: ...
+
     def progress(self, progress: Progress) -> None:
         self.seen.append(progress)

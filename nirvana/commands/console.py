@@ -56,6 +56,9 @@ class Bar:
         else:
             print(label, file=sys.stderr, flush=True)
 
+    def row(self, row: object) -> None:
+        """A study finished a row; a subclass may note it."""
+
     def note(self, line: str) -> None:
         """A line that stays, above the bar."""
         if self._console.is_terminal:

@@ -26,12 +26,26 @@ def execute_here(
     if run.index is None:
         return execute(run, task, request, reporter, models)
     job_id = record_job(run, task, request, running=True)
+    noting = _Noting(reporter)
     try:
-        result = execute(run, task, request, reporter, models)
+        result = execute(run, task, request, noting, models)
     except BaseException as error:
-        outcome = outcome_of(error)
+        outcome = outcome_of(error, noting.current)
         run.index.finish(job_id, outcome.status, error=outcome.error)
         run.steps.sweep()
         raise
     run.index.finish(job_id, "done", result=result)
     return result
+
+
+class _Noting:
+    """A reporter that passes everything on and knows the current step."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        self.current = ""
+        self._reporter = reporter
+        self.row, self.progress = reporter.row, reporter.progress
+
+    def step(self, step: str, number: int, steps: int) -> None:
+        self.current = step
+        self._reporter.step(step, number, steps)

@@ -92,6 +92,9 @@ class JobReporter:
             self._last = now
             self._channel.send("progress", job=self.job, **progress._asdict())
 
+    def row(self, row: object) -> None:
+        """Nothing: the parent reads rows from the study's journal."""
+
     def _check(self) -> None:
         if self.job in self._commands.cancelled:
             raise Cancelled()

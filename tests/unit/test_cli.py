@@ -317,7 +317,8 @@ def test_a_failed_run_is_kept_with_its_reason(
     assert "Memory ran out.\n       Use fewer" in refused(capsys, "run", *small)
     (run,) = Store().runs()
     failure = run.failure()
-    assert run.status == "failed" and failure is not None and failure["message"] == "Memory ran out."
+    assert run.status == "failed" and failure is not None
+    assert (failure["step"], failure["message"]) == ("allocation", "Memory ran out.")
     assert run.step_state("saliency") == "done"
     assert cli.main(["runs", "show", run.id]) == 0
     assert "failed: Memory ran out." in capsys.readouterr().out
