@@ -16,7 +16,7 @@ LLAMA_CPP := llama-cpp-python==0.3.36
 .DEFAULT_GOAL := app
 
 app: $(VENV)/.app
-	$(BIN)/python -m streamlit run app.py --server.port $(PORT)
+	$(BIN)/nirvana app --port $(PORT)
 
 test: lint
 	$(BIN)/python -m pytest $(TEST_ARGS)
@@ -48,9 +48,11 @@ $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed.")'
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.app: requirements.txt | $(VENV)/bin/python
+# The project itself is installed editable, so that `import nirvana` and the command `nirvana` work from any folder.
+$(VENV)/.app: requirements.txt pyproject.toml setup.py | $(VENV)/bin/python
 	$(PIP) -r requirements.txt
 	$(PIP) --no-deps $(EMBEDDED)
+	$(PIP) --no-deps --no-build-isolation --editable .
 	touch $@
 
 $(VENV)/.dev: requirements-dev.txt $(VENV)/.app

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 
 import nirvana
+from nirvana.commands.app import AppCommand
 from nirvana.commands.command import Command, add_json
 from nirvana.commands.describe import CorporaCommand, InspectCommand
 from nirvana.commands.matrix import MatrixCommand
@@ -30,6 +31,7 @@ from nirvana.errors import KEPT, Cancelled, NirvanaError
 from nirvana.jobs.execute import translated
 
 COMMANDS: tuple[Command, ...] = (
+    AppCommand(),
     RunCommand(),
     InspectCommand(),
     CorporaCommand(),

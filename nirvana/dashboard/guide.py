@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from nirvana.runs.recipe import STEPS
 
@@ -28,6 +29,7 @@ class PageGuide:
         return f"pages/{self.key}.py"
 
 
+ICON = Path(__file__).with_name("icon.png")  # a named icon or an emoji would be loaded from the internet
 STEP_OF_PAGE = {"compare": "evaluate"}  # where their names differ
 STEP_SECTION = "Steps"
 STUDY_SECTION = "Studies"
