@@ -3,7 +3,7 @@
     python -m benchmarks.quality --calibrate "wiki.txt + novels.txt" --evaluate wiki.txt other-novel.txt
 
 Every row of the result is one pruned model, kept in --rows as soon as it is measured, so that an interrupted benchmark
-goes on where it was. --into writes the table between two marks of a Markdown file, as the README has them.
+continues where it was stopped. --into writes the table between two marks of a Markdown file such as docs/results.md.
 """
 
 from __future__ import annotations
