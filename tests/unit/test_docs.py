@@ -41,7 +41,7 @@ def test_there_are_commands_and_snippets_to_check() -> None:
 def test_a_documented_command_parses(line: str) -> None:
     words = shlex.split(line)[1:]
     if words[-1:] == ["--help"]:
-        with pytest.raises(SystemExit, match="^0$"):
+        with pytest.raises(SystemExit, match=r"^0$"):
             build_parser().parse_args(words)
         return
     assert build_parser().parse_args(words)
