@@ -45,7 +45,7 @@ def allocate(
         uniform: keep the same number of KV groups and of neurons in every layer (see `equal_widths`), the best-scored
             of each; the achieved sparsity then misses the request by less than one block in every layer.
         method: "shared", or "published": what the authors of the saliency's criterion do (see `rules` and
-            `nirvana.saliency.published_allocation`).
+            `nirvana.saliency.criteria.published_allocation`).
         normalisation: of the shared allocation, in [0, 1]: how far the scores of each layer are brought to the same
             mean before they are ranked (see `normalised`).
 

@@ -14,6 +14,7 @@ from nirvana.errors import PlanError
 from nirvana.layout import ATTENTION, KV_GROUP, MLP, NEURON, Layout, Site, SiteLayout
 from nirvana.plan import PruningPlan
 from nirvana.saliency.scores import Saliency
+from tests.seeds import over_seeds
 
 INVALID_SPARSITIES = (0, 1, -0.2, 1.5, math.nan, math.inf)
 
@@ -117,7 +118,7 @@ def naive_plan(
     return kept
 
 
-@pytest.mark.parametrize("seed", range(300))
+@over_seeds(300)
 def test_a_plan_is_the_naive_rules(seed: int) -> None:
     draw = np.random.default_rng(seed)
     layout = model(

@@ -17,6 +17,7 @@ from nirvana.layout import ATTENTION, CROSS_ATTENTION, KV_GROUP, MLP, NEURON, La
 from nirvana.models.families.llama import LlamaFamily, MistralFamily
 from nirvana.models.families.t5 import T5Family
 from nirvana.saliency.scores import Saliency
+from tests.seeds import over_seeds
 from tests.unit.test_allocation import scores
 
 
@@ -92,7 +93,7 @@ def case(seed: int) -> tuple[Saliency, float, float, int]:
     return saliency, float(draw.uniform(0.02, 0.9)), gamma, int(draw.choice([1, 4, 8]))
 
 
-@pytest.mark.parametrize("seed", range(200))
+@over_seeds(200)
 def test_equal_widths_are_those_of_the_naive_search(seed: int) -> None:
     saliency, sparsity, gamma, multiple = case(seed)
     expected = naive_plan(saliency, sparsity, gamma, multiple)

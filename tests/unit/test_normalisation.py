@@ -13,6 +13,7 @@ from nirvana.allocation.rules import balance
 from nirvana.errors import PlanError
 from nirvana.saliency.scores import Saliency
 from tests import allocation_oracle as oracle
+from tests.seeds import over_seeds
 from tests.unit.test_allocation import naive_plan
 from tests.unit.test_published_allocation import case
 
@@ -38,7 +39,7 @@ def kept(plan: nv.PruningPlan) -> dict[str, list[int]]:
     return {site.key: units.tolist() for site, units in plan.items()}
 
 
-@pytest.mark.parametrize("seed", range(40))
+@over_seeds(40)
 @pytest.mark.parametrize("power", [0.0, 0.4, 1.0])
 def test_a_normalised_plan_is_the_slow_one(seed: int, power: float) -> None:
     saliency, sparsity, multiple, protected = case(seed)

@@ -14,8 +14,10 @@ from nirvana.errors import PlanError
 from nirvana.layout import ATTENTION, KV_GROUP, MLP, NEURON, Layout, Site, SiteLayout
 from nirvana.models.families.t5 import T5Family
 from nirvana.plan import PruningPlan
+from nirvana.saliency import criteria
 from nirvana.saliency.scores import Saliency
 from tests import allocation_oracle as slow
+from tests.seeds import over_seeds
 from tests.unit.test_allocation import model, scores
 
 Publish = Callable[[str], None]
@@ -25,10 +27,9 @@ RULES = ("per-layer", "per-layer-middle", "joint", "layers")
 @pytest.fixture
 def publish(monkeypatch: pytest.MonkeyPatch) -> Publish:
     """`publish("joint")`: the authors of every criterion publish that rule."""
-    import nirvana.saliency
 
     def to(rule: str) -> None:
-        monkeypatch.setattr(nirvana.saliency, "published_allocation", lambda criterion: rule)
+        monkeypatch.setattr(criteria, "published_allocation", lambda criterion: rule)
 
     return to
 
@@ -56,7 +57,7 @@ def sites_of(layout: Layout, layers: set[int]) -> set[Site]:
     return {site for site in layout if site.layer in layers}
 
 
-@pytest.mark.parametrize("seed", range(200))
+@over_seeds(200)
 @pytest.mark.parametrize("rule", RULES)
 def test_a_published_plan_is_the_slow_one(rule: str, seed: int, publish: Publish) -> None:
     publish(rule)
@@ -218,6 +219,4 @@ def test_unknown_methods_are_refused() -> None:
 
 
 def test_every_published_rule_is_there() -> None:
-    from nirvana.saliency.criteria import available, published_allocation
-
-    assert {published_allocation(name) for name in available()} <= set(rules.RULES)
+    assert {criteria.published_allocation(name) for name in criteria.available()} <= set(rules.RULES)

@@ -23,8 +23,6 @@ from nirvana.saliency.score import score
 from nirvana.surgery import prune
 from tests.families import test_t5 as makers
 
-pytest.importorskip("bitsandbytes")
-
 
 def errors(lm: LM, other: LM) -> list[float]:
     """Relative errors of the outputs of each linear layer that was quantised."""

@@ -37,7 +37,6 @@ def ask(capsys: pytest.CaptureFixture[str], *words: str) -> Any:
 
 
 def test_a_runs_result_stays_with_it(capsys: pytest.CaptureFixture[str], pruned: Run) -> None:
-    pytest.importorskip("bitsandbytes")
     result = ask(capsys, pruned.id, *SHORT, "--quantised", "int8", "--sizes")
     names = ["dense", "pruned", "dense int8", "pruned int8"]
     assert list(result["speed"]["models"]) == names

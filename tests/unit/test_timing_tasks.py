@@ -22,7 +22,6 @@ from nirvana.runs.recipe import Recipe
 from nirvana.runs.store import Run, Store
 from tests.reporter import Reporter
 
-pytest.importorskip("bitsandbytes")
 VARIANTS = ["dense", "pruned", "dense int8", "pruned int8", "dense int4", "pruned int4"]
 
 
