@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from nirvana.dashboard import state
-from nirvana.dashboard.panels import page
+from nirvana.dashboard.panels import comparison, page
 from nirvana.dashboard.panels.compare import (
     charts,
     everything,
@@ -16,7 +16,6 @@ from nirvana.dashboard.panels.compare import (
     standing,
     verdicts,
 )
-from nirvana.dashboard.panels.comparison import many
 from nirvana.dashboard.panels.continuations import ask, history
 from nirvana.dashboard.panels.evaluation import cost, evaluation_controls, usable
 from nirvana.dashboard.panels.report import report_download
@@ -61,7 +60,7 @@ else:
     answers(report)
     if mine is not None:
         other_runs(mine, others)
-    many(now)
+    comparison.side_by_side(now)
     everything(now.run, report)
     report_download(now.run)
 if now.run.info("prune") is not None:

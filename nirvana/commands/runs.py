@@ -9,9 +9,10 @@ from typing import Any
 
 from nirvana.allocation.rules import balance
 from nirvana.commands.command import Command, add_json, output_file
-from nirvana.commands.console import print_json, print_report, print_table
+from nirvana.commands.console import Bar, print_json, print_report, print_table
 from nirvana.files import write_bytes
-from nirvana.runs.comparison import compare_runs
+from nirvana.jobs.foreground import execute_here
+from nirvana.reporting.comparison import Comparison, compare_runs
 from nirvana.runs.recipe import STEPS
 from nirvana.runs.run import Run
 from nirvana.runs.store import Store
@@ -135,7 +136,7 @@ def show_run(item: Run, as_json: bool, output: Path | None = None) -> None:
 
 
 class CompareCommand(Command):
-    """Set kept runs side by side, with clear winners."""
+    """Set kept runs side by side, each against its own dense model, with clear winners."""
 
     name = "compare"
     group = "runs"
@@ -143,28 +144,62 @@ class CompareCommand(Command):
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("runs", nargs="+", metavar="RUN", help='as listed by `nirvana runs`, or "example"')
         parser.add_argument("--csv", metavar="FILE", help="write every number, one a line")
+        parser.add_argument(
+            "--measure-alike",
+            action="store_true",
+            help="evaluate the other runs like the first; each gets a new run with its earlier results",
+        )
 
     def run(self, arguments: argparse.Namespace) -> None:
         from nirvana.reporting.figures.comparison import number_table, shown_table
 
         store = Store()
-        found = compare_runs([store.open(run_id) for run_id in arguments.runs])
+        runs = [store.open(run_id) for run_id in arguments.runs]
+        if arguments.measure_alike:
+            runs = _measured_alike(store, runs)
+        found = compare_runs(runs)
         if arguments.csv:
             write_bytes(output_file(arguments.csv), number_table(found).to_csv(index=False).encode())
         if arguments.json:
             print_json(found.to_json())
             return
         for column in found.columns:
-            print(f"{column.run_id}: {column.heading} ({column.name}), {column.state}")
+            print(f"{column.run_id}: {column.heading}, {column.state}")
         table = shown_table(found)
         if not table.empty:
-            names = [name for name in table.columns if name != "protocol"]
-            print_table("", names, [[str(row[name]) for name in names] for row in table.to_dict("records")])
-        for finding in found.findings:
-            print(finding)
-        print(
-            "± one standard error; in brackets the change to dense. ★: 95 % intervals of all differences exclude zero."
-        )
+            print_table("", list(table.columns), [[str(cell) for cell in row] for row in table.to_numpy()])
+        for line in (*found.findings, *_notes(found)):
+            print(line)
+
+
+def _measured_alike(store: Store, runs: list[Run]) -> list[Run]:
+    """The runs, each with the evaluation of the first: new ones are made and computed where they are missing."""
+    from nirvana.runs.model_cache import ModelCache
+
+    models, evaluation = ModelCache(), runs[0].recipe.evaluation
+    spare = [run for run in store.runs() if run.id not in {each.id for each in runs}]
+    with Bar().shown() as bar:
+        for place, run in enumerate(runs[1:], start=1):
+            if run.recipe.evaluation != evaluation:
+                runs[place] = store.measured_like(run, evaluation, spare)
+                execute_here(runs[place], "run", {}, bar, models)
+    return runs
+
+
+def _notes(found: Comparison) -> list[str]:
+    """How to read the table."""
+    notes = [
+        f"≠ {column.heading} was measured differently: {', '.join(column.differs)}."
+        for column in found.columns
+        if column.differs
+    ]
+    if notes:
+        notes.append("Such numbers take part in no comparison; --measure-alike evaluates these runs like the first.")
+    return [
+        *notes,
+        "Dense → pruned ± one standard error, and the change to the run's own dense model. ★: better than every other "
+        "run; the 95 % intervals of all differences exclude zero.",
+    ]
 
 
 class ReportCommand(Command):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -146,6 +147,28 @@ def start(recipe: Recipe, *, name: str = "", page: str = "") -> None:
     st.rerun()
 
 
+def measure_alike(first: Run, others: Sequence[Run]) -> list[str]:
+    """Queue the evaluation of `others` by the protocol of `first`, where theirs is another, each in a run of its own;
+    the ids of all, in order.
+
+    Raises:
+        NirvanaError: a recipe cannot be run.
+    """
+    evaluation, found = first.recipe.evaluation, []
+    spare = [run for run in visible_runs() if run.id not in {first.id, *(other.id for other in others)}]
+    for run in others:
+        if run.recipe.evaluation == evaluation:
+            found.append(run.id)
+            continue
+        _check(run.recipe.change("evaluation", **vars(evaluation)), STEPS[-1])
+        made = store().measured_like(run, evaluation, spare)
+        st.session_state[OWN] = list(dict.fromkeys([*own_runs(), made.id]))
+        if made.step_state(STEPS[-1]) != "done" and jobs().live(made.id) is None:
+            jobs().submit(made.id)
+        found.append(made.id)
+    return found
+
+
 def start_task(task: str, **arguments: Any) -> None:
     """Queue "export" or "continue" with the pruned model that the open run holds, and rerun the page.
 
@@ -209,6 +232,11 @@ def read_notices() -> None:
 def own_runs() -> list[str]:
     """Ids of the runs that this session started."""
     return list(st.session_state.get(OWN, []))
+
+
+def visible_runs() -> list[Run]:
+    """The runs that this session may see, pinned ones first; not the example."""
+    return [run for run in store().runs() if not public_demo() or run.id in own_runs()]
 
 
 def public_demo() -> bool:

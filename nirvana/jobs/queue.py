@@ -131,7 +131,7 @@ class JobManager:
 
     def jobs(self, run_id: str | None = None, *, limit: int = 200) -> list[Job]:
         """Jobs of a run, or of all runs, the newest first."""
-        if not self.store.index.path.exists():
+        if not self.store.index.exists:
             return []
         where, values = ("WHERE run_id = ?", [run_id]) if run_id else ("", [])
         query = f"SELECT * FROM jobs {where} ORDER BY number DESC LIMIT ?"

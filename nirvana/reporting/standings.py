@@ -1,4 +1,4 @@
-"""Where a run stands among others of the same model: only numbers measured on the same tokens are compared."""
+"""Where a run stands among others of the same model: only numbers that were measured alike are compared."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import NamedTuple
 
 from nirvana.allocation.rules import balance
 from nirvana.evaluation.results import Measurement, Report
+from nirvana.reporting.contests import difference, differing
 from nirvana.reporting.figures.chart import plus_minus
-from nirvana.reporting.figures.compare import COLLAPSED, SAME_TEXT, pairs
+from nirvana.reporting.figures.compare import COLLAPSED, pairs
 from nirvana.reporting.text import plain
-from nirvana.runs.comparison import difference
 from nirvana.runs.store import Run
 
 BASELINES = ("random", "magnitude")  # criteria that any other should beat
@@ -37,8 +37,7 @@ class Standing:
 
 
 class Duel(NamedTuple):
-    """Two runs' perplexities on the same tokens at similar sparsity. `clear`: the interval of the difference excludes
-    zero, window by window where these were kept."""
+    """Two runs' perplexities, measured alike at similar sparsity."""
 
     other: Standing
     corpus: str
@@ -46,13 +45,10 @@ class Duel(NamedTuple):
     theirs: Measurement
 
     @property
-    def lost(self) -> bool:
-        return self.theirs.value < self.ours.value
-
-    @property
-    def clear(self) -> bool:
-        interval = difference(self.ours, self.theirs)
-        return interval is not None and interval.clear
+    def side(self) -> int:
+        """-1 where this run's perplexity is clearly lower, 1 where it is clearly higher, else 0."""
+        found = difference(self.ours, self.theirs)
+        return 0 if found is None else found.side
 
 
 def read_standing(run: Run) -> Standing | None:
@@ -67,19 +63,15 @@ def read_standing(run: Run) -> Standing | None:
 
 
 def duels(mine: Standing, others: Sequence[Standing]) -> list[Duel]:
-    """Every comparison that is fair: same model, same tokens, sparsities within 0.01."""
+    """Every comparison that is fair: same model, same protocol, sparsities within 0.01."""
     return [
         Duel(other, str(ours.protocol.get("corpus", "")), ours, theirs)
         for other in others
         if other.weights == mine.weights and abs(other.sparsity - mine.sparsity) <= SIMILAR
         for ours in mine.perplexities()
         for theirs in other.perplexities()
-        if same_text(ours, theirs) and ours.value > 0 and theirs.value > 0
+        if not differing(ours, theirs) and ours.value > 0 and theirs.value > 0
     ]
-
-
-def same_text(one: Measurement, other: Measurement) -> bool:
-    return all(one.protocol.get(name) == other.protocol.get(name) for name in SAME_TEXT)
 
 
 def collapses(report: Report, vocabulary: int | None) -> list[str]:
@@ -101,20 +93,14 @@ def collapses(report: Report, vocabulary: int | None) -> list[str]:
     return found
 
 
-def lost_to_baselines(found: Sequence[Duel]) -> list[str]:
-    """One sentence for each baseline that does better than this run, as Markdown."""
-    return [_result(duel) for duel in found if duel.other.criterion in BASELINES and duel.lost]
-
-
-def beaten_baselines(found: Sequence[Duel]) -> list[str]:
-    """One sentence for each baseline that does worse, as Markdown."""
-    return [_result(duel) for duel in found if duel.other.criterion in BASELINES and not duel.lost]
+def against_baselines(found: Sequence[Duel], side: int) -> list[str]:
+    """One sentence for each baseline on that side of this run (see `Duel.side`), as Markdown."""
+    return [_result(duel) for duel in found if duel.other.criterion in BASELINES and duel.side == side]
 
 
 def _result(duel: Duel) -> str:
     ours, theirs = (plus_minus(item.value, item.standard_error) for item in (duel.ours, duel.theirs))
     return (
         f"On {plain(duel.corpus)} the {plain(duel.other.criterion)} criterion reaches perplexity {theirs} at "
-        f"{duel.other.sparsity:.1%} (run {plain(duel.other.name)}), this run {ours}"
-        + ("." if duel.clear else ", a difference within noise.")
+        f"{duel.other.sparsity:.1%} (run {plain(duel.other.name)}), this run {ours}."
     )

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from nirvana.evaluation.intervals import paired_mean
+from nirvana.reporting.contests import better, contest, paired_mean
 from nirvana.reporting.figures.chart import plus_minus
 from nirvana.studies.sweep_grid import COLUMNS, Point
 from nirvana.studies.sweep_rows import ACCURACY, Row
@@ -82,9 +82,9 @@ class Gap(NamedTuple):
     neutral: float  # 1 for a ratio, 0 for a difference
 
     @property
-    def clear(self) -> bool:
-        """Whether the interval excludes that there is no difference."""
-        return self.low > self.neutral or self.high < self.neutral
+    def side(self) -> int:
+        """-1 or 1 where the interval lies below or above no difference, else 0."""
+        return (self.low > self.neutral) - (self.high < self.neutral)
 
     def __str__(self) -> str:
         """With as many digits as show which side of no difference it lies on."""
@@ -183,46 +183,45 @@ def verdicts(rows: Iterable[Row], metric: str) -> list[Verdict]:
     for cell in cells(rows, metric):
         contests.setdefault((cell.asked, cell.way.contest), []).append(cell)
     found = []
-    for (asked, contest), contenders in sorted(contests.items()):
+    for (asked, rules), contenders in sorted(contests.items()):
         fair = [cell for cell in contenders if cell.fair]
         aside = sorted({cell.way.criterion for cell in contenders if not cell.fair})
         if len(fair) > 1:
-            where = f"{asked * 100:.3g} %, {contest}"
+            where = f"{asked * 100:.3g} %, {rules}"
             found += _contest(where, fair, metric, aside)
     return found
 
 
 def _contest(where: str, contenders: Sequence[Cell], metric: str, aside: Sequence[str]) -> list[Verdict]:
-    better = -1 if higher_is_better(metric) else 1
-    ranked = sorted(contenders, key=lambda cell: better * cell.mean)
-    first, others = ranked[0], ranked[1:]
-    gaps = {other.way.criterion: paired_gap(other, first) for other in others}
-    best = f"{first.way.criterion} has the {'highest' if better < 0 else 'lowest'} {words(metric)}, {number(first)}"
+    lower = not higher_is_better(metric)
+    found = contest(
+        [cell.mean for cell in contenders],
+        lambda one, other: paired_gap(contenders[one], contenders[other]),
+        lower=lower,
+    )
+    first, *others = (contenders[index] for index in found.ranking)
+    best = f"{first.way.criterion} has the {'lowest' if lower else 'highest'} {words(metric)}, {number(first)}"
     left_out = f" Left out: {', '.join(aside)}, which removed another share." if aside else ""
-    open_to = [name for name, gap in gaps.items() if gap is None or not gap.clear]
     if first.n < 2:
         text = f"{where}: {best}, from one seed. Whether that is luck takes more seeds."
-        found = [Verdict("unknown", text + left_out)]
-    elif open_to:
-        text = f"{where}: {best}, but over {seeds(first.n)} it cannot be told from {_list(open_to)}."
-        found = [Verdict("tie", text + left_out)]
+        said = [Verdict("unknown", text + left_out)]
+    elif found.winner is None:
+        names = [contenders[index].way.criterion for index in found.unclear]
+        text = f"{where}: {best}, but over {seeds(first.n)} it cannot be told from {_list(names)}."
+        said = [Verdict("tie", text + left_out)]
     else:
-        runner_up = others[0].way.criterion
-        text = f"{where}: {best}. The next, {runner_up}, has {gaps[runner_up]} that, {_over([gaps[runner_up]])}."
-        found = [Verdict("winner", text + left_out)]
+        runner_up, gap = others[0].way.criterion, paired_gap(others[0], first)
+        text = f"{where}: {best}. The next, {runner_up}, has {gap} that, {_over([gap])}."
+        said = [Verdict("winner", text + left_out)]
     ours = next((cell for cell in contenders if cell.way.criterion == OURS), None)
     if ours is not None:
         against = {cell.way.criterion: paired_gap(cell, ours) for cell in contenders if cell is not ours}
-        beaten = {
-            name: gap
-            for name, gap in against.items()
-            if gap is not None and gap.clear and better * (gap.value - gap.neutral) < 0
-        }
+        beaten = {name: gap for name, gap in against.items() if better(gap, lower=lower)}
         if beaten:
             rivals = ", ".join(f"{name} has {gap} that" for name, gap in beaten.items())
             text = f"{where}: NIRVANA has {words(metric)} {number(ours)}; {rivals}, {_over(beaten.values())}."
-            found.append(Verdict("beaten", text))
-    return found
+            said.append(Verdict("beaten", text))
+    return said
 
 
 def _over(gaps: Iterable[Gap | None]) -> str:

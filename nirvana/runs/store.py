@@ -8,7 +8,7 @@ import secrets
 import shutil
 import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from nirvana.errors import NirvanaError, RunError
 from nirvana.files import data_folder
 from nirvana.runs.folder import StepFolder
 from nirvana.runs.index import LIVE, Index, new_id
-from nirvana.runs.recipe import STEPS, Recipe, SaliencyChoice
+from nirvana.runs.recipe import STEPS, EvaluationChoice, Recipe, SaliencyChoice
 from nirvana.runs.record import ID, NAME_LENGTH, Record, one_line, read_record, record_of, write_record
 from nirvana.runs.run import Run
 
@@ -125,6 +125,17 @@ class Store:
         """
         self._change(run_id, recipe=json.dumps(recipe.to_json()))
         return self.open(run_id)
+
+    def measured_like(self, run: Run, evaluation: EvaluationChoice, among: Iterable[Run]) -> Run:
+        """The choices of `run` with another evaluation: one of the runs `among` which there is to choose, else a new
+        run with the results of `run` that hold. `run` stays as it is.
+
+        Raises:
+            NirvanaError: see `create`.
+        """
+        recipe = run.recipe.change("evaluation", **vars(evaluation))
+        found = next((each for each in among if each.recipe == recipe), None)
+        return found or self.create(recipe, name=f"{run.name[: NAME_LENGTH - 20]}, measured again", parent=run)
 
     def delete(self, run_id: str) -> None:
         """Remove a run and its folder, and with it the points of its study.

@@ -205,8 +205,7 @@ def test_any_set_of_runs_beside_each_other(start: Start, store: Store, filled: R
     assert "compare.line" in keys_on(app) and "compare.many_chart" in keys_on(app)
     assert any("not measured" in info.value for info in app.info)
     table = next(frame.value for frame in app.dataframe if "measured" in frame.value.columns)
-    heads = list(table.columns)
-    assert heads[0] == "measured" and heads[1] == "dense" and len(heads) == 6
+    assert list(table.columns) == ["measured", "Filled (20 %)", "Other (35 %)", "winner"]
     app.multiselect(key="compare.beside").set_value([run.id for run in others]).run()
     assert not app.exception and app.query_params["with"].count(",") == 2
     assert app.query_params["run"] == filled.id
@@ -216,6 +215,47 @@ def test_any_set_of_runs_beside_each_other(start: Start, store: Store, filled: R
     assert again.multiselect(key="compare.beside").value == [others[1].id]
     app.multiselect(key="compare.beside").set_value([]).run()
     assert "with" not in app.query_params
+
+
+def test_runs_measured_differently_are_measured_like_the_first(
+    start: Start, store: Store, filled: Run, submitted: list[dict[str, Any]]
+) -> None:
+    longer = filled.recipe.change("evaluation", max_tokens=32_768)
+    other = store.create(longer, name="Longer", parent=filled)
+    report = filled.report()
+    assert report is not None
+    rows = [replace(each, protocol=each.protocol | {"tokens": 32_704}) for each in report.measurements]
+    other.put("evaluate", Report(tuple(rows)), device="cpu", dtype="float32", seconds=1.0)
+    same = store.create(filled.recipe.change("allocation", sparsity=0.3), name="Same", parent=filled)
+    app = start(filled)
+    app.query_params["with"] = f"{other.id},{same.id}"
+    app.switch_page("pages/compare.py").run()
+    assert not app.exception
+    assert "was measured differently: tokens 32,704 instead of 16,352" in words(app).replace("\\", "")
+    button = app.button(key="compare.alike")
+    assert button.label == "Measure 1 run like the first"
+    button.click().run()
+    assert not app.exception
+    (made,) = [run for run in store.runs() if run.id not in (filled.id, other.id, same.id)]
+    assert submitted == [{"run_id": made.id}] and made.name == "Longer, measured again"
+    assert made.recipe == filled.recipe and made.step_state("prune") == "done"
+    assert app.multiselect(key="compare.beside").value == [made.id, same.id]
+    assert app.query_params["with"] == f"{made.id},{same.id}" and "compare.alike" not in keys_on(app)
+    kept = store.open(other.id)
+    assert kept.recipe == longer and kept.report() == other.report()
+
+
+def test_a_run_that_was_measured_alike_before_is_taken_again(
+    start: Start, store: Store, filled: Run, submitted: list[dict[str, Any]]
+) -> None:
+    other = store.create(filled.recipe.change("evaluation", window=128), name="Other", parent=filled)
+    same = store.create(filled.recipe, name="Alike", parent=filled)
+    app = start(filled)
+    app.query_params["with"] = other.id
+    app.switch_page("pages/compare.py").run()
+    app.button(key="compare.alike").click().run()
+    assert not app.exception and submitted == [] and len(store.runs()) == 3
+    assert app.multiselect(key="compare.beside").value == [same.id]
 
 
 def test_the_runs_page_asks_for_two_rows(start: Start, filled: Run) -> None:

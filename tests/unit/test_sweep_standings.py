@@ -39,15 +39,15 @@ def test_cells_are_means_over_seeds() -> None:
 
 def test_intervals_are_students_over_paired_seeds() -> None:
     gap = paired_gap(cell({0: 10.0, 1: 20.0, 2: 40.0, 9: 1.0}), cell({0: 5.0, 1: 10.0, 2: 20.0, 7: 1.0}))
-    assert gap is not None and gap.n == 3 and gap.clear
+    assert gap is not None and gap.n == 3 and gap.side == 1
     assert gap[:3] == pytest.approx((2.0, 2.0, 2.0)), "differences between seeds cancel"
     logs = np.log([2.0, 3.0])
     gap = paired_gap(cell({0: 2.0, 1: 3.0}), cell({0: 1.0, 1: 1.0}))
     assert gap is not None and gap.value == pytest.approx(math.sqrt(6))
     reach = 12.7062 * logs.std(ddof=1) / math.sqrt(2)
-    assert math.log(gap.high) == pytest.approx(logs.mean() + reach) and not gap.clear
+    assert math.log(gap.high) == pytest.approx(logs.mean() + reach) and gap.side == 0
     points = paired_gap(cell({0: 0.7, 1: 0.8}, metric=PAIRS), cell({0: 0.6, 1: 0.7}, metric=PAIRS))
-    assert points is not None and points.value == pytest.approx(0.1) and points.clear
+    assert points is not None and points.value == pytest.approx(0.1) and points.side == 1
     assert str(points) == "+10.0 points [+10.0, +10.0]"
 
 

@@ -67,7 +67,7 @@ def criterion_against_criterion(now: state.Context, scores: Saliency, stack: str
 def _others(now: state.Context, scores: Saliency) -> dict[str, Run]:
     """Id -> run."""
     card = now.run.model()
-    runs = [run for run in now.store.runs() if not state.public_demo() or run.id in state.own_runs()]
+    runs = state.visible_runs()
     runs.append(now.store.open(EXAMPLE))
     found = {}
     for run in runs:

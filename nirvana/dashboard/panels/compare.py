@@ -13,14 +13,7 @@ from nirvana.reporting.figures import compare as figures
 from nirvana.reporting.figures.chart import plus_minus
 from nirvana.reporting.figures.compare import Pair
 from nirvana.reporting.figures.standings import perplexity_by_sparsity
-from nirvana.reporting.standings import (
-    Standing,
-    beaten_baselines,
-    collapses,
-    duels,
-    lost_to_baselines,
-    read_standing,
-)
+from nirvana.reporting.standings import Standing, against_baselines, collapses, duels, read_standing
 from nirvana.reporting.text import megabytes, millions, plain
 from nirvana.runs.run import Run
 from nirvana.runs.store import EXAMPLE
@@ -42,17 +35,20 @@ def side_by_side(report: Report) -> None:
 
 
 def verdicts(run: Run, report: Report, mine: Standing | None, others: list[Standing]) -> None:
-    """What a reader should know first: a collapse, or a baseline that does better or worse."""
+    """A collapse, and how the run does against the baselines."""
     card = run.model()
     broken = collapses(report, card.geometry.get("vocabulary") if card else None)
     if broken:
         st.error("**Pruning broke this model.**\n" + _list(broken), icon=":material/heart_broken:")
     found = duels(mine, others) if mine is not None else []
-    lost, beaten = lost_to_baselines(found), beaten_baselines(found)
-    if lost:
-        st.warning("**A baseline does better than this run.**\n" + _list(lost), icon=":material/trending_down:")
-    if beaten:
-        st.success("**Better than a baseline.**\n" + _list(beaten), icon=":material/trending_up:")
+    for side, show, title, icon in (
+        (1, st.warning, "A baseline does better than this run.", ":material/trending_down:"),
+        (0, st.info, "Not significantly different from a baseline.", ":material/trending_flat:"),
+        (-1, st.success, "Better than a baseline.", ":material/trending_up:"),
+    ):
+        lines = against_baselines(found, side)
+        if lines:
+            show(f"**{title}**\n{_list(lines)}", icon=icon)
 
 
 def charts(report: Report) -> None:
@@ -141,8 +137,7 @@ def standing(run: Run) -> Standing | None:
 
 def peers(mine: Standing, now: state.Context) -> list[Standing]:
     """Other finished runs of the same weights; in a public demo, those of this session."""
-    runs = [run for run in now.store.runs() if not state.public_demo() or run.id in state.own_runs()]
-    runs.append(now.store.open(EXAMPLE))
+    runs = [*state.visible_runs(), now.store.open(EXAMPLE)]
     found = (standing(run) for run in runs if run.id != mine.run_id)
     return [other for other in found if other is not None and other.weights == mine.weights]
 

@@ -12,17 +12,20 @@ from nirvana.dashboard import state
 from nirvana.dashboard.panels.charts import show_chart
 from nirvana.errors import NirvanaError
 from nirvana.files import strict
+from nirvana.reporting.comparison import SIZES, Comparison, compare_runs
+from nirvana.reporting.estimates import expected_seconds
 from nirvana.reporting.figures import comparison as figures
 from nirvana.reporting.figures import theme
-from nirvana.reporting.text import moment, plain
-from nirvana.runs.comparison import SIZES, Comparison, compare_runs
+from nirvana.reporting.figures.chart import count
+from nirvana.reporting.text import duration, moment, plain
 from nirvana.runs.run import Run
 from nirvana.runs.store import EXAMPLE
 
 BESIDE, LINE = "compare.beside", "compare.line"
 KEPT = "nirvana.beside"  # while other pages are looked at
 WITH = "with"  # query parameter: ids of the runs beside the open one
-COLOURS = {"better": theme.MLP, "worse": theme.REMOVED}
+COLOURS = {"better": theme.MLP, "worse": theme.REMOVED, "otherwise": theme.NEUTRAL}
+ALIKE = "compare.alike"
 
 
 def set_beside(run_ids: Sequence[str]) -> None:
@@ -33,7 +36,7 @@ def set_beside(run_ids: Sequence[str]) -> None:
     st.switch_page("pages/compare.py")
 
 
-def many(now: state.Context) -> None:
+def side_by_side(now: state.Context) -> None:
     """Choose runs to set beside the open one, and everything that was measured of them, aligned."""
     st.markdown("### Beside other runs")
     names = _offered(now)
@@ -59,16 +62,16 @@ def many(now: state.Context) -> None:
         return
     runs = [now.run, *_opened(now, chosen)]
     found = compare_runs(runs)
-    _say(found)
+    _notes(found, now)
     _differences(found, runs)
     _table(found)
+    _measure_alike(found, runs)
     _chart(found)
 
 
 def _offered(now: state.Context) -> dict[str, str]:
     """Id -> name of every run that may be set beside the open one; points of a sweep after the run they belong to."""
-    own = [run for run in now.store.runs() if not state.public_demo() or run.id in state.own_runs()]
-    runs = [each for run in own for each in (run, *now.store.children(run.id))]
+    runs = [each for run in state.visible_runs() for each in (run, *now.store.children(run.id))]
     example = now.store.open(EXAMPLE)
     runs += [example] if example.model() is not None else []
     return {run.id: f"{run.name} · {moment(run.created)}" for run in runs if run.id != now.run.id}
@@ -84,29 +87,30 @@ def _opened(now: state.Context, ids: Sequence[str]) -> list[Run]:
     return found
 
 
-def _say(found: Comparison) -> None:
-    """What to know first: where another criterion does better than NIRVANA, and which runs have no numbers."""
+def _notes(found: Comparison, now: state.Context) -> None:
+    """Where another criterion does better than NIRVANA, and which runs have no current numbers."""
     if found.findings:
         st.warning(
             "**Another criterion does better than NIRVANA here.**\n"
             + "\n".join(f"- {plain(t)}" for t in found.findings),
             icon=":material/trending_down:",
         )
-    late = [column for column in found.columns if column.state != "measured"]
-    for column in late:
-        hint = (
-            "its numbers are of earlier choices and are left out of winners"
-            if column.state == "stale"
-            else "it has no numbers yet"
-        )
+    for column in found.columns:
+        if column.state == "measured":
+            continue
+        if now.jobs.live(column.run_id) is not None:
+            st.info(f"**{plain(column.heading)}** is being measured.", icon=":material/hourglass_top:")
+            continue
+        stale = "its numbers are of earlier choices, so it can win nothing"
+        hint = stale if column.state == "stale" else "it has no numbers yet"
         st.info(f"**{plain(column.heading)}** is {column.state}: {hint}. Open it and measure both models.")
 
 
 def _differences(found: Comparison, runs: Sequence[Run]) -> None:
     table = figures.recipe_table({column.heading: run.recipe for column, run in zip(found.columns, runs, strict=True)})
-    with st.expander("In which choices do they differ?", icon=":material/difference:", key="compare.differences"):
+    with st.expander("Settings that differ", icon=":material/difference:", key="compare.differences"):
         if table.empty:
-            st.markdown("In none: all ask for the same.")
+            st.markdown("None: all runs have the same recipe.")
         else:
             st.dataframe(
                 table,
@@ -117,7 +121,7 @@ def _differences(found: Comparison, runs: Sequence[Run]) -> None:
 
 
 def _table(found: Comparison) -> None:
-    st.markdown("#### What was measured?")
+    st.markdown("#### Measurements")
     table, marks = figures.shown_table(found), figures.directions(found)
     colours = marks.map(lambda mark: f"color: {COLOURS[mark]}" if mark else "")
     st.dataframe(
@@ -129,13 +133,12 @@ def _table(found: Comparison) -> None:
         column_config={
             "measured": st.column_config.TextColumn("Measured", pinned=True),
             "winner": st.column_config.TextColumn("How compared"),
-            "protocol": st.column_config.TextColumn("Protocol"),
         },
     )
     st.caption(
-        "± one standard error; in brackets the change to the run's own dense model, in points for accuracies, green "
-        "where it is for the better. ★ does better than every other run: the 95 % intervals of all differences exclude "
-        "zero. Differences are paired where both read the same windows, probes or items."
+        "Dense → pruned ± one standard error, and the change to the run's own dense model: green for the better, "
+        "vermilion for the worse. ★: better than every other run that was measured alike; the 95 % intervals of all "
+        "differences exclude zero. Differences are paired where both read the same windows, probes or items."
     )
     with st.container(horizontal=True):
         st.download_button(
@@ -158,6 +161,42 @@ def _table(found: Comparison) -> None:
         )
 
 
+def _measure_alike(found: Comparison, runs: Sequence[Run]) -> None:
+    """How the grey numbers were measured, and one button that measures those runs like the first."""
+    for column in found.columns:
+        if column.differs:
+            st.caption(f"≠ **{plain(column.heading)}**, in grey, was measured differently: {_list(column.differs)}.")
+    first, *others = runs
+    choice = first.recipe.evaluation
+    different = [run for run in others if run.recipe.evaluation != choice]
+    if not different:
+        return
+    seconds = [expected_seconds("evaluate", first.recipe, run, [first]) for run in different]
+    known = sum(each for each in seconds if each)
+    st.button(
+        f"Measure {count(len(different), 'run')} like the first",
+        key=ALIKE,
+        icon=":material/straighten:",
+        on_click=_measure,
+        args=(runs,),
+        help=f"Up to {choice.max_tokens:,} tokens of each text in windows of {choice.window:,}, and the same tasks. "
+        "Each gets a new run with all results of the earlier steps; the runs above keep their numbers."
+        + (f" It takes about {duration(known)}, by what it took before." if known else ""),
+    )
+
+
+def _measure(runs: Sequence[Run]) -> None:
+    """Queue the jobs, and set the new runs in place of the old ones."""
+    try:
+        st.session_state[BESIDE] = state.measure_alike(runs[0], runs[1:])
+    except NirvanaError as error:
+        st.session_state[state.PROBLEM] = error
+
+
+def _list(phrases: Sequence[str]) -> str:
+    return ", ".join(map(plain, phrases))
+
+
 def _csv(table: pd.DataFrame) -> bytes:
     return table.to_csv(index=False).encode()
 
@@ -169,4 +208,6 @@ def _chart(found: Comparison) -> None:
     if st.session_state.get(LINE) not in lines:
         st.session_state[LINE] = next(iter(lines))
     name = st.selectbox("Draw", list(lines), key=LINE)
-    show_chart("compare.many_chart", figures.line_chart(found, lines[name]), f"{lines[name].protocol}.")
+    line = lines[name]
+    protocol = next((cell.protocol for cell in line.cells if cell is not None and cell.alike), "")
+    show_chart("compare.many_chart", figures.line_chart(found, line), f"{protocol}.")

@@ -16,7 +16,7 @@ from nirvana.reporting.estimates import expected_seconds
 from nirvana.reporting.text import duration, millions, moment, plain
 from nirvana.runs.presets import PRESETS
 from nirvana.runs.recipe import Recipe
-from nirvana.runs.store import EXAMPLE, Run, Store
+from nirvana.runs.store import EXAMPLE, Run
 
 RECENT = 5
 
@@ -128,9 +128,9 @@ def steps() -> None:
         page_link("tune", "Search for the best recipe")
 
 
-def recent(store: Store) -> None:
+def recent() -> None:
     """The newest runs, each with a button that opens it."""
-    runs = [run for run in store.runs() if not state.public_demo() or run.id in state.own_runs()][:RECENT]
+    runs = state.visible_runs()[:RECENT]
     st.markdown("#### Recent runs")
     if not runs:
         st.caption("None yet. The demo makes the first one; the example is there to look at meanwhile.")

@@ -22,9 +22,8 @@ POINT = "runs.point"
 
 def listed(now: state.Context) -> list[Run]:
     """The runs that this session may see, pinned ones first; the example last."""
-    runs = [run for run in now.store.runs() if not state.public_demo() or run.id in state.own_runs()]
     example = now.store.open(EXAMPLE)
-    return [*runs, *([example] if example.model() is not None else [])]
+    return [*state.visible_runs(), *([example] if example.model() is not None else [])]
 
 
 def _allocation(choice: AllocationChoice) -> str:

@@ -1,27 +1,27 @@
-"""Any set of runs as a table and a chart: dense first, a column a run."""
+"""Any set of runs as a table and a chart: a column a run, each against its own dense model."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from html import escape
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from nirvana.evaluation.zero_shot.results import ACCURACIES
+from nirvana.reporting.comparison import SIZES, SPARSITY, Cell, Comparison, Line
+from nirvana.reporting.contests import HIGHER
 from nirvana.reporting.figures import theme
-from nirvana.reporting.figures.allocation import MARGIN
+from nirvana.reporting.figures.allocation import LEGEND, MARGIN
 from nirvana.reporting.figures.chart import Chart, log_axis, plus_minus
-from nirvana.reporting.text import megabytes, millions
-from nirvana.runs.comparison import SIZES, SPARSITY, Cell, Comparison, Line
+from nirvana.reporting.figures.names import wrapped_label
+from nirvana.reporting.text import megabytes, millions, plain
 from nirvana.runs.recipe import Recipe
 
-WINNER = "★ "
+WINNER, OTHERWISE = "★ ", "≠ "  # marks of a cell
 WIDE = 8.0  # highest over lowest from which an axis is logarithmic
-SMALL = 0.005  # changes below half a percent are not shown, nor coloured
-SHARES = tuple(ACCURACIES.values())
+SMALL = 0.0005  # relative changes below it are not shown, nor coloured
 
 
 def title(line: Line) -> str:
@@ -30,59 +30,62 @@ def title(line: Line) -> str:
     return f"{words}, {line.text}" if line.text and line.metric not in SIZES else words
 
 
-def dense_headings(found: Comparison) -> list[str]:
-    """One for each dense model; its name is said where there are several."""
-    return (
-        ["dense"]
-        if len(found.models) < 2
-        else [f"dense {name} ({number})" for number, (name, _) in enumerate(found.models, start=1)]
-    )
-
-
 def shown_table(found: Comparison) -> pd.DataFrame:
-    """Text cells: what was measured, each dense model, each run, and how the winner was found."""
-    heads = [column.heading for column in found.columns]
+    """Text cells: the measurement, "dense → pruned" of each run, and how the winner was found."""
     rows = []
     for line in found.lines:
         row = {"measured": title(line)}
-        row |= {head: _number(line, cell) for head, cell in zip(dense_headings(found), line.dense, strict=True)}
-        for place, (head, cell) in enumerate(zip(heads, line.cells, strict=True)):
-            row[head] = (WINNER if place == line.winner else "") + _number(line, cell) + _change(line, cell)
-        rows.append(row | {"winner": line.reason, "protocol": line.protocol})
+        for place, (column, cell) in enumerate(zip(found.columns, line.cells, strict=True)):
+            mark = "" if cell is None or cell.alike else OTHERWISE
+            row[column.heading] = (WINNER if place == line.winner else mark) + cell_text(line, cell)
+        rows.append(row | {"winner": line.reason})
     return pd.DataFrame(rows)
 
 
+def cell_text(line: Line, cell: Cell | None) -> str:
+    """E.g. "8.40 → 9.12 ± 0.31 (+8.6 %)"; the standard error is the pruned model's."""
+    if cell is None:
+        return "-"
+    dense = "" if cell.dense is None else _number(line, cell.dense, cell.dense_error).partition(" ± ")[0]
+    before = f"{dense} → " if dense else ""
+    return f"{before}{_number(line, cell.value, cell.standard_error)}{_change(line, cell)}"
+
+
 def number_table(found: Comparison) -> pd.DataFrame:
-    """A row a number: metric, text, run, value, standard error, times dense, winner, reason, protocol."""
+    """A row a number: metric, text, run, value, dense, standard errors, whether it is compared, winner, protocol."""
     rows = []
     for line in found.lines:
-        sides = [*zip(dense_headings(found), line.dense, strict=True)]
-        sides += [(column.heading, cell) for column, cell in zip(found.columns, line.cells, strict=True)]
-        for place, (head, cell) in enumerate(sides, start=-len(found.models)):
+        for place, (column, cell) in enumerate(zip(found.columns, line.cells, strict=True)):
             if cell is not None:
                 rows.append(
                     {
                         "metric": line.metric,
                         "text": line.text,
-                        "run": head,
+                        "run": column.run_id,
+                        "name": column.heading,
                         "value": cell.value,
                         "standard error": cell.standard_error,
+                        "dense": cell.dense,
+                        "dense standard error": cell.dense_error,
                         "times dense": cell.ratio,
+                        "measured alike": cell.alike,
                         "winner": place == line.winner,
                         "compared": line.reason,
-                        "protocol": line.protocol,
+                        "protocol": cell.protocol,
                     }
                 )
     return pd.DataFrame(rows)
 
 
 def directions(found: Comparison) -> pd.DataFrame:
-    """Of the cells of `shown_table`, "better", "worse" or "" than dense."""
+    """For each cell of `shown_table` "better" or "worse" than dense, "otherwise" where it was measured otherwise."""
     table = shown_table(found)
     marks = pd.DataFrame("", index=table.index, columns=table.columns)
     for row, line in enumerate(found.lines):
         for column, cell in zip(found.columns, line.cells, strict=True):
-            if cell is not None and cell.ratio is not None and abs(cell.ratio - 1) >= SMALL:
+            if cell is not None and not cell.alike:
+                marks.loc[row, column.heading] = "otherwise"
+            elif cell is not None and cell.ratio is not None and abs(cell.ratio - 1) >= SMALL:
                 better = (cell.ratio < 1) == line.lower_is_better
                 marks.loc[row, column.heading] = "better" if better else "worse"
     return marks
@@ -102,94 +105,90 @@ def recipe_table(recipes: Mapping[str, Recipe]) -> pd.DataFrame:
 
 
 def line_chart(found: Comparison, line: Line) -> Chart:
-    """One measurement of every run, with error bars; the dense model is a dashed line, a winner is ringed."""
+    """One measurement of the runs that were measured alike, with error bars, beside the dense model of each; the winner
+    is ringed."""
     drawn = [
-        (column.heading, cell)
-        for column, cell in zip(found.columns, line.cells, strict=True)
-        if cell is not None and math.isfinite(cell.value)
+        (column, cell, place == line.winner)
+        for place, (column, cell) in enumerate(zip(found.columns, line.cells, strict=True))
+        if cell is not None and cell.alike and math.isfinite(cell.value)
     ]
-    values = np.array([cell.value for _, cell in drawn], float)
-    dense = [cell.value for cell in line.dense if cell is not None and math.isfinite(cell.value)]
-    names = [escape(head) for head, _ in drawn]
-    figure = go.Figure(
-        go.Scatter(
-            x=values,
-            y=names,
-            error_x={
-                "array": np.array([2 * (cell.standard_error or 0) for _, cell in drawn]),
-                "color": theme.ATTENTION,
-            },
-            mode="markers",
-            marker={"color": theme.ATTENTION, "size": 11},
-            hovertemplate="%{y}<br>%{x:,.4~g}<extra></extra>",
-        )
+    names = [wrapped_label(column.heading, 40, 3) for column, _, _ in drawn]
+    rows = np.arange(len(drawn), dtype=np.int32)
+    values = np.array([cell.value for _, cell, _ in drawn], float)
+    dense = np.array([math.nan if cell.dense is None else cell.dense for _, cell, _ in drawn], float)
+    errors = np.array([2 * (cell.standard_error or 0) for _, cell, _ in drawn])
+    won = np.array([wins for _, _, wins in drawn], bool)
+    stroke: dict[str, Any] = {"symbol": "line-ns", "size": 26, "line": {"color": theme.DENSE, "width": 3}}
+    point: dict[str, Any] = {"color": theme.PRUNED, "size": 11}
+    ring: dict[str, Any] = {"symbol": "circle-open", "size": 20, "color": theme.REMOVED, "line": {"width": 2.5}}
+    figure = go.Figure()
+    for name, mine, marker, x in (
+        ("dense", np.isfinite(dense), stroke, dense),
+        ("pruned", won | ~won, point, values),
+        ("winner", won, ring, values),
+    ):
+        if mine.any():
+            figure.add_trace(
+                go.Scatter(
+                    x=x[mine],
+                    y=rows[mine],
+                    text=np.array(names)[mine],
+                    error_x={"array": errors, "color": theme.PRUNED, "width": 5} if name == "pruned" else None,
+                    mode="markers",
+                    name=name,
+                    marker=marker,
+                    hovertemplate=f"%{{text}}<br>{name} %{{x:,.4~g}}<extra></extra>",
+                )
+            )
+    figure.update_layout(height=140 + 48 * len(drawn), margin=MARGIN, legend=LEGEND, showlegend=True)
+    figure.update_yaxes(
+        tickvals=rows, ticktext=names, range=[len(drawn) - 0.4, -0.6], automargin=True, showgrid=False, zeroline=False
     )
-    if line.winner is not None:
-        head = found.columns[line.winner].heading
-        ring = {"symbol": "circle-open", "size": 20, "color": theme.REMOVED, "line": {"width": 2.5}}
-        best = next(cell.value for name, cell in drawn if name == head)
-        figure.add_trace(go.Scatter(x=[best], y=[escape(head)], mode="markers", marker=ring, hoverinfo="skip"))
-    for value in dense:
-        figure.add_vline(x=value, line={"color": theme.DENSE, "width": 2, "dash": "dash"})
-    figure.update_layout(height=110 + 44 * len(drawn), margin=MARGIN, showlegend=False)
-    figure.update_yaxes(automargin=True, showgrid=False, autorange="reversed")
     figure.update_xaxes(title=title(line), zeroline=False)
-    whole = np.array([*values, *dense])
-    log = len(whole) > 0 and whole.min() > 0 and whole.max() >= WIDE * whole.min()
-    if log:
+    whole = np.array([*values, *dense[np.isfinite(dense)]])
+    if len(whole) and whole.min() > 0 and whole.max() >= WIDE * whole.min():
         figure.update_xaxes(**log_axis(whole), title=f"{title(line)} (log)")
     return Chart(
         title=f"Which run does best: {title(line)}?",
         figure=figure,
-        takeaway=_takeaway(found, line, drawn),
-        table=pd.DataFrame(
-            [
-                {"run": head, "value": cell.value, "standard error": cell.standard_error, "times dense": cell.ratio}
-                for head, cell in drawn
-            ]
-        ),
-        reading=("Lower" if line.lower_is_better else "Higher")
-        + " is better. Bars: two standard errors of each alone; "
-        "runs that read the same text are compared pair by pair, which tells smaller differences. Dashed: dense.",
+        takeaway=_takeaway(found, line, len(drawn)),
+        table=number_table(Comparison(found.columns, (line,), ())),
+        reading=f"{'Lower' if line.lower_is_better else 'Higher'} is better. Bars: two standard errors of each alone; "
+        "runs that read the same text are compared pair by pair, which tells smaller differences. Runs that were "
+        "measured differently are not drawn.",
     )
 
 
-def _takeaway(found: Comparison, line: Line, drawn: list[tuple[str, Cell]]) -> str:
-    if line.winner is not None:
-        cell = line.cells[line.winner]
-        assert cell is not None
-        return (
-            f"**{found.columns[line.winner].heading}**, at {plus_minus(cell.value, cell.standard_error)}. {line.reason}"
-        )
-    if len(drawn) < 2:
-        return "Only one run has it."
-    return line.reason or "No winner is named."
+def _takeaway(found: Comparison, line: Line, drawn: int) -> str:
+    cell = None if line.winner is None else line.cells[line.winner]
+    if line.winner is not None and cell is not None:
+        value = plus_minus(cell.value, cell.standard_error)
+        return f"**{plain(found.columns[line.winner].heading)}**, at {value}. {plain(line.reason)}"
+    alone = "There is nothing to compare it with. " if drawn < 2 else ""
+    return f"{alone}{plain(line.reason)}" or "No winner is named."
 
 
-def _number(line: Line, cell: Cell | None) -> str:
-    if cell is None:
-        return "-"
+def _number(line: Line, value: float, error: float | None) -> str:
     if line.metric == SPARSITY:
-        return f"{cell.value:.2%}"
+        return f"{value:.2%}"
     if line.metric == "parameters":
-        return millions(cell.value)
+        return millions(value)
     if line.metric == "bytes":
-        return megabytes(cell.value)
-    if line.metric in SHARES:
-        error = None if cell.standard_error is None else 100 * cell.standard_error
-        return f"{plus_minus(100 * cell.value, error)} %"
-    return plus_minus(cell.value, cell.standard_error)
+        return megabytes(value)
+    if line.metric in HIGHER:
+        return f"{plus_minus(100 * value, None if error is None else 100 * error)} %"
+    return plus_minus(value, error)
 
 
-def _change(line: Line, cell: Cell | None) -> str:
-    if cell is None or cell.ratio is None or not math.isfinite(cell.ratio):
+def _change(line: Line, cell: Cell) -> str:
+    if cell.ratio is None or cell.dense is None or not math.isfinite(cell.ratio):
         return ""
-    if line.metric in SHARES:
-        points = 100 * (cell.value - cell.value / cell.ratio) if cell.ratio else 0.0
-        return f"  ({points:+.1f})" if abs(points) >= 0.05 else ""
+    if line.metric in HIGHER:
+        points = 100 * (cell.value - cell.dense)
+        return f" ({points:+.1f} points)" if abs(points) >= 0.05 else ""
     if abs(cell.ratio - 1) < SMALL:
-        return ""
-    return f"  ({cell.ratio - 1:+.0%})" if cell.ratio < 10 else f"  (x {cell.ratio:,.0f})"
+        return " (±0 %)"
+    return f" ({100 * (cell.ratio - 1):+.3g} %)" if cell.ratio < 10 else f" (x {cell.ratio:,.0f})"
 
 
 def _shown(value: object) -> str:

@@ -11,10 +11,11 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from nirvana.evaluation.results import Measurement
+from nirvana.reporting.contests import differing
 from nirvana.reporting.figures import theme
 from nirvana.reporting.figures.allocation import LEGEND, MARGIN
 from nirvana.reporting.figures.chart import Chart, log_axis, plus_minus
-from nirvana.reporting.standings import Standing, same_text
+from nirvana.reporting.standings import Standing
 from nirvana.saliency.criteria import available
 
 NARROW = 0.05  # sparsities closer than this are drawn with that much room around them
@@ -26,7 +27,7 @@ def perplexity_by_sparsity(mine: Standing, others: Sequence[Standing], ours: Mea
     """Every run that read the tokens of `ours`, by criterion, this one ringed; None where no other run did."""
     found = [(mine, ours)]
     for other in others:
-        match = next((item for item in other.perplexities() if same_text(item, ours)), None)
+        match = next((item for item in other.perplexities() if not differing(item, ours)), None)
         if match is not None:
             found.append((other, match))
     if len(found) < 2:

@@ -1,0 +1,300 @@
+"""Runs side by side: each against its own dense model, and a winner among those that were measured alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+from nirvana.evaluation.results import Measurement
+from nirvana.reporting.contests import HIGHER, better, contest, difference, differing
+from nirvana.runs.recipe import Recipe
+from nirvana.runs.run import Run
+
+LOWER = ("perplexity", "bits per byte", "KL divergence")  # over windows of tokens: of models with one tokenizer
+SPARSITY, SIZES = "sparsity", ("sparsity", "parameters", "bytes")  # exact, and no contest
+ORDER = (*SIZES, *LOWER, *HIGHER)
+STATES = {"done": "measured", "stale": "stale", "missing": "not measured"}
+COMPENSATIONS = {"none": "no compensation", "bias": "bias", "least_squares": "least squares"}
+HEADINGS = ("measured", "winner")  # other columns of the tables
+NAMED, QUOTED = 200, 24  # characters of a heading, and of a value in `Column.differs`
+
+
+@dataclass(frozen=True)
+class Column:
+    """A run.
+
+    Attributes:
+        heading: its name, and the choices in which it differs that the name does not mention.
+        state: "measured", "stale" (its numbers belong to earlier choices) or "not measured".
+        model, weights: name and hash of the dense model.
+        sparsity: achieved, or None.
+        differs: how its protocols differ from the first run's, e.g. "tokens 32,704 instead of 16,352".
+    """
+
+    run_id: str
+    name: str
+    heading: str
+    state: str
+    model: str
+    weights: str
+    criterion: str
+    sparsity: float | None
+    differs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One number of one run's pruned model.
+
+    Attributes:
+        dense, dense_error: the run's own dense model, measured the same way; None where it was not.
+        ratio: value over dense.
+        alike: whether it was measured like the first run's number of that kind, with a model that reads text alike.
+        protocol: in words.
+    """
+
+    value: float
+    standard_error: float | None = None
+    dense: float | None = None
+    dense_error: float | None = None
+    alike: bool = True
+    protocol: str = ""
+
+    @property
+    def ratio(self) -> float | None:
+        return self.value / self.dense if self.dense else None
+
+
+@dataclass(frozen=True)
+class Line:
+    """One kind of measurement.
+
+    Attributes:
+        metric, text: e.g. "perplexity" on "python-docs", "accuracy" of "piqa".
+        cells: one for each column, None where it was not measured.
+        winner: the column that is clearly better than every other that was measured alike.
+        reason: why there is no winner, or how it was found.
+    """
+
+    metric: str
+    text: str
+    cells: tuple[Cell | None, ...]
+    winner: int | None
+    reason: str
+
+    @property
+    def lower_is_better(self) -> bool:
+        return self.metric not in HIGHER
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """`findings`: where another criterion does clearly better than NIRVANA."""
+
+    columns: tuple[Column, ...]
+    lines: tuple[Line, ...]
+    findings: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        data = asdict(self)
+        for line, plain in zip(self.lines, data["lines"], strict=True):
+            for cell, values in zip(line.cells, plain["cells"], strict=True):
+                if cell is not None:
+                    values["ratio"] = cell.ratio
+        return {"version": 2, **data}
+
+
+class _Pair(NamedTuple):
+    """A measurement of both models of a run."""
+
+    dense: Measurement | None = None
+    pruned: Measurement | None = None
+
+
+_Row = Sequence[_Pair]  # one for each run
+
+
+def compare_runs(runs: Sequence[Run]) -> Comparison:
+    """Align the measurements of `runs`; a run that comes twice counts once.
+
+    Numbers are compared with the first run's where the protocols agree: others keep their cell, marked as not alike,
+    and take no part in the contest.
+    """
+    chosen = list({run.id: run for run in runs}.values())
+    found: dict[tuple[str, str], list[_Pair]] = {}
+    for place, run in enumerate(chosen):
+        report = run.report()
+        for item in report.measurements if report else ():
+            if item.subject in ("dense", "pruned"):
+                row = found.setdefault((item.metric, _text(item)), [_Pair()] * len(chosen))
+                row[place] = row[place]._replace(**{item.subject: item})
+    cards = [run.model() for run in chosen]
+    weights = [card.hash if card else "" for card in cards]
+    states = [STATES[run.step_state("evaluate")] for run in chosen]
+    keys = sorted(found, key=lambda key: ORDER.index(key[0]) if key[0] in ORDER else len(ORDER))
+    different = {key: _different(key[0], found[key], states, weights) for key in keys}
+    columns = []
+    for place, (run, heading) in enumerate(zip(chosen, headings(chosen), strict=True)):
+        card, plan, late = cards[place], run.plan(), ", stale" * (states[place] == "stale")
+        columns.append(
+            Column(
+                run.id,
+                run.name,
+                heading + late,
+                states[place],
+                card.name if card else run.recipe.model.name,
+                weights[place],
+                run.recipe.saliency.criterion,
+                plan.sparsity if plan else None,
+                tuple(dict.fromkeys(phrase for key in keys for phrase in different[key][place])),
+            )
+        )
+    lines = [_line(*key, found[key], different[key], columns) for key in keys]
+    achieved = tuple(Cell(column.sparsity) if column.sparsity is not None else None for column in columns)
+    if lines and any(achieved):
+        lines.insert(0, Line(SPARSITY, "", achieved, None, ""))
+    findings = _findings(columns, {text: row for (metric, text), row in found.items() if metric == "perplexity"})
+    return Comparison(tuple(columns), tuple(lines), tuple(findings))
+
+
+def headings(runs: Sequence[Run]) -> list[str]:
+    """For each run its name, and in brackets the choices that others do not share and it does not mention; no two
+    alike."""
+    parts = [_parts(run.recipe) for run in runs]
+    heads = []
+    for run, own in zip(runs, parts, strict=True):
+        different = [part for part, others in zip(own, zip(*parts, strict=True), strict=True) if len({*others, ""}) > 2]
+        more = ", ".join(part for part in different if part and part.lower() not in run.name.lower())
+        heads.append((f"{run.name} ({more})" if more else run.name)[:NAMED])
+    taken = set(HEADINGS)
+    for index, head in enumerate(heads):
+        number = 1
+        while heads[index] in taken:
+            number += 1
+            heads[index] = f"{head} ({number})"
+        taken.add(heads[index])
+    return heads
+
+
+def _parts(recipe: Recipe) -> list[str]:
+    """Choices that a heading may name, in the order of the steps; "" where there is nothing to choose."""
+    calibration, allocation, prune, evaluation = recipe.calibration, recipe.allocation, recipe.prune, recipe.evaluation
+    return [
+        recipe.model.name.rstrip("/").rpartition("/")[2],
+        recipe.model.dtype,
+        recipe.saliency.criterion,
+        "as published" if allocation.method == "published" else "same allocation",
+        f"{allocation.sparsity * 100:.3g} %",
+        f"gamma {allocation.gamma:g}" if allocation.method == "shared" else "",
+        f"normalisation {allocation.normalisation:g}",
+        "equal widths" if allocation.uniform else "own widths",
+        f"layers {', '.join(map(str, allocation.protected))} protected" if allocation.protected else "none protected",
+        COMPENSATIONS.get(prune.compensation, prune.compensation),
+        f"{prune.samples} x {prune.length} for it" if prune.compensation != "none" else "",
+        " or ".join(name.rpartition("/")[2] for name in calibration.texts),
+        f"{calibration.samples} x {calibration.length}",
+        f"seed {calibration.seed}",
+        f"{calibration.candidates} candidates",
+        f"evaluated on {evaluation.max_tokens:,} tokens",
+        f"windows of {evaluation.window:,}",
+    ]
+
+
+def _different(metric: str, row: _Row, states: Sequence[str], weights: Sequence[str]) -> list[tuple[str, ...]]:
+    """For each run how its number was measured otherwise than that of the first run with current results."""
+    there = [place for place, pair in enumerate(row) if pair.pruned or pair.dense]
+    first = min(there, key=lambda place: (states[place] != "measured", place))
+    reference = row[first].pruned or row[first].dense
+    found: list[tuple[str, ...]] = []
+    for place, pair in enumerate(row):
+        item = pair.pruned or pair.dense
+        if item is None or reference is None or metric in SIZES:
+            found.append(())
+            continue
+        phrases = [_phrase(name, item.protocol, reference.protocol) for name in differing(item, reference)]
+        if metric in LOWER and weights[place] != weights[first]:
+            phrases.append("another dense model")
+        found.append(tuple(phrases))
+    return found
+
+
+def _phrase(name: str, own: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    """E.g. "tokens 32,704 instead of 16,352", "another corpus hash"."""
+    sides = [f"{side:,}" if isinstance(side, int) else str(side) for side in (own.get(name, ""), other.get(name, ""))]
+    words = name.replace("_", " ")
+    short = name.endswith("hash") is False and all(0 < len(side) <= QUOTED for side in sides)
+    return f"{words} {sides[0]} instead of {sides[1]}" if short else f"another {words}"
+
+
+def _line(metric: str, text: str, row: _Row, different: Sequence[tuple[str, ...]], columns: Sequence[Column]) -> Line:
+    cells: list[Cell | None] = []
+    for (dense, item), phrases in zip(row, different, strict=True):
+        before, error = (dense.value, dense.standard_error) if dense else (None, None)
+        shown = Cell(item.value, item.standard_error, before, error, not phrases, _protocol(item)) if item else None
+        cells.append(shown)
+    winner, reason = _winner(metric, row, cells, columns)
+    return Line(metric, text, tuple(cells), winner, reason)
+
+
+def _winner(metric: str, row: _Row, cells: Sequence[Cell | None], columns: Sequence[Column]) -> tuple[int | None, str]:
+    """The column that beats all others, or why there is none."""
+    if metric in SIZES:
+        return None, ""
+    current = [place for place, cell in enumerate(cells) if cell and columns[place].state == "measured"]
+    alike = [place for place in current if (cell := cells[place]) and cell.alike]
+    aside = "Measured differently, so left out: " + ", ".join(
+        columns[place].heading for place in current if place not in alike
+    )
+    left = f" {aside}." if len(alike) < len(current) else ""
+    items = [item for place in alike if (item := row[place].pruned)]
+    if len(items) < 2:
+        return None, left.strip()
+    found = contest(
+        [item.value for item in items], lambda one, other: difference(items[one], items[other]), lower=metric in LOWER
+    )
+    best = found.ranking[0]
+    intervals = [difference(items[best], items[other]) for other in found.ranking[1:]]
+    if found.winner is None:
+        unknown = any(interval is None for interval in intervals)
+        reason = "No error is known" if unknown else "An interval includes zero"
+        return None, f"{reason}, so no difference is clear.{left}"
+    paired = all(interval is not None and interval.paired for interval in intervals)
+    return alike[best], ("Paired 95 % intervals." if paired else "95 % intervals from the standard errors.") + left
+
+
+def _findings(columns: Sequence[Column], rows: Mapping[str, _Row]) -> Iterator[str]:
+    """Where another criterion does clearly better than NIRVANA at the same sparsity, text by text."""
+    for text, row in rows.items():
+        current = [place for place, column in enumerate(columns) if column.state == "measured" and row[place].pruned]
+        for ours in current:
+            rivals = [
+                (item.value, other)
+                for other in current
+                if columns[ours].criterion == "nirvana" != columns[other].criterion
+                and columns[other].weights == columns[ours].weights
+                and abs((columns[other].sparsity or 0) - (columns[ours].sparsity or 0)) <= 0.01
+                and better(difference(row[other].pruned, row[ours].pruned))
+                and (item := row[other].pruned)
+            ]
+            mine = row[ours].pruned
+            if rivals and mine is not None:
+                value, best = min(rivals)
+                yield (
+                    f"On {text} {columns[best].heading} does better than {columns[ours].heading}: perplexity "
+                    f"{value:,.4g} against {mine.value:,.4g}, and the interval of the difference excludes zero."
+                )
+
+
+def _text(item: Measurement) -> str:
+    return str(item.protocol.get("task") if item.metric in HIGHER else item.protocol.get("corpus") or "")
+
+
+def _protocol(item: Measurement) -> str:
+    protocol = item.protocol
+    parts = [f"{protocol['tokens']:,} tokens" if protocol.get("tokens") else ""]
+    parts.append(f"windows of {protocol['window']:,}" if protocol.get("window") else "")
+    parts.append(f"{protocol['samples']:,} probes of {protocol['length']:,}" if protocol.get("samples") else "")
+    parts.append(f"{item.n:,} items" if item.metric in HIGHER and item.n else "")
+    parts += [str(protocol[name]) for name in ("harness", "dtype") if protocol.get(name)]
+    return ", ".join(filter(None, parts))

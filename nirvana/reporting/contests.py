@@ -1,0 +1,121 @@
+"""Which of several numbers is better: the one rule for runs, sweeps, baselines and calibration sets.
+
+A difference is clear where its 95 % interval excludes zero. The interval is of paired differences where both numbers
+come from the same parts (windows, probes, items, seeds), else it follows from the standard errors. A contender wins
+where it differs clearly from every other.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from nirvana.evaluation.results import Measurement
+from nirvana.evaluation.zero_shot.results import ACCURACIES, Z, paired_interval, unpack_outcomes
+
+CONFIDENCE = 0.95
+HIGHER = tuple(ACCURACIES.values())  # metrics of which more is better
+IGNORED = ("device", "note", "chance", "harness_seconds")  # of a protocol: fields that leave numbers comparable
+
+
+class Difference(Protocol):
+    """One number against another."""
+
+    @property
+    def side(self) -> int:
+        """-1 or 1 where the first is clearly below or above the second, else 0."""
+
+
+class Interval(NamedTuple):
+    """A difference with the ends of its 95 % interval; `paired`: from the differences of the same parts."""
+
+    value: float
+    low: float
+    high: float
+    paired: bool
+
+    @property
+    def side(self) -> int:
+        return (self.low > 0) - (self.high < 0)
+
+
+class Contest(NamedTuple):
+    """The contenders from best to worst, the winner or None, and those that are not clearly worse than the best."""
+
+    ranking: tuple[int, ...]
+    winner: int | None
+    unclear: tuple[int, ...]
+
+
+def contest(
+    values: Sequence[float], difference: Callable[[int, int], Difference | None], *, lower: bool = True
+) -> Contest:
+    """Rank contenders by `values`, at least one; the first wins where it differs clearly from all others.
+
+    Args:
+        difference: of two contenders; None where nothing is known about it.
+        lower: whether lower is better.
+    """
+    sign = 1 if lower else -1
+    ranking = sorted(range(len(values)), key=lambda index: (math.isnan(values[index]), sign * values[index]))
+    best, *others = ranking
+    unclear = tuple(other for other in others if not better(difference(best, other), lower=lower))
+    return Contest(tuple(ranking), None if unclear or not others else best, unclear)
+
+
+def better(difference: Difference | None, *, lower: bool = True) -> bool:
+    """Whether the first of two is clearly better."""
+    return difference is not None and difference.side == (-1 if lower else 1)
+
+
+def difference(one: Measurement | None, other: Measurement | None) -> Interval | None:
+    """One's number less the other's with its 95 % interval; None where it is unknown, or measured differently.
+
+    Of perplexities it is the difference of the losses.
+    """
+    if one is None or other is None or math.isnan(one.value) or math.isnan(other.value) or differing(one, other):
+        return None
+    if math.isinf(one.value) or math.isinf(other.value):  # a model that broke down is worse beyond all doubt
+        gap = 0.0 if one.value == other.value else one.value - other.value
+        return Interval(gap, gap, gap, False)
+    if one.outcomes and other.outcomes and one.n == other.n:
+        found = paired_interval(
+            unpack_outcomes(other.outcomes, other.n or 0), unpack_outcomes(one.outcomes, one.n or 0)
+        )
+        return Interval(found.value, found.low, found.high, True)
+    parts, others = one.part_values, other.part_values
+    if parts is not None and others is not None and len(parts) == len(others) > 1:
+        return paired_mean(parts, others)
+    if one.standard_error is None or other.standard_error is None:
+        return None
+    if one.metric == "perplexity" and one.value > 0 and other.value > 0:
+        errors = one.standard_error / one.value, other.standard_error / other.value
+        return from_errors(math.log(one.value), errors[0], math.log(other.value), errors[1])
+    return from_errors(one.value, one.standard_error, other.value, other.standard_error)
+
+
+def differing(one: Measurement, other: Measurement) -> list[str]:
+    """Fields in which the protocols disagree; numbers are compared only where there are none."""
+    names = dict.fromkeys([*one.protocol, *other.protocol])
+    return [
+        name for name in names if name not in IGNORED and str(one.protocol.get(name)) != str(other.protocol.get(name))
+    ]
+
+
+def paired_mean(one: np.ndarray, other: np.ndarray) -> Interval:
+    """The mean of one - other over n >= 2 parts, (n,) each, and its interval by Student's t."""
+    from scipy.stats import t
+
+    differences = np.asarray(one, np.float64) - np.asarray(other, np.float64)
+    n, mean = len(differences), float(differences.mean())
+    reach = float(t.ppf((1 + CONFIDENCE) / 2, n - 1)) * float(differences.std(ddof=1)) / math.sqrt(n)
+    return Interval(mean, mean - reach, mean + reach, True)
+
+
+def from_errors(one: float, error: float, other: float, other_error: float) -> Interval:
+    """one - other of independent measurements with these standard errors."""
+    reach, value = Z * math.hypot(error, other_error), one - other
+    return Interval(value, value - reach, value + reach, False)
