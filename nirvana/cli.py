@@ -98,7 +98,8 @@ def build_parser() -> argparse.ArgumentParser:
     for command in COMMANDS:
         epilog = f"Example: {command.example}" if command.example else None
         sub = commands.add_parser(command.name, description=command.help, epilog=epilog)
-        add_json(sub)
+        if command.has_json:
+            add_json(sub)
         sub.set_defaults(command=command)
         command.add_arguments(sub)
     return parser

@@ -9,6 +9,15 @@ import sys
 
 from nirvana.commands.command import Command
 from nirvana.errors import RunError
+from nirvana.options import add_fields, given
+from nirvana.schema import Schema, option
+
+
+class Server(Schema):
+    """Place of the dashboard's server."""
+
+    port: int = option(8501, "--port", "port of the server", ge=1, le=65_535)
+    address: str = option("127.0.0.1", "--address", "address to listen on")
 
 
 class AppCommand(Command):
@@ -17,20 +26,20 @@ class AppCommand(Command):
     name = "app"
     group = "dashboard"
     example = "nirvana app --port 8600"
+    has_json = False
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("--port", type=int, default=8501, help="port of the server (default: 8501)")
-        parser.add_argument("--address", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
+        add_fields(parser, Server)
         parser.add_argument("options", nargs="*", help="further options of `streamlit run`, after --")
 
     def run(self, arguments: argparse.Namespace) -> None:
         from nirvana.site_folder import site_folder
 
-        script = site_folder() / "app.py"
+        server, script = Server(**given(Server, arguments)), site_folder() / "app.py"
         if not script.is_file():
             raise RunError(f"The dashboard is not installed: {script} is missing.", "Install the package again.")
         line = [sys.executable, "-m", "streamlit", "run", str(script)]
-        line += ["--server.port", str(arguments.port), "--server.address", arguments.address, *arguments.options]
+        line += ["--server.port", str(server.port), "--server.address", server.address, *arguments.options]
         if os.name == "nt":
             sys.exit(subprocess.call(line))
         os.execv(sys.executable, line)  # Ctrl+C and signals reach the server itself

@@ -7,16 +7,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, TypeVar
+from typing import TypeVar
 
 from nirvana.errors import Cancelled, NirvanaError, RunError
 from nirvana.files import local_path, read_file, well_formed
 from nirvana.runs.recipe import STEPS, Recipe
 from nirvana.runs.run import Run
 from nirvana.runs.store import Store
-
-if TYPE_CHECKING:
-    pass
 
 Value = TypeVar("Value")
 
@@ -28,11 +25,13 @@ class Command(ABC):
         name: as typed.
         group: heading that the overview lists it under.
         example: a command line, shown below the options.
+        has_json: whether it takes --json.
     """
 
-    name: ClassVar[str]
-    group: ClassVar[str]
-    example: ClassVar[str] = ""
+    name: str
+    group: str
+    example: str = ""
+    has_json: bool = True
 
     @property
     def help(self) -> str:
@@ -52,7 +51,7 @@ class Command(ABC):
 
 
 def add_json(parser: argparse.ArgumentParser, default: bool | str = False) -> None:
-    """The option that every subcommand has."""
+    """The option --json."""
     text = "print the result as JSON, and nothing else, on stdout"
     parser.add_argument("--json", action="store_true", default=default, help=text)
 

@@ -17,25 +17,13 @@ from nirvana.studies.matrix_rows import CalibrationMatrix, read_matrix
 class MatrixCommand(StudyCommand[MatrixRequest]):
     """Calibrate on each of several texts, and measure each pruned model on all of them."""
 
-    name = "matrix"
     run_title = "Texts for"
     study = Matrix()
-    sections = {  # noqa: RUF012
-        "model": (),
-        "saliency": (),
-        "allocation": (),
-        "prune": (),
-        "calibration": (
-            "--samples",
-            "--length",
-            "--seed",
-            "--probe-samples",
-            "--probe-length",
-            "--probe-seed",
-            "--task",
-        ),
-        "evaluation": ("--window", "--max-tokens"),
-    }
+    sections = ("model", "saliency", "allocation", "prune")
+    flags = (
+        *("--samples", "--length", "--seed", "--probe-samples", "--probe-length", "--probe-seed", "--task"),
+        *("--window", "--max-tokens"),
+    )
 
     def show(self, run: Run, request: MatrixRequest, arguments: argparse.Namespace) -> None:
         found = read_matrix(run.folder)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from abc import abstractmethod
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from nirvana.commands.command import Command, new_run
 from nirvana.commands.console import Bar
@@ -15,7 +14,7 @@ from nirvana.jobs.execute import check_task
 from nirvana.jobs.foreground import execute_here
 from nirvana.options import add_fields, given
 from nirvana.runs.options import add_options, apply_options
-from nirvana.runs.recipe import Recipe
+from nirvana.runs.recipe import SECTIONS, Recipe
 from nirvana.runs.record import NAME_LENGTH
 from nirvana.runs.run import Run
 from nirvana.runs.store import Store
@@ -25,28 +24,48 @@ from nirvana.studies.study import Study
 Request = TypeVar("Request", bound=Schema)
 
 
+class StudyBar(Bar):
+    """A bar that names the run once the study has begun: before, there is nothing to continue."""
+
+    def __init__(self, study: str, run_id: str) -> None:
+        super().__init__()
+        self._study = study
+        self._line = f"Run {run_id}. If it is stopped, continue with: nirvana {study} --run {run_id}"
+
+    def step(self, step: str, number: int = 1, steps: int = 1) -> None:
+        if step == self._study and self._line:
+            self.note(self._line)
+            self._line = ""
+        super().step(step, number, steps)
+
+
 class StudyCommand(Command, Generic[Request]):
     """A study as one run that can be continued; its options follow from the request's schema.
 
     Class attributes:
         study: the study.
         base: recipe of a new study where no option changes it.
-        sections: options of the recipe, by section; all of a section where none are named.
+        sections: sections of the recipe of which all options are offered.
+        flags: further options of the recipe.
         run_title: name of a new study's run, before the name of the model.
     """
 
     group = "studies"
-    study: ClassVar[Study[Any]]
-    base: ClassVar[Recipe] = Recipe()
-    sections: ClassVar[dict[str, tuple[str, ...]]]
-    run_title: ClassVar[str]
+    study: Study[Any]
+    base: Recipe = Recipe()
+    sections: tuple[str, ...]
+    flags: tuple[str, ...]
+    run_title: str
+
+    def __init__(self) -> None:
+        self.name = self.study.name
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         add_fields(parser, self.study.request)
         parser.add_argument("--run", metavar="RUN", help="continue the study of this run")
         parser.add_argument("--name", default="", help="name of the run in the list of runs")
-        for section, flags in self.sections.items():
-            add_options(parser, section, only=flags)
+        add_options(parser, *self.sections)
+        add_options(parser, *(section for section in SECTIONS if section not in self.sections), only=self.flags)
 
     def adjust(self, request: Request, changed: dict[str, Any], recipe: Recipe) -> Request:
         """The request with what follows from the options that were given."""
@@ -56,8 +75,9 @@ class StudyCommand(Command, Generic[Request]):
     def show(self, run: Run, request: Request, arguments: argparse.Namespace) -> None:
         """Print the study."""
 
-    def bar(self) -> Bar:
-        return Bar()
+    def bar(self, run: Run) -> StudyBar:
+        """The reporter of the study of `run`."""
+        return StudyBar(self.name, run.id)
 
     def run(self, arguments: argparse.Namespace) -> None:
         store = Store()
@@ -83,8 +103,6 @@ class StudyCommand(Command, Generic[Request]):
         return self.adjust(request, changed, recipe)
 
     def _perform(self, run: Run, request: Request) -> None:
-        check_task(run, self.name, request.to_json())
-        print(f"Run {run.id}. If it is stopped, continue with: nirvana {self.name} --run {run.id}", file=sys.stderr)
-        bar = self.bar()
+        bar = self.bar(run)
         with bar.shown():
             execute_here(run, self.name, request.to_json(), bar)

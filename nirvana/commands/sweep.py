@@ -19,24 +19,14 @@ from nirvana.studies.sweep_rows import Row, read_rows
 class SweepCommand(StudyCommand[Grid]):
     """Try a grid of criteria, allocations, sparsities and seeds, and list the clear differences."""
 
-    name = "sweep"
     run_title = "Sweep of"
     study = Sweep()
-    sections = {  # noqa: RUF012
-        "model": (),
-        "evaluation": (),
-        "calibration": (
-            "--corpus",
-            "--samples",
-            "--length",
-            "--probe-samples",
-            "--probe-length",
-            "--probe-seed",
-            "--task",
-        ),
-        "allocation": ("--multiple-of", "--protect", "--uniform"),
-        "prune": ("--statistics-samples", "--statistics-length", "--statistics-seed"),
-    }
+    sections = ("model", "evaluation")
+    flags = (
+        *("--corpus", "--samples", "--length", "--probe-samples", "--probe-length", "--probe-seed", "--task"),
+        *("--multiple-of", "--protect", "--uniform"),
+        *("--statistics-samples", "--statistics-length", "--statistics-seed"),
+    )
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         super().add_arguments(parser)

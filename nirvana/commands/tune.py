@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from nirvana.commands.command import output_file
-from nirvana.commands.console import Bar, print_json, print_table
-from nirvana.commands.study import StudyCommand
+from nirvana.commands.console import print_json, print_table
+from nirvana.commands.study import StudyBar, StudyCommand
 from nirvana.errors import RunError
 from nirvana.files import write_json
 from nirvana.reporting.search import describe
@@ -23,15 +23,14 @@ SHOWN = 10  # trials
 class TuneCommand(StudyCommand[SearchRequest]):
     """Search for the recipe that changes a model least, by KL on probe text."""
 
-    name = "tune"
     run_title = "Search for"
     study = Search()
     base = BASE
-    sections = {  # noqa: RUF012
-        "model": (),
-        "calibration": ("--samples", "--length", "--task"),
-        "prune": ("--statistics-samples", "--statistics-length", "--statistics-seed"),
-    }
+    sections = ("model",)
+    flags = (
+        *("--samples", "--length", "--task"),
+        *("--statistics-samples", "--statistics-length", "--statistics-seed"),
+    )
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         super().add_arguments(parser)
@@ -44,8 +43,8 @@ class TuneCommand(StudyCommand[SearchRequest]):
             request = request.with_values(minutes=0.0)
         return request
 
-    def bar(self) -> Bar:
-        return _Trials()
+    def bar(self, run: Run) -> StudyBar:
+        return _Trials(self.name, run.id)
 
     def show(self, run: Run, request: SearchRequest, arguments: argparse.Namespace) -> None:
         settings, trials = read_trials(run.folder)
@@ -62,17 +61,16 @@ class TuneCommand(StudyCommand[SearchRequest]):
             _show(found)
 
 
-class _Trials(Bar):
+class _Trials(StudyBar):
     """A bar above which each finished trial stays."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._best: Trial | None = None
+    best: Trial | None = None
 
-    def on_row(self, trial: Trial) -> None:
-        if not trial.failure and (self._best is None or trial.kl < self._best.kl):
-            self._best = trial
-        self.note(_line(trial, self._best))
+    def row(self, row: object) -> None:
+        assert isinstance(row, Trial)
+        if not row.failure and (self.best is None or row.kl < self.best.kl):
+            self.best = row
+        self.note(_line(row, self.best))
 
 
 def _line(trial: Trial, best: Trial | None) -> str:

@@ -131,14 +131,7 @@ class Study(ABC, Generic[Request]):
             NirvanaError: the model or a text cannot be used.
         """
 
-    def perform(
-        self,
-        run: Run,
-        request: Request,
-        models: ModelCache,
-        reporter: Reporter,
-        on_row: RowCallback | None = None,
-    ) -> dict[str, Any]:
+    def perform(self, run: Run, request: Request, models: ModelCache, reporter: Reporter) -> dict[str, Any]:
         """Measure every point that has no row yet; how many points there are, and how many failed.
 
         Raises:
@@ -158,7 +151,7 @@ class Study(ABC, Generic[Request]):
             request=request.to_json(),
             progress=reporter.progress,
             on_point=on_point,
-            on_row=on_row,
+            on_row=reporter.row,
         )
         return {"points": len(rows), "failed": sum(bool(row.failure) for row in rows)}
 

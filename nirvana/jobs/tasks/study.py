@@ -24,4 +24,4 @@ class StudyTask(Task[Any]):
         self.study.check(run, request)
 
     def perform(self, run: Run, request: Any, models: ModelCache, reporter: Reporter) -> dict[str, Any]:
-        return self.study.perform(run, request, models, reporter, getattr(reporter, "on_row", None))
+        return self.study.perform(run, request, models, reporter)
