@@ -1,4 +1,4 @@
-"""Errors that a user can act on: each says what is wrong and what to do next."""
+"""Errors that a user can act on: each has a cause and a hint."""
 
 from __future__ import annotations
 

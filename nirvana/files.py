@@ -32,7 +32,7 @@ def data_folder() -> Path:
 
 
 def cache_folder() -> Path:
-    """What can be made again (converted weights, corpora, step results): `$NIRVANA_HOME/cache`, or the user's."""
+    """Folder of reproducible files (converted weights, corpora, step results): `$NIRVANA_HOME/cache`, or the user's."""
     home = os.environ.get("NIRVANA_HOME")
     return user_path(home) / "cache" if home else Path(platformdirs.user_cache_dir(APPLICATION))
 

@@ -1,4 +1,4 @@
-"""What can be pruned in a model: sites, their units, and what each unit costs.
+"""Prunable parts of a model: sites, their units, and the cost of each unit.
 
 A `Site` is one prunable module of one layer, a unit is the smallest thing that can be removed from it: a KV group
 of an attention module (its key and value head with all query heads that share them) or a neuron of an MLP.
@@ -62,7 +62,7 @@ class SiteLayout(NamedTuple):
 
 
 class PlainForm(NamedTuple):
-    """What a plain checkpoint, whose config has one number for all layers, asks for beyond equal widths.
+    """Requirements of a plain checkpoint, whose config has one number for all layers, beyond equal widths.
 
     `same_units`: (stack, module) whose layers must keep the same units, not only as many. `groups_divide`: the number
     of KV groups in a layer must divide this; 0 asks for nothing.

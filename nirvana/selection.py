@@ -53,7 +53,7 @@ def select_calibration(
         text: a corpus, whose probe split shares no text with its calibration split; or plain text, which is divided; or
             several corpora to choose from. The winner says which by its `source`.
         candidates: number of sets of each text, 1 or more.
-        mixtures: try several corpora in equal shares too: all together, and of three each pair.
+        mixtures: try uniform mixtures of several corpora too: all together, and of three each pair.
         sparsity: of the trial prunings, with `gamma`, `criterion`, `method`, `protected`, `normalisation` and
             `multiple_of` (see `allocate` and `score`).
         samples: windows in each set, of `length` tokens.

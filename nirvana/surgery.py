@@ -44,7 +44,7 @@ def prune(
         compensation: what the output projections (o_proj, down_proj; T5's o and wo) do about the inputs that they lose:
             "none"; "bias", the mean of what those contributed becomes a bias (FLAP, arXiv 2312.11983); "least_squares",
             the weights are fitted to the outputs of `lm`, each projection on the inputs that it has in `lm`. What
-            removed layers contributed is not made up for.
+            removed layers contributed is not compensated.
         statistics: what `collect_statistics(lm, ...)` gave for this `lm`, where there is a compensation.
         regularisation: lambda of least squares, as a multiple of the mean square of the inputs that stay.
         progress: called after each site; may raise `Cancelled`.

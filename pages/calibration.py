@@ -23,7 +23,7 @@ from nirvana.dashboard.panels.matrix import transfer
 
 
 def actions(now: state.Context) -> None:
-    """What it will cost, the button, and the way on."""
+    """Estimated cost, the button, and the link to the next page."""
     trials = now.recipe.calibration.trials
     done = state.state_of(now, "calibration") == "done"
     st.caption("This choice is computed." if done else cost(now.recipe, now))

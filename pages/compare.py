@@ -24,7 +24,7 @@ from nirvana.dashboard.panels.zero_shot import answers, explain_tasks, task_cont
 
 
 def measure(now: state.Context, possible: bool) -> None:
-    """What it will cost, and the button."""
+    """Estimated cost, and the button."""
     done = state.state_of(now, "evaluate") == "done"
     st.caption("This choice is measured." if done else cost(now.recipe, now))
     if st.button(

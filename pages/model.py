@@ -13,7 +13,7 @@ from nirvana.runs.recipe import ModelChoice
 
 
 def actions(now: state.Context, choice: ModelChoice, possible: bool) -> None:
-    """Load, go on, and give the memory back."""
+    """Buttons to load the model, continue, and release its memory."""
     done = state.state_of(now, "model") == "done"
     with st.container(horizontal=True, vertical_alignment="center"):
         if st.button(

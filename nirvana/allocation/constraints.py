@@ -1,4 +1,4 @@
-"""What every allocation rule has to respect: floors, protected layers, width multiples."""
+"""Constraints of every allocation rule: floors, protected layers, width multiples."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Protected = Iterable[int | Site]
 
 @dataclass(frozen=True)
 class Constraints:
-    """Of one allocation. Every site keeps one KV group or `multiple_of` neurons; protected sites keep everything."""
+    """Constraints of one allocation. A site keeps one KV group or `multiple_of` neurons; a protected site keeps all."""
 
     layout: Layout
     gamma: float
@@ -68,7 +68,7 @@ class Constraints:
 
 
 class Chosen(NamedTuple):
-    """What a rule decided: the units that stay at each site of the layers that stay."""
+    """Result of a rule: the kept units at each site of the kept layers."""
 
     kept: dict[Site, np.ndarray]
     notes: tuple[str, ...] = ()
@@ -121,7 +121,7 @@ def round_up(value: int, multiple: int) -> int:
 
 
 def general_notes(constraints: Constraints, removed: Mapping[Site, int]) -> list[str]:
-    """What is said whatever the rule: protected layers, and a budget below the smallest step."""
+    """Notes of every rule: protected layers, and a budget below the smallest step."""
     notes = []
     if constraints.protected:
         layers = sorted({site.layer for site in constraints.protected})

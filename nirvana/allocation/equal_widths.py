@@ -119,7 +119,7 @@ def _cost(layout: Layout, kind: str, kept: int) -> int:
 
 
 def _notes(constraints: Constraints, removed: Mapping[Site, int], wanted: int) -> tuple[str, ...]:
-    """What every layer keeps, and whether it had to differ from the KV groups that gamma asked for, in words."""
+    """Units kept in every layer, and a note where they differ from the KV groups that gamma asks for."""
     layout, kept = constraints.layout, []
     for kind in (KV_GROUP, NEURON):
         pool = layout.pool(kind)

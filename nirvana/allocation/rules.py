@@ -15,7 +15,7 @@ METHODS = ("shared", "published")
 
 
 class Rule(NamedTuple):
-    """How a sparsity is shared out; `label` says it in a few words, `summary` in a sentence.
+    """Allocation rule; `label` describes it in a few words, `summary` in a sentence.
 
     `constrain` adds the constraints that the rule itself sets; `uniform`: it can give all layers equal widths.
     """
@@ -70,7 +70,7 @@ RULES = {
 
 
 def check_method(method: str) -> None:
-    """Refuse what `allocate` does not know.
+    """Validate the name of an allocation method.
 
     Raises:
         PlanError: naming it.

@@ -39,7 +39,7 @@ def generate_corpus(
     temperature: float = 1.0,
     progress: ProgressCallback | None = None,
 ) -> Corpus:
-    """Let the model write documents of up to 256 tokens, each from nothing but the token that begins a text.
+    """Generate documents of up to 256 tokens with the model, each from the begin token alone.
 
     Sampled from the full distribution with a generator of its own: the same seed gives the same text (on the same kind
     of device), and the global random state is left alone. Offline; the text is kept in the cache folder.

@@ -29,6 +29,6 @@ class Divergence:
 
     @property
     def standard_error(self) -> float:
-        """Of the mean, from the spread over samples; NaN for a single one."""
+        """Standard error of the mean, from the spread over samples; NaN for a single one."""
         values = self.per_sample
         return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else float("nan")

@@ -154,7 +154,7 @@ class CalibrationSet:
             return cls.from_arrays(meta, arrays)
 
     def describe(self) -> dict[str, Any]:
-        """What a set is besides its tokens, as JSON values."""
+        """Metadata of a set, without its tokens, as JSON values."""
         return {
             "source": self.source,
             "source_hash": self.source_hash,

@@ -1,4 +1,4 @@
-"""What an encoder-decoder is asked about a window of text: to fill in missing spans, or to go on after a prefix.
+"""Tasks of an encoder-decoder on a window of text: fill in missing spans, or continue a prefix.
 
 Span corruption is what T5, T5 v1.1, mT5 and ByT5 were trained on (arXiv 1910.10683): 15 % of the tokens, in spans of
 3 on average (20 bytes for ByT5, arXiv 2105.13626), each span replaced by a sentinel in the encoder's input; the decoder

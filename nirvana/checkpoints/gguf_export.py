@@ -65,7 +65,7 @@ def export_gguf(
 
 
 def refuse_gguf(lm: LM, tokenizer_from: str | os.PathLike[str] | None = None) -> Any:
-    """Refuse a model that no GGUF file can be written of; otherwise a reader of the file with its tokenizer.
+    """Check that a GGUF file can be written; a reader of the file with its tokenizer.
 
     Raises:
         CheckpointError: the family, a setting or the tokenizer was not verified, or there is no tokenizer to copy.
@@ -75,7 +75,7 @@ def refuse_gguf(lm: LM, tokenizer_from: str | os.PathLike[str] | None = None) ->
 
 
 def refuse_unverified(family: Family, config: Mapping[str, Any]) -> None:
-    """Refuse what no comparison of logits with llama.cpp has covered: that a file loads there proves nothing.
+    """Check that the model is of a kind whose logits were compared with llama.cpp's.
 
     Raises:
         CheckpointError: naming the family or the setting.
@@ -162,7 +162,7 @@ def value_of(reader: Any, key: str) -> Any:
 
 
 def layer_sizes(layout: Layout) -> dict[str, list[int]]:
-    """What differs between layers: "groups" (KV groups) and "widths" (of the MLP), in model order."""
+    """Sizes that differ between layers: "groups" (KV groups) and "widths" (of the MLP), in model order."""
     return {
         "groups": [layout[site].units for site in layout.pool(KV_GROUP)],
         "widths": [layout[site].units for site in layout.pool(NEURON)],
@@ -211,7 +211,7 @@ def tensors(lm: LM) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def stored_dtype(tensor: torch.Tensor, dtype: str) -> str:
-    """What a tensor is stored as: matrices as asked, vectors always in float32."""
+    """Storage type of a tensor: matrices as requested, vectors always in float32."""
     return dtype if tensor.dim() > 1 else "float32"
 
 

@@ -1,4 +1,4 @@
-"""What llama.cpp calls the tensors of a Llama block, and the order it wants rotated rows in."""
+"""llama.cpp's names for the tensors of a Llama block, and its order of rotated rows."""
 
 from __future__ import annotations
 

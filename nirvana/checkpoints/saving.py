@@ -71,7 +71,7 @@ def save(
 
 
 def write_model(lm: LM, folder: Path, config: Mapping[str, Any], card: str, progress: ProgressCallback | None) -> None:
-    """What every checkpoint has: weights, config, tokenizer, model card, and the base's generation settings if any."""
+    """Files of every checkpoint: weights, config, tokenizer, model card, and the base's generation settings if any."""
     model = lm.weights()
     folder.mkdir()
     _write_weights(model, folder, progress)
@@ -83,7 +83,7 @@ def write_model(lm: LM, folder: Path, config: Mapping[str, Any], card: str, prog
 
 
 def record_of(lm: LM) -> PruningRecord | None:
-    """What pruning.json will say of `lm`; None for a dense model."""
+    """The pruning record of `lm`; None for a dense model."""
     if not lm.is_pruned:
         return None
     return PruningRecord(

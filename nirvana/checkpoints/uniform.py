@@ -81,7 +81,7 @@ def export_uniform(
 
 
 def refuse_uniform(lm: LM) -> None:
-    """Refuse a model that no plain checkpoint can hold.
+    """Check that a plain checkpoint can hold the model.
 
     Raises:
         CheckpointError: it has biases that its architecture has no place for.

@@ -34,7 +34,7 @@ HINT = "Check the disk and export again; if it happens twice, report it."
 
 @dataclass(frozen=True)
 class Verification:
-    """What reading an export back has shown.
+    """Checks of an export that was read back.
 
     `difference` is the largest one between its logits and the model's, `scale` the largest logit; 0 difference means
     bit-equal. `checks` say in words what was read and run.

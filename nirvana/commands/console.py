@@ -1,4 +1,4 @@
-"""What the command line shows: progress on stderr; tables or JSON on stdout."""
+"""Output of the command line: progress on stderr; tables or JSON on stdout."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def _protocol(item: Measurement) -> str:
 
 
 def _footnotes(report: Report) -> list[str]:
-    """What the numbers have in common: precision, texts, and what must be said of the model."""
+    """Shared protocol of the numbers: precision, texts and notes of the model."""
     protocols = [item.protocol for item in report.measurements]
     places = {f"{p['dtype']} on {p['device']}" for p in protocols if "dtype" in p}
     texts = {f"{p['corpus']} ({p['split']} split, {str(p['corpus_hash'])[:8]})" for p in protocols if "split" in p}

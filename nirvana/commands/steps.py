@@ -38,7 +38,7 @@ class Sampling(Schema):
 
 
 class GenerateCommand(Command):
-    """Let a model write a corpus (.jsonl)."""
+    """Generate a corpus (.jsonl) with a model."""
 
     name = "generate"
     group = "steps"

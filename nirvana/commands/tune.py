@@ -74,7 +74,7 @@ class _Trials(StudyBar):
 
 
 def _line(trial: Trial, best: Trial | None) -> str:
-    """What a trial gave, as the search goes on: a row of a table whose last cell is as wide as it needs."""
+    """A finished trial as a line of a table whose last cell has any width."""
     told = "no model" if trial.failure else f"KL {trial.kl:.4f} ± {trial.kl_error:.4f}"
     mark = "best so far" if trial is best else f"best {best.kl:.4f}" if best else ""
     return f"{trial.number + 1:>5}  {told:<20}  {mark:<12}  {trial.seconds:>6.1f} s  {describe(trial.choices)}"

@@ -1,4 +1,4 @@
-"""Compensation: output projections are changed so that they make up for the units that go."""
+"""Compensation: output projections compensate for the removed units."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ class Compensator:
 
     @property
     def stage(self) -> str:
-        """What progress reports call the work."""
+        """Stage name of progress reports."""
         return "Slicing weights" if self.statistics is None else "Compensating"
 
     def update(self, site: Site, weight: torch.Tensor, kept: torch.Tensor) -> Update | None:
@@ -66,7 +66,7 @@ class Compensator:
         return least_squares(weight, kept, moments, regularisation=self.regularisation)
 
     def record(self) -> dict[str, Any] | None:
-        """What was done and from what, as JSON values; None without compensation."""
+        """Method and statistics of the compensation, as JSON values; None without compensation."""
         if self.statistics is None:
             return None
         found: dict[str, Any] = {"method": self.method}

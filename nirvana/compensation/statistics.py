@@ -27,7 +27,7 @@ STAGE = "Collecting statistics"
 
 
 class Moments(NamedTuple):
-    """Of the inputs x of one output projection: `mean` float64 (d,), `second` E[x x^T] float32 (d, d) or None."""
+    """Moments of one output projection's inputs x: `mean` float64 (d,), `second` E[x x^T] float32 (d, d) or None."""
 
     mean: np.ndarray
     second: np.ndarray | None
@@ -205,12 +205,12 @@ def input_widths(lm: LM) -> dict[Site, int]:
 
 
 def statistics_bytes(widths: Iterable[int]) -> int:
-    """What the second moments of projections of these widths take."""
+    """Bytes of the second moments of projections of these widths."""
     return sum(4 * width * width for width in widths)
 
 
 def check_memory(lm: LM) -> None:
-    """Refuse second moments that would fill the device or the CPU's memory.
+    """Check that the second moments fit in the memory of the device and the CPU.
 
     Raises:
         CompensationError: naming the bytes that they take.

@@ -1,4 +1,4 @@
-"""The pages: their order, names, and what each says about itself."""
+"""The pages: order, names and introductions."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ PAGES = (
         "combination of some choices, each a run of its own that can be opened, and measures all on the same tokens. "
         "Criteria are compared in two ways: **as published**, each with its authors' allocation and compensation, and "
         "with the **same allocation** for all. Several **seeds**, each a calibration set of its own, tell a difference "
-        "from luck.",
+        "from chance.",
     ),
     PageGuide(
         "tune",
@@ -139,7 +139,7 @@ PAGES = (
         "History",
         "Open, name, compare and delete runs.",
         "A **run** is one set of choices, its recipe, with the results of every step. A step that was computed once is "
-        "never computed again for the same inputs. Open any run to look at it or go on from it, or select several to "
+        "never computed again for the same inputs. Open any run to look at it or continue it, or select several to "
         "compare them.",
     ),
 )

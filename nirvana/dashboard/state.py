@@ -1,4 +1,4 @@
-"""What a browser session works on: the run that is open, and the draft of its recipe that the pages edit."""
+"""State of a browser session: the open run, and the draft of its recipe that the pages edit."""
 
 from __future__ import annotations
 
@@ -215,7 +215,7 @@ def start_study(task: str, recipe: Recipe, **arguments: Any) -> None:
 
 
 def take_problem() -> NirvanaError | None:
-    """What went wrong since it was last asked, once."""
+    """The last error that no page has shown yet, once."""
     problem: NirvanaError | None = st.session_state.pop(PROBLEM, None)
     return problem
 
@@ -245,7 +245,7 @@ def public_demo() -> bool:
 
 
 def check_public(recipe: Recipe) -> None:
-    """Refuse what a public demo does not offer; pages hide it, but a browser can send anything.
+    """Validate a recipe for a public demo; pages hide the other choices, but a browser can send anything.
 
     Raises:
         RunError: the model, a corpus or a zero-shot task is not built in.

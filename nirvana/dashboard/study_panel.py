@@ -23,7 +23,7 @@ POLL = 1.0  # seconds
 
 @dataclass(frozen=True)
 class StudyPanel:
-    """What the panels of one study have in common.
+    """Shared parts of one study's panels.
 
     Attributes:
         study: validates requests and names the task.

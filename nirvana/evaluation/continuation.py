@@ -25,7 +25,7 @@ BROKEN = "\N{REPLACEMENT CHARACTER}"
 
 @dataclass(frozen=True, eq=False)
 class Written:
-    """What a model wrote after a prompt.
+    """Text that a model generated after a prompt.
 
     Attributes:
         text: without the prompt and without special tokens.
@@ -154,7 +154,7 @@ def token_probabilities(lm: LM, written: Written) -> tuple[float, ...]:
 
 
 def _pieces(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], text: str) -> tuple[str, ...]:
-    """What each token adds to `text`. Some end within a letter, and some change what is before them: they wait."""
+    """Text that each token adds; a token that ends within a letter or changes earlier text adds none."""
     pieces, told = [], 0
     for count in range(1, len(ids) + 1):
         so_far = text if count == len(ids) else str(tokenizer.decode(list(ids[:count]), **DECODING))

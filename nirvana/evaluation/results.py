@@ -1,4 +1,4 @@
-"""What a measurement is: a number that carries its protocol."""
+"""Measurements: numbers with their protocol."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class Report:
 
 
 def pack_parts(values: np.ndarray) -> str:
-    """What `Measurement.parts` keeps of (n,) numbers: float32 in base64; nothing of one part, or of too many."""
+    """`Measurement.parts` for (n,) numbers: float32 in base64; empty for one part, or for too many."""
     if not 1 < len(values) <= MOST_PARTS or not np.isfinite(values).all():
         return ""
     return base64.b64encode(np.asarray(values, "<f4").tobytes()).decode()

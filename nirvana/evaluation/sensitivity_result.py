@@ -1,4 +1,4 @@
-"""What a sensitivity scan gives: how far predictions moved, site by site. No torch, so that pages can read it."""
+"""Result of a sensitivity scan: KL for each site pruned alone. No torch, so that pages can read it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a measurement of speed is: repeated timings of several models, with their protocol. Needs no torch."""
+"""Speed measurements: repeated timings of several models, with their protocol. No torch."""
 
 from __future__ import annotations
 

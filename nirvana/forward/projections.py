@@ -1,4 +1,4 @@
-"""What a site's output projection reads while the model reads a calibration set."""
+"""Inputs of the output projections while the model reads a calibration set."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ class Reader:
                 self._read(tokens, rows)
 
     def counted(self, stack: str, states: torch.Tensor) -> torch.Tensor:
-        """Of states (b, T, d) in `stack`, those at positions that count: (n, d)."""
+        """States (n, d) at positions that count, of states (b, T, d) in `stack`."""
         seen = self._counted[stack]
         return states.flatten(0, -2) if seen is None else states[seen]
 

@@ -16,7 +16,7 @@ UNLABELLED = -100  # as in transformers
 
 
 class Tokens(NamedTuple):
-    """What a calibration set holds, on the CPU. Scores are of the outputs at T positions.
+    """Tokens of a calibration set, on the CPU. Scores are of the outputs at T positions.
 
     With an encoder, `input_ids` and `attention_mask` are what it reads, (N, S), and `decoder_input_ids` is (N, T);
     without one that is None and S is T. `counted` is where outputs count, or None where everywhere.
@@ -33,7 +33,7 @@ class Tokens(NamedTuple):
 
 
 def read_tokens(lm: LM, calibration: CalibrationSet | CalibrationSelection) -> Tokens:
-    """What a calibration set holds, once it is known to suit `lm`.
+    """Tokens of a calibration set, validated for `lm`.
 
     Raises:
         SaliencyError: it is for another kind of model, it has tokens that the model does not know, or a sample is all
@@ -67,7 +67,7 @@ def read_tokens(lm: LM, calibration: CalibrationSet | CalibrationSelection) -> T
 
 
 def read_labels(calibration: CalibrationSet | CalibrationSelection) -> torch.Tensor:
-    """What should be predicted at each position of the outputs: int64 (N, T) on the CPU, -100 where nothing.
+    """Labels at each position of the outputs: int64 (N, T) on the CPU, -100 where there is none.
 
     Without an encoder that is the token that comes next, where both it and the position count; with one, the labels.
     """

@@ -111,7 +111,7 @@ class WorkerProcess:
             return None
 
     def drain(self) -> None:
-        """Let the last lines of its log arrive, once it has ended."""
+        """Wait for the last lines of its log, once it has ended."""
         self._lines.join(timeout=1)
 
     def _read_events(self) -> None:

@@ -17,7 +17,7 @@ FILE = "generation_config.json"
 
 
 def read_generation_settings(folder: Path) -> dict[str, Any] | None:
-    """What the file in a model's folder says, or None where there is none.
+    """Settings in a model's folder, or None where there are none.
 
     Raises:
         ModelError: it cannot be read, or the library does not accept it.
@@ -36,7 +36,7 @@ def read_generation_settings(folder: Path) -> dict[str, Any] | None:
 
 @contextmanager
 def own_settings(model: PreTrainedModel) -> Iterator[None]:
-    """Let `model.generate` go by what it is given and the library's defaults, not by what its makers recommend.
+    """Make `model.generate` use its arguments and the library's defaults, not the settings of the model's authors.
 
     The library fills what a caller leaves open from their file, a penalty for repetition say, and the protocol of a
     number or a text would not be the one that is shown with it.

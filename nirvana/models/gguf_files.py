@@ -147,7 +147,7 @@ def converted_folder(path: Path, *, progress: ProgressCallback | None = None) ->
 
 
 def _overlooked(path: Path) -> dict[str, Any]:
-    """What the header says and transformers does not read: Qwen3's head size, Llama's biases."""
+    """Header values that transformers does not read: Qwen3's head size, Llama's biases."""
     from transformers import CONFIG_MAPPING
 
     config, _ = read_gguf_config(path)

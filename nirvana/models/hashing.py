@@ -1,4 +1,4 @@
-"""What names a model's weights: the hash of its files' contents, computed once per file and kept."""
+"""Hash of a model's weight files, computed once per file and cached."""
 
 from __future__ import annotations
 

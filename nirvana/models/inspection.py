@@ -1,4 +1,4 @@
-"""What a model is, read from its config alone: no weights, no torch."""
+"""Description of a model from its config alone: no weights, no torch."""
 
 from __future__ import annotations
 

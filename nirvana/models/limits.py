@@ -29,7 +29,7 @@ def give_back_free_memory() -> None:
 
 
 def check_fits(weight_bytes: int, device: str, name: str) -> None:
-    """Refuse a model whose weights alone would fill the device.
+    """Check that the weights fit on the device.
 
     Raises:
         ModelError: with both sizes.

@@ -79,7 +79,7 @@ class PruningRecord:
         return replace(layout, sites=sites)
 
     def _check_layer_records(self, family: Family, config: Config) -> None:
-        """Refuse a config.json whose records of layers say other sizes, heads or biases than this: one of them lies."""
+        """Check that config.json records the same sizes, heads and biases of layers as this."""
         written = config.get("per_stack_config" if family.encoder_decoder else "per_layer_config")
         if written is None:
             return

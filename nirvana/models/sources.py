@@ -104,7 +104,7 @@ def _folder(path: Path) -> Located:
 
 
 def _refuse_two_kinds(path: Path) -> None:
-    """Refuse weights that are there twice: nothing says that both are the same model.
+    """Check that weights are stored in one format only, since two may differ.
 
     What trainers leave behind (training_args.bin, optimizer.pt ...) is no weights. On the hub the pickles are not
     fetched.

@@ -166,7 +166,7 @@ def command_line(recipe: Recipe, step: str, format: str = "") -> str:
 
 
 def speed_code(recipe: Recipe, protocol: Mapping[str, int], schemes: Sequence[str]) -> str:
-    """What times both models, after the script that makes `lm` and `small`, and measures quality against bytes."""
+    """Code that times both models and measures quality against bytes, after the script that makes `lm` and `small`."""
     lines = ['models = {"dense": lm, "pruned": small}']
     if schemes:
         lines += [
@@ -226,7 +226,7 @@ def sweep_command(recipe: Recipe, grid: Grid) -> str:
 
 
 def _around(recipe: Recipe) -> Recipe:
-    """What a sweep takes of a recipe: neither what the grid says instead, nor how one calibration set is chosen."""
+    """The values of a recipe that a sweep uses: the grid replaces some, and no calibration set is chosen by KL."""
     default, kept = Recipe(), recipe.calibration
     made = recipe.with_values(saliency=default.saliency)
     drawn = {name: getattr(kept, name) for name in DRAWN}

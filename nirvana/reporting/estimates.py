@@ -64,7 +64,7 @@ def expected_seconds(step: str, recipe: Recipe, run: Run, others: Iterable[Run] 
 
 
 def sweep_seconds(todo: Sequence[Point], rows: Sequence[Row], run: Run, others: Iterable[Run] = ()) -> float | None:
-    """What the points of a sweep around `run` will take, by what those in `rows` took, or else by what its steps would.
+    """Seconds for the points of a sweep around `run`, estimated from `rows`, or else from the run's steps.
 
     Each criterion scores once a seed, and the dense model is measured once; None where there is nothing to go by.
     """

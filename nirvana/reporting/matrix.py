@@ -19,7 +19,7 @@ from nirvana.studies.matrix_rows import CalibrationMatrix, Estimate, Transfer, u
 
 CLEAR = 2.0  # standard errors from which a difference is more than noise
 LITTLE, SMALL = 0.1, 0.01  # of what pruning itself costs; of the perplexity
-MIXTURE = "all, in equal shares"
+MIXTURE = "uniform mixture of all"
 Label = Callable[[str], str]
 
 
@@ -29,12 +29,12 @@ def file_name(name: str) -> str:
 
 
 def row_label(matrix: CalibrationMatrix, name: str, label: Label = file_name) -> str:
-    """What to call a text that was calibrated on."""
+    """Label of a calibration text."""
     return label(name) if name in matrix.texts else MIXTURE
 
 
 def in_words(matrix: CalibrationMatrix, label: Label = file_name) -> str:
-    """What is lost off the diagonal, and what that says of the paper's claim on this model."""
+    """Loss off the diagonal, and whether the paper's claim holds on this model."""
     found = matrix.transfer()
     if found is None:
         return "It takes the rows of two texts to say."
@@ -47,7 +47,7 @@ def in_words(matrix: CalibrationMatrix, label: Label = file_name) -> str:
     if found.mixed is not None:
         sentences.append(f"Calibrated on {MIXTURE}, it is {_higher(found.mixed)}.")
     if len({row.seed for row in matrix.rows}) == 1:
-        sentences.append("± is over windows: with one set of each text, the luck of its draw is not in it.")
+        sentences.append("± is over windows; with one set of each text, it excludes calibration-sampling variance.")
     return " ".join(sentences)
 
 
@@ -94,7 +94,7 @@ def rows_to_do(matrix: CalibrationMatrix | None, recipe: Recipe, request: Matrix
 def matrix_seconds(
     matrix: CalibrationMatrix | None, recipe: Recipe, request: MatrixRequest, run: Run, others: Iterable[Run] = ()
 ) -> float | None:
-    """What the missing rows will take, by what those before took, or by what the run's steps did; None without any."""
+    """Seconds for the missing rows, estimated from finished rows or from the run's steps; None without either."""
     rows, columns, basis = rows_to_do(matrix, recipe, request), len(request.corpora), list(others)
     spent = (
         [row.seconds for row in matrix.rows if row.seconds] if matrix and is_current(matrix, recipe, request) else []

@@ -80,7 +80,7 @@ def protocol_words(settings: Mapping[str, Any], label: Callable[[str], str]) -> 
     """How a search measures its trials; `label` names a text."""
     probe, read = settings["probe"], settings["perplexity"]
     return (
-        f"KL on {probe['samples']} x {probe['length']} probe tokens, in equal shares of "
+        f"KL on {probe['samples']} x {probe['length']} probe tokens, uniformly from "
         f"{', '.join(map(label, settings['corpora']))}; perplexity on at most {read['max_tokens']:,} tokens of each "
         f"probe split, windows of {read['window']}; {settings['sparsity']:.0%} removed; "
         f"{settings['dtype'].removeprefix('torch.')} on {settings['device']}."

@@ -34,7 +34,7 @@ def shaded(text: ScoredText, under: str) -> str:
 
 
 def legend() -> str:
-    """What the shades and the line mean, as HTML."""
+    """Legend of the shades and the underline, as HTML."""
     swatches = "".join(
         f'<span style="{_style(value, line=False)}; padding: 0 0.5em">{value:.0%}</span>' for value in (0, 0.25, 0.5, 1)
     )

@@ -21,7 +21,7 @@ SIMILAR = 0.01  # sparsities this close are compared
 
 @dataclass(frozen=True)
 class Standing:
-    """What a finished run removed, by which criterion, and what it measured."""
+    """A finished run's criterion, achieved sparsity and measurements."""
 
     run_id: str
     name: str
@@ -32,7 +32,7 @@ class Standing:
     report: Report
 
     def perplexities(self) -> list[Measurement]:
-        """Of the pruned model."""
+        """Perplexities of the pruned model."""
         return [item for item in self.report.measurements if (item.metric, item.subject) == ("perplexity", "pruned")]
 
 

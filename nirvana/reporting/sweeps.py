@@ -1,4 +1,4 @@
-"""What a sweep shows: means and spreads over seeds, and which differences are more than the luck of the draw."""
+"""Results of a sweep: means and spreads over seeds, and which differences are significant."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ HEADINGS = {
     "beaten": "NIRVANA is beaten",
     "winner": "Clear winner",
     "tie": "No clear winner",
-    "unknown": "One seed cannot tell luck from merit",
+    "unknown": "One seed: significance unknown",
 }
 
 
@@ -113,7 +113,7 @@ class Verdict(NamedTuple):
 
 
 def metrics(rows: Iterable[Row]) -> list[str]:
-    """What was measured, perplexities first."""
+    """Names of the metrics, perplexities first."""
     return list(dict.fromkeys(name for row in rows for name in row.values))
 
 
@@ -203,11 +203,11 @@ def _contest(where: str, contenders: Sequence[Cell], metric: str, aside: Sequenc
     best = f"{first.way.criterion} has the {'lowest' if lower else 'highest'} {words(metric)}, {number(first)}"
     left_out = f" Left out: {', '.join(aside)}, which removed another share." if aside else ""
     if first.n < 2:
-        text = f"{where}: {best}, from one seed. Whether that is luck takes more seeds."
+        text = f"{where}: {best}, from one seed: significance unknown, use more seeds."
         said = [Verdict("unknown", text + left_out)]
     elif found.winner is None:
         names = [contenders[index].way.criterion for index in found.unclear]
-        text = f"{where}: {best}, but over {seeds(first.n)} it cannot be told from {_list(names)}."
+        text = f"{where}: {best}, but over {seeds(first.n)} it is not significantly different from {_list(names)}."
         said = [Verdict("tie", text + left_out)]
     else:
         runner_up, gap = others[0].way.criterion, paired_gap(others[0], first)

@@ -50,7 +50,7 @@ def check_recipe(recipe: Recipe, steps: Iterable[str] = STEPS) -> None:
 
 
 def check_against_model(recipe: Recipe, card: ModelCard, steps: Iterable[str] = STEPS) -> None:
-    """Refuse what this model cannot meet, before its units are scored.
+    """Validate a recipe against the model, before its units are scored.
 
     Raises:
         RunError: a window is longer than the model's positions.
@@ -81,7 +81,7 @@ def check_against_model(recipe: Recipe, card: ModelCard, steps: Iterable[str] = 
 
 
 def check_reachable(choice: AllocationChoice, criterion: str, layout: Layout) -> None:
-    """Refuse a sparsity that no scores of this criterion could give a plan for.
+    """Check that a sparsity is reachable with the scores of this criterion.
 
     Raises:
         PlanError: it is out of reach, naming the reachable maximum, or the allocation cannot do what is asked of it.

@@ -203,7 +203,7 @@ class Workspace:
         return chosen.probe if isinstance(chosen, CalibrationSelection) else self.draw_probe()
 
     def draw_probe(self) -> CalibrationSet:
-        """Draw the probe, in equal shares from all texts."""
+        """Draw the probe uniformly from all texts."""
         choice = self.recipe.calibration
         drawn = {"samples": choice.probe_samples, "length": choice.probe_length, "seed": choice.probe_seed}
         return sample_probe(self.lm, all_of(self.texts()), task=choice.task, **drawn)

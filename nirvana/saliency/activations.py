@@ -1,4 +1,4 @@
-"""What the output projections read: mean and spread of each input feature over a calibration set."""
+"""Input features of the output projections: mean and spread over a calibration set."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ STAGE = "Scoring"
 
 @dataclass
 class Features:
-    """Of the d input features of one output projection, over the tokens that count.
+    """Statistics of the d input features of one output projection, over the tokens that count.
 
     Filled a batch at a time: means and squared deviations of two sets of tokens make those of both, without the
     cancellation that a difference of large sums has.

@@ -29,7 +29,7 @@ def rank_correlation(one: np.ndarray, other: np.ndarray) -> float:
 
 
 def kept_overlap(one: np.ndarray, other: np.ndarray, units: int) -> Overlap:
-    """Of two sets of kept units of a site, each without repetitions, out of `units`."""
+    """Overlap of two sets of kept units of a site, each without repetitions, out of `units`."""
     both = len(np.intersect1d(one, other))
     either = len(one) + len(other) - both
     if not either:

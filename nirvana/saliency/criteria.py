@@ -10,7 +10,7 @@ Published = Literal["shared", "per-layer", "per-layer-middle", "joint", "layers"
 
 
 class Criterion(NamedTuple):
-    """What is known of a criterion without importing it.
+    """Description of a criterion, without importing it.
 
     Attributes:
         module: has `unit_scores(request: Request) -> Scored`, and is imported when it is first asked for.
@@ -60,14 +60,14 @@ CRITERIA = {
     "second-order": Criterion(
         "nirvana.saliency.second_order",
         "Second order",
-        "loss that is left when what stays makes up for a unit by least squares; one unit after another, so slower",
+        "loss that remains after least squares compensates for a removed unit; one unit after another, so slower",
         "shared",
         "least_squares",
     ),
     "flap": Criterion(
         "nirvana.saliency.flap",
         "FLAP",
-        "how much what a unit hands on varies around its mean",
+        "variance of the unit's output",
         "joint",
         "bias",
         reads="activations",
@@ -94,7 +94,7 @@ CRITERIA = {
         reads="nothing",
     ),
     "random": Criterion(
-        "nirvana.saliency.random", "Random", "a seeded draw, the line to beat", "per-layer", reads="nothing"
+        "nirvana.saliency.random", "Random", "a seeded draw, the baseline", "per-layer", reads="nothing"
     ),
 }
 
@@ -114,7 +114,7 @@ def published_allocation(criterion: str) -> Published:
 
 
 def find_criterion(name: str) -> Criterion:
-    """What is known of a criterion.
+    """The description of a criterion.
 
     Raises:
         SaliencyError: there is none of that name.

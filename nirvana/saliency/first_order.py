@@ -218,7 +218,7 @@ def _recompute(
 
 
 class _Call(NamedTuple):
-    """What a block was called with: its input states, and the rest (positions, mask) as the library gave it."""
+    """Arguments of a block: its input states, and the rest (positions, mask) as the library passed it."""
 
     states: torch.Tensor  # (b, T, H)
     args: tuple[Any, ...]

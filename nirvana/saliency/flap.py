@@ -6,7 +6,7 @@ A feature that hardly varies can be replaced by its mean, so feature j of o_proj
 
 For attention it is squared. Then it is standardised over the features of the layer, which makes layers comparable, and
 averaged over a unit's features. Scores are in standard deviations from the layer's mean: about half are below 0. As
-published, heads and neurons are ranked jointly, and the mean of what goes becomes a bias of the projection.
+published, heads and neurons are ranked jointly, and the mean of the removed units becomes a bias of the projection.
 """
 
 from __future__ import annotations

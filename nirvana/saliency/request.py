@@ -1,4 +1,4 @@
-"""What a criterion is given and what it gives back."""
+"""Input and output of a criterion."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Request:
         return self.calibration
 
     def tokens(self) -> Tokens:
-        """What the calibration set holds.
+        """Tokens of the calibration set.
 
         Raises:
             SaliencyError: there is none, or see `read_tokens`.

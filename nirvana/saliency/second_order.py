@@ -1,4 +1,4 @@
-"""Second-order scores: what is lost by a unit's removal after least squares has made up for it.
+"""Second-order scores: the loss of a unit's removal after compensation by least squares.
 
 The Optimal Brain Surgeon for units of an output projection y = W x, as in ZipLM (arXiv 2302.04089), with G the
 regularised second moment E[x x^T], of which the compensation "least_squares" is made too. Without feature j the best
@@ -36,7 +36,7 @@ PARTS = 3
 
 
 def unit_scores(request: Request) -> Scored:
-    """What each unit's turn costs; within a site the scores rise in the order in which its units go.
+    """Cost of each unit's removal; within a site, scores rise in the order of removal.
 
     Raises:
         SaliencyError: the calibration set does not suit the model or predicts nothing, or the memory does not suffice.

@@ -43,7 +43,7 @@ def output_gradient(head: nn.Linear, hidden: torch.Tensor, batch: Batch) -> torc
 
 
 def check_labels(predicted: int) -> None:
-    """Refuse a set with no label.
+    """Check that a set has labels.
 
     Raises:
         SaliencyError: `predicted` is 0.

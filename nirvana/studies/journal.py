@@ -89,7 +89,7 @@ class Journal:
 
 
 def _read(data: dict[str, Any], key: str) -> list[Header | tuple[str, dict[str, Any]]]:
-    """What a line holds; lines of version 1 have no keys of their own and belong to the header before them."""
+    """Content of a line; lines of version 1 have no keys of their own and belong to the header before them."""
     if "row" in data:
         return [(str(data["key"]), dict(data["row"]))]
     if "request" in data:

@@ -93,7 +93,7 @@ def calibration_matrix(
     Args:
         corpora: names, paths or corpora, two or more.
         sparsity: of every model; like `criterion` and `compensation`, by default what `base` says.
-        mixture: calibrate on equal shares of all texts as well.
+        mixture: calibrate on a uniform mixture of all texts as well.
         seeds: calibration sets of each text, whose results are averaged; the first has the seed of `base`.
         base: gives every other choice: sizes of samples, probes and windows, gamma, protected layers ...
         folder: keeps rows as they are finished; a matrix that was stopped continues with the first missing row.

@@ -31,7 +31,7 @@ class Cells:
         protocol: what the numbers depend on, as JSON values.
 
     Raises:
-        CorpusError: a text is not to be had, or too short for its samples, probes or windows.
+        CorpusError: a text is not found or too short for its samples, probes or windows.
     """
 
     def __init__(

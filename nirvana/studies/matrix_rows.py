@@ -73,7 +73,7 @@ class MatrixRow:
 
 @dataclass(frozen=True)
 class Transfer:
-    """What it costs to calibrate on another text than the one that is read, over all cells off the diagonal.
+    """Cost of calibration on another text than the one that is read, over all cells off the diagonal.
 
     Losses are in nats per token, compared window by window with the model that was calibrated on the text itself.
 

@@ -36,7 +36,7 @@ OnTrial = Callable[[Trial, Trial | None], None]
 
 
 class Tuning:
-    """What a search found: `trials`, the lowest KL first, and `best`, the pruned model of the first of them.
+    """Result of a search: `trials`, the lowest KL first, and `best`, the pruned model of the first.
 
     Attributes:
         failed: trials that gave no model, with why.
@@ -94,19 +94,19 @@ def tune(
 ) -> Tuning:
     """Search criterion, gamma, normalisation, calibration text and seed, compensation and protected layers.
 
-    Each trial prunes once and is measured by its mean KL to `lm` on probes of all texts in equal shares, and by its
+    Each trial prunes once and is measured by its mean KL to `lm` on probes drawn uniformly from all texts, and by its
     perplexity on their probe splits. Evaluation splits are not read. The first trials are the paper's recipe and what
     did well elsewhere; then optuna's TPE sampler suggests. Scores and statistics that were computed once serve all
     trials, so most of them change only what is made of scores that are there.
 
     Args:
-        corpora: names, paths or corpora: text to calibrate on, each by itself, all in equal shares, and each pair of
-            three. The best recipe names them, so it runs by itself where names or paths were given.
+        corpora: names, paths or corpora: text to calibrate on, each alone, a uniform mixture of all, and of each
+            pair of three. The best recipe names them, so it runs by itself where names or paths were given.
         sparsity: of every trial, in (0, 1).
         minutes: stop when they are over; the trial that runs is finished. 10 where `trials` is not given either.
         trials: stop after so many, those of an earlier call counted.
         criteria: to choose from.
-        seed: of the search; with the same trials behind it, it goes on in the same way.
+        seed: of the search; with the same trials, it continues the same way.
         base: gives every choice that is not searched, such as samples and length.
         folder: keeps trials as they are finished; a search that was stopped goes on from it, and one that was asked
             for something else begins anew.
@@ -116,7 +116,7 @@ def tune(
     Raises:
         RunError: there is no text, criterion or budget.
         PlanError: the sparsity is not in (0, 1), or out of reach with every gamma.
-        CorpusError: a text is not to be had, or too short.
+        CorpusError: a text is not found or too short.
     """
     if minutes is None and trials is None:
         minutes = MINUTES
@@ -145,7 +145,7 @@ def tune(
 
 
 class SearchRequest(Schema):
-    """What is searched, and for how long; 0 minutes or trials are no limit of that kind."""
+    """Search space and limits; 0 minutes or trials are no limit of that kind."""
 
     corpora: Distinct[str] = option((), "--corpus", "calibration text; may be repeated, and is mixed")
     sparsity: float = option(0.2, "--sparsity", "sparsity of every trial", gt=0, lt=1, error=PlanError)
@@ -236,7 +236,7 @@ class _Session(Session[Choices, Trial]):
 def suggest(
     space: Space, done: Sequence[Trial], seed: int, is_possible: Callable[[Choices], bool] = lambda choices: True
 ) -> Choices | None:
-    """What to try next, given what was tried: the same for the same trials and seed. None where nothing new is found.
+    """The next point, the same for the same trials and seed. None where no new point is found.
 
     Scoring takes longest, so unless it is the turn of a new text, seed or criterion, those of the best trial that has
     the suggested criterion are taken.

@@ -1,4 +1,4 @@
-"""What a trial measures: KL on probes of all texts, and perplexity on their probe splits."""
+"""Objective of the search: KL on probes of all texts, and perplexity on their probe splits."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Objective:
     `known` has the trials that measured each model, by `Trial.model`.
 
     Raises:
-        CorpusError: a text is not to be had, or too short for its samples or probes.
+        CorpusError: a text is not found or too short for its samples or probes.
     """
 
     def __init__(
@@ -152,7 +152,7 @@ class Objective:
 
 
 def _model_key(recipe: Recipe, plan: PruningPlan) -> str:
-    """What tells the pruned models of one search apart: the units that stay, and the compensation with its text."""
+    """Identity of a pruned model within one search: the kept units, and the compensation with its text."""
     kept = {site.key: units.tolist() for site, units in plan.items()}
     text = recipe.calibration.corpus if recipe.prune.compensation != "none" else ""
     return json_hash([kept, recipe.prune.compensation, text])[:16]

@@ -1,4 +1,4 @@
-"""What a trial chooses, where it may choose from, and the recipe that it means."""
+"""Search space: the choices of a trial, their ranges, and the recipe of a trial."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Choices:
 
     @property
     def scored(self) -> tuple[str, str, int]:
-        """What the scores depend on: criterion, text and seed."""
+        """Choices that the scores depend on: criterion, text and seed."""
         return self.criterion, self.corpus, self.seed
 
     def recipe(self, base: Recipe, sparsity: float, layers: Sequence[int]) -> Recipe:
@@ -67,7 +67,7 @@ class Choices:
 
 @dataclass(frozen=True)
 class Space:
-    """What is searched: `criteria`; `corpora`, the names of texts, with their mixtures; `gammas`, from and to.
+    """Ranges of the choices: `criteria`; `corpora`, the names of texts, with their mixtures; `gammas`, from and to.
 
     `layers`: how many the model has.
     """
@@ -79,7 +79,7 @@ class Space:
 
     @property
     def mixtures(self) -> dict[str, tuple[str, ...]]:
-        """Name -> texts in equal shares: each pair of three, and last all."""
+        """Name -> parts of a uniform mixture: each pair of three, and last all."""
         pairs = list(combinations(self.corpora, 2)) if len(self.corpora) == 3 else []
         wanted = [*pairs, self.corpora] if len(self.corpora) > 1 else []
         return {PLUS.join(names): names for names in wanted}
@@ -94,7 +94,7 @@ class Space:
         return min(max(gamma, self.gammas[0]), self.gammas[1])
 
     def check(self) -> None:
-        """Refuse what cannot be searched.
+        """Validate the search space.
 
         Raises:
             RunError: there is no text or criterion.

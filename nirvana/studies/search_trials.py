@@ -67,7 +67,7 @@ class Correlation:
 
 
 def correlation(trials: Sequence[Trial]) -> Correlation:
-    """Of the KL with the perplexity, the geometric mean over the texts: the paper claims that one tells the other."""
+    """Spearman correlation of KL with geometric-mean perplexity over the texts; the paper claims that it is high."""
     measured = [trial for trial in trials if not trial.failure and trial.perplexity]
     found = list({trial.model or trial.number: trial for trial in measured}.values())
     if len(found) < FEWEST:

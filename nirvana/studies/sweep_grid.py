@@ -1,4 +1,4 @@
-"""What a sweep computes: every combination of some choices, around the recipe of one run. No torch."""
+"""Points of a sweep: every combination of some choices, around the recipe of one run. No torch."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Point(NamedTuple):
 
     @property
     def setting(self) -> str:
-        """What distinguishes it within its criterion and sparsity, in words, e.g. "gamma 4, least squares"."""
+        """Settings that distinguish it within its criterion and sparsity, e.g. "gamma 4, least squares"."""
         words = [f"gamma {self.gamma:g}"] if uses_gamma(self.method, self.criterion) else []
         words += [f"normalisation {self.normalisation:g}"] if self.normalisation else []
         return ", ".join([*words, *([COMPENSATION_WORDS[self.compensation]] if self.compensation != "none" else [])])
@@ -79,7 +79,7 @@ class Point(NamedTuple):
 
     @classmethod
     def around(cls, recipe: Recipe) -> Recipe:
-        """What all points of a sweep around `recipe` have in common: equal for two recipes, equal sweeps."""
+        """The values that all points of a sweep around `recipe` share; equal for two recipes, equal sweeps."""
         return cls(0, "random", "shared", 0.5, "least_squares", 1.0).recipe(recipe)
 
 

@@ -37,7 +37,7 @@ class CorpusSplit:
     """The documents that one purpose may use, e.g. `load_corpus("python-docs").split("probe")`.
 
     `corpus_hash` is the hash of the whole corpus, where the split is part of one. `parts` are the same split of each
-    part of a mixture, of which windows are drawn in equal shares; empty for other corpora.
+    part of a mixture, from which windows are drawn uniformly; empty for other corpora.
     """
 
     corpus: str
@@ -58,7 +58,7 @@ class CorpusSplit:
 
     @property
     def source_hash(self) -> str:
-        """What a result says of its text: the hash of the corpus, or of these documents where they are all."""
+        """Hash that results record: of the corpus, or of these documents where they are all."""
         return self.corpus_hash or self.hash
 
     @property
@@ -164,7 +164,7 @@ def as_split(text: Text, name: str) -> CorpusSplit:
 
 
 def normal(text: str) -> str:
-    """What two texts are compared by: case and white space do not make a difference."""
+    """Comparison key of a text: case and white space do not count."""
     return " ".join(text.split()).casefold()
 
 

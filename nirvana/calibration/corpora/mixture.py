@@ -1,4 +1,4 @@
-"""Mixtures: several corpora as one, from which windows are drawn in equal shares."""
+"""Mixtures: several corpora as one, with windows drawn uniformly from each."""
 
 from __future__ import annotations
 
@@ -51,13 +51,13 @@ def mix(corpora: Sequence[Corpus]) -> Corpus:
 
 
 def all_of(corpora: Sequence[Corpus]) -> Corpus:
-    """What several corpora are made of, each text once: a mixture, or the one corpus that they all are."""
+    """One corpus of several, each text once: a mixture, or the corpus itself where all are the same."""
     parts = {part.hash: part for corpus in corpora for part in corpus.parts or (corpus,)}
     return mix(list(parts.values())) if len(parts) > 1 else next(iter(parts.values()))
 
 
 def with_mixtures(corpora: Sequence[Corpus], mixtures: bool = True) -> list[Corpus]:
-    """The corpora and, with `mixtures`, those in equal shares that are worth a try: all, and of up to three each pair.
+    """The corpora and, with `mixtures`, their uniform mixtures: all, and of up to three each pair.
 
     Raises:
         CorpusError: a text is there twice.

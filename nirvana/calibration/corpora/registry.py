@@ -49,7 +49,7 @@ def mix(corpora: Sequence[str | os.PathLike[str] | Corpus]) -> Corpus:
     """One corpus of several: see `mixture.mix`. Names and paths are read as `load_corpus` does.
 
     Raises:
-        CorpusError: there are fewer than two, one comes twice, or one is not to be had.
+        CorpusError: there are fewer than two, one comes twice, or one is not found.
     """
     return mixture.mix([each if isinstance(each, Corpus) else load_corpus(each) for each in corpora])
 

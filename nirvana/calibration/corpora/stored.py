@@ -14,7 +14,7 @@ Splits = dict[str, tuple[str, ...]]
 
 
 def stored(key: dict[str, Any], build: Callable[[], Splits]) -> Splits:
-    """What `build` gives, read from the cache where it was built for the same `key` before.
+    """The result of `build`, read from the cache where it was built for the same `key` before.
 
     `key` names everything the text depends on, such as library versions and limits.
     """

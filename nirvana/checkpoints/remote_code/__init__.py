@@ -54,7 +54,7 @@ def class_name(architecture: str) -> str:
 
 
 def auto_map(architecture: str) -> dict[str, str]:
-    """What config.json needs, e.g. for `AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)`."""
+    """The `auto_map` of config.json, for `AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)`."""
     return {template_of(architecture).auto_class: f"{MODULE}.{class_name(architecture)}"}
 
 

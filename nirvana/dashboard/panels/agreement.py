@@ -19,7 +19,7 @@ AGAINST = "saliency.against"
 
 
 class Scored(NamedTuple):
-    """What a run's units were scored by, and the hash of its model's weights."""
+    """Criterion of a run's scores, and the hash of its model's weights."""
 
     criterion: str
     weights: str

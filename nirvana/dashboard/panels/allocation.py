@@ -159,7 +159,7 @@ def _equal_widths_help(layout: Layout) -> str:
 
 
 def smallest_step(plan: PruningPlan) -> str:
-    """What the achieved sparsity can miss the request by, in words."""
+    """Largest difference of the achieved sparsity from the request, in words."""
     if plan.method == "layers":
         return "one layer"
     return "one block of neurons in every layer" if plan.uniform else "one block of neurons"

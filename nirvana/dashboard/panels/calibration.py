@@ -74,7 +74,7 @@ def in_words(selection: CalibrationSelection) -> str:
     gap = f"set {found.runner_up + 1}{_from_text(selection, found.runner_up)}, is "
     gap += f"{plus_minus(found.margin, found.error)} nats higher on the same probes"
     if found.clear is None:
-        return f"{text} Whether that is more than noise cannot be said from one probe sample.{spread}"
+        return f"{text} With one probe sample, significance is unknown.{spread}"
     if found.clear:
         return f"{text} **That is more than noise**: the runner-up, {gap}, over two standard errors.{spread}"
     return (

@@ -1,4 +1,4 @@
-"""What the Calibration page lets a user choose, and what the choice costs."""
+"""Controls of the Calibration page, and the cost of the choice."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from nirvana.schema import limits
 TASK = "calibration.task"
 TASKS = {
     SPANS: "Span corruption: fill in missing spans",
-    CONTINUATION: "Continuation: go on after the first half",
+    CONTINUATION: "Continuation: continue the first half",
 }
 
 
@@ -135,7 +135,7 @@ def _trial_controls(now: state.Context) -> dict[str, Any]:
 
 
 def _as_controls(choice: CalibrationChoice, now: state.Context) -> dict[str, Any]:
-    """What the controls of the trials can show of a choice."""
+    """Widget values of a choice, for the controls of the trial prunings."""
     layers = _layers(now)
     return {
         "trial_criterion": choice.trial_criterion,
@@ -169,7 +169,7 @@ def _layers(now: state.Context) -> list[int]:
 
 
 def cost(recipe: Recipe, now: state.Context) -> str:
-    """What will be read, and how long it may take."""
+    """Tokens that will be read, and the estimated duration."""
     choice = recipe.calibration
     if choice.trials == 1:
         text = f"Draws {count(choice.samples, 'sample')} of {choice.length:,} tokens; nothing is computed"
@@ -187,7 +187,7 @@ def cost(recipe: Recipe, now: state.Context) -> str:
 
 
 def _choose_task(now: state.Context) -> str:
-    """What an encoder-decoder is asked about each sample; nothing to choose without an encoder."""
+    """Task of an encoder-decoder; nothing to choose without an encoder."""
     task, model = now.recipe.calibration.task, now.recipe.model.name
     card = loaded_card(model, now)
     found = card or inspected(model)[0]
@@ -204,5 +204,5 @@ def _choose_task(now: state.Context) -> str:
         format_func=lambda name: f"Automatic: {meant}" if name == "auto" else TASKS[name],
         help="The encoder reads one part of each sample and the decoder predicts the other, here and in the "
         "comparison. Span corruption is what T5, mT5 and ByT5 were trained on: 15 % of the tokens go missing, in "
-        "spans, and the decoder says them. Continuation suits models tuned to answer, such as Flan-T5.",
+        "spans, and the decoder predicts them. Continuation suits models tuned to answer, such as Flan-T5.",
     )

@@ -164,8 +164,8 @@ def explain() -> None:
         "so it compares with no decoder's, nor with another task's."
     )
     st.markdown(
-        "The **standard error** says how far the number would move on other text of the same kind: it comes from the "
-        "spread over windows (over probe samples for KL). Differences of less than two of them may be chance."
+        "The **standard error** estimates how far the number would move on other text of the same kind: it comes from "
+        "the spread over windows (over probe samples for KL). Differences of less than two of them may be chance."
     )
 
 

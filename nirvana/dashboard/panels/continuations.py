@@ -93,7 +93,7 @@ def show(item: Continuation) -> None:
 
 
 def _judged(writer: str, text: ScoredText) -> None:
-    """What one model wrote, shaded by its probability under the writer, then under the other."""
+    """One model's continuation, shaded by its probability under that model, then under the other."""
     first, second = ("dense", "pruned") if writer == "Dense" else ("pruned", "dense")
     for judge in (first, second):
         found = plus_minus(text_perplexity(getattr(text, judge)), None)

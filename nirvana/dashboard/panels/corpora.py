@@ -19,7 +19,7 @@ from nirvana.reporting.text import plain
 CORPUS, MORE = "calibration.corpus", "calibration.more"
 TOGETHER, MIXTURES = "calibration.together", "calibration.mixtures"
 MIX, CHOOSE = "mix", "choose"
-WAYS = {MIX: "Mix them in equal shares", CHOOSE: "Let KL choose between them"}
+WAYS = {MIX: "Uniform mixture", CHOOSE: "Let KL choose between them"}
 PROBLEM = "calibration.problem"
 
 
@@ -138,7 +138,7 @@ def _together(first: str, more: Sequence[str]) -> tuple[tuple[str, ...], bool]:
             "Try mixtures too",
             key=MIXTURES,
             disabled=way == MIX,
-            help="All together in equal shares, and of three texts each pair.",
+            help="Uniform mixtures: all together, and of three texts each pair.",
         )
     if way == CHOOSE:
         return (first, *more), mixtures

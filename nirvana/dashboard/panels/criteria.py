@@ -1,4 +1,4 @@
-"""What each criterion measures, in a paragraph and its formulas."""
+"""Explanation of each criterion, in a paragraph and its formulas."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ ALLOCATIONS = {
 }
 COMPENSATIONS = {
     "none": "",
-    "bias": ", and the mean of what goes becomes a bias",
-    "least_squares": ", and what stays is fitted to make up for what goes",
+    "bias": ", and the mean of the removed units becomes a bias",
+    "least_squares": ", and the remaining weights are fitted to compensate for the removed units",
 }
 SUM = (
     r"S(W_{ij}) = \left| \frac{\partial %s}{\partial W_{ij}}\, W_{ij} \right|"
@@ -69,9 +69,10 @@ EXPLAINED = {
         (r"L = -\operatorname*{mean}_{b,\,t}\; \log p(x_{b,t+1} \mid x_{b,\le t})", SUM % "L"),
     ),
     "second-order": Explained(
-        "**Second order** expects that what stays will make up for what goes. The loss that is left when the output "
-        "projection $W$ is fitted without a unit's columns follows in closed form from the second moment $G$ of what "
-        "it reads; rows are weighted by the squared gradient $a_i$ of the loss at the projection's output. Units go "
+        "**Second order** assumes that the remaining weights compensate for removed units. The loss that is left when "
+        "the output projection $W$ is fitted without a unit's columns follows in closed form from the second moment "
+        "$G$ of its input; rows are weighted by the squared gradient $a_i$ of the loss at the projection's output. "
+        "Units go "
         "one after another, each fitted away before the next is chosen, so of two that stand in for each other only "
         "the first is cheap. Meant for pruning with least squares. (As in ZipLM, arXiv 2302.04089)",
         (r"\mathrm{score}_j = \sum_i a_i\, \frac{W_{ij}^2}{[G^{-1}]_{jj}}",),
@@ -108,7 +109,7 @@ EXPLAINED = {
     ),
     "random": Explained(
         "**Random** draws a score for each unit, from a seed. A criterion that prunes no better than this has learned "
-        "nothing: it is the line to beat."
+        "nothing: it is the baseline."
     ),
 }
 
@@ -119,7 +120,7 @@ def criterion_title(criterion: str) -> str:
 
 
 def describe_criterion(criterion: str) -> str:
-    """What it measures and how its authors allocate by it, in two sentences of Markdown."""
+    """Measured quantity and published allocation of a criterion, in two sentences of Markdown."""
     if criterion not in CRITERIA:
         return "This criterion is not known here."
     known = CRITERIA[criterion]

@@ -1,4 +1,4 @@
-"""What the Compare page lets a user measure, and what that costs."""
+"""Controls of the evaluation on the Compare page, and its cost."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def usable(choice: EvaluationChoice) -> bool:
 
 
 def cost(recipe: Recipe, now: state.Context) -> str:
-    """What will be read, and how long it may take."""
+    """Tokens that will be read, and the estimated duration."""
     choice = recipe.evaluation
     texts = (
         f"{count(len(choice.corpora), 'text')} of at most {choice.max_tokens:,} tokens" if choice.corpora else "no text"

@@ -75,7 +75,7 @@ def cost(recipe: Recipe, example: Run) -> str:
 
 
 def headline(run: Run) -> None:
-    """What pruning did to the model of `run`, in numbers."""
+    """Key numbers of a pruned run."""
     card, plan, report = run.model(), run.plan(), run.report()
     if card is None or plan is None or report is None:
         return

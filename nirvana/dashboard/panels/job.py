@@ -1,4 +1,4 @@
-"""The job of the open run: how far it is, what it says, how to stop it, and why it failed."""
+"""The job of the open run: progress, log, cancellation and failure."""
 
 from __future__ import annotations
 

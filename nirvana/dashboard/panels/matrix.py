@@ -43,7 +43,7 @@ def transfer(now: state.Context) -> None:
 
 
 def _controls(now: state.Context, found: CalibrationMatrix | None) -> MatrixRequest:
-    """What to measure, starting from the run's matrix, or from the texts of its recipe."""
+    """Controls of the matrix, starting from the run's matrix, or from the texts of its recipe."""
     if TEXTS not in st.session_state:
         st.session_state[TEXTS] = list(found.texts) if found else _texts(now)
     st.session_state.setdefault(MIXTURE, True)
@@ -69,7 +69,7 @@ def _controls(now: state.Context, found: CalibrationMatrix | None) -> MatrixRequ
             help="Results are averaged over them. More sets reduce the calibration-sampling variance.",
         )
     mixture = st.toggle(
-        "Calibrate on equal shares of all as well",
+        "Calibrate on a uniform mixture of all as well",
         key=MIXTURE,
         help="One more row: a mixture has less of each text, and some of every one.",
     )
@@ -78,7 +78,7 @@ def _controls(now: state.Context, found: CalibrationMatrix | None) -> MatrixRequ
 
 
 def _texts(now: state.Context) -> list[str]:
-    """Texts that the recipe names and that can be had here, two at least."""
+    """Texts that the recipe names and that are available here, at least two."""
     named = [
         part for name in (*now.recipe.calibration.texts, *now.recipe.evaluation.corpora) for part in part_names(name)
     ]
@@ -88,7 +88,7 @@ def _texts(now: state.Context) -> list[str]:
 
 
 def _start(now: state.Context, found: CalibrationMatrix | None, request: MatrixRequest) -> None:
-    """What it will take, and the button."""
+    """Estimated cost, and the button."""
     if not PANEL.is_valid(now, request, now.recipe, "Measure", quiet=not request.corpora):
         return
     rows = rows_to_do(found, now.recipe, request)

@@ -13,7 +13,7 @@ from nirvana.reporting.text import plain
 
 
 def show_error(error: NirvanaError | None) -> None:
-    """What is wrong, and what to do next."""
+    """An error with its hint."""
     if error is not None:
         message(error.message, error.hint)
 
@@ -24,7 +24,7 @@ def message(what: str, hint: str = "") -> None:
 
 
 def show_notes(notes: Sequence[str]) -> None:
-    """What a plan's constraints did to it, in one box."""
+    """Notes of a plan's constraints, in one box."""
     if notes:
         lines = [plain(note) for note in notes]
         st.info("\n".join(f"- {line}" for line in lines) if len(lines) > 1 else lines[0], icon=":material/info:")

@@ -80,7 +80,7 @@ def choose_model(choice: ModelChoice) -> ModelChoice:
 
 
 def describe(choice: ModelChoice, now: state.Context) -> ModelPreview | None:
-    """What the model is, from a run that loaded it (the open one or the example), else from its config.
+    """The model card, from a run that loaded the model (the open one or the example), else from its config.
 
     An error is shown.
     """
@@ -104,7 +104,7 @@ def loaded_card(name: str, now: state.Context) -> ModelCard | None:
 
 @st.cache_data(ttl=30, max_entries=20, show_spinner="Reading the model's config")
 def inspected(name: str) -> tuple[ModelPreview | None, tuple[str, str] | None]:
-    """What the config says of a model, or what is wrong and what to do about it."""
+    """Description of a model from its config, or the error with its hint."""
     try:
         return inspect_model(name), None
     except NirvanaError as error:

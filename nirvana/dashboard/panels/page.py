@@ -1,4 +1,4 @@
-"""What every page has: its header, the running job, errors, empty states, code, and the numbers behind a chart."""
+"""Parts of every page: header, running job, errors, empty states, code, and the numbers behind a chart."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What pruning will do, and what it costs."""
+"""Controls of the Prune page, and the cost of pruning."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NUMBERS = {"samples": "Samples", "length": "Tokens in a sample", "seed": "Seed o
 
 
 def compensation_controls(choice: PruneChoice) -> PruneChoice:
-    """How to make up for what goes, and from how much text; starting from `choice`, the result is what they say now."""
+    """Controls of the compensation and its statistics, starting from `choice`."""
     st.session_state.setdefault(METHOD, choice.compensation)
     method = st.radio(
         "Compensation",
@@ -48,7 +48,7 @@ def compensation_controls(choice: PruneChoice) -> PruneChoice:
 
 
 def compensated(record: dict[str, Any]) -> str:
-    """What was done and from what, in a sentence; empty without compensation."""
+    """Method and data of the compensation, in a sentence; empty without compensation."""
     if not record:
         return ""
     tokens = " and ".join(
@@ -63,7 +63,7 @@ def compensated(record: dict[str, Any]) -> str:
 
 
 def preview(plan: PruningPlan, run: Run) -> None:
-    """What would go, in a sentence, and what the model would weigh."""
+    """Units that would be removed, in a sentence, and the size of the pruned model."""
     parts = []
     for kind in (KV_GROUP, NEURON):
         sites = plan.layout.pool(kind)
@@ -82,7 +82,7 @@ def preview(plan: PruningPlan, run: Run) -> None:
 
 
 def cost(run: Run, steps: list[str]) -> str:
-    """What will be computed, where, and how long the same steps took before."""
+    """Steps that will be computed, the device, and the duration of the same steps before."""
     card = run.model()
     seconds = {step: info["seconds"] for step in steps if (info := run.info(step)) and info.get("seconds") is not None}
     text = f"To do: {', '.join(steps)}" if steps else "Everything is current"

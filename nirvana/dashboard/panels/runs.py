@@ -69,7 +69,7 @@ def history(runs: list[Run]) -> None:
 
 
 def take_row(runs: list[Run]) -> None:
-    """Let a click on a row choose the run; call it before the selectbox is drawn."""
+    """Select the run of a clicked row; called before the selectbox is drawn."""
     rows = _rows()
     if rows != st.session_state.get("runs.table.seen", []):
         st.session_state["runs.table.seen"] = rows

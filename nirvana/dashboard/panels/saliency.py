@@ -18,7 +18,7 @@ LAYER = "saliency.layer"
 
 
 def take_click(scores: Saliency, stack: str) -> None:
-    """Let a click on a heatmap choose the layer; call it before the layer's slider is drawn."""
+    """Select the layer clicked in a heatmap; called before the layer's slider is drawn."""
     layers = scores.layout.layers(stack)
     for module in figures.modules(scores, stack):
         point = clicked(f"saliency.heatmap.{module}")

@@ -1,4 +1,4 @@
-"""What the Sweep page lets a user choose, how far the sweep is, and which run belongs to which point."""
+"""Panels of the Sweep page: controls, cost and progress of a sweep."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def base_recipe(now: state.Context) -> Recipe:
 
 
 def grid_controls(now: state.Context) -> Grid:
-    """What to try, starting from the run's last grid; the result is what the controls say now."""
+    """Controls of the grid, starting from the run's last grid."""
     _adopt(now)
     with st.grid(2, min_column_width=260):
         criteria = st.multiselect(
@@ -58,7 +58,7 @@ def grid_controls(now: state.Context) -> Grid:
             key=CRITERIA,
             format_func=criterion_title,
             placeholder="Choose",
-            help="How units are scored. Random is the line to beat.",
+            help="How units are scored. Random is the baseline.",
         )
         sparsities = st.multiselect(
             "Sparsities",
@@ -83,7 +83,7 @@ def grid_controls(now: state.Context) -> Grid:
             max_value=MOST_SEEDS,
             step=1,
             key=SEEDS,
-            help="Each draws a calibration set of its own. One says nothing about luck; three are a start.",
+            help="Each draws a calibration set of its own. One gives no estimate of the variance; use three or more.",
         )
     with st.expander("More: compensation, gamma, speed", icon=":material/tune:", key="sweep.more"):
         st.markdown("These are tried with the same allocation; as published, each criterion brings its own.")
@@ -94,7 +94,7 @@ def grid_controls(now: state.Context) -> Grid:
                 key=LISTS["compensations"],
                 format_func=TITLES.__getitem__,
                 placeholder="Choose",
-                help="How the output projections make up for what goes.",
+                help="Compensation of the output projections for the removed units.",
             )
             gammas = st.multiselect(
                 "gamma",
@@ -129,7 +129,7 @@ def grid_controls(now: state.Context) -> Grid:
 
 
 def _adopt(now: state.Context) -> None:
-    """Let the controls show the grid of the open run, once after it was turned to."""
+    """Set the controls to the grid of the open run, once after it was opened."""
     known = read_grid(now.run) or Grid(seeds=tuple(range(3)))
     if st.session_state.get(RUN) != now.run.id and (read_grid(now.run) is not None or RUN not in st.session_state):
         for key in [str(key) for key in st.session_state if str(key).startswith("sweep.")]:
@@ -154,7 +154,7 @@ def _seeds(wanted: int) -> tuple[int, ...]:
 
 
 def describe_base(recipe: Recipe) -> str:
-    """What all points have in common, in a sentence."""
+    """Settings that all points share, in a sentence."""
     calibration, evaluation = recipe.calibration, recipe.evaluation
     texts = ", ".join(plain(corpus_label(name)) for name in evaluation.corpora) or "no text"
     tasks = f", {count(len(evaluation.zero_shot), 'zero-shot task')}" if evaluation.zero_shot else ""
@@ -206,7 +206,7 @@ def _cost(now: state.Context, grid: Grid, points: Sequence[Point], todo: Sequenc
 
 
 def _bases(now: state.Context) -> list[Run]:
-    """Runs that the time can be told from: of any size where the open run's is known, else of its model alone."""
+    """Runs used to estimate duration: of any size where the open run's is known, else of its model alone."""
     model, found = now.run.recipe.model.name, [*now.store.runs(), now.store.open(EXAMPLE)]
     return [run for run in found if now.run.model() is not None or run.recipe.model.name == model]
 
@@ -251,7 +251,7 @@ def nothing_yet(now: state.Context) -> None:
 def explain() -> None:
     """How a sweep makes its comparisons fair."""
     st.markdown(
-        "A criterion says in which order units should go; an **allocation** says how many go where. Authors publish "
+        "A criterion ranks the units; an **allocation** determines how many are removed where. Authors publish "
         "both together, so a comparison needs two columns. **As published** is each method as its authors use it, with "
         "their allocation, their compensation and gamma 3.36 where there is one. **Same allocation** gives every "
         "criterion NIRVANA's: global rankings of KV groups and of neurons, tied by gamma. Both meet the same sparsity "
@@ -265,5 +265,5 @@ def explain() -> None:
     st.latex(r"\bar d \pm t_{n-1}\, \frac{\mathrm{sd}(d)}{\sqrt n}")
     st.markdown(
         "is the 95 % interval of their ratio, by Student's $t$. It speaks of other calibration sets of the same text, "
-        "not of other texts. Three seeds tell only large differences from luck."
+        "not of other texts. With three seeds only large differences are significant."
     )

@@ -93,7 +93,7 @@ def _pareto(run: Run, rows: Sequence[Row], metric: str) -> None:
 
 
 def take_click(rows: Sequence[Row]) -> None:
-    """Let a click on a mark or a row of the table choose the point; call it before the selectbox is drawn."""
+    """Select the point of a clicked mark or table row; called before the selectbox is drawn."""
     known = [row.run_id for row in rows if row.run_id]
     for key in (CURVES, FRONT):
         point = clicked(key)

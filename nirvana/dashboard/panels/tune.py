@@ -1,4 +1,4 @@
-"""What the Tune page lets a user choose, how far the search is, and what it found."""
+"""Panels of the Tune page: controls, progress and results of a search."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ PANEL = StudyPanel(Search(), "tune", "trial", lambda run: [trial.seconds for tri
 
 
 def controls(now: state.Context, settings: dict[str, Any] | None) -> SearchRequest:
-    """What to search, starting from the run's last search; the result is what the controls say now."""
+    """Controls of the search space, starting from the run's last search."""
     _adopt(now, settings)
     chosen = st.session_state[TEXTS]
     with st.grid(2, min_column_width=260):
@@ -50,7 +50,7 @@ def controls(now: state.Context, settings: dict[str, Any] | None) -> SearchReque
             key=TEXTS,
             format_func=corpus_label,
             placeholder="Choose",
-            help="To calibrate on: each by itself, and all in equal shares. KL is measured on other parts of all of "
+            help="To calibrate on: each alone, and a uniform mixture of all. KL is measured on other parts of all of "
             "them. Texts of your own can be added on the Calibration page.",
         )
         criteria = st.multiselect(
@@ -78,7 +78,7 @@ def controls(now: state.Context, settings: dict[str, Any] | None) -> SearchReque
 
 
 def _adopt(now: state.Context, settings: dict[str, Any] | None) -> None:
-    """Let the controls show the search of the open run, once after it was turned to."""
+    """Set the controls to the search of the open run, once after it was opened."""
     if st.session_state.get(RUN) not in (None, now.run.id) and settings is not None:
         for key in (TEXTS, SPARSITY, METHODS, SEED):
             st.session_state.pop(key, None)
@@ -93,7 +93,7 @@ def _adopt(now: state.Context, settings: dict[str, Any] | None) -> None:
 
 
 def start(now: state.Context, request: SearchRequest, settings: dict[str, Any] | None, trials: Sequence[Trial]) -> None:
-    """What it will take, and the button."""
+    """Estimated cost, and the button."""
     if not PANEL.is_valid(now, request, now.recipe, "Search"):
         return
     continues = settings is not None and _same(request, settings) and now.recipe == now.run.recipe and bool(trials)
@@ -225,11 +225,11 @@ def nothing_yet(now: state.Context) -> None:
 
 
 def explain() -> None:
-    """What is searched, and on which text."""
+    """Explanation of the search space and the texts."""
     st.markdown(
         "Each trial prunes the model once and is measured by **KL(dense || pruned)**, the mean over probe tokens "
         "of how far its predictions moved. The search chooses the criterion, gamma, how far layers' scores are "
-        "normalised, the calibration text and its seed, what the output projections do about what goes, and how "
+        "normalised, the calibration text and its seed, the compensation, and how "
         "many layers at either end are left alone. A tree-structured Parzen estimator (optuna) suggests what to "
         "try next. Scores and statistics that were computed once are used again, and three of four trials use "
         "scores that are there."

@@ -66,7 +66,7 @@ def task_controls(choice: EvaluationChoice) -> EvaluationChoice:
 
 
 def asked(recipe: Recipe) -> str:
-    """What will be asked, as the end of a sentence."""
+    """Number of items and tasks, as the end of a sentence."""
     tasks = recipe.evaluation.zero_shot
     text = f", and are asked {count(len(tasks), 'zero-shot task')}" if tasks else ""
     return f"{text} (downloads are not counted)" if zero_shot_characters(recipe) is None else text
@@ -119,7 +119,7 @@ def answers(report: Report) -> None:
 
 
 def explain_tasks() -> None:
-    """What zero-shot accuracy and the paired difference are."""
+    """Explanation of zero-shot accuracy and the paired difference."""
     st.markdown(
         "A **zero-shot task** asks without showing examples first. Of the answers to choose from, the model's is the "
         "one that it finds likeliest: by the sum of its tokens' log-probabilities (**accuracy**), or by that sum over "

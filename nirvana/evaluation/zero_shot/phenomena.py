@@ -43,7 +43,7 @@ class Draw:
 
 
 class Phenomenon(NamedTuple):
-    """What a small model has to know, e.g. `Phenomenon("anaphor-gender", "Reflexive agrees in gender", ...)`."""
+    """A grammatical phenomenon, e.g. `Phenomenon("anaphor-gender", "Reflexive agrees in gender", ...)`."""
 
     key: str
     title: str

@@ -1,4 +1,4 @@
-"""What zero-shot tasks give: accuracies with the outcome of every item, and differences between two models."""
+"""Results of zero-shot tasks: accuracies with the outcome of every item, and differences between two models."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class TaskAccuracy:
 
 @dataclass(frozen=True, eq=False)
 class ZeroShot:
-    """What `nv.zero_shot` measures of one model: its tasks in order; minimal pairs as a whole come before each part."""
+    """Accuracies of one model by task, in order; minimal pairs as a whole come before their phenomena."""
 
     tasks: tuple[TaskAccuracy, ...]
 

@@ -33,7 +33,7 @@ class HubTask:
 class LocalTask:
     """A task whose items are at hand.
 
-    Each item has `query`, `choices` and `gold`: which choice goes on best after the query; or `context_options`,
+    Each item has `query`, `choices` and `gold`: which choice continues the query best; or `context_options`,
     `continuation` and `gold`: after which context the continuation is likeliest (`contexts` is true), as WinoGrande is
     scored. `gold` counts from 0. `delimiter` stands between the two texts.
     """
@@ -45,7 +45,7 @@ class LocalTask:
 
     @property
     def hash(self) -> str:
-        """Of the items, 64 hex digits."""
+        """Hash of the items, 64 hex digits."""
         return content_hash(json.dumps(self.items, sort_keys=True, ensure_ascii=False), self.delimiter)
 
 
@@ -108,7 +108,7 @@ def check_name(name: str) -> None:
 
 
 def check_fit(names: Iterable[str], model: str, *, encoder: bool) -> None:
-    """Refuse what a model cannot be asked.
+    """Check that the tasks suit the model.
 
     Raises:
         TaskError: minimal pairs, for a model with an encoder.

@@ -25,7 +25,7 @@ class ContinueRequest(Schema):
 
 
 class Continue(Task[ContinueRequest]):
-    """Let both models continue the prompt, and keep the texts with the run."""
+    """Continue the prompt with both models, and keep the texts with the run."""
 
     name = "continue"
     title = "Continuing the prompt"

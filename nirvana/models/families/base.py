@@ -1,4 +1,4 @@
-"""What a model family tells the engine. Saliency, surgery, parameter counts and checkpoints follow from it alone."""
+"""Adapter of a model family. Saliency, surgery, parameter counts and checkpoints follow from it alone."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ class Family(ABC):
         return embeddings
 
     def check(self, config: Config) -> None:
-        """Refuse configurations with missing or absurd sizes before anything is allocated for them.
+        """Validate the sizes of a configuration before anything is allocated for them.
 
         Raises:
             ModelError: naming the value.

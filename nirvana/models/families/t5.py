@@ -126,7 +126,7 @@ class T5Family(Family):
         attention_mask: torch.Tensor | None,
         decoder_input_ids: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """What the library hands to the output head: some models scale it first, and which do is the library's."""
+        """Input of the library's output head; the library scales it first for some models."""
         from torch import nn
 
         assert decoder_input_ids is not None

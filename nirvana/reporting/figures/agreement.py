@@ -56,7 +56,7 @@ def same_order(one: Saliency, other: Saliency, stack: str, names: tuple[str, str
 
 
 def same_units(one: PruningPlan, other: PruningPlan, saliency: Saliency, stack: str, names: tuple[str, str]) -> Chart:
-    """Of the units that either plan keeps in a layer, the share that both keep, beside what chance would share."""
+    """Share of a layer's units kept by either plan that both plans keep, beside the share expected by chance."""
     rows = []
     for module in modules(saliency, stack):
         for site in module_sites(saliency, stack, module):

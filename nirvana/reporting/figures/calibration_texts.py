@@ -62,7 +62,7 @@ def by_text(selection: CalibrationSelection) -> Chart:
         figure=figure,
         takeaway=_takeaway(selection, table),
         table=table.assign(sets=[", ".join(map(str, sets)) for sets in table["sets"]]),
-        reading="Each point is one set, with one standard error over the probe samples, which come in equal shares "
+        reading="Each point is one set, with one standard error over the probe samples, which come uniformly "
         "from all of the texts. Linear axis.",
     )
 

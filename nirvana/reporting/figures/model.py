@@ -81,7 +81,7 @@ def part_table(layout: Layout) -> pd.DataFrame:
 
 
 def unit_table(layout: Layout) -> pd.DataFrame:
-    """What can be cut: one row a kind of unit in each stack, with how many there are and what one costs."""
+    """Prunable units: one row per kind of unit and stack, with count and parameters per unit."""
     rows = []
     for stack, module in parts(layout):
         places = [place for site, place in layout.items() if (site.stack, site.module) == (stack, module)]

@@ -1,4 +1,4 @@
-"""What the list of runs says of each."""
+"""Columns of the list of runs."""
 
 from __future__ import annotations
 

@@ -130,7 +130,7 @@ def unit_heatmap(
 
 
 def _colours(bins: Bins, colour: str, pool: int) -> tuple[np.ndarray, dict[str, object]]:
-    """What the heatmap draws, and its colour bar."""
+    """Values of the heatmap, and its colour bar."""
     bar: dict[str, object] = {"thickness": 10, "outlinewidth": 0, "title": {"text": "score", "side": "right"}}
     floor = positive_floor(bins.score[np.isfinite(bins.score)])
     if colour == "rank":

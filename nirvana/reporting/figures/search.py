@@ -22,7 +22,7 @@ QUESTIONS = {
     "normalisation": "Does it help to normalise scores?",
     "text": "Which calibration text keeps the model closest?",
     "seed": "How much is the draw of calibration samples worth?",
-    "compensation": "How much does compensation make up for?",
+    "compensation": "How much does compensation recover?",
     "protected": "Does it help to leave the first or last layers alone?",
 }
 SPREAD = 0.28  # of the marks around the place of a word

@@ -72,7 +72,7 @@ def scan_words(found: Sensitivity) -> str:
 
 
 def _colours(kl: np.ndarray) -> tuple[np.ndarray, dict[str, object]]:
-    """What the cells are coloured by and the colour bar: logarithms where one cell would drown the others."""
+    """Colour values of the cells and the colour bar: logarithms where one cell would dominate."""
     known = kl[np.isfinite(kl) & (kl > 0)]
     bar: dict[str, object] = {"title": "KL, nats", "thickness": 12}
     if not len(known) or known.max() < WIDE * np.median(known):

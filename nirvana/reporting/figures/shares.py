@@ -15,7 +15,7 @@ from nirvana.reporting.figures.names import part_colour, part_name, parts
 
 
 def kept_by_part(plan: PruningPlan) -> Chart:
-    """Of a model with two stacks: the share of each stack's modules that stays, in weights."""
+    """Share of the weights that remain in each stack's modules, for a model with two stacks."""
     layout, table = plan.layout, site_table(plan)
     table = table.groupby(["stack", "module", "kind"], sort=False).sum(numeric_only=True).reset_index()
     table = table[["stack", "module", "kind", "before", "after", "parameters before", "parameters after"]]

@@ -1,4 +1,4 @@
-"""What a calibration set is made of, counted in tokens."""
+"""Token statistics of a calibration set."""
 
 from __future__ import annotations
 

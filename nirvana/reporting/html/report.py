@@ -58,7 +58,7 @@ def report_html(run: Run) -> str:
 
 
 def headline(report: Report) -> list[str]:
-    """What pruning cost on each text, a sentence each."""
+    """Cost of pruning on each text, one sentence per text."""
     found = []
     for pair in pairs(report, "perplexity"):
         if pair.dense is not None and pair.pruned is not None:
@@ -69,7 +69,7 @@ def headline(report: Report) -> list[str]:
 
 
 def write_recipe(document: Document, run: Run) -> None:
-    """What determines the run, section by section, and as JSON to run it again."""
+    """The recipe, section by section, and as JSON to run it again."""
     document.section("recipe", "Recipe")
     recipe = run.recipe.portable().to_json()
     rows = [(section, name, value) for section, values in recipe.items() for name, value in values.items()]
