@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -73,12 +74,20 @@ def output_file(name: str) -> Path:
     """The file to write.
 
     Raises:
-        RunError: there is something other than a file, or it cannot be looked at.
+        RunError: something other than a file is there, or it cannot be written.
     """
     path = local_path(name, RunError)
     if path.exists() and not path.is_file():
         raise RunError(f"{name} is not a regular file; it is left alone.", "Give the name of a file.")
+    check_folder(path)
     return path
+
+
+def check_folder(path: Path) -> None:
+    """Raises: RunError, where `path` lies in no folder that can be written or made."""
+    place = next(folder for folder in path.absolute().parents if folder.exists())
+    if not place.is_dir() or not os.access(place, os.W_OK):
+        raise RunError(f"{path} cannot be written: {place} is not a folder with write permission.", "Choose another.")
 
 
 def read_input(name: str, parse: Callable[[bytes], Value], kind: str, hint: str) -> Value:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nirvana.checkpoints.sizes import FORMATS
-from nirvana.commands.command import Command, new_run, read_input
+from nirvana.commands.command import Command, check_folder, new_run, read_input
 from nirvana.commands.console import Bar
 from nirvana.commands.runs import show_run
 from nirvana.errors import CheckpointError, RunError
@@ -76,9 +76,15 @@ class RunCommand(Command):
 
 
 def check_output(target: Path, format: str) -> None:
-    """Raises: CheckpointError, where an export in `format` would replace other things at `target`."""
+    """Validate the place of an export in `format`.
+
+    Raises:
+        CheckpointError: it would replace other things.
+        RunError: it cannot be written.
+    """
     from nirvana.checkpoints.placing import refuse_foreign, refuse_other_file
 
+    check_folder(target)
     (refuse_other_file if format == "gguf" else refuse_foreign)(target.absolute())
 
 

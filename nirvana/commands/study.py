@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from nirvana.commands.command import Command, new_run
+from nirvana.commands.command import Command, new_run, output_file
 from nirvana.commands.console import Bar
 from nirvana.jobs.execute import check_task
 from nirvana.jobs.foreground import execute_here
@@ -80,6 +80,9 @@ class StudyCommand(Command, Generic[Request]):
         return StudyBar(self.name, run.id)
 
     def run(self, arguments: argparse.Namespace) -> None:
+        for file in (getattr(arguments, name, None) for name in ("output", "csv")):
+            if file:
+                output_file(file)  # before the work
         store = Store()
         changed = given(self.study.request, arguments)
         if arguments.run:

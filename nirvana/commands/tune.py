@@ -9,7 +9,6 @@ from typing import Any
 from nirvana.commands.command import output_file
 from nirvana.commands.console import print_json, print_table
 from nirvana.commands.study import StudyBar, StudyCommand
-from nirvana.errors import RunError
 from nirvana.files import write_json
 from nirvana.reporting.search import describe
 from nirvana.runs.recipe import Recipe
@@ -48,11 +47,8 @@ class TuneCommand(StudyCommand[SearchRequest]):
 
     def show(self, run: Run, request: SearchRequest, arguments: argparse.Namespace) -> None:
         settings, trials = read_trials(run.folder)
-        found = Tuning(trials, settings or {}, lambda trial: None)  # type: ignore[arg-type,return-value]
-        if not found.trials:
-            raise RunError("No trial gave a model.", "Lower the sparsity, or give more minutes.")
-        base, layers = Recipe.from_json(found.settings["base"]), found.settings["layers"]
-        best = found.trials[0].choices.recipe(base, found.settings["sparsity"], layers)
+        found = Tuning(trials, settings or {})
+        best = found.best_recipe
         if arguments.output:
             write_json(output_file(arguments.output), best.to_json())
         if arguments.json:

@@ -19,7 +19,7 @@ from nirvana.saliency.criteria import available
 from nirvana.schema import Distinct, Schema, option
 from nirvana.studies.journal import Journal
 from nirvana.studies.search_space import CRITERIA, Choices, Space
-from nirvana.studies.search_trials import FILE, Correlation, Trial, correlation, ranked
+from nirvana.studies.search_trials import FILE, Correlation, Trial, correlation, ranked, recipe_of
 from nirvana.studies.study import Session, Study, measure_points
 
 if TYPE_CHECKING:
@@ -43,7 +43,9 @@ class Tuning:
         settings: what was searched and how it was measured, as JSON values.
     """
 
-    def __init__(self, trials: Sequence[Trial], settings: dict[str, Any], make: Callable[[Trial], LM]) -> None:
+    def __init__(
+        self, trials: Sequence[Trial], settings: dict[str, Any], make: Callable[[Trial], LM] | None = None
+    ) -> None:
         self.trials = ranked(trials)
         self.failed = [trial for trial in trials if trial.failure]
         self.settings = settings
@@ -51,8 +53,8 @@ class Tuning:
         self._best: LM | None = None
 
     @property
-    def best(self) -> LM:
-        """Pruned by the best recipe, which is its `recipe`; made when it is first asked for.
+    def best_trial(self) -> Trial:
+        """The trial with the lowest KL.
 
         Raises:
             RunError: no trial gave a model.
@@ -60,8 +62,25 @@ class Tuning:
         if not self.trials:
             why = self.failed[0].failure if self.failed else "There was no time for one."
             raise RunError(f"No trial gave a model. {why}", "Lower the sparsity, or give more minutes.")
+        return self.trials[0]
+
+    @property
+    def best_recipe(self) -> Recipe:
+        """The recipe of the best trial; raises as `best_trial`."""
+        return recipe_of(self.settings, self.best_trial.choices)
+
+    @property
+    def best(self) -> LM:
+        """Pruned by the best recipe, which is its `recipe`; made when it is first asked for.
+
+        Raises:
+            RunError: no trial gave a model, or the search was read from its journal.
+        """
+        trial = self.best_trial
+        if self._make is None:
+            raise RunError("A search that was read from its journal holds no model.", "Run the best recipe.")
         if self._best is None:
-            self._best = self._make(self.trials[0])
+            self._best = self._make(trial)
         return self._best
 
     def correlation(self) -> Correlation:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from nirvana.runs.recipe import Recipe
 from nirvana.saliency.agreement import rank_correlation
 from nirvana.studies.journal import Journal
 from nirvana.studies.search_space import Choices
@@ -79,6 +80,11 @@ def correlation(trials: Sequence[Trial]) -> Correlation:
 def mean_perplexity(trial: Trial) -> float:
     """The geometric mean over the texts."""
     return float(np.exp(np.mean([math.log(value) for value, _ in trial.perplexity.values()])))
+
+
+def recipe_of(settings: Mapping[str, Any], choices: Choices) -> Recipe:
+    """The recipe of a trial, from the settings of its search."""
+    return choices.recipe(Recipe.from_json(settings["base"]), settings["sparsity"], settings["layers"])
 
 
 def read_trials(folder: Path) -> tuple[dict[str, Any] | None, list[Trial]]:

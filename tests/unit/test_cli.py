@@ -399,6 +399,20 @@ def test_the_example_is_read_and_never_changed(
     assert Store().runs() == []
 
 
+@pytest.mark.parametrize(
+    ("name", "option"),
+    [("run", "--output"), ("sweep", "--csv"), ("tune", "--output"), ("calibrate", "--output"), ("report", "--output")],
+)
+def test_a_file_that_cannot_be_written_is_refused_before_the_work(
+    capsys: pytest.CaptureFixture[str], name: str, option: str, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    words = ["example"] if name == "report" else ["--model", "tiny-llama"]
+    message = refused(capsys, name, *words, option, str(tmp_path / "file" / "below"))
+    assert "write permission" in message or "Not a directory" in message
+    assert Store().runs() == [] and (tmp_path / "file").read_bytes() == b""
+
+
 BAD_INPUT = {
     "--model": "/no/such/folder",
     "--corpus": "/no/such.txt",

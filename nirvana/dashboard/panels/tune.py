@@ -26,11 +26,10 @@ from nirvana.reporting.search import (
     trials_table,
 )
 from nirvana.reporting.text import duration, plain
-from nirvana.runs.recipe import Recipe
 from nirvana.saliency.criteria import available
 from nirvana.studies.search import Search, SearchRequest
 from nirvana.studies.search_space import CRITERIA
-from nirvana.studies.search_trials import Trial, ranked, read_trials
+from nirvana.studies.search_trials import Trial, ranked, read_trials, recipe_of
 
 TEXTS, SPARSITY, MINUTES = "tune.corpora", "tune.sparsity", "tune.minutes"
 METHODS, SEED, CHOICE, TRIAL = "tune.criteria", "tune.seed", "tune.choice", "tune.trial"
@@ -198,10 +197,10 @@ def _make_run(now: state.Context, settings: dict[str, Any], good: Sequence[Trial
             "search has not seen.",
         ):
             chosen = by_number[number]
-            layers = list(dict.fromkeys(settings["layers"]))
-            recipe = chosen.choices.recipe(Recipe.from_json(settings["base"]), settings["sparsity"], layers)
-            recipe = recipe.change("model", **vars(now.run.recipe.model)).change(
-                "evaluation", **vars(now.recipe.evaluation)
+            recipe = (
+                recipe_of(settings, chosen.choices)
+                .change("model", **vars(now.run.recipe.model))
+                .change("evaluation", **vars(now.recipe.evaluation))
             )
             state.start(recipe, name=f"Tuned: {describe(chosen.choices)}"[:120], page="pages/prune.py")
 
