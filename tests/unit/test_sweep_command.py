@@ -67,7 +67,7 @@ def test_it_is_continued_and_extended(capsys: pytest.CaptureFixture[str], small:
 def test_what_cannot_be_is_said_below_the_table(capsys: pytest.CaptureFixture[str], small: list[str]) -> None:
     assert cli.main(["sweep", *small, "--sparsity", "0.97", "--seed", "0", "--method", "shared"]) == 0
     said = " ".join(capsys.readouterr().out.split())
-    assert "magnitude, same allocation, 97 %, gamma 3.36, seed 0: " in said and "takes more seeds" in said
+    assert "magnitude, same allocation, 97 %, gamma 3.36, seed 0: " in said and "use more seeds" in said
 
 
 def test_what_is_wrong_is_said_before_anything_is_kept(capsys: pytest.CaptureFixture[str], small: list[str]) -> None:
