@@ -196,7 +196,7 @@ def _parts(recipe: Recipe) -> list[str]:
         f"{calibration.samples} x {calibration.length}",
         f"seed {calibration.seed}",
         f"{calibration.candidates} candidates",
-        f"evaluated on {evaluation.max_tokens:,} tokens",
+        f"on {evaluation.max_tokens:,} tokens",
         f"windows of {evaluation.window:,}",
     ]
 
@@ -243,22 +243,19 @@ def _winner(metric: str, row: _Row, cells: Sequence[Cell | None], columns: Seque
         return None, ""
     current = [place for place, cell in enumerate(cells) if cell and columns[place].state == "measured"]
     alike = [place for place in current if (cell := cells[place]) and cell.alike]
-    aside = "Measured differently, so left out: " + ", ".join(
-        columns[place].heading for place in current if place not in alike
-    )
-    left = f" {aside}." if len(alike) < len(current) else ""
+    left = " Runs measured differently are left out." if len(alike) < len(current) else ""
     items = [item for place in alike if (item := row[place].pruned)]
     if len(items) < 2:
-        return None, left.strip()
+        return None, "Measured differently, so not compared." if left else ""
     found = contest(
         [item.value for item in items], lambda one, other: difference(items[one], items[other]), lower=metric in LOWER
     )
     best = found.ranking[0]
     intervals = [difference(items[best], items[other]) for other in found.ranking[1:]]
     if found.winner is None:
-        unknown = any(interval is None for interval in intervals)
-        reason = "No error is known" if unknown else "An interval includes zero"
-        return None, f"{reason}, so no difference is clear.{left}"
+        close = f"{len(found.unclear)} of {len(intervals)} others are not significantly worse"
+        close = "no significant difference" if len(intervals) == 1 else close
+        return None, f"No clear winner: {'an error is unknown' if None in intervals else close}.{left}"
     paired = all(interval is not None and interval.paired for interval in intervals)
     return alike[best], ("Paired 95 % intervals." if paired else "95 % intervals from the standard errors.") + left
 

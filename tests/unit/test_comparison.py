@@ -110,7 +110,7 @@ def test_an_interval_that_includes_zero_names_nobody(layout: Layout) -> None:
         made(layout, "b", Recipe().change("saliency", criterion="flap"), [other]),
     ]
     line = compare_runs(runs).lines[-1]
-    assert line.winner is None and "includes zero" in line.reason
+    assert line.winner is None and line.reason == "No clear winner: no significant difference."
 
 
 def test_accuracies_are_paired_by_item(layout: Layout) -> None:
@@ -152,10 +152,10 @@ def test_a_run_measured_differently_keeps_its_own_dense_value_and_wins_nothing(l
     assert cell is not None and not cell.alike and cell.ratio == pytest.approx(math.exp(0.01))
     assert found.columns[1].differs == ("tokens 4,088 instead of 2,044",)
     assert [column.differs for column in found.columns[::2]] == [(), ()]
-    assert line.winner == 0 and line.reason.startswith("Paired 95 % intervals. Measured differently, so left out: long")
+    assert line.winner == 0 and line.reason == "Paired 95 % intervals. Runs measured differently are left out."
     table = figures.shown_table(found)
     head = found.columns[1].heading
-    assert head == "long (evaluated on 32,768 tokens)"
+    assert head == "long (on 32,768 tokens)"
     assert table[head].iloc[-1].startswith("≠ 3.1") and "(+1.01 %)" in table[head].iloc[-1]
     assert figures.directions(found)[head].iloc[-1] == "otherwise"
     chart = figures.line_chart(found, line)
@@ -173,7 +173,7 @@ def test_two_runs_measured_differently_have_no_winner(layout: Layout) -> None:
     ]
     found = compare_runs(runs)
     line = found.lines[-1]
-    assert line.winner is None and line.reason == "Measured differently, so left out: b."
+    assert line.winner is None and line.reason == "Measured differently, so not compared."
     assert found.columns[1].differs == ("another corpus hash", "window 256 instead of 512")
     others = [runs[0], made(layout, "c", Recipe().change("model", name="x"), [perplexity(LOSSES + 2)], weights="v")]
     found = compare_runs(others)
@@ -222,7 +222,7 @@ def test_headings_are_names_with_the_settings_that_differ() -> None:
     squeezed = base.change("prune", compensation="least_squares")
     assert heads(("a", base), ("b", squeezed)) == ["a (no compensation)", "b (least squares)"]
     longer = base.change("evaluation", max_tokens=32_768)
-    assert heads(("a", base), ("b", longer)) == ["a (evaluated on 16,384 tokens)", "b (evaluated on 32,768 tokens)"]
+    assert heads(("a", base), ("b", longer)) == ["a (on 16,384 tokens)", "b (on 32,768 tokens)"]
 
 
 def test_tables_and_chart(layout: Layout) -> None:
@@ -275,7 +275,7 @@ def test_a_model_that_broke_down_loses(layout: Layout) -> None:
     assert line.winner == 0
     unknown = replace(perplexity(LOSSES + 1), parts="", standard_error=None)
     runs[1] = made(layout, "c", Recipe().change("saliency", criterion="flap"), [unknown])
-    assert compare_runs(runs).lines[-1].reason.startswith("No error is known")
+    assert compare_runs(runs).lines[-1].reason == "No clear winner: an error is unknown."
 
 
 def test_a_run_that_does_not_compare_hides_no_finding(layout: Layout) -> None:

@@ -66,6 +66,7 @@ def side_by_side(now: state.Context) -> None:
     _differences(found, runs)
     _table(found)
     _measure_alike(found, runs)
+    _downloads(found)
     _chart(found)
 
 
@@ -101,7 +102,7 @@ def _notes(found: Comparison, now: state.Context) -> None:
         if now.jobs.live(column.run_id) is not None:
             st.info(f"**{plain(column.heading)}** is being measured.", icon=":material/hourglass_top:")
             continue
-        stale = "its numbers are of earlier choices, so it can win nothing"
+        stale = "its numbers belong to earlier choices and are not compared"
         hint = stale if column.state == "stale" else "it has no numbers yet"
         st.info(f"**{plain(column.heading)}** is {column.state}: {hint}. Open it and measure both models.")
 
@@ -140,32 +141,18 @@ def _table(found: Comparison) -> None:
         "vermilion for the worse. ★: better than every other run that was measured alike; the 95 % intervals of all "
         "differences exclude zero. Differences are paired where both read the same windows, probes or items."
     )
-    with st.container(horizontal=True):
-        st.download_button(
-            "Download CSV",
-            data=lambda: _csv(figures.number_table(found)),
-            file_name="runs.csv",
-            mime="text/csv",
-            key="compare.many.csv",
-            icon=":material/download:",
-            on_click="ignore",
-        )
-        st.download_button(
-            "Download JSON",
-            data=lambda: json.dumps(strict(found.to_json()), indent=1),
-            file_name="runs.json",
-            mime="application/json",
-            key="compare.many.json",
-            icon=":material/download:",
-            on_click="ignore",
-        )
 
 
 def _measure_alike(found: Comparison, runs: Sequence[Run]) -> None:
     """How the grey numbers were measured, and one button that measures those runs like the first."""
-    for column in found.columns:
-        if column.differs:
-            st.caption(f"≠ **{plain(column.heading)}**, in grey, was measured differently: {_list(column.differs)}.")
+    lines = [
+        f"- ≠ **{plain(column.heading)}**: {', '.join(map(plain, column.differs))}"
+        for column in found.columns
+        if column.differs
+    ]
+    if lines:
+        words = "These runs were measured differently from the first. Their numbers, in grey, are not compared."
+        st.info("\n".join([words, *lines]), icon=":material/straighten:")
     first, *others = runs
     choice = first.recipe.evaluation
     different = [run for run in others if run.recipe.evaluation != choice]
@@ -193,8 +180,26 @@ def _measure(runs: Sequence[Run]) -> None:
         st.session_state[state.PROBLEM] = error
 
 
-def _list(phrases: Sequence[str]) -> str:
-    return ", ".join(map(plain, phrases))
+def _downloads(found: Comparison) -> None:
+    with st.container(horizontal=True):
+        st.download_button(
+            "Download CSV",
+            data=lambda: _csv(figures.number_table(found)),
+            file_name="runs.csv",
+            mime="text/csv",
+            key="compare.many.csv",
+            icon=":material/download:",
+            on_click="ignore",
+        )
+        st.download_button(
+            "Download JSON",
+            data=lambda: json.dumps(strict(found.to_json()), indent=1),
+            file_name="runs.json",
+            mime="application/json",
+            key="compare.many.json",
+            icon=":material/download:",
+            on_click="ignore",
+        )
 
 
 def _csv(table: pd.DataFrame) -> bytes:
