@@ -106,12 +106,14 @@ def differing(one: Measurement, other: Measurement) -> list[str]:
 
 
 def paired_mean(one: np.ndarray, other: np.ndarray) -> Interval:
-    """The mean of one - other over n >= 2 parts, (n,) each, and its interval by Student's t."""
-    from scipy.stats import t
+    """The mean of one - other over n parts, (n,) each, and its interval by Student's t: infinite for a single part."""
+    from scipy.special import stdtrit
 
     differences = np.asarray(one, np.float64) - np.asarray(other, np.float64)
     n, mean = len(differences), float(differences.mean())
-    reach = float(t.ppf((1 + CONFIDENCE) / 2, n - 1)) * float(differences.std(ddof=1)) / math.sqrt(n)
+    if n < 2:
+        return Interval(mean, -math.inf, math.inf, True)
+    reach = float(stdtrit(n - 1, (1 + CONFIDENCE) / 2)) * float(differences.std(ddof=1)) / math.sqrt(n)
     return Interval(mean, mean - reach, mean + reach, True)
 
 

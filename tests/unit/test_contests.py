@@ -39,6 +39,7 @@ def test_without_windows_the_standard_errors_decide() -> None:
     assert from_errors(5.0, 0.3, 4.0, 0.4).low == pytest.approx(1 - 1.959964 * 0.5)
     assert paired_mean(np.array([1.0, 2.0]), np.array([0.0, 1.0])).side == 1
     assert difference(one, replace(other, standard_error=None)) is None
+    assert paired_mean(np.array([2.0]), np.array([1.0])) == (1.0, -math.inf, math.inf, True)
 
 
 def test_numbers_measured_differently_have_no_difference() -> None:

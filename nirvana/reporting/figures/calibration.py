@@ -11,12 +11,12 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from nirvana.calibration.sets import CalibrationSelection
+from nirvana.reporting.contests import Interval, paired_mean
 from nirvana.reporting.figures import theme
 from nirvana.reporting.figures.allocation import LEGEND, MARGIN
 from nirvana.reporting.figures.chart import Chart, log_axis, plus_minus, short
 from nirvana.reporting.figures.names import wrapped_label
 
-CLEAR = 2.0  # standard errors between two means before one is called higher
 POINTS = 2048  # drawn in one chart
 WIDE = 10.0  # largest over smallest value from which an axis is logarithmic
 NAMED = 16  # candidates that an axis names the texts of
@@ -24,9 +24,9 @@ WINNER, OTHER = theme.ATTENTION, theme.NEUTRAL
 
 
 class Verdict(NamedTuple):
-    """The winner against the candidate that comes next: how much higher that is on the same probes, in nats.
+    """The winner against the runner-up: how much higher that is on the same probes, in nats.
 
-    `clear` says whether it is by more than noise; None where one probe sample cannot tell.
+    `clear`: whether the 95 % interval of the difference excludes zero; None with one probe sample.
     """
 
     runner_up: int
@@ -52,12 +52,13 @@ def verdict(selection: CalibrationSelection) -> Verdict | None:
     if not others:
         return None
     margin, error = selection.margin(others[0])
-    return Verdict(others[0], margin, error, is_clear(margin, error))
+    clear = None if math.isnan(error) else interval(selection, others[0]).side > 0
+    return Verdict(others[0], margin, error, clear)
 
 
-def is_clear(difference: float, error: float) -> bool | None:
-    """Whether a difference is more than noise; None without a standard error."""
-    return None if math.isnan(error) else bool(difference > CLEAR * error)
+def interval(selection: CalibrationSelection, index: int) -> Interval:
+    """The KL of a candidate less the winner's on the same probes."""
+    return paired_mean(*(selection.candidates[each].divergence.per_sample for each in (index, selection.winner)))
 
 
 def candidate_divergences(selection: CalibrationSelection) -> Chart:
@@ -147,7 +148,9 @@ def margins(selection: CalibrationSelection) -> Chart:
     order = winner_first(selection)[1:]
     found = np.array([selection.margin(index) for index in order])  # (others, 2)
     difference, error = found[:, 0], found[:, 1]
-    clear = np.array([bool(is_clear(*pair)) for pair in found])
+    intervals = [interval(selection, index) for index in order]
+    reach = np.nan_to_num([each.high - each.value for each in intervals], posinf=0.0)
+    clear = np.array([each.side > 0 for each in intervals])
     places = np.arange(1, len(order) + 1, dtype=np.float32)
     figure = go.Figure()
     figure.add_hline(y=0, line={"color": WINNER, "width": 2})
@@ -162,7 +165,7 @@ def margins(selection: CalibrationSelection) -> Chart:
                 x=places[mine],
                 y=difference[mine].astype(np.float32),
                 error_y={
-                    "array": (CLEAR * np.nan_to_num(error[mine])).astype(np.float32),
+                    "array": reach[mine].astype(np.float32),
                     "color": colour,
                     "thickness": 2,
                     "width": 6,
@@ -194,9 +197,9 @@ def margins(selection: CalibrationSelection) -> Chart:
         figure=figure,
         takeaway=_distinguishable(selection, int(clear.sum())),
         table=table,
-        reading=f"Differences are taken probe by probe, so what makes a probe hard cancels out. Bars: {CLEAR:g} "
-        "standard errors each way; a set whose bar crosses the line could as well have won. The winner was "
-        "picked on these same probes, which flatters it a little.",
+        reading="Differences are taken probe by probe, so what makes a probe hard cancels out. Bars: 95 % intervals; a "
+        "set whose bar crosses the line could as well have won. The winner was picked on these same probes, which "
+        "flatters it a little.",
     )
 
 

@@ -10,8 +10,9 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from nirvana.calibration.sets import CalibrationSelection
+from nirvana.reporting.contests import paired_mean
 from nirvana.reporting.figures.allocation import LEGEND
-from nirvana.reporting.figures.calibration import CLEAR, OTHER, WINNER
+from nirvana.reporting.figures.calibration import OTHER, WINNER
 from nirvana.reporting.figures.chart import Chart, count, plus_minus
 from nirvana.reporting.figures.names import wrapped_label
 
@@ -93,11 +94,10 @@ def _takeaway(selection: CalibrationSelection, table: pd.DataFrame) -> str:
         np.mean([selection.candidates[index - 1].divergence.per_sample for index in row["sets"]], axis=0)
         for row in (first, second)
     ]
-    difference = values[1] - values[0]
-    gap = float(difference.mean())
     text = f"{first['text']}, averaged over {count(len(first['sets']), 'set')}"
-    if len(difference) < 2:
+    if len(values[0]) < 2:
         return f"{text}; one probe sample cannot tell whether that is more than noise."
-    error = float(difference.std(ddof=1) / np.sqrt(len(difference)))
-    words = f"{second['text']}, the next, is {plus_minus(gap, error)} nats higher on the same probes"
-    return f"{text}: {words}, which is {'more than' if gap > CLEAR * error else 'within'} noise."
+    found = paired_mean(values[1], values[0])
+    error = float((values[1] - values[0]).std(ddof=1) / np.sqrt(len(values[0])))
+    words = f"{second['text']}, the next, is {plus_minus(found.value, error)} nats higher on the same probes"
+    return f"{text}: {words}, which is {'more than' if found.side > 0 else 'within'} noise."
