@@ -106,12 +106,12 @@ def test_noise_names_no_winner() -> None:
 
     found = verdicts([noisy(row) for row in make_rows(Grid(sparsities=(0.2,)))], PERPLEXITY)
     assert [each.kind for each in found] == ["tie", "tie"]
-    assert all("over 3 seeds it cannot be told from" in each.text for each in found)
+    assert all("over 3 seeds it is not significantly different from" in each.text for each in found)
 
 
 def test_one_seed_proves_nothing() -> None:
     found = verdicts(make_rows(Grid(sparsities=(0.2,), seeds=(0,))), PERPLEXITY)
-    assert [each.kind for each in found] == ["unknown", "unknown"] and "takes more seeds" in found[0].text
+    assert [each.kind for each in found] == ["unknown", "unknown"] and "use more seeds" in found[0].text
 
 
 def test_a_lucky_seed_does_not_hide_that_nirvana_is_beaten() -> None:
