@@ -135,14 +135,14 @@ def read_file(path: Path, *, most: int = MOST_BYTES) -> bytes:
     return path.read_bytes()
 
 
-def read_text(path: Path, *, most: int = MOST_BYTES) -> str:
+def read_text(path: Path) -> str:
     """The text of a regular file in UTF-8, without a byte order mark; line ends are those of Unix.
 
     Raises:
         OSError: see `read_file`.
         UnicodeDecodeError: it is not UTF-8.
     """
-    return decode(read_file(path, most=most))
+    return decode(read_file(path))
 
 
 def decode(content: bytes) -> str:
@@ -200,8 +200,8 @@ def whole_number(value: Any, most: int = 1 << 53) -> int:
     return value
 
 
-def whole_numbers(values: Any, most: int = 1 << 31) -> np.ndarray:
-    """A list or array of whole numbers from 0 to `most` as int64 (n,).
+def whole_numbers(values: Any) -> np.ndarray:
+    """A list or array of whole numbers from 0 to 2**31 as int64 (n,).
 
     Raises:
         ValueError: it is something else.
@@ -210,7 +210,7 @@ def whole_numbers(values: Any, most: int = 1 << 31) -> np.ndarray:
         values = values.tolist()
     if not isinstance(values, list):
         raise ValueError(f"{str(values)[:40]!r} is no list of whole numbers")
-    return np.array([whole_number(value, most) for value in values], np.int64)
+    return np.array([whole_number(value, 1 << 31) for value in values], np.int64)
 
 
 def read_json(path: Path) -> Any:

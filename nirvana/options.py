@@ -9,18 +9,15 @@ from typing import Any
 from nirvana.schema import Option, Schema, options
 
 
-def add_fields(
-    parser: argparse.ArgumentParser, schema: type[Schema], *, only: Iterable[str] = (), without: Iterable[str] = ()
-) -> None:
+def add_fields(parser: argparse.ArgumentParser, schema: type[Schema], *, only: Iterable[str] = ()) -> None:
     """Give `parser` an option for each field of `schema` that has a flag. An option that is not given stays None.
 
     Args:
         only: flags to add; all by default.
-        without: flags to leave out.
     """
-    wanted, unwanted = set(only), set(without)
+    wanted = set(only)
     for option in options(schema).values():
-        if option.flag and (not wanted or option.flag in wanted) and option.flag not in unwanted:
+        if option.flag and (not wanted or option.flag in wanted):
             _add(parser, option, destination(schema, option.name))
 
 

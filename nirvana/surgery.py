@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -117,23 +116,6 @@ def pruned_layout(family: Family, lm: LM, plan: PruningPlan) -> Layout:
     pruned = plan.pruned_layout
     other = family.layout(lm.settings, {stack: pruned.layers(stack) for stack in lm.layout.stacks}).other
     return replace(pruned, other=other)
-
-
-def masked_(lm: LM, plan: PruningPlan) -> None:
-    """Zero, in place, the output columns of the units that `plan` removes: the same function as pruning them.
-
-    Raises:
-        ModelError: the weights are not in memory.
-    """
-    places = layer_places(lm.layout)
-    with torch.no_grad():
-        for site, kept in plan.items():
-            removed = np.setdiff1d(np.arange(lm.layout[site].units), kept)
-            layer = lm.family.blocks(lm.weights())[site.stack][places[site.stack, site.layer]]
-            for part in lm.family.slices(lm.settings, site):
-                if part.dim == 1:
-                    columns = unit_rows(torch.from_numpy(removed), part.size)
-                    linear_layer(layer, part).weight[:, columns] = 0
 
 
 def _slice_linear(linear: nn.Linear, part: WeightSlice, units: torch.Tensor, sliced: dict[int, nn.Parameter]) -> None:

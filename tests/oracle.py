@@ -10,7 +10,8 @@ import torch
 from nirvana.calibration.sets import CalibrationSet
 from nirvana.layout import Site
 from nirvana.models.lm import LM
-from nirvana.models.weights import layer_places
+from nirvana.models.weights import layer_places, linear_layer, unit_rows
+from nirvana.plan import PruningPlan
 
 
 def nirvana_scores(lm: LM, calibration: CalibrationSet) -> dict[Site, np.ndarray]:
@@ -38,6 +39,19 @@ def gradient_scores(lm: LM, objective: Callable[[], torch.Tensor]) -> dict[Site,
     model.zero_grad()
     model.requires_grad_(False)
     return scores
+
+
+def mask_units_(lm: LM, plan: PruningPlan) -> None:
+    """Zero, in place, the output columns of the units that `plan` removes: the same function as pruning them."""
+    places = layer_places(lm.layout)
+    with torch.no_grad():
+        for site, kept in plan.items():
+            removed = np.setdiff1d(np.arange(lm.layout[site].units), kept)
+            layer = lm.family.blocks(lm.weights())[site.stack][places[site.stack, site.layer]]
+            for part in lm.family.slices(lm.settings, site):
+                if part.dim == 1:
+                    columns = unit_rows(torch.from_numpy(removed), part.size)
+                    linear_layer(layer, part).weight[:, columns] = 0
 
 
 def all_logits(lm: LM, calibration: CalibrationSet) -> torch.Tensor:

@@ -262,11 +262,6 @@ class CalibrationSelection:
         return self.calibration.hash
 
     @property
-    def sources(self) -> list[str]:
-        """The texts that the candidates were drawn from, in the order they were tried."""
-        return list(dict.fromkeys(candidate.calibration.source for candidate in self.candidates))
-
-    @property
     def ranking(self) -> list[int]:
         """Candidate indices from the lowest mean divergence to the highest."""
         means = [candidate.divergence.mean for candidate in self.candidates]

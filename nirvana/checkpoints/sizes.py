@@ -14,20 +14,19 @@ ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 Kept = Mapping[Site, np.ndarray]  # site -> original indices of the units that stay
 
 
-def export_sizes(layout: Layout, kept: Kept, *, dtype: str, gguf_dtype: str = "float16") -> dict[str, int]:
+def export_sizes(layout: Layout, kept: Kept, *, dtype: str) -> dict[str, int]:
     """Format -> bytes of the weights, e.g. `{"checkpoint": ..., "uniform": ..., "gguf": ...}`.
 
     Args:
         layout: of the model that would be exported.
         kept: which units of the dense model it still has.
-        dtype: its floating-point type, "float32", "float16" or "bfloat16".
-        gguf_dtype: that of the matrices in a GGUF file.
+        dtype: its floating-point type, "float32", "float16" or "bfloat16"; a GGUF file is written in float16.
     """
     own = ITEM_BYTES[dtype]
     return {
         "checkpoint": layout.parameters * own,
         "uniform": uniform_layout(layout, kept).parameters * own,
-        "gguf": layout.parameters * ITEM_BYTES[gguf_dtype],
+        "gguf": layout.parameters * ITEM_BYTES["float16"],
     }
 
 

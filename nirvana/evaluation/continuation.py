@@ -24,7 +24,7 @@ BROKEN = "\N{REPLACEMENT CHARACTER}"
 
 
 @dataclass(frozen=True, eq=False)
-class Written:
+class ContinuedText:
     """Text that a model generated after a prompt.
 
     Attributes:
@@ -49,19 +49,7 @@ def continue_prompt(
     chat: bool = False,
     max_new_tokens: int = 64,
     progress: ProgressCallback | None = None,
-) -> str:
-    """The text that `write` gives."""
-    return write(lm, prompt, chat=chat, max_new_tokens=max_new_tokens, progress=progress).text
-
-
-def write(
-    lm: LM,
-    prompt: str,
-    *,
-    chat: bool = False,
-    max_new_tokens: int = 64,
-    progress: ProgressCallback | None = None,
-) -> Written:
+) -> ContinuedText:
     """The most likely next tokens, one after the other, without the prompt.
 
     An encoder-decoder reads the prompt with its encoder. One that was trained on missing spans is asked for the span
@@ -124,11 +112,11 @@ def write(
     hidden = {*marks, *lm.tokenizer.all_special_ids}
     ids = output[0].tolist()
     places = [place for place in range(written, len(ids)) if ids[place] not in hidden]
-    pieces = _pieces(lm.tokenizer, [ids[place] for place in places], text)
-    return Written(text, pieces, inputs, output, tuple(places))
+    pieces = token_texts(lm.tokenizer, [ids[place] for place in places], text)
+    return ContinuedText(text, pieces, inputs, output, tuple(places))
 
 
-def token_probabilities(lm: LM, written: Written) -> tuple[float, ...]:
+def token_probabilities(lm: LM, written: ContinuedText) -> tuple[float, ...]:
     """How likely `lm` finds each token of what was written, given all before it: one forward over the whole text.
 
     Raises:
@@ -153,7 +141,7 @@ def token_probabilities(lm: LM, written: Written) -> tuple[float, ...]:
     return tuple(chosen.tolist())
 
 
-def _pieces(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], text: str) -> tuple[str, ...]:
+def token_texts(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], text: str) -> tuple[str, ...]:
     """Text that each token adds; a token that ends within a letter or changes earlier text adds none."""
     pieces, told = [], 0
     for count in range(1, len(ids) + 1):

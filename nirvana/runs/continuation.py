@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nirvana.evaluation.continuation import Written, token_probabilities, write
+from nirvana.evaluation.continuation import ContinuedText, continue_prompt, token_probabilities
 from nirvana.models.lm import LM
 from nirvana.progress import Progress, ProgressCallback, within
 from nirvana.runs.results import Continuation, ScoredText
@@ -25,13 +25,13 @@ def continue_with_both(
         progress: called after each token, with both texts so far as `text`; may raise `Cancelled`.
 
     Raises:
-        CorpusError, ModelError: see `nirvana.evaluation.continuation.write`.
+        CorpusError, ModelError: see `nirvana.evaluation.continuation.continue_prompt`.
     """
-    written: list[Written] = []
+    written: list[ContinuedText] = []
     for part, (title, lm) in enumerate(zip(TITLES, (dense, pruned), strict=True)):
         before = f"{TITLES[0]}: {written[0].text}\n\n" if written else ""
         nested = within(_titled(progress, f"{before}{title}: "), title, part, 2)
-        written.append(write(lm, prompt, chat=chat, max_new_tokens=max_new_tokens, progress=nested))
+        written.append(continue_prompt(lm, prompt, chat=chat, max_new_tokens=max_new_tokens, progress=nested))
     scored = {
         subject: ScoredText(text.pieces, token_probabilities(dense, text), token_probabilities(pruned, text))
         for subject, text in zip(("dense", "pruned"), written, strict=True)

@@ -28,9 +28,9 @@ from nirvana.models.weights import layer_places, linear_layer, output_part, unit
 from nirvana.plan import PruningPlan
 from nirvana.saliency.criteria import CRITERIA, available
 from nirvana.saliency.score import score
-from nirvana.surgery import masked_, prune
+from nirvana.surgery import prune
 from tests.conftest import byte_tokenizer
-from tests.oracle import all_logits, loss_scores, nirvana_scores, unmasked_logits
+from tests.oracle import all_logits, loss_scores, mask_units_, nirvana_scores, unmasked_logits
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -172,7 +172,7 @@ class FamilyTests:
 
     def test_pruned_computes_what_masked_computes(self, lm: LM, pruned: LM, calibration: CalibrationSet) -> None:
         masked = prune(lm, some_plan(lm, share=1.0))  # a copy
-        masked_(masked, some_plan(lm, seed=1))
+        mask_units_(masked, some_plan(lm, seed=1))
         with torch.inference_mode():
             expected, found = all_logits(masked, calibration), all_logits(pruned, calibration)
             dense = all_logits(lm, calibration)
@@ -254,7 +254,7 @@ class FamilyTests:
     def test_pruning_keeps_output_biases(self, biased: LM, calibration: CalibrationSet) -> None:
         plan = some_plan(biased, seed=4)
         twice, masked = prune(biased, plan), prune(biased, some_plan(biased, share=1.0))
-        masked_(masked, plan)
+        mask_units_(masked, plan)
         with torch.inference_mode():
             expected, found = all_logits(masked, calibration), all_logits(twice, calibration)
         seen = expected.isfinite()

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from nirvana.errors import Cancelled, CorpusError, ModelError
-from nirvana.evaluation.continuation import _pieces, continue_prompt, token_probabilities, write
+from nirvana.evaluation.continuation import continue_prompt, token_probabilities, token_texts
 from nirvana.progress import Progress
 from nirvana.runs.continuation import continue_with_both
 
@@ -31,15 +31,15 @@ def greedy(lm: LM, ids: list[int], count: int) -> str:
 
 @pytest.mark.parametrize("prompt", ["The river", "a", "näive 🦊"])
 def test_a_continuation_is_greedy_and_without_the_prompt(tiny_lm: LM, prompt: str) -> None:
-    text = continue_prompt(tiny_lm, prompt, max_new_tokens=12)
+    text = continue_prompt(tiny_lm, prompt, max_new_tokens=12).text
     assert text == greedy(tiny_lm, tiny_lm.tokenizer(prompt)["input_ids"], 12)
-    assert text == continue_prompt(tiny_lm, prompt, max_new_tokens=12)
+    assert text == continue_prompt(tiny_lm, prompt, max_new_tokens=12).text
 
 
 def test_the_chat_template_is_used_on_request(tiny_lm: LM) -> None:
     ids = tiny_lm.tokenizer("<|user|>Hello</s><|assistant|>")["input_ids"]
-    assert continue_prompt(tiny_lm, "Hello", chat=True, max_new_tokens=10) == greedy(tiny_lm, ids, 10)
-    assert continue_prompt(tiny_lm, "Hello", chat=True) != continue_prompt(tiny_lm, "Hello")
+    assert continue_prompt(tiny_lm, "Hello", chat=True, max_new_tokens=10).text == greedy(tiny_lm, ids, 10)
+    assert continue_prompt(tiny_lm, "Hello", chat=True).text != continue_prompt(tiny_lm, "Hello").text
 
 
 def test_a_model_without_template_says_so(make_lm: Callable[..., LM]) -> None:
@@ -48,7 +48,7 @@ def test_a_model_without_template_says_so(make_lm: Callable[..., LM]) -> None:
     with pytest.raises(ModelError, match="no chat template") as caught:
         continue_prompt(lm, "Hello", chat=True)
     assert "off" in caught.value.hint
-    assert continue_prompt(lm, "Hello", max_new_tokens=3)
+    assert continue_prompt(lm, "Hello", max_new_tokens=3).text
 
 
 @pytest.mark.parametrize(
@@ -84,16 +84,16 @@ def test_every_token_is_reported_and_may_cancel(tiny_lm: LM) -> None:
 
 def test_what_a_models_makers_recommend_does_not_change_it(make_lm: Callable[..., LM]) -> None:
     lm = make_lm()
-    expected = continue_prompt(lm, "hello", max_new_tokens=12)
+    expected = continue_prompt(lm, "hello", max_new_tokens=12).text
     settings: Any = lm.weights().generation_config
     settings.repetition_penalty, settings.no_repeat_ngram_size = 9.0, 1
-    assert continue_prompt(lm, "hello", max_new_tokens=12) == expected
+    assert continue_prompt(lm, "hello", max_new_tokens=12).text == expected
     assert lm.weights().generation_config is settings
 
 
 @pytest.mark.parametrize("prompt", ["The river", "näive 🦊"])
 def test_pieces_make_up_the_text_and_have_the_probabilities_that_chose_them(tiny_lm: LM, prompt: str) -> None:
-    written = write(tiny_lm, prompt, max_new_tokens=12)
+    written = continue_prompt(tiny_lm, prompt, max_new_tokens=12)
     assert "".join(written.pieces) == written.text and len(written.pieces) == len(written.places)
     found = token_probabilities(tiny_lm, written)
     ids = tiny_lm.tokenizer(prompt)["input_ids"]
@@ -107,7 +107,7 @@ def test_pieces_make_up_the_text_and_have_the_probabilities_that_chose_them(tiny
 
 def test_another_model_judges_what_was_written(tiny_lm: LM, make_lm: Callable[..., LM]) -> None:
     other = make_lm(seed=5)
-    written = write(tiny_lm, "The river", max_new_tokens=8)
+    written = continue_prompt(tiny_lm, "The river", max_new_tokens=8)
     own, theirs = token_probabilities(tiny_lm, written), token_probabilities(other, written)
     with torch.no_grad():
         scores = other.weights()(input_ids=written.sequence).logits[0].softmax(-1)
@@ -118,14 +118,14 @@ def test_another_model_judges_what_was_written(tiny_lm: LM, make_lm: Callable[..
 def test_letters_of_several_tokens_go_with_their_last(tiny_lm: LM) -> None:
     text = "aé🦊"
     ids = tiny_lm.tokenizer(text)["input_ids"]
-    assert _pieces(tiny_lm.tokenizer, ids, text) == ("a", "", "é", "", "", "", "🦊")
+    assert token_texts(tiny_lm.tokenizer, ids, text) == ("a", "", "é", "", "", "", "🦊")
     cut = str(tiny_lm.tokenizer.decode(ids[:5]))
-    assert "".join(_pieces(tiny_lm.tokenizer, ids[:5], cut)) == cut
+    assert "".join(token_texts(tiny_lm.tokenizer, ids[:5], cut)) == cut
 
 
 def test_the_text_so_far_is_reported(tiny_lm: LM) -> None:
     seen: list[Progress] = []
-    text = continue_prompt(tiny_lm, "The river", max_new_tokens=6, progress=seen.append)
+    text = continue_prompt(tiny_lm, "The river", max_new_tokens=6, progress=seen.append).text
     assert seen[0].text == "" and seen[-1].text == text
     assert all(len(one.text) <= len(other.text) for one, other in itertools.pairwise(seen))
 
@@ -133,9 +133,9 @@ def test_the_text_so_far_is_reported(tiny_lm: LM) -> None:
 def test_both_models_judge_both_texts(tiny_lm: LM, make_lm: Callable[..., LM]) -> None:
     other, seen = make_lm(seed=5), list[Progress]()
     found = continue_with_both(tiny_lm, other, "The river", max_new_tokens=5, progress=seen.append)
-    assert found.dense == continue_prompt(tiny_lm, "The river", max_new_tokens=5)
+    assert found.dense == continue_prompt(tiny_lm, "The river", max_new_tokens=5).text
     for subject, lm in (("dense", tiny_lm), ("pruned", other)):
-        scored, written = found.scored[subject], write(lm, "The river", max_new_tokens=5)
+        scored, written = found.scored[subject], continue_prompt(lm, "The river", max_new_tokens=5)
         assert "".join(scored.texts) == getattr(found, subject) == written.text
         assert scored.dense == token_probabilities(tiny_lm, written)
         assert scored.pruned == token_probabilities(other, written)

@@ -25,7 +25,7 @@ from nirvana.calibration.tasks import (
     task_of,
 )
 from nirvana.errors import CorpusError, SaliencyError
-from nirvana.evaluation.continuation import continue_prompt, token_probabilities, write
+from nirvana.evaluation.continuation import continue_prompt, token_probabilities
 from nirvana.evaluation.divergence import divergence
 from nirvana.evaluation.perplexity import perplexity
 from nirvana.layout import KV_GROUP, Site
@@ -220,14 +220,14 @@ def test_labels_and_decoder_inputs_go_together() -> None:
 
 def test_a_prompt_is_continued_by_the_decoder(t5: LM, byt5: LM) -> None:
     for lm in (t5, byt5):
-        text = continue_prompt(lm, "The river finds", max_new_tokens=6)
+        text = continue_prompt(lm, "The river finds", max_new_tokens=6).text
         assert "The river" not in text and "extra_id" not in text
-        assert text == continue_prompt(lm, "The river finds", max_new_tokens=6)
+        assert text == continue_prompt(lm, "The river finds", max_new_tokens=6).text
 
 
 def test_what_a_decoder_wrote_is_judged_with_all_that_it_read(t5: LM, byt5: LM) -> None:
     for lm in (t5, byt5):
-        written = write(lm, "The river finds", max_new_tokens=6)
+        written = continue_prompt(lm, "The river finds", max_new_tokens=6)
         assert "".join(written.pieces) == written.text
         found = token_probabilities(lm, written)
         with torch.no_grad():

@@ -85,10 +85,9 @@ def test_what_one_pair_has_right_its_twin_has_wrong(key: str) -> None:
         assert all(lower[0][word] == -lower[1][word] for word in lower[0] | lower[1])
 
 
-def test_pairs_are_the_same_every_time_and_other_with_another_seed() -> None:
+def test_pairs_are_the_same_every_time_and_fewer_are_the_first_of_more() -> None:
     assert minimal_pairs("anaphor-gender") == minimal_pairs("anaphor-gender")
     assert minimal_pairs("anaphor-gender", count=7) == minimal_pairs("anaphor-gender")[:7]
-    assert minimal_pairs("anaphor-gender", seed=1) != minimal_pairs("anaphor-gender")
     first = minimal_pairs("agreement-simple", count=1)[0]
     assert first == ("The dancer works on Sundays.", "The dancer work on Sundays.")
 

@@ -86,7 +86,7 @@ def test_the_command_line_gives_back_what_its_words_say() -> None:
 
 def test_options_can_be_chosen_and_tell_their_bounds(capsys: pytest.CaptureFixture[str]) -> None:
     parser = argparse.ArgumentParser()
-    add_fields(parser, Part, only=("--count", "--rule"), without=("--rule",))
+    add_fields(parser, Part, only=("--count",))
     with pytest.raises(SystemExit):
         parser.parse_args(["--help"])
     shown = " ".join(capsys.readouterr().out.split())

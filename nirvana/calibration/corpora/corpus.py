@@ -20,16 +20,15 @@ SEPARATOR = "\n\n"  # between documents, wherever they are joined (paper, evalua
 
 @dataclass(frozen=True)
 class CorpusInfo:
-    """A corpus that can be chosen by name, e.g. `CorpusInfo("python-docs", "Python reference", ..., True, True)`.
+    """A corpus that can be chosen by name, e.g. `CorpusInfo("python-docs", "Python reference", ..., offline=True)`.
 
-    `offline`: its text is installed already. `prose`: running text, as opposed to source code.
+    `offline`: its text is installed already.
     """
 
     name: str
     title: str
     description: str
     offline: bool
-    prose: bool
 
 
 @dataclass(frozen=True)

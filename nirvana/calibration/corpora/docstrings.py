@@ -22,7 +22,6 @@ INFO = CorpusInfo(
     description="What NumPy, pandas and PyTorch say of their functions, cleaned to running prose. "
     "Scientific and technical English, installed with the libraries.",
     offline=True,
-    prose=True,
 )
 LIBRARIES = ("numpy", "pandas", "torch")
 DOCUMENT = 3_000  # characters: the docstrings of a module or so

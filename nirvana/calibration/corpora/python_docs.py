@@ -10,7 +10,6 @@ INFO = CorpusInfo(
     title="Python language reference",
     description="The topics of Python's help(), cleaned to running prose. Technical English, installed with Python.",
     offline=True,
-    prose=True,
 )
 DOCUMENT = 2_500  # characters: some ten paragraphs
 

@@ -18,7 +18,6 @@ SELF_GENERATED = CorpusInfo(
     title="Self-generated text",
     description="Text that the dense model itself writes (seeded sampling). Needs no data, for any language model.",
     offline=True,
-    prose=True,
 )
 
 _BUILT_IN: dict[str, tuple[CorpusInfo, Callable[[], Corpus]]] = {

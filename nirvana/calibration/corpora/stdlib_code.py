@@ -14,7 +14,6 @@ INFO = CorpusInfo(
     title="Python standard library source",
     description="Source code of the modules that come with Python. Code instead of prose: a different domain.",
     offline=True,
-    prose=False,
 )
 PACKAGES: tuple[str, ...] = (
     "asyncio",

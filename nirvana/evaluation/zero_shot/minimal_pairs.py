@@ -11,23 +11,22 @@ from nirvana.errors import TaskError
 from nirvana.evaluation.zero_shot.phenomena import PHENOMENA, Draw, Pair
 
 PAIRS = 100  # of each phenomenon
-SEED = 0
+SEED = 0  # of the choice of words
 
 
-def minimal_pairs(phenomenon: str, *, count: int = PAIRS, seed: int = SEED) -> tuple[Pair, ...]:
+def minimal_pairs(phenomenon: str, *, count: int = PAIRS) -> tuple[Pair, ...]:
     """`count` pairs of a phenomenon, no pair twice; two pairs of a couple follow each other.
 
     Args:
         phenomenon: a key of `PHENOMENA`, e.g. "anaphor-gender".
         count: how many; fewer are the first of more.
-        seed: of the choice of words.
 
     Raises:
         TaskError: there is no such phenomenon.
     """
     if phenomenon not in PHENOMENA:
         raise TaskError(f"There is no phenomenon {phenomenon!r}.", f"Use {', '.join(PHENOMENA)}.")
-    draw, found = Draw(f"{phenomenon} {seed}"), dict[Pair, None]()
+    draw, found = Draw(f"{phenomenon} {SEED}"), dict[Pair, None]()
     while len(found) < count:
         couple = PHENOMENA[phenomenon].couple(draw)
         if not found.keys() & set(couple):
