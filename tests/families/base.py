@@ -66,7 +66,7 @@ class FamilyTests:
 
         tokenizer = cls.tokenizer()
         config = getattr(transformers, f"{cls.library}Config")(
-            vocab_size=len(tokenizer), bos_token_id=0, eos_token_id=1, **{**cls.common, **cls.settings}
+            bos_token_id=0, eos_token_id=1, **{"vocab_size": len(tokenizer), **cls.common, **cls.settings}
         )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(5)
