@@ -47,15 +47,6 @@ class TaskAccuracy:
         values = self.correct[metric]
         return float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else math.nan
 
-    def to_json(self) -> dict[str, Any]:
-        outcomes = {metric: pack_outcomes(values) for metric, values in self.correct.items()}
-        return {"task": self.task, "n": self.n, "correct": outcomes, "chance": self.chance, "protocol": self.protocol}
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> TaskAccuracy:
-        correct = {metric: unpack_outcomes(text, data["n"]) for metric, text in data["correct"].items()}
-        return cls(data["task"], correct, data["chance"], dict(data["protocol"]))
-
 
 @dataclass(frozen=True, eq=False)
 class ZeroShot:
@@ -69,13 +60,6 @@ class ZeroShot:
             if item.task == task:
                 return item
         raise TaskError(f"{task} was not measured.", f"Measured: {', '.join(item.task for item in self.tasks)}.")
-
-    def to_json(self) -> dict[str, Any]:
-        return {"version": 1, "tasks": [item.to_json() for item in self.tasks]}
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> ZeroShot:
-        return cls(tuple(TaskAccuracy.from_json(item) for item in data["tasks"]))
 
     def __str__(self) -> str:
         return "\n".join(
