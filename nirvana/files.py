@@ -11,7 +11,6 @@ import math
 import os
 import secrets
 import stat
-import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -37,12 +36,13 @@ def cache_folder() -> Path:
     return user_path(home) / "cache" if home else Path(platformdirs.user_cache_dir(APPLICATION))
 
 
-def user_path(text: str, error: type[NirvanaError] = NirvanaError) -> Path:
+def user_path(given: str | os.PathLike[str], error: type[NirvanaError] = NirvanaError) -> Path:
     """The path that someone typed, with `~` expanded.
 
     Raises:
         NirvanaError: of the class `error`, where `~` names an unknown user or the path holds a null character.
     """
+    text = os.fspath(given)
     try:
         path = Path(text).expanduser()
         os.fspath(path).encode()
@@ -167,7 +167,7 @@ def parse_json(content: str | bytes) -> Any:
 
 
 # Errors of a parser on content that is not what it should be.
-MALFORMED = (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, IndexError, zipfile.BadZipFile, EOFError)
+MALFORMED = (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, IndexError)
 
 
 @contextlib.contextmanager
@@ -235,10 +235,19 @@ def pack(meta: Mapping[str, Any], arrays: Mapping[str, np.ndarray], *, compress:
 
 
 def unpack(content: bytes) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """The reverse of `pack`. Never unpickles."""
-    with np.load(io.BytesIO(content), allow_pickle=False) as file:
-        meta = parse_json(str(file["meta"]))
-        return meta, {name: file[name] for name in file.files if name != "meta"}
+    """The reverse of `pack`. Never unpickles.
+
+    Raises:
+        ValueError: it is something else, or damaged.
+    """
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except Exception as error:  # of zipfile, zlib, NumPy and the tokenizer that NumPy parses headers with
+        raise ValueError(f"the .npz archive cannot be read: {error}") from error
+    if "meta" not in arrays:
+        raise ValueError("the .npz archive lacks its description")
+    return parse_json(str(arrays.pop("meta"))), arrays
 
 
 def content_hash(*parts: bytes | str) -> str:

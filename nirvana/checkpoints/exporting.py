@@ -16,6 +16,7 @@ from nirvana.checkpoints.uniform import export_uniform, refuse_uniform
 from nirvana.checkpoints.verification import Verification, verify_export
 from nirvana.errors import CheckpointError
 from nirvana.evaluation.results import Report
+from nirvana.files import user_path
 from nirvana.models.lm import LM
 from nirvana.progress import ProgressCallback, within
 
@@ -60,7 +61,7 @@ def export(
     """
     if format not in FORMATS:
         raise CheckpointError(f"There is no export format {format!r}.", f"Formats are {', '.join(FORMATS)}.")
-    place = Path(target).expanduser().absolute()
+    place = user_path(target, CheckpointError).absolute()
     (refuse_other_file if format == "gguf" else refuse_foreign)(place)
     writing, reading = within(progress, "Writing", 0, 2), within(progress, "Verifying", 1, 2)
     with placed(place) as staged:

@@ -12,7 +12,8 @@ import torch
 from nirvana.checkpoints.gguf_names import gguf_name, is_rotated, rotary_pairs
 from nirvana.checkpoints.placing import placed, refuse_other_file
 from nirvana.checkpoints.provenance import base_gguf, base_name
-from nirvana.errors import CheckpointError
+from nirvana.errors import CheckpointError, ModelError
+from nirvana.files import user_path
 from nirvana.layout import KV_GROUP, NEURON, Layout
 from nirvana.models.families.base import Family
 from nirvana.models.lm import LM
@@ -53,7 +54,7 @@ def export_gguf(
             said), a weight does not fit the dtype, or the disk is full or not writable.
         ModelError: the weights are not in memory, or `tokenizer_from` cannot be read.
     """
-    target = Path(path).expanduser().absolute()
+    target = user_path(path, CheckpointError).absolute()
     refuse_other_file(target)
     if dtype not in GGML_NAMES:
         raise CheckpointError(f"There is no dtype {dtype!r} for GGUF.", f"Use {', '.join(GGML_NAMES)}.")
@@ -118,7 +119,7 @@ def tokenizer_source(lm: LM, given: str | os.PathLike[str] | None = None) -> Any
             )
         path = base
     else:
-        path = Path(given).expanduser()
+        path = user_path(given, ModelError)
     reader = open_gguf(path)
     kind, tokens = value_of(reader, "tokenizer.ggml.model"), value_of(reader, "tokenizer.ggml.tokens") or []
     if kind != VERIFIED_TOKENIZER:

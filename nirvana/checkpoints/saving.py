@@ -11,8 +11,9 @@ from nirvana.checkpoints.card import checkpoint_card
 from nirvana.checkpoints.placing import placed, refuse_foreign
 from nirvana.checkpoints.provenance import base_name
 from nirvana.checkpoints.remote_code import MODULE, auto_map, class_name, remote_code
+from nirvana.errors import CheckpointError
 from nirvana.evaluation.results import Report
-from nirvana.files import read_json, write_bytes, write_json
+from nirvana.files import read_json, user_path, write_bytes, write_json
 from nirvana.layout import Site
 from nirvana.models.generation_settings import FILE as GENERATION
 from nirvana.models.lm import LM
@@ -56,7 +57,7 @@ def save(
         CheckpointError: the folder holds something else, or the disk is full or not writable.
         ModelError: the weights are not in memory.
     """
-    target = Path(folder).expanduser().absolute()
+    target = user_path(folder, CheckpointError).absolute()
     refuse_foreign(target)
     config, record = checkpoint_config(lm), record_of(lm)
     card = checkpoint_card(lm, recipe=recipe, measured=measured, remote_code="auto_map" in config)

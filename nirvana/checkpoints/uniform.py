@@ -19,7 +19,7 @@ from nirvana.checkpoints.saving import added_biases, checkpoint_config, own_tens
 from nirvana.checkpoints.sizes import padding_note, shared_units, uniform_layout
 from nirvana.errors import CheckpointError
 from nirvana.evaluation.results import Report
-from nirvana.files import content_hash
+from nirvana.files import content_hash, user_path
 from nirvana.layout import KV_GROUP, NEURON, Layout
 from nirvana.models.lm import LM
 from nirvana.models.loading import build_model
@@ -67,7 +67,7 @@ def export_uniform(
             disk is full or not writable.
         ModelError: the weights are not in memory.
     """
-    target = Path(folder).expanduser().absolute()
+    target = user_path(folder, CheckpointError).absolute()
     refuse_foreign(target)
     filled = fill_up(lm, progress=progress)
     padded = padding_note(lm.layout, lm.kept)
