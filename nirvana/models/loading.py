@@ -246,7 +246,7 @@ def _check_complete(found: Mapping[str, Any], described_by: str) -> None:
 
 
 def _tokenizer(folder: Path, embeddings: int) -> PreTrainedTokenizerBase:
-    """The tokenizer of a folder, all of whose ids have an embedding.
+    """The tokenizer of a folder, all of whose ids have an embedding but for special tokens that the model does not use.
 
     Raises:
         ModelError: it cannot be read, or has ids beyond the embeddings.
@@ -263,7 +263,10 @@ def _tokenizer(folder: Path, embeddings: int) -> PreTrainedTokenizerBase:
             f"The tokenizer of {folder.name} cannot be read: {str(error).splitlines()[0] if str(error) else error!r}",
             "Put tokenizer.json and tokenizer_config.json beside the weights.",
         ) from error
-    highest = max(tokenizer.get_vocab().values(), default=-1)
+    # The library adds special tokens that the model was not trained with, e.g. <|endoftext|> to those of GGUF files.
+    needed = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id}
+    added = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special} - needed
+    highest = max(set(tokenizer.get_vocab().values()) - added, default=-1)
     if highest >= embeddings:
         raise ModelError(
             f"The tokenizer of {folder.name} has ids up to {highest:,}; the model has {embeddings:,} embeddings.",
