@@ -8,8 +8,8 @@ KEPT = "The steps that were finished are kept."
 class NirvanaError(Exception):
     """Base of every expected failure.
 
-    `str(error)` is the whole message; `error.hint` is the part that says what to do next, so that a page can
-    show it apart from the cause.
+    `str(error)` is the whole message; `error.hint` is the advice, so that a page can show it apart from the
+    cause.
     """
 
     def __init__(self, message: str, hint: str = "") -> None:

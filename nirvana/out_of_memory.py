@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from nirvana.errors import KEPT
 
-CPU_ALLOCATOR = "can't allocate memory"  # what torch's CPU allocator says, in a plain RuntimeError
+CPU_ALLOCATOR = "can't allocate memory"  # message of torch's CPU allocator, in a plain RuntimeError
 MESSAGE = "Memory ran out."
 ADVICE = "Use fewer or shorter samples, a smaller model or dtype, or close other programs."
 HINT = f"{ADVICE} {KEPT}"

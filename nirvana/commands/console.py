@@ -13,7 +13,7 @@ from nirvana.evaluation.zero_shot.results import ACCURACIES, comparisons
 from nirvana.files import strict
 from nirvana.progress import Progress
 
-PIPED_WIDTH = 140  # columns, where no terminal says
+PIPED_WIDTH = 140  # columns, without a terminal
 
 
 class Bar:

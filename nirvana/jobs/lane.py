@@ -219,7 +219,7 @@ class Lane:
                 outcome = Outcome("failed", {"message": f"The job could not be started: {error}.", "hint": ""})
             with self._changed:
                 if self._closed:
-                    return  # whoever closed the lane has said what became of the job
+                    return  # whoever closed the lane records the end of the job
             try:
                 self._on_end(entry, outcome)
             except Exception:

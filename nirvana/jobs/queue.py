@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from nirvana.errors import Cancelled, NirvanaError, RunError
-from nirvana.files import write_bytes
+from nirvana.files import read_text, write_bytes
 from nirvana.jobs.execute import check_task
 from nirvana.jobs.lane import Entry, Lane, Live
 from nirvana.jobs.records import Outcome, device_of, outcome_of, record_job
@@ -159,8 +159,8 @@ class JobManager:
         if owned is not None:
             return list(owned[0].lines)[-lines:]
         try:
-            return self._log_file(self.job(job_id).run_id, job_id).read_text(encoding="utf-8").splitlines()[-lines:]
-        except (OSError, RunError):
+            return read_text(self._log_file(self.job(job_id).run_id, job_id)).splitlines()[-lines:]
+        except (OSError, ValueError, RunError):
             return []
 
     def cancel(self, job_id: str) -> None:
@@ -193,7 +193,7 @@ class JobManager:
             raise RunError("The model is in use.", "Wait for the job to end, or cancel it.")
 
     def resident(self) -> list[dict[str, Any]]:
-        """ModelCache in the workers' memory: "device", "model", "bytes"."""
+        """Models in the workers' memory: "device", "model", "bytes"."""
         with self._lock:
             return [model for lane in self._lanes.values() for model in lane.resident]
 
