@@ -24,6 +24,7 @@ from nirvana.out_of_memory import ADVICE
 SETTINGS = {"PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}  # of the worker's environment
 GRACE = 0.7  # seconds between asking a job to stop and killing its worker
 LOG_LINES = 500
+LOG_END = "\x04"  # the worker ends the log of each job with it
 log = logging.getLogger(__name__)
 
 
@@ -73,6 +74,7 @@ class WorkerProcess:
         package = str(Path(nirvana.__file__).parents[1])
         path = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))
         self.events: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+        self.settled = threading.Event()  # whether the log of the last job is complete
         self._on_line = on_line
         self._process = subprocess.Popen(
             command,
@@ -128,7 +130,9 @@ class WorkerProcess:
         assert self._process.stderr is not None
         for line in self._process.stderr:
             text = line.decode(errors="replace").rstrip().rsplit("\r", 1)[-1]  # of a progress bar, its last state
-            if text:
+            if text == LOG_END:
+                self.settled.set()
+            elif text:
                 self._on_line(text)
 
 
@@ -237,6 +241,7 @@ class Lane:
                 self.resident = []
                 self._worker = WorkerProcess(self._command, self._log)
             worker = self._worker
+            worker.settled.clear()
             worker.send(entry.command)
             if entry.cancelled:  # before there was a worker
                 worker.events.put({"event": "cancel", "job": entry.id})
@@ -255,6 +260,7 @@ class Lane:
             elif event["job"] != entry.id:
                 continue
             elif event["event"] == "end":
+                worker.settled.wait(1)
                 return Outcome(event["status"], event["error"], event["result"])
             elif event["event"] == "cancel":
                 worker.send({"cancel": entry.id})

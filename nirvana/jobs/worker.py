@@ -18,6 +18,7 @@ from typing import IO, Any
 
 from nirvana.errors import Cancelled, NirvanaError
 from nirvana.jobs.execute import execute
+from nirvana.jobs.lane import LOG_END
 from nirvana.jobs.records import Outcome, outcome_of
 from nirvana.progress import Progress
 from nirvana.runs.model_cache import ModelCache
@@ -108,7 +109,7 @@ def main() -> None:
     while True:
         command = commands.jobs.get()
         outcome = perform(command, JobReporter(command["job"], channel, commands), models)
-        sys.stderr.flush()
+        print(f"\n{LOG_END}", file=sys.stderr, flush=True)  # after a progress bar, which ends no line
         channel.send("resident", models=models.resident())
         channel.send("end", job=command["job"], **vars(outcome))
 
