@@ -26,7 +26,7 @@ def actions(now: state.Context) -> None:
     """Estimated cost, the button, and the link to the next page."""
     trials = now.recipe.calibration.trials
     done = state.state_of(now, "calibration") == "done"
-    st.caption("This choice is computed." if done else cost(now.recipe, now))
+    st.caption("This choice is computed." if done else cost(now.recipe))
     with st.container(horizontal=True):
         if st.button(
             "Calibration is current" if done else f"Draw and try {trials} sets" if trials > 1 else "Draw the set",

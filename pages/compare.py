@@ -26,7 +26,7 @@ from nirvana.dashboard.panels.zero_shot import answers, explain_tasks, task_cont
 def measure(now: state.Context, possible: bool) -> None:
     """Estimated cost, and the button."""
     done = state.state_of(now, "evaluate") == "done"
-    st.caption("This choice is measured." if done else cost(now.recipe, now))
+    st.caption("This choice is measured." if done else cost(now.recipe))
     if st.button(
         "Measurements are current" if done else "Measure both models",
         key="compare.run",

@@ -23,7 +23,7 @@ def actions(context: state.Context, possible: bool) -> None:
     states = {step: state.step_state(step) for step in ("model", "calibration", "saliency", "allocation", "prune")}
     todo = [step for step, now in states.items() if now != "done"]
     busy = context.job is not None
-    st.caption(cost(context.run, todo))
+    st.caption(cost(context.run, context.recipe, todo))
     with st.container(horizontal=True):
         if st.button(
             "Prune" if todo else "Pruned",

@@ -12,7 +12,7 @@ from nirvana.dashboard import state
 from nirvana.dashboard.panels.messages import show_error
 from nirvana.errors import NirvanaError
 from nirvana.reporting.figures.chart import count
-from nirvana.reporting.text import duration, plain
+from nirvana.reporting.text import plain
 from nirvana.runs.recipe import Recipe
 from nirvana.runs.run import Run
 from nirvana.schema import Schema
@@ -82,7 +82,7 @@ class StudyPanel:
             state.start_study(self.study.name, recipe, **request.to_json())
 
     def watch(self, now: state.Context) -> None:
-        """Rerun the page when another point is finished, and show how many are, and the time left."""
+        """Rerun the page when another point is finished, and show how many are."""
         if now.job is not None and now.job.task == self.study.name:
             st.fragment(self._watch, run_every=POLL)(now.run.id, len(self.seconds(now.run)))
 
@@ -93,12 +93,7 @@ class StudyPanel:
             st.rerun()
         if len(seconds) != known:
             st.rerun()
-        job = state.jobs().live(run_id)
-        text = f"{count(len(seconds), self.noun)} finished"
-        if job is not None and job.steps > 1 and any(seconds):
-            left = sum(seconds) / len(seconds) * (job.steps - job.step_number + 1 - job.fraction)
-            text += f"; about {duration(left)} left, at their pace so far"
-        st.caption(f"{text}.")
+        st.caption(f"{count(len(seconds), self.noun)} finished.")
 
     def failures(self, points: Iterable[tuple[str, str]]) -> None:
         """Failed points as pairs of label and error, those with the same error together."""

@@ -14,7 +14,7 @@ from nirvana.errors import CorpusError, ModelError
 from nirvana.forward.chunks import chunk_positions, hidden_batches
 from nirvana.models.limits import available_memory
 from nirvana.models.lm import LM
-from nirvana.progress import ProgressCallback, report
+from nirvana.progress import ProgressCallback, report, within
 
 MOST_BYTES = 2 << 30  # of log-probabilities that a reference keeps ...
 MEMORY_SHARE = 0.125  # ... and at most this share of what is free
@@ -107,7 +107,8 @@ def divergence(
     head = pruned.family.head(pruned.weights())
     vocabulary, width = head.weight.shape
     if reference is None:
-        reference = dense_reference(dense, probe, progress=progress)
+        reference = dense_reference(dense, probe, progress=within(progress, "Probe", 0, 2))
+        progress = within(progress, "Probe", 1, 2)
     elif reference.probe_hash != probe.hash:
         raise CorpusError("The dense reference is of another probe.", "Compute it for this one.")
     if reference.head.weight.shape[0] != vocabulary:

@@ -33,8 +33,12 @@ class Live:
     """State of a job while it runs.
 
     `done` of `total` units of `stage` are done in `step`, the `step_number`-th of `steps`; a total of 0 means that the
-    length is not known. `text` is the text written so far. `first` is the time and the fraction of the step's first
-    report with a known length.
+    length is not known. `text` is the text written so far. Times are seconds since 1970.
+
+    Attributes:
+        begun: when the step began, or the first of the points of a study, and the number of that.
+        first: when the first report with a known length came, and the fraction of the step that was done.
+        last: the same of the report that had the largest fraction so far.
     """
 
     stage: str = ""
@@ -44,16 +48,24 @@ class Live:
     step_number: int = 0
     steps: int = 0
     text: str = ""
+    begun: tuple[float, int] = field(default=(0.0, 1), repr=False)
     first: tuple[float, float] | None = field(default=None, repr=False)
+    last: tuple[float, float] | None = field(default=None, repr=False)
 
     def after(self, event: dict[str, Any]) -> Live:
         """The state after a worker's event "step" or "progress"."""
+        now = time.time()
         if event["event"] == "step":
-            return Live(step=event["step"], step_number=event["number"], steps=event["steps"])
-        first, total = self.first, event["total"]
-        if first is None and total:
-            first = time.time(), event["done"] / total
-        return replace(self, stage=event["stage"], done=event["done"], total=total, text=event["text"], first=first)
+            step, number = event["step"], event["number"]
+            begun = self.begun if step == self.step else (now, number)
+            return Live(step=step, step_number=number, steps=event["steps"], begun=begun)
+        first, last, total = self.first, self.last, event["total"]
+        if total:
+            report = now, event["done"] / total
+            first = first or report
+            last = report if last is None or report[1] > last[1] else last
+        shown = {name: event[name] for name in ("stage", "done", "total", "text")}
+        return replace(self, **shown, first=first, last=last)
 
 
 @dataclass(eq=False)

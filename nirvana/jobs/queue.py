@@ -60,25 +60,20 @@ class Job(Live):
         return min(self.done / self.total, 1.0) if self.total else 0.0
 
     @property
-    def overall(self) -> float:
-        """Steps done, and the share of the current one, over all steps: a count, not a share of the time."""
-        if not self.live or not self.steps:
-            return self.fraction
-        return min((self.step_number - 1 + self.fraction) / self.steps, 1.0)
-
-    @property
     def elapsed(self) -> float:
         """Seconds since it started; 0 in the queue."""
         return 0.0 if self.started is None else (self.finished or time.time()) - self.started
 
     @property
     def eta(self) -> float | None:
-        """Seconds that the current step will still take at its pace so far; None while there is too little to go by."""
-        if self.status != "running" or self.first is None:
+        """Seconds left in the current step at its pace so far; None before a second and 2 % of it are done."""
+        if self.status != "running" or self.first is None or self.last is None:
             return None
-        start, fraction = self.first
-        spent, gained = time.time() - start, self.fraction - fraction
-        return spent / gained * (1 - self.fraction) if spent > 1 and gained > 0.02 else None
+        (start, before), (newest, fraction) = self.first, self.last
+        spent, gained = newest - start, fraction - before
+        if spent <= 1 or gained <= 0.02:
+            return None
+        return max(spent / gained * (1 - fraction) - (time.time() - newest), 0.0)
 
 
 class JobManager:

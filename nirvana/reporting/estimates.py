@@ -1,86 +1,115 @@
-"""How much text a step reads, and how long that may take, by what it took before."""
+"""Expected durations, all from what was measured on this machine: paces of earlier work, then the job's own pace."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import median
 
-from nirvana.errors import NirvanaError
-from nirvana.evaluation.zero_shot.tasks import characters
-from nirvana.runs.recipe import Recipe
-from nirvana.runs.run import Run
-from nirvana.saliency.criteria import CRITERIA
+from nirvana.jobs.queue import Job
+from nirvana.reporting.text import duration
+from nirvana.runs.pace import FORWARD, LOADING, kind_of_work, tokens_read
+from nirvana.runs.recipe import STEPS, Recipe
 from nirvana.studies.sweep_grid import Point
 from nirvana.studies.sweep_rows import Row
 
-FORWARD_PASSES = {"nothing": 0.0, "activations": 1.0, "gradients": 3.3}  # that cost as much as scoring
-CHARACTERS_PER_TOKEN = 4.5  # of English
+Pace = Mapping[str, float]  # see `nirvana.runs.pace.read_pace`
+UNKNOWN = "duration unknown until the first run on this machine"
+TRUSTED = 0.25  # share of a step after which its own pace alone counts
 
 
-def tokens_read(step: str, recipe: Recipe) -> float:
-    """Tokens that go through a model in the step; those that gradients are taken of count 3.3 times."""
-    choice, evaluation = recipe.calibration, recipe.evaluation
-    probe = choice.probe_samples * choice.probe_length
-    if step == "evaluate":
-        asked = zero_shot_characters(recipe) or 0
-        return 2 * (probe + len(evaluation.corpora) * evaluation.max_tokens + asked / CHARACTERS_PER_TOKEN)
-    if step == "saliency":
-        return _scored(recipe, recipe.saliency.criterion)
-    if step == "prune":
-        return 0 if recipe.prune.compensation == "none" else recipe.prune.samples * recipe.prune.length
-    if choice.trials == 1:
-        return 0
-    return probe + choice.trials * (_scored(recipe, choice.trial_criterion) + probe)
+def in_words(seconds: float | None) -> str:
+    """E.g. "about 12 s on this machine"."""
+    return UNKNOWN if seconds is None else f"about {duration(seconds)} on this machine"
 
 
-def _scored(recipe: Recipe, criterion: str) -> float:
-    known = CRITERIA.get(criterion)
-    return recipe.calibration.samples * recipe.calibration.length * (FORWARD_PASSES[known.reads] if known else 0)
+def expected_seconds(step: str, recipe: Recipe, pace: Pace) -> float | None:
+    """Seconds of a step: by its own pace, or else by that of a forward pass; None before either was measured."""
+    if step == "model":
+        return pace.get(LOADING)
+    tokens = tokens_read(step, recipe)
+    return forward_seconds(tokens, pace, kind_of_work(step, recipe))
 
 
-def zero_shot_characters(recipe: Recipe) -> int | None:
-    """Characters that a model reads of the zero-shot tasks; None where that is known only after a download."""
-    try:
-        return characters(recipe.evaluation.zero_shot, recipe.evaluation.zero_shot_items)
-    except NirvanaError:
-        return None  # said where the tasks are chosen
+def forward_seconds(tokens: float, pace: Pace, kind: str = FORWARD) -> float | None:
+    """Seconds of reading so many tokens, at the pace of a kind of work where that is known."""
+    rate = pace.get(kind, pace.get(FORWARD))
+    return 0.0 if not tokens else None if rate is None else tokens * rate
 
 
-def expected_seconds(step: str, recipe: Recipe, run: Run, others: Iterable[Run] = ()) -> float | None:
-    """Scaled by tokens and parameters from `run` or the first of `others` that computed `step` on the same device.
-
-    None where there is nothing to go by.
-    """
-    card = run.model()
-    for basis in (run, *others):
-        info, model = basis.info(step), basis.model()
-        if info is None or model is None or basis.step_state(step) != "done" or not info.get("seconds"):
-            continue
-        before = tokens_read(step, basis.recipe) * model.layout.parameters
-        if before and (card is None or card.device == info.get("device")):
-            now = tokens_read(step, recipe) * (card or model).layout.parameters
-            return float(info["seconds"]) * now / before
-    return None
+def total_seconds(steps: Iterable[str], recipe: Recipe, pace: Pace) -> float | None:
+    """Seconds of several steps; None where that of one is unknown."""
+    return _sum(expected_seconds(step, recipe, pace) for step in steps)
 
 
-def sweep_seconds(todo: Sequence[Point], rows: Sequence[Row], run: Run, others: Iterable[Run] = ()) -> float | None:
-    """Seconds for the points of a sweep around `run`, estimated from `rows`, or else from the run's steps.
+def sweep_seconds(todo: Sequence[Point], rows: Sequence[Row], recipe: Recipe, pace: Pace) -> float | None:
+    """Seconds of the points of a sweep around `recipe`, estimated from finished `rows`, or else from its steps.
 
-    Each criterion scores once a seed, and the dense model is measured once; None where there is nothing to go by.
+    Each criterion scores once a seed, and the dense model is measured once; None before anything was measured.
     """
     spent = [row.seconds for row in rows if row.seconds]
     if len(spent) > 1:
         return median(spent) * len(todo)
-    basis = list(others)
-    total, scored = 0.0, set()
+    parts, scored = [], set()
     for number, point in enumerate(todo):
-        recipe = point.recipe(run.recipe)
-        measured = expected_seconds("evaluate", recipe, run, basis)
-        if measured is None:
-            return None
-        total += measured / 2 * (1 if number else 2)
-        total += expected_seconds("prune", recipe, run, basis) or 0.0
+        choices = point.recipe(recipe)
+        measured = expected_seconds("evaluate", choices, pace)
+        parts.append(measured if measured is None or not number else measured / 2)
+        parts.append(expected_seconds("prune", choices, pace))
         if (point.seed, point.criterion) not in scored:
             scored.add((point.seed, point.criterion))
-            total += expected_seconds("saliency", recipe, run, basis) or 0.0
-    return total
+            parts.append(expected_seconds("saliency", choices, pace))
+    return _sum(parts)
+
+
+def time_left(job: Job, recipe: Recipe, todo: Iterable[str], pace: Pace) -> str:
+    """The time that a running job still takes, e.g. "about 40 s left", "about 12 s left in this step".
+
+    Args:
+        recipe: of the job's run.
+        todo: steps of the run that are not current.
+        pace: of the recipe's model.
+    """
+    if job.task != "run":
+        left, later = job.eta if job.steps == 1 else study_left(job), 0.0 if job.step == job.task else None
+    elif not job.step:  # the worker starts
+        total, later = total_seconds(todo, recipe, pace), 0.0
+        left = None if total is None else max(total - job.elapsed, 0.0)
+    else:
+        left = step_left(job, expected_seconds(job.step, recipe, pace))
+        place = STEPS.index(job.step)
+        later = total_seconds([step for step in todo if STEPS.index(step) > place], recipe, pace)
+    if left is None:
+        return "time left not known yet"
+    words = f"about {duration(max(left + (later or 0.0), 1.0))} left"
+    return f"{words} in this step" if later is None else words
+
+
+def step_left(job: Job, expected: float | None) -> float | None:
+    """Seconds left in the current step; its own pace replaces the expectation as the step advances."""
+    spent, left = time.time() - job.begun[0], job.eta
+    if expected is None:
+        return left
+    if left is None:
+        return max(expected - spent, 0.0)
+    weight = min(job.fraction / TRUSTED, 1.0)
+    return max(weight * (spent + left) + (1 - weight) * expected - spent, 0.0)
+
+
+def study_left(job: Job) -> float | None:
+    """Seconds left in a study: at the pace of its points so far, and at most until its minutes are over."""
+    if not job.step:
+        return None
+    start, first = job.begun
+    spent, done = time.time() - start, job.step_number - first + job.fraction
+    known = []
+    if job.arguments.get("minutes"):
+        known.append(max(60 * float(job.arguments["minutes"]) - spent, 0.0))
+    if job.steps and spent > 1 and done > 0.02:
+        known.append(spent / done * (job.steps - job.step_number + 1 - job.fraction))
+    return min(known, default=None)
+
+
+def _sum(parts: Iterable[float | None]) -> float | None:
+    found = list(parts)
+    return None if None in found else sum(part for part in found if part is not None)

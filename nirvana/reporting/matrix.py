@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from nirvana.options import words
-from nirvana.reporting.estimates import expected_seconds, tokens_read
+from nirvana.reporting.estimates import Pace, forward_seconds, total_seconds
 from nirvana.reporting.text import plus_minus
 from nirvana.runs.options import option_words
 from nirvana.runs.recipe import Recipe
-from nirvana.runs.run import Run
 from nirvana.studies.matrix import MatrixRequest
 from nirvana.studies.matrix_rows import CalibrationMatrix, Estimate, Transfer, used
 
@@ -92,22 +91,19 @@ def rows_to_do(matrix: CalibrationMatrix | None, recipe: Recipe, request: Matrix
 
 
 def matrix_seconds(
-    matrix: CalibrationMatrix | None, recipe: Recipe, request: MatrixRequest, run: Run, others: Iterable[Run] = ()
+    matrix: CalibrationMatrix | None, recipe: Recipe, request: MatrixRequest, pace: Pace
 ) -> float | None:
-    """Seconds for the missing rows, estimated from finished rows or from the run's steps; None without either."""
-    rows, columns, basis = rows_to_do(matrix, recipe, request), len(request.corpora), list(others)
+    """Seconds of the missing rows, estimated from finished rows, or else at the model's pace; None without either."""
+    rows, columns = rows_to_do(matrix, recipe, request), len(request.corpora)
     spent = (
         [row.seconds for row in matrix.rows if row.seconds] if matrix and is_current(matrix, recipe, request) else []
     )
     if spent:
         return rows * sum(spent) / len(spent)
-    compared = expected_seconds("evaluate", recipe, run, basis)
-    if compared is None:
-        return None
     choice = recipe.calibration
     read = (rows + 1) * columns * (recipe.evaluation.max_tokens + choice.probe_samples * choice.probe_length)
-    made = [expected_seconds(step, recipe, run, basis) or 0.0 for step in ("saliency", "prune")]
-    return rows * sum(made) + compared * read / tokens_read("evaluate", recipe)
+    made, measured = total_seconds(("saliency", "prune"), recipe, pace), forward_seconds(read, pace)
+    return None if made is None or measured is None else rows * made + measured
 
 
 def python_code(recipe: Recipe, request: MatrixRequest) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
@@ -10,6 +11,7 @@ from nirvana.errors import ModelError
 from nirvana.files import json_hash, local_path
 from nirvana.plan import PruningPlan
 from nirvana.progress import ProgressCallback
+from nirvana.runs.pace import record_loading
 from nirvana.runs.recipe import ModelChoice
 
 if TYPE_CHECKING:
@@ -37,8 +39,10 @@ class ModelCache:
         wanted = (choice, _stamp(choice.name))
         if self._dense is None or self._choice != wanted:
             self.clear()
+            start = time.perf_counter()
             self._dense = load_model(choice.name, device=choice.device, dtype=choice.dtype, progress=progress)
             self._choice = wanted
+            record_loading(choice, self._dense, time.perf_counter() - start)
         return self._dense
 
     def pruned(

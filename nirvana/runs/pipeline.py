@@ -20,6 +20,7 @@ from nirvana.progress import ProgressCallback
 from nirvana.runs.compensation import check_statistics, compensation_record
 from nirvana.runs.measurements import evaluate
 from nirvana.runs.model_cache import ModelCache, placement
+from nirvana.runs.pace import record_step
 from nirvana.runs.recipe import STEPS
 from nirvana.runs.results import ModelCard, PruneSummary
 from nirvana.runs.run import Run
@@ -81,6 +82,7 @@ def compute_steps(
             _check_ahead(workspace, result, steps)
         info.setdefault("seconds", time.perf_counter() - start)
         run.put(step, result, **info)
+        record_step(step, run.recipe, info)
 
 
 def _announce(on_step: StepCallback | None, todo: Sequence[str], number: int) -> tuple[str, int]:
@@ -161,7 +163,8 @@ def _prune(workspace: Workspace) -> tuple[PruneSummary, dict[str, Any]]:
         refused=refused_formats(small),
         compensation=compensation_record(lm, small, workspace.origins.get("statistics", {})),
     )
-    return summary, {"weight_hash": small.hash, "base_hash": lm.hash, **placement(lm)}
+    cached = workspace.origins.get("statistics", {}).get("cached", False)
+    return summary, {"weight_hash": small.hash, "base_hash": lm.hash, "cached": cached, **placement(lm)}
 
 
 def _evaluate(workspace: Workspace) -> tuple[Report, dict[str, Any]]:

@@ -10,7 +10,10 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from nirvana.dashboard.guide import GUIDES, PAGES
-from nirvana.runs.recipe import STEPS, Recipe
+from nirvana.models.tiny import QUICK
+from nirvana.reporting.estimates import UNKNOWN
+from nirvana.runs.pace import FORWARD, LOADING, record_pace
+from nirvana.runs.recipe import STEPS, ModelChoice, Recipe
 from nirvana.runs.store import Run, Store
 from tests.app.conftest import ROOT, add_job, tables
 
@@ -135,3 +138,22 @@ def test_a_public_demo_offers_no_paths(start: Start, store: Store, monkeypatch: 
     shared.button(key="saliency.run").click().run()
     assert "built-in model" in shared.error[0].value
     assert store.open(run.id).status == "empty"
+
+
+PROMISES = ["pages/home.py", "pages/calibration.py", "pages/prune.py", "pages/compare.py", "pages/sweep.py"]
+
+
+@pytest.mark.parametrize("file", PROMISES)
+def test_durations_are_expected_only_from_what_was_measured_here(file: str, start: Start, store: Store) -> None:
+    """The example was computed on another machine: a run that has its results promises nothing by their timings."""
+
+    def words() -> str:
+        app = visit(start(run), file)
+        return " ".join(element.value for element in (*app.markdown, *app.caption))
+
+    example = store.open("example")
+    run = store.create(example.recipe.change("calibration", length=200), parent=example)
+    assert UNKNOWN in words()
+    for model in (run.recipe.model, ModelChoice(name=QUICK)):
+        record_pace(model, {FORWARD: 0.0001, LOADING: 2.0})
+    assert UNKNOWN not in words() and "on this machine" in words()

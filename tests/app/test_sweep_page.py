@@ -160,7 +160,7 @@ def test_a_sweep_that_was_stopped_goes_on(
     store.delete(rows[1].run_id)
     app = open_page(start, filled)
     assert app.button(key="sweep.run").label == "Continue: 2 points to go"
-    assert "28 of them done; about 4.0 s for the rest" in words(app)
+    assert "28 of them done; about 4.0 s on this machine for the rest" in words(app)
     app.button(key="sweep.run").click().run()
     assert submitted == [submitted[0] | GRID.to_json()]
 

@@ -28,6 +28,7 @@ from nirvana.reporting.matrix import (
     rows_to_do,
 )
 from nirvana.runs.options import apply_options
+from nirvana.runs.pace import FORWARD
 from nirvana.runs.recipe import Recipe
 from nirvana.runs.store import Store
 from nirvana.studies.matrix import MatrixRequest
@@ -126,10 +127,10 @@ def test_what_is_left_to_do(own_home: Path) -> None:
     assert rows_to_do(matrix, recipe, ASKED.with_values(mixture=False)) == 0
     assert rows_to_do(matrix, recipe.change("allocation", sparsity=0.3), ASKED) == 3
     assert rows_to_do(None, recipe, ASKED) == 3
-    example = Store().open("example")
-    assert matrix_seconds(matrix, recipe, ASKED.with_values(seeds=3), example) == 6 * 2.0
-    guessed = matrix_seconds(None, recipe, ASKED, example, [example])
-    assert guessed is not None and guessed > 0
+    assert matrix_seconds(matrix, recipe, ASKED.with_values(seeds=3), {}) == 6 * 2.0
+    assert matrix_seconds(None, recipe, ASKED, {}) is None
+    scored, measured = 3.3 * 32 * 128, 4 * 2 * (16_384 + 128 * 64)  # for each of 3 models, and by the dense one as well
+    assert matrix_seconds(None, recipe, ASKED, {FORWARD: 0.5}) == pytest.approx(0.5 * (3 * scored + measured))
     assert "nirvana at 20%, gamma 3.36" in describe(matrix.protocol, [0]) and "4-bit" in describe(matrix.protocol, [0])
 
 

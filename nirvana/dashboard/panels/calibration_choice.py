@@ -15,12 +15,11 @@ from nirvana.dashboard.panels.corpora import choose_texts
 from nirvana.dashboard.panels.criteria import criterion_title
 from nirvana.dashboard.panels.fields import whole_number
 from nirvana.dashboard.panels.model import inspected, loaded_card
-from nirvana.reporting.estimates import expected_seconds
+from nirvana.reporting.estimates import expected_seconds, in_words
 from nirvana.reporting.figures.allocation import gamma_label
 from nirvana.reporting.figures.chart import count
-from nirvana.reporting.text import duration
+from nirvana.runs.pace import read_pace
 from nirvana.runs.recipe import CalibrationChoice, Recipe
-from nirvana.runs.store import EXAMPLE
 from nirvana.saliency.criteria import available
 from nirvana.schema import limits
 
@@ -168,8 +167,8 @@ def _layers(now: state.Context) -> list[int]:
     return sorted({site.layer for site in card.layout} if card else now.recipe.calibration.trial_protected)
 
 
-def cost(recipe: Recipe, now: state.Context) -> str:
-    """Tokens that will be read, and the estimated duration."""
+def cost(recipe: Recipe) -> str:
+    """Tokens that will be read, and the expected duration."""
     choice = recipe.calibration
     if choice.trials == 1:
         text = f"Draws {count(choice.samples, 'sample')} of {choice.length:,} tokens; nothing is computed"
@@ -178,9 +177,7 @@ def cost(recipe: Recipe, now: state.Context) -> str:
             f"Scores {choice.trials} sets of {choice.samples:,} x {choice.length:,} tokens, prunes with each, and "
             f"runs each pruned model over {choice.probe_samples:,} x {choice.probe_length:,} probe tokens"
         )
-        seconds = expected_seconds("calibration", recipe, now.run, [now.store.open(EXAMPLE)])
-        if seconds:
-            text += f": about {duration(seconds)}, by what it took before"
+        text += f": {in_words(expected_seconds('calibration', recipe, read_pace(recipe.model)))}"
     if any(SELF_GENERATED.name in part_names(name) for name in choice.texts):
         text += ". The model writes the text first, once"
     return f"{text}."

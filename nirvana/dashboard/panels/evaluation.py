@@ -10,11 +10,10 @@ from nirvana.dashboard.panels.fields import whole_number
 from nirvana.dashboard.panels.messages import message, show_error
 from nirvana.dashboard.panels.zero_shot import asked
 from nirvana.errors import NirvanaError
-from nirvana.reporting.estimates import expected_seconds
+from nirvana.reporting.estimates import expected_seconds, in_words
 from nirvana.reporting.figures.chart import count
-from nirvana.reporting.text import duration
+from nirvana.runs.pace import read_pace
 from nirvana.runs.recipe import EvaluationChoice, Recipe
-from nirvana.runs.store import EXAMPLE
 
 CORPORA, WINDOW, MAX_TOKENS = "compare.corpora", "compare.window", "compare.max_tokens"
 
@@ -74,12 +73,11 @@ def usable(choice: EvaluationChoice) -> bool:
     return True
 
 
-def cost(recipe: Recipe, now: state.Context) -> str:
-    """Tokens that will be read, and the estimated duration."""
+def cost(recipe: Recipe) -> str:
+    """Tokens that will be read, and the expected duration."""
     choice = recipe.evaluation
     texts = (
         f"{count(len(choice.corpora), 'text')} of at most {choice.max_tokens:,} tokens" if choice.corpora else "no text"
     )
     text = f"Both models read {texts} and the probe for KL{asked(recipe)}"
-    seconds = expected_seconds("evaluate", recipe, now.run, [now.store.open(EXAMPLE)])
-    return f"{text}: about {duration(seconds)}, by what it took before." if seconds else f"{text}."
+    return f"{text}: {in_words(expected_seconds('evaluate', recipe, read_pace(recipe.model)))}."

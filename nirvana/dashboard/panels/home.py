@@ -12,11 +12,12 @@ from nirvana.dashboard.panels.metrics import metric
 from nirvana.dashboard.panels.sidebar import STATUS
 from nirvana.models.sources import BUILT_IN
 from nirvana.models.tiny import NAMES, QUICK
-from nirvana.reporting.estimates import expected_seconds
-from nirvana.reporting.text import duration, millions, moment, plain
+from nirvana.reporting.estimates import in_words, total_seconds
+from nirvana.reporting.text import millions, moment, plain
+from nirvana.runs.pace import read_pace
 from nirvana.runs.presets import PRESETS
-from nirvana.runs.recipe import Recipe
-from nirvana.runs.store import EXAMPLE, Run
+from nirvana.runs.recipe import STEPS, Recipe
+from nirvana.runs.store import Run
 
 RECENT = 5
 
@@ -40,7 +41,7 @@ def demo(now: state.Context) -> None:
         st.markdown(
             f"This is {model.description}. {PRESETS[preset].description} The demo scores every unit, removes "
             f"**{recipe.allocation.sparsity:.0%}** of the attention and MLP weights, and measures what that cost. "
-            f"Nothing is downloaded. {cost(recipe, now.store.open(EXAMPLE))}"
+            f"Nothing is downloaded. {cost(recipe)}"
         )
         if not model.installed:
             st.warning(
@@ -62,16 +63,10 @@ def demo(now: state.Context) -> None:
             page_link("model", "Use a model of your own" if not state.public_demo() else "Set it up step by step")
 
 
-def cost(recipe: Recipe, example: Run) -> str:
-    """How long the demo takes, scaled from what the example's steps took."""
-    if recipe.model.name in NAMES:
-        return "It takes less than a minute, and less than 1 GB of memory."
-    spent = [expected_seconds(step, recipe, example) for step in ("calibration", "saliency", "prune", "evaluate")]
-    seconds = sum(value for value in spent if value)
-    if not seconds:
-        return "It takes some minutes on a laptop CPU and about 2 GB of memory."
-    where = str((example.info("calibration") or {}).get("device", "cpu")).upper()
-    return f"It takes about {duration(seconds)} on the {where} that made the example, and about 2 GB of memory."
+def cost(recipe: Recipe) -> str:
+    """Memory and time of the demo."""
+    memory = "Less than 1 GB" if recipe.model.name in NAMES else "About 2 GB"
+    return f"{memory} of memory; {in_words(total_seconds(STEPS, recipe, read_pace(recipe.model)))}."
 
 
 def headline(run: Run) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import streamlit as st
 
 from nirvana.dashboard import state
@@ -10,7 +12,10 @@ from nirvana.dashboard.panels.messages import message
 from nirvana.errors import RunError
 from nirvana.jobs.queue import Job
 from nirvana.jobs.registry import TASKS
+from nirvana.reporting.estimates import Pace, time_left
 from nirvana.reporting.text import duration, plain
+from nirvana.runs.pace import read_pace
+from nirvana.runs.recipe import STEPS, Recipe
 
 POLL = 0.5  # seconds
 LINES = 40
@@ -25,10 +30,13 @@ def job_panel() -> None:
     if now.job is None:
         last_failure(now)
     else:
-        st.fragment(_live, run_every=POLL)(now.job.id, now.job.step)
+        until = now.job.arguments.get("until", STEPS[-1])
+        todo = [step for step in STEPS[: STEPS.index(until) + 1] if now.run.step_state(step) != "done"]
+        recipe = now.run.recipe
+        st.fragment(_live, run_every=POLL)(now.job.id, now.job.step, recipe, todo, read_pace(recipe.model))
 
 
-def _live(job_id: str, step: str) -> None:
+def _live(job_id: str, step: str, recipe: Recipe, todo: Sequence[str], pace: Pace) -> None:
     jobs = state.jobs()
     try:
         job = jobs.job(job_id)
@@ -49,7 +57,7 @@ def _live(job_id: str, step: str) -> None:
                     jobs.cancel(job_id)
                 except RunError as error:
                     message(error.message, error.hint)
-            st.caption(_timing(job))
+            st.caption(_timing(job, recipe, todo, pace))
         _log(job_id)
 
 
@@ -78,11 +86,10 @@ def _stage(job: Job) -> str:
     return f" · {plain(job.stage)}" + (f" {job.done:,}/{job.total:,}" if 1 < job.total < 1000 else "")
 
 
-def _timing(job: Job) -> str:
+def _timing(job: Job, recipe: Recipe, todo: Sequence[str], pace: Pace) -> str:
     if job.status == "queued":
         return f"On {plain(job.device)}, behind the jobs before it."
-    text = f"{duration(job.elapsed)} so far, on {plain(job.device)}"
-    return text + (f"; about {duration(job.eta)} left in this step." if job.eta is not None else ".")
+    return f"{duration(job.elapsed)} so far, on {plain(job.device)}; {time_left(job, recipe, todo, pace)}."
 
 
 def _log(job_id: str) -> None:

@@ -11,11 +11,12 @@ from nirvana.dashboard.panels.charts import show_chart
 from nirvana.dashboard.panels.corpora import corpus_label, corpus_options
 from nirvana.dashboard.panels.fields import whole_number
 from nirvana.dashboard.study_panel import StudyPanel
+from nirvana.reporting.estimates import in_words
 from nirvana.reporting.figures import matrix as figures
 from nirvana.reporting.figures.chart import count
 from nirvana.reporting.matrix import command_line, describe, is_current, matrix_seconds, python_code, rows_to_do
-from nirvana.reporting.text import duration, plain
-from nirvana.runs.store import EXAMPLE
+from nirvana.reporting.text import plain
+from nirvana.runs.pace import read_pace
 from nirvana.studies.matrix import MOST, Matrix, MatrixRequest
 from nirvana.studies.matrix_rows import CalibrationMatrix, read_matrix
 
@@ -95,12 +96,12 @@ def _start(now: state.Context, found: CalibrationMatrix | None, request: MatrixR
     started = found is not None and is_current(found, now.recipe, request) and bool(found.rows)
     caption = "This choice is measured."
     if rows:
-        seconds = matrix_seconds(found, now.recipe, request, now.run, [now.store.open(EXAMPLE)])
+        seconds = matrix_seconds(found, now.recipe, request, read_pace(now.recipe.model))
         caption = (
             f"Prunes {count(rows, 'model')}{' more' if started else ''} with the choices of the Saliency, Allocation "
             f"and Prune pages, and reads {count(len(request.corpora), 'text')} with each"
         )
-        caption += f": about {duration(seconds)}, by what it took before." if seconds else "."
+        caption += f": {in_words(seconds)}."
     PANEL.start(
         now,
         request,

@@ -47,7 +47,7 @@ def choose_model(choice: ModelChoice) -> ModelChoice:
             "Model",
             known,
             key="model.built_in",
-            captions=[f"{text[0].upper()}{text[1:]}. {pace}" for _, text, pace, _ in BUILT_IN.values()],
+            captions=[f"{each.description[0].upper()}{each.description[1:]}." for each in BUILT_IN.values()],
             help=SOURCES[source],
         )
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import streamlit as st
@@ -9,9 +10,11 @@ import streamlit as st
 from nirvana.dashboard.panels.fields import whole_number
 from nirvana.layout import KV_GROUP, NEURON
 from nirvana.plan import PruningPlan
+from nirvana.reporting.estimates import in_words, total_seconds
 from nirvana.reporting.figures.chart import count
 from nirvana.reporting.text import megabytes
-from nirvana.runs.recipe import PruneChoice
+from nirvana.runs.pace import read_pace
+from nirvana.runs.recipe import PruneChoice, Recipe
 from nirvana.runs.store import Run
 
 METHOD = "prune.compensation"
@@ -81,13 +84,12 @@ def preview(plan: PruningPlan, run: Run) -> None:
     st.markdown(text + ".")
 
 
-def cost(run: Run, steps: list[str]) -> str:
-    """Steps that will be computed, the device, and the duration of the same steps before."""
+def cost(run: Run, recipe: Recipe, steps: Sequence[str]) -> str:
+    """Steps that will be computed, their expected duration, and the device."""
     card = run.model()
-    seconds = {step: info["seconds"] for step in steps if (info := run.info(step)) and info.get("seconds") is not None}
-    text = f"To do: {', '.join(steps)}" if steps else "Everything is current"
+    text = "Everything is current"
+    if steps:
+        text = f"To do: {', '.join(steps)}: {in_words(total_seconds(steps, recipe, read_pace(recipe.model)))}"
     if card:
         text += f"; on {card.device} in {card.dtype}"
-    if seconds:
-        text += f". Last time: {', '.join(f'{step} {value:,.1f} s' for step, value in seconds.items())}"
-    return text + "."
+    return f"{text}."

@@ -9,10 +9,10 @@ from nirvana.dashboard.panels.charts import show_chart
 from nirvana.evaluation.sensitivity_result import Sensitivity
 from nirvana.jobs.tasks.measurements import ScanRequest
 from nirvana.plan import PruningPlan
-from nirvana.reporting.estimates import expected_seconds
+from nirvana.reporting.estimates import forward_seconds, in_words
 from nirvana.reporting.figures.chart import count
 from nirvana.reporting.figures.sensitivity import most_sensitive, scan_heatmap, scan_words
-from nirvana.reporting.text import duration
+from nirvana.runs.pace import read_pace
 from nirvana.saliency.scores import Saliency
 
 RATE, MOST = "allocation.scan.rate", "allocation.scan.layers"
@@ -54,13 +54,9 @@ def scan(now: state.Context, scores: Saliency, plan: PruningPlan | None) -> None
 def _cost(now: state.Context, scores: Saliency) -> str:
     modules = sum(site.units > 1 for site in scores.layout.values())
     text = f"{count(modules, 'module')}, one pass over the probe each"
-    seconds = expected_seconds("evaluate", now.run.recipe, now.run)
-    choice = now.run.recipe.evaluation
-    probe = now.run.recipe.calibration.probe_samples * now.run.recipe.calibration.probe_length
-    read = 2 * (probe + len(choice.corpora) * choice.max_tokens)
-    if seconds and read:
-        text += f": about {duration(seconds * (modules + 1) * probe / read)}, by what comparing took"
-    return f"{text}."
+    recipe = now.run.recipe
+    probe = recipe.calibration.probe_samples * recipe.calibration.probe_length
+    return f"{text}: {in_words(forward_seconds((modules + 1) * probe, read_pace(recipe.model)))}."
 
 
 def _protect(found: Sensitivity) -> None:

@@ -17,12 +17,12 @@ from nirvana.dashboard.panels.messages import page_link, show_error
 from nirvana.dashboard.panels.prune import TITLES
 from nirvana.dashboard.study_panel import StudyPanel
 from nirvana.errors import NirvanaError
-from nirvana.reporting.estimates import sweep_seconds
+from nirvana.reporting.estimates import in_words, sweep_seconds
 from nirvana.reporting.figures.allocation import gamma_label
 from nirvana.reporting.figures.chart import count
-from nirvana.reporting.text import duration, plain
+from nirvana.reporting.text import plain
+from nirvana.runs.pace import read_pace
 from nirvana.runs.recipe import Recipe
-from nirvana.runs.store import EXAMPLE, Run
 from nirvana.saliency.criteria import available
 from nirvana.studies.sweep import Sweep
 from nirvana.studies.sweep_grid import COLUMNS, Grid, Point
@@ -183,32 +183,24 @@ def start(now: state.Context, grid: Grid, rows: Sequence[Row]) -> None:
         grid,
         recipe,
         label=label,
-        caption=_cost(now, grid, points, todo, around),
+        caption=_cost(recipe, grid, points, todo, around),
         help="Every finished point is kept: stop at any time, and continue or extend the grid later.",
         complete=not todo,
         kind="primary" if new else "secondary",
     )
 
 
-def _cost(now: state.Context, grid: Grid, points: Sequence[Point], todo: Sequence[Point], rows: Sequence[Row]) -> str:
+def _cost(recipe: Recipe, grid: Grid, points: Sequence[Point], todo: Sequence[Point], rows: Sequence[Row]) -> str:
     text = count(len(points), "point")
     if len(todo) < len(points):
         text += f", {len(points) - len(todo)} of them done"
     failed = {row.point for row in rows if row.failure}  # which mostly fail again, and at once
     left = [point for point in todo if point not in failed]
-    seconds = sweep_seconds(left, rows, now.run, _bases(now)) if left else None
-    if seconds:
-        text += (
-            f"; about {duration(seconds)} for the rest" if len(todo) < len(points) else f"; about {duration(seconds)}"
-        )
-        text += ", by what it took before" + (", without the timing" if grid.speed and not rows else "")
+    if left:
+        seconds = sweep_seconds(left, rows, recipe, read_pace(recipe.model))
+        text += f"; {in_words(seconds)}" + (" for the rest" if len(todo) < len(points) else "")
+        text += ", without the measurement of speed" if grid.speed and not rows and seconds is not None else ""
     return f"{text}."
-
-
-def _bases(now: state.Context) -> list[Run]:
-    """Runs used to estimate duration: of any size where the open run's is known, else of its model alone."""
-    model, found = now.run.recipe.model.name, [*now.store.runs(), now.store.open(EXAMPLE)]
-    return [run for run in found if now.run.model() is not None or run.recipe.model.name == model]
 
 
 def belongs_elsewhere(now: state.Context) -> bool:

@@ -12,10 +12,10 @@ from nirvana.errors import NirvanaError
 from nirvana.evaluation.results import Report
 from nirvana.evaluation.zero_shot.results import comparisons
 from nirvana.evaluation.zero_shot.tasks import HUB, MINIMAL_PAIRS, check_fit, check_name, task_title
-from nirvana.reporting.estimates import zero_shot_characters
 from nirvana.reporting.figures import zero_shot as figures
 from nirvana.reporting.figures.chart import count
 from nirvana.reporting.text import plain
+from nirvana.runs.pace import zero_shot_characters
 from nirvana.runs.recipe import EvaluationChoice, Recipe
 from nirvana.runs.results import ModelCard
 

@@ -1,4 +1,4 @@
-"""Models of a few million bytes that come with the program, so that every step answers in seconds.
+"""Models of a few million bytes that come with the program, for demos and first steps.
 
 They read bytes and know English prose as far as that size allows; `training.json` beside each says how it was made.
 """
@@ -9,4 +9,4 @@ from pathlib import Path
 
 FOLDER = Path(__file__).parent
 NAMES = ("tiny-llama", "tiny-qwen3", "tiny-t5")
-QUICK = NAMES[0]  # for demos and first steps
+QUICK = NAMES[0]  # the first to try
