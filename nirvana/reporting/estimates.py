@@ -23,6 +23,12 @@ def in_words(seconds: float | None) -> str:
     return UNKNOWN if seconds is None else f"about {duration(seconds)} on this machine"
 
 
+def summed(parts: Iterable[float | None]) -> float | None:
+    """The sum; None where a part is unknown."""
+    found = list(parts)
+    return None if None in found else sum(part for part in found if part is not None)
+
+
 def expected_seconds(step: str, recipe: Recipe, pace: Pace) -> float | None:
     """Seconds of a step: by its own pace, or else by that of a forward pass; None before either was measured."""
     if step == "model":
@@ -39,7 +45,7 @@ def forward_seconds(tokens: float, pace: Pace, kind: str = FORWARD) -> float | N
 
 def total_seconds(steps: Iterable[str], recipe: Recipe, pace: Pace) -> float | None:
     """Seconds of several steps; None where that of one is unknown."""
-    return _sum(expected_seconds(step, recipe, pace) for step in steps)
+    return summed(expected_seconds(step, recipe, pace) for step in steps)
 
 
 def sweep_seconds(todo: Sequence[Point], rows: Sequence[Row], recipe: Recipe, pace: Pace) -> float | None:
@@ -59,7 +65,7 @@ def sweep_seconds(todo: Sequence[Point], rows: Sequence[Row], recipe: Recipe, pa
         if (point.seed, point.criterion) not in scored:
             scored.add((point.seed, point.criterion))
             parts.append(expected_seconds("saliency", choices, pace))
-    return _sum(parts)
+    return summed(parts)
 
 
 def time_left(job: Job, recipe: Recipe, todo: Iterable[str], pace: Pace) -> str:
@@ -108,8 +114,3 @@ def study_left(job: Job) -> float | None:
     if job.steps and spent > 1 and done > 0.02:
         known.append(spent / done * (job.steps - job.step_number + 1 - job.fraction))
     return min(known, default=None)
-
-
-def _sum(parts: Iterable[float | None]) -> float | None:
-    found = list(parts)
-    return None if None in found else sum(part for part in found if part is not None)

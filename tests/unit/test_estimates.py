@@ -45,7 +45,7 @@ def job(task: str = "run", *, spent: float = 10.0, done: int = 0, first: int = 1
     known |= {"id": "1", "run_id": "2", "task": task, "arguments": {}, "device": "cpu", "status": "running"}
     known |= {"position": 0, "created": 0.0, "started": 0.0, "steps": 1, "step_number": 1, "step": task}
     begun = NOW - spent
-    reports = {"first": (begun, 0.0), "last": (NOW, done / 100)} if done else {}
+    reports: dict[str, Any] = {"first": (begun, 0.0), "last": (NOW, done / 100)} if done else {}
     return Job(**known | {"begun": (begun, first), "done": done, "total": 100, **reports} | values)
 
 
@@ -107,7 +107,7 @@ def test_an_expectation_turns_into_the_own_pace_of_the_step() -> None:
 
 
 def test_a_run_adds_the_steps_that_follow() -> None:
-    at = {"step": "saliency", "step_number": 2, "steps": 4}
+    at: dict[str, Any] = {"step": "saliency", "step_number": 2, "steps": 4}
     assert time_left(job(done=50, **at), RECIPE, STEPS, PACE) == "about 40 s left"
     assert time_left(job(spent=4, **at), RECIPE, STEPS, PACE) == "about 36 s left"
     assert time_left(job(spent=4, **at), RECIPE, STEPS[:3], PACE) == "about 6.0 s left"
@@ -117,7 +117,7 @@ def test_a_run_adds_the_steps_that_follow() -> None:
 
 
 def test_before_anything_was_measured_a_step_has_its_own_pace_only() -> None:
-    at = {"step": "saliency", "step_number": 2, "steps": 4}
+    at: dict[str, Any] = {"step": "saliency", "step_number": 2, "steps": 4}
     assert time_left(job(**at), RECIPE, STEPS, {}) == "time left not known yet"
     assert time_left(job(done=50, **at), RECIPE, STEPS, {}) == "about 10 s left in this step"
     assert time_left(job(done=50, **at), RECIPE, ("saliency", "allocation"), {}) == "about 10 s left"
@@ -134,13 +134,13 @@ def test_a_study_has_the_pace_of_its_points() -> None:
 
 
 def test_a_search_ends_with_its_minutes_or_its_trials() -> None:
-    timed = {"arguments": {"minutes": 2, "trials": 0}, "steps": 0}
+    timed: dict[str, Any] = {"arguments": {"minutes": 2, "trials": 0}, "steps": 0}
     assert study_left(job("tune", spent=30, **timed)) == 90
     assert study_left(job("tune", spent=300, **timed)) == 0
-    both = {"arguments": {"minutes": 2, "trials": 4}, "steps": 4}
+    both: dict[str, Any] = {"arguments": {"minutes": 2, "trials": 4}, "steps": 4}
     assert study_left(job("tune", spent=30, done=50, first=1, step_number=2, **both)) == pytest.approx(20 * 2.5)
     assert time_left(job("tune", begun=(0.0, 1), **timed | {"step": ""}), RECIPE, (), {}) == "time left not known yet"
-    counted = {"arguments": {"minutes": 0, "trials": 0}, "steps": 0}
+    counted: dict[str, Any] = {"arguments": {"minutes": 0, "trials": 0}, "steps": 0}
     assert time_left(job("tune", **counted), RECIPE, (), {}) == "time left not known yet"
 
 

@@ -13,11 +13,12 @@ from nirvana.dashboard.panels.charts import show_chart
 from nirvana.errors import NirvanaError
 from nirvana.files import strict
 from nirvana.reporting.comparison import SIZES, Comparison, compare_runs
-from nirvana.reporting.estimates import expected_seconds
+from nirvana.reporting.estimates import expected_seconds, in_words, summed
 from nirvana.reporting.figures import comparison as figures
 from nirvana.reporting.figures import theme
 from nirvana.reporting.figures.chart import count
-from nirvana.reporting.text import duration, moment, plain
+from nirvana.reporting.text import moment, plain
+from nirvana.runs.pace import read_pace
 from nirvana.runs.run import Run
 from nirvana.runs.store import EXAMPLE
 
@@ -158,8 +159,10 @@ def _measure_alike(found: Comparison, runs: Sequence[Run]) -> None:
     different = [run for run in others if run.recipe.evaluation != choice]
     if not different:
         return
-    seconds = [expected_seconds("evaluate", first.recipe, run, [first]) for run in different]
-    known = sum(each for each in seconds if each)
+    seconds = summed(
+        expected_seconds("evaluate", run.recipe.with_values(evaluation=choice), read_pace(run.recipe.model))
+        for run in different
+    )
     st.button(
         f"Measure {count(len(different), 'run')} like the first",
         key=ALIKE,
@@ -167,8 +170,8 @@ def _measure_alike(found: Comparison, runs: Sequence[Run]) -> None:
         on_click=_measure,
         args=(runs,),
         help=f"Up to {choice.max_tokens:,} tokens of each text in windows of {choice.window:,}, and the same tasks. "
-        "Each gets a new run with all results of the earlier steps; the runs above keep their numbers."
-        + (f" It takes about {duration(known)}, by what it took before." if known else ""),
+        "Each gets a new run with all results of the earlier steps; the runs above keep their numbers. In all: "
+        f"{in_words(seconds)}.",
     )
 
 
