@@ -20,7 +20,6 @@ from torch.nn import functional as F
 import nirvana as nv
 from nirvana.errors import Cancelled, ModelError, TaskError
 from nirvana.evaluation.results import Report
-from nirvana.evaluation.zero_shot.harness import zero_shot
 from nirvana.evaluation.zero_shot.minimal_pairs import minimal_pairs
 from nirvana.evaluation.zero_shot.phenomena import PHENOMENA
 from nirvana.evaluation.zero_shot.results import comparisons, measurements, paired_difference, paired_interval
@@ -138,7 +137,7 @@ def test_the_numbers_are_those_of_the_harness_command(
     model, tasks = write(tmp_path / "model"), write_tasks(tmp_path / "tasks")
     expected = by_the_command(model, tasks, tmp_path / "command", monkeypatch, **options)
     lm = load_model(str(model), device="cpu")
-    found = zero_shot(lm, str(tasks))
+    found = nv.zero_shot(lm, str(tasks))
     assert [item.task for item in found.tasks] == ["answers.jsonl", "ways.jsonl"]
     assert set(found.tasks[0].correct) == {"acc", "acc_norm"} and set(found.tasks[1].correct) == {"acc"}
     for item in found.tasks:
@@ -150,7 +149,7 @@ def test_the_numbers_are_those_of_the_harness_command(
 
 
 def test_a_sentence_counts_with_every_token_after_the_one_that_begins_a_text(tiny_lm: LM) -> None:
-    found = zero_shot(tiny_lm, MINIMAL_PAIRS, items=6)
+    found = nv.zero_shot(tiny_lm, MINIMAL_PAIRS, items=6)
     model, start = tiny_lm.weights(), tiny_lm.tokenizer.bos_token_id
 
     def likelihood(sentence: str) -> float:
@@ -179,32 +178,32 @@ def test_a_model_that_finds_all_alike_is_right_half_the_time(make_lm: Callable[.
     lm = make_lm(seed=5)
     head = lm.family.head(lm.weights())
     head.weight.data.zero_()
-    assert zero_shot(lm, MINIMAL_PAIRS, items=10).find(MINIMAL_PAIRS).value() == 0.5
+    assert nv.zero_shot(lm, MINIMAL_PAIRS, items=10).find(MINIMAL_PAIRS).value() == 0.5
 
 
 def test_outputs_that_are_no_numbers_are_no_answers(make_lm: Callable[..., LM]) -> None:
     lm = make_lm(seed=5)
     lm.family.head(lm.weights()).weight.data.fill_(math.nan)
     with pytest.raises(ModelError, match="not numbers"):
-        zero_shot(lm, MINIMAL_PAIRS, items=1)
+        nv.zero_shot(lm, MINIMAL_PAIRS, items=1)
 
 
 def test_the_tokenizer_and_the_random_numbers_stay_as_they_are(tiny_lm: LM, tmp_path: Path) -> None:
     tokenizer = tiny_lm.tokenizer
     before, state = dict(tokenizer.special_tokens_map), torch.random.get_rng_state()
-    zero_shot(tiny_lm, str(write_tasks(tmp_path)), items=3)
+    nv.zero_shot(tiny_lm, str(write_tasks(tmp_path)), items=3)
     assert dict(tokenizer.special_tokens_map) == before and torch.equal(torch.random.get_rng_state(), state)
 
 
 def test_batches_make_no_difference(tiny_lm: LM, tmp_path: Path) -> None:
     tasks = str(write_tasks(tmp_path) / "answers.jsonl")
-    one, many = (zero_shot(tiny_lm, tasks, batch_size=size).tasks[0] for size in (1, 16))
+    one, many = (nv.zero_shot(tiny_lm, tasks, batch_size=size).tasks[0] for size in (1, 16))
     assert np.array_equal(one.correct["acc"], many.correct["acc"])
 
 
 def test_progress_grows_and_may_cancel(tiny_lm: LM, capfd: pytest.CaptureFixture[str]) -> None:
     seen: list[Progress] = []
-    zero_shot(tiny_lm, MINIMAL_PAIRS, items=2, progress=seen.append)
+    nv.zero_shot(tiny_lm, MINIMAL_PAIRS, items=2, progress=seen.append)
     assert [item.done for item in seen] == sorted(item.done for item in seen)
     assert seen[0].done == 0 and seen[-1].fraction == 1 and seen[-1].total == 48 and len(seen) > 4
     captured = capfd.readouterr()
@@ -215,8 +214,8 @@ def test_progress_grows_and_may_cancel(tiny_lm: LM, capfd: pytest.CaptureFixture
             raise Cancelled
 
     with pytest.raises(Cancelled):
-        zero_shot(tiny_lm, MINIMAL_PAIRS, items=2, progress=stop)
-    assert zero_shot(tiny_lm, MINIMAL_PAIRS, items=1).tasks[0].n == 12  # nothing is left of it
+        nv.zero_shot(tiny_lm, MINIMAL_PAIRS, items=2, progress=stop)
+    assert nv.zero_shot(tiny_lm, MINIMAL_PAIRS, items=1).tasks[0].n == 12  # nothing is left of it
 
 
 def test_prompts_that_do_not_fit_are_counted_and_answers_refused(make_lm: Callable[..., LM], tmp_path: Path) -> None:
@@ -224,30 +223,30 @@ def test_prompts_that_do_not_fit_are_counted_and_answers_refused(make_lm: Callab
     path = tmp_path / "long.jsonl"
     items = [{"query": "a" * length, "choices": ["yes", "no"], "gold": 0} for length in (5, 40, 60)]
     path.write_text("\n".join(map(json.dumps, items)), encoding="utf-8")
-    assert zero_shot(lm, str(path)).tasks[0].protocol["truncated"] == 4
+    assert nv.zero_shot(lm, str(path)).tasks[0].protocol["truncated"] == 4
     path.write_text(json.dumps({"query": "a", "choices": ["b" * 50, "no"], "gold": 0}), encoding="utf-8")
     with pytest.raises(TaskError, match="32 positions"):
-        zero_shot(lm, str(path))
+        nv.zero_shot(lm, str(path))
 
 
 def test_a_head_of_its_own_stays_untied(tmp_path: Path) -> None:
     makers.TestByT5.write(tmp_path / "model")
     lm = load_model(str(tmp_path / "model"), device="cpu")
     before = {name: weight.clone() for name, weight in lm.weights().state_dict().items()}
-    assert zero_shot(lm, str(write_tasks(tmp_path / "tasks")), items=4).tasks[0].n == 4
+    assert nv.zero_shot(lm, str(write_tasks(tmp_path / "tasks")), items=4).tasks[0].n == 4
     assert all(torch.equal(weight, before[name]) for name, weight in lm.weights().state_dict().items())
 
 
 def test_minimal_pairs_are_refused_for_an_encoder_decoder(tmp_path: Path) -> None:
     lm = load_model(str(write_t5(tmp_path)), device="cpu")
     with pytest.raises(TaskError, match="encoder-decoder"):
-        zero_shot(lm, MINIMAL_PAIRS)
+        nv.zero_shot(lm, MINIMAL_PAIRS)
 
 
 def test_a_pruned_model_is_compared_item_by_item(tiny_lm: LM) -> None:
     plan = nv.allocate(nv.score(tiny_lm, None, criterion="random"), sparsity=0.4, gamma=1, multiple_of=4)
     small = nv.prune(tiny_lm, plan)
-    dense, pruned = (zero_shot(lm, MINIMAL_PAIRS, items=10) for lm in (tiny_lm, small))
+    dense, pruned = (nv.zero_shot(lm, MINIMAL_PAIRS, items=10) for lm in (tiny_lm, small))
     one, other = dense.find(MINIMAL_PAIRS), pruned.find(MINIMAL_PAIRS)
     difference = paired_difference(one, other)
     assert difference.value == pytest.approx(other.value() - one.value()) and difference.n == 120
@@ -259,11 +258,11 @@ def test_a_pruned_model_is_compared_item_by_item(tiny_lm: LM) -> None:
     measured = again.find("accuracy", "pruned", task=MINIMAL_PAIRS, note="x")
     assert measured is not None and measured.n == 120 and measured.value == other.value()
     with pytest.raises(TaskError, match="measured differently: items"):
-        paired_difference(one, zero_shot(small, MINIMAL_PAIRS, items=4).find(MINIMAL_PAIRS))
+        paired_difference(one, nv.zero_shot(small, MINIMAL_PAIRS, items=4).find(MINIMAL_PAIRS))
 
 
 def test_a_task_that_was_not_measured_is_named(tiny_lm: LM, tmp_path: Path) -> None:
-    found = zero_shot(tiny_lm, str(write_tasks(tmp_path, count=11)))
+    found = nv.zero_shot(tiny_lm, str(write_tasks(tmp_path, count=11)))
     with pytest.raises(TaskError, match=r"answers\.jsonl"):
         found.find("piqa")
 
@@ -353,7 +352,7 @@ def test_a_hub_task_says_what_to_do_without_a_network(tiny_lm: LM, monkeypatch: 
 
     monkeypatch.setattr(datasets, "load_dataset", unreachable)
     with pytest.raises(TaskError, match="PIQA cannot be read from the hub: Couldn't reach the Hub") as raised:
-        zero_shot(tiny_lm, "piqa")
+        nv.zero_shot(tiny_lm, "piqa")
     assert MINIMAL_PAIRS in raised.value.hint
 
 
@@ -363,7 +362,7 @@ def test_a_hub_task_is_scored_as_the_harness_defines_it(tiny_lm: LM, monkeypatch
     rows = [{"goal": f"Go {n}", "sol1": "left now", "sol2": "right", "label": n % 2} for n in range(5)]
     table = datasets.Dataset.from_list(rows)
     monkeypatch.setattr(datasets, "load_dataset", lambda **_: {"train": table, "validation": table})
-    (found,) = zero_shot(tiny_lm, "piqa", items=4).tasks
+    (found,) = nv.zero_shot(tiny_lm, "piqa", items=4).tasks
     assert found.task == "piqa" and found.n == 4 and set(found.correct) == {"acc", "acc_norm"} and found.chance == 0.5
 
 
@@ -391,7 +390,7 @@ assert not tried, tried
 
 @pytest.mark.skipif("NIRVANA_TEST_DATA" not in os.environ, reason="NIRVANA_TEST_DATA names no folder of real items")
 def test_a_folder_of_real_tasks_is_asked(tiny_lm: LM) -> None:
-    found = zero_shot(tiny_lm, str(Path(os.environ["NIRVANA_TEST_DATA"]) / "zeroshot"), items=3)
+    found = nv.zero_shot(tiny_lm, str(Path(os.environ["NIRVANA_TEST_DATA"]) / "zeroshot"), items=3)
     assert {item.n for item in found.tasks} == {3} and len(found.tasks) >= 7
     assert set(found.find("winogrande.jsonl").correct) == {"acc"}
     assert set(found.find("piqa.jsonl").correct) == {"acc", "acc_norm"} and found.find("arc_easy.jsonl").chance == 0.25
@@ -399,5 +398,5 @@ def test_a_folder_of_real_tasks_is_asked(tiny_lm: LM) -> None:
 
 @pytest.mark.smollm2
 def test_smollm2_knows_its_grammar(smollm2: LM) -> None:
-    found = zero_shot(smollm2, MINIMAL_PAIRS, items=10).find(MINIMAL_PAIRS)
+    found = nv.zero_shot(smollm2, MINIMAL_PAIRS, items=10).find(MINIMAL_PAIRS)
     assert found.value() - 2 * found.standard_error() > 0.6
