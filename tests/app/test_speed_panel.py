@@ -106,11 +106,12 @@ def test_tokens_are_shaded_under_both_models(start: Start, filled: Run) -> None:
 
 def test_the_text_so_far_is_shown(start: Start, filled: Run, monkeypatch: Any) -> None:
     add_job(filled, "running")
-    original = JobManager._job
+    live = JobManager.live
 
-    def with_text(self: JobManager, *arguments: Any) -> Any:
-        return replace(original(self, *arguments), text="Dense: Once upon", task="continue")
+    def with_text(self: JobManager, run_id: str) -> Any:
+        job = live(self, run_id)
+        return job and replace(job, text="Dense: Once upon", task="continue")
 
-    monkeypatch.setattr(JobManager, "_job", with_text)
+    monkeypatch.setattr(JobManager, "live", with_text)
     app = open_page(start, filled)
     assert "Dense: Once upon" in [code.value for code in app.code]

@@ -27,13 +27,8 @@ def pattern(key: str) -> re.Pattern[str]:
 
 
 def keys_on(app: AppTest) -> set[str]:
-    def walk(block: Any) -> Iterator[Any]:
-        for child in block.children.values():
-            yield child
-            if hasattr(child, "children"):
-                yield from walk(child)
-
-    return {str(node.key) for node in walk(app._tree) if getattr(node, "key", None)}
+    nodes: Iterator[Any] = (node for block in (app.main, app.sidebar) for node in block)
+    return {str(node.key) for node in nodes if getattr(node, "key", None)}
 
 
 def test_documented_keys_are_those_of_the_pages(start: Callable[..., AppTest], store: Store, filled: Run) -> None:
