@@ -154,6 +154,12 @@ def report(layout: Layout, plan: PruningPlan, draw: np.random.Generator) -> Repo
     return Report(tuple(measurements))
 
 
+def keys_on(app: AppTest) -> set[str]:
+    """Keys of all widgets and charts on the page."""
+    nodes: Iterator[Any] = (node for block in (app.main, app.sidebar) for node in block)
+    return {str(node.key) for node in nodes if getattr(node, "key", None)}
+
+
 def tables(app: AppTest, column: str) -> list[pd.DataFrame]:
     """The tables on the page that have a column of that name; AppTest keeps no keys of tables without selections."""
     return [table.value for table in app.dataframe if column in table.value.columns]

@@ -13,8 +13,7 @@ from nirvana.layout import KV_GROUP, NEURON
 from nirvana.models.families.t5 import T5Family
 from nirvana.runs.recipe import Recipe
 from nirvana.runs.store import Run, Store
-from tests.app.conftest import SMALL_T5, fill
-from tests.app.test_widget_keys import keys_on
+from tests.app.conftest import SMALL_T5, fill, keys_on
 
 Start = Callable[..., AppTest]
 

@@ -17,7 +17,7 @@ from nirvana.jobs.queue import JobManager
 from nirvana.runs.recipe import Recipe
 from nirvana.runs.results import Continuation
 from nirvana.runs.store import Run, Store
-from tests.app.test_widget_keys import keys_on
+from tests.app.conftest import keys_on
 
 Start = Callable[..., AppTest]
 

@@ -16,9 +16,8 @@ from nirvana.dashboard import state
 from nirvana.models.families.t5 import T5Family
 from nirvana.runs.recipe import CalibrationChoice, EvaluationChoice, Recipe
 from nirvana.runs.store import Run, Store
-from tests.app.conftest import PLACE, SMALL_T5, fill
+from tests.app.conftest import PLACE, SMALL_T5, fill, keys_on
 from tests.app.test_journey import wait
-from tests.app.test_widget_keys import keys_on
 from tests.families.test_t5 import TestByT5 as ByT5
 
 Start = Callable[..., AppTest]

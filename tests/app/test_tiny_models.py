@@ -15,8 +15,8 @@ from nirvana.models.tiny import QUICK
 from nirvana.runs.presets import PRESETS
 from nirvana.runs.recipe import CalibrationChoice, EvaluationChoice, Recipe
 from nirvana.runs.store import Store
+from tests.app.conftest import keys_on
 from tests.app.test_journey import wait
-from tests.app.test_widget_keys import keys_on
 
 Start = Callable[..., AppTest]
 

@@ -18,7 +18,7 @@ from nirvana.runs.store import Store
 from nirvana.studies.search import SearchRequest
 from nirvana.studies.search_space import Choices
 from nirvana.studies.search_trials import Trial, read_trials
-from tests.app.test_widget_keys import keys_on
+from tests.app.conftest import keys_on
 from tests.journals import write_search
 
 Start = Callable[..., AppTest]
