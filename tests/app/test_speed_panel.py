@@ -105,13 +105,13 @@ def test_tokens_are_shaded_under_both_models(start: Start, filled: Run) -> None:
 
 
 def test_the_text_so_far_is_shown(start: Start, filled: Run, monkeypatch: Any) -> None:
-    add_job(filled, "running")
-    live = JobManager.live
+    job_id = add_job(filled, "running")
+    job = JobManager.job
 
-    def with_text(self: JobManager, run_id: str) -> Any:
-        job = live(self, run_id)
-        return job and replace(job, text="Dense: Once upon", task="continue")
+    def with_text(self: JobManager, job_id: str) -> Any:
+        return replace(job(self, job_id), text="Dense: Once upon", task="continue")
 
-    monkeypatch.setattr(JobManager, "live", with_text)
+    monkeypatch.setattr(JobManager, "job", with_text)
+    monkeypatch.setattr(JobManager, "jobs", lambda self, *_, **__: [with_text(self, job_id)])
     app = open_page(start, filled)
     assert "Dense: Once upon" in [code.value for code in app.code]

@@ -91,11 +91,11 @@ def test_documented_keys_are_those_of_the_pages(start: Callable[..., AppTest], s
             app.switch_page(page.path).run()
             assert not app.exception, page.key
             found |= keys_on(app)
-    for page, choose in CHOICES.items():
+    for name, choose in CHOICES.items():
         app = start(filled).run()
-        app.switch_page(f"pages/{page}.py").run()
+        app.switch_page(f"pages/{name}.py").run()
         choose(app).run()
-        assert not app.exception, page
+        assert not app.exception, name
         found |= keys_on(app)
     known = documented()
     patterns = {key: pattern(key) for key in known}
