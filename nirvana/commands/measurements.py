@@ -15,8 +15,8 @@ from nirvana.jobs.execute import check_task
 from nirvana.jobs.foreground import execute_here
 from nirvana.jobs.tasks.measurements import ScanRequest
 from nirvana.options import add_fields, given
+from nirvana.runs.identity import ID
 from nirvana.runs.recipe import ModelChoice
-from nirvana.runs.record import ID
 from nirvana.runs.run import Run
 from nirvana.runs.speed import SpeedRequest
 from nirvana.runs.store import EXAMPLE, Store

@@ -8,7 +8,7 @@ from typing import Any
 
 from nirvana.errors import Cancelled, NirvanaError, RunError
 from nirvana.models.devices import devices
-from nirvana.runs.index import new_id, this_process
+from nirvana.runs.identity import new_id, this_process
 from nirvana.runs.run import Run
 
 

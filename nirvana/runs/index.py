@@ -4,30 +4,24 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import secrets
 import sqlite3
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import psutil
 from filelock import FileLock
 
 from nirvana.errors import RunError
+from nirvana.runs.identity import is_alive
 from nirvana.runs.record import FILE as RECORD
 from nirvana.runs.record import adopt, record_of, unlisted, write_record
 
 LIVE = ("queued", "running")
 VERSION = 3
-_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # base 32 without letters that are taken for digits
 log = logging.getLogger(__name__)
-_last_stamp = 0
-_stamp_lock = threading.Lock()
 _INTERRUPTED = {
     "message": "The program that computed this stopped before it was done.",
     "hint": "Start it again; the steps that were finished are kept.",
@@ -67,35 +61,13 @@ _CHANGES = {  # version of an older index: what makes the next one of it
     2: "ALTER TABLE runs DROP COLUMN updated",
 }
 _DAMAGE = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
-
-
-def new_id() -> str:
-    """12 characters, safe in URLs and file names; later ids sort after earlier ones."""
-    global _last_stamp
-    with _stamp_lock:
-        stamp = _last_stamp = max(int(time.time() * 1000), _last_stamp + 1)
-    digits = [_ALPHABET[stamp >> shift & 31] for shift in range(40, -1, -5)]
-    return "".join(digits) + "".join(secrets.choice(_ALPHABET) for _ in range(3))
-
-
-@lru_cache(maxsize=2)
-def _identity(pid: int) -> tuple[int, float]:
-    return pid, psutil.Process(pid).create_time()
-
-
-def this_process() -> tuple[int, float]:
-    """Process id and start time: together they name a process even after its id is used again."""
-    return _identity(os.getpid())
-
-
-def is_alive(pid: int, started: float) -> bool:
-    try:
-        process = psutil.Process(pid)
-        return abs(process.create_time() - started) < 1 and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-    except psutil.Error:
-        return True  # someone else's process: it is there, and that is all that can be known
+_FOREIGN = """
+SELECT 1 FROM runs WHERE (length(id) = 12 AND json_valid(recipe) AND typeof(created) = 'real') IS NOT 1
+UNION ALL SELECT 1 FROM jobs WHERE (
+    json_valid(arguments) AND json_valid(coalesce(error, '{}')) AND json_valid(coalesce(result, '{}'))
+    AND owner_pid BETWEEN 1 AND 4294967295 AND typeof(owner_started) = 'real' AND typeof(created) = 'real'
+) IS NOT 1
+"""  # rows that this program does not write
 
 
 class IndexReplaced(RunError):
@@ -149,7 +121,19 @@ class Index:
         except (sqlite3.Error, OSError) as error:
             if self._replace(error):
                 raise IndexReplaced("The index of runs was damaged and has been replaced.", "Do it again.") from error
-            raise self._unusable(error) from error
+            raise RunError(
+                f"The index of runs, {self.path}, cannot be used: {error}.",
+                f"Check free disk space and the permissions of {self.path.parent}.",
+            ) from error
+
+    def verify(self) -> None:
+        """Replace the index where it is damaged. It is read as a whole; `connect` meets damage only where it reads."""
+        try:
+            damaged = self._is_damaged("quick_check")
+        except OSError:
+            return  # `connect` says more
+        if damaged:
+            self._replace(None)
 
     def adopt(self) -> None:
         """List runs that have a folder but no row, e.g. where an older copy of the index was put back.
@@ -169,10 +153,6 @@ class Index:
     def _tell(self, sentence: str) -> None:
         self.notices.append(sentence)
         log.warning(sentence)
-
-    def _unusable(self, error: Exception) -> RunError:
-        hint = f"Check free disk space and the permissions of {self.path.parent}."
-        return RunError(f"The index of runs, {self.path}, cannot be used: {error}.", hint)
 
     def _open(self) -> sqlite3.Connection:
         """A connection to a whole index of this version."""
@@ -228,12 +208,12 @@ class Index:
         if found is not None and (found.count or found.unreadable):
             self._tell(f"The index of runs was made anew: {found}. The history of jobs is lost.")
 
-    def _replace(self, error: Exception) -> bool:
+    def _replace(self, error: Exception | None) -> bool:
         """Move a damaged index and its journals aside; whether `error` came from one that is out of the way now."""
         try:
             with FileLock(self.path.with_name(f"{self.path.name}.lock"), timeout=10):
                 if not self._is_damaged():  # another process may have been faster
-                    return isinstance(error, IsADirectoryError) or _is_damage(error)
+                    return _is_damage(error)
                 name = f"{self.path.name}.damaged-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
                 for suffix in ("-wal", "-shm", "-journal", ""):
                     if (file := self.path.with_name(self.path.name + suffix)).exists():
@@ -243,16 +223,20 @@ class Index:
         self._tell(f"The index of runs was damaged. It is kept as {name}.")
         return True
 
-    def _is_damaged(self) -> bool:
+    def _is_damaged(self, check: str = "integrity_check") -> bool:
         if not self.path.is_file():
             return self.path.exists()
         try:
             with closing(sqlite3.connect(self.path, timeout=10)) as connection:
-                tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master")}
-                whole = connection.execute("PRAGMA integrity_check(1)").fetchone()[0] == "ok"
-                return not whole or (_version(connection) == VERSION and not {"runs", "jobs"} <= tables)
-        except sqlite3.Error as error:
-            return _is_damage(error)
+                if connection.execute(f"PRAGMA {check}(1)").fetchone()[0] != "ok":
+                    return True
+                if _version(connection) != VERSION:
+                    return False
+                for table in ("runs", "jobs"):
+                    connection.execute(f"SELECT * FROM {table}").fetchall()  # its text is read as UTF-8
+                return connection.execute(_FOREIGN).fetchone() is not None
+        except (sqlite3.Error, UnicodeDecodeError) as error:
+            return _is_damage(error) or getattr(error, "sqlite_errorname", "") == "SQLITE_ERROR"  # e.g. no such table
 
     def insert(self, table: str, **values: Any) -> None:
         names = ", ".join(values)
@@ -308,8 +292,11 @@ def _version(connection: sqlite3.Connection) -> int:
     return int(connection.execute("PRAGMA user_version").fetchone()[0])
 
 
-def _is_damage(error: Exception) -> bool:
-    return getattr(error, "sqlite_errorname", "").startswith(_DAMAGE)
+def _is_damage(error: Exception | None) -> bool:
+    if isinstance(error, sqlite3.OperationalError) and not hasattr(error, "sqlite_errorname"):
+        return True  # text that is no UTF-8
+    named = getattr(error, "sqlite_errorname", "").startswith(_DAMAGE)
+    return named or isinstance(error, IsADirectoryError | UnicodeDecodeError)
 
 
 @contextmanager

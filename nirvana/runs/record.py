@@ -6,7 +6,6 @@ import contextlib
 import json
 import logging
 import os
-import re
 import sqlite3
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -16,9 +15,9 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from nirvana.files import read_json, write_json
+from nirvana.runs.identity import ID
 
 FILE = "run.json"
-ID = re.compile(r"[0-9a-z]{12}", re.ASCII)
 NAME_LENGTH = 120
 log = logging.getLogger(__name__)
 

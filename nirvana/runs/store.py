@@ -16,9 +16,10 @@ from typing import Any
 from nirvana.errors import NirvanaError, RunError
 from nirvana.files import data_folder
 from nirvana.runs.folder import StepFolder
-from nirvana.runs.index import LIVE, Index, new_id
+from nirvana.runs.identity import ID, new_id
+from nirvana.runs.index import LIVE, Index
 from nirvana.runs.recipe import STEPS, EvaluationChoice, Recipe, SaliencyChoice
-from nirvana.runs.record import ID, NAME_LENGTH, Record, one_line, read_record, record_of, write_record
+from nirvana.runs.record import NAME_LENGTH, Record, one_line, read_record, record_of, write_record
 from nirvana.runs.run import Run
 
 __all__ = ["Run", "Store", "default_name", "write_example"]
@@ -34,6 +35,7 @@ class Store:
     def __init__(self, root: Path | None = None) -> None:
         self.root = data_folder() if root is None else Path(root)
         self.index = Index(self.root / "runs.sqlite3")
+        self.index.verify()
         self.index.interrupt()
         self.index.adopt()
 
@@ -194,11 +196,15 @@ class Store:
         return runs
 
     def _run(self, row: dict[str, Any]) -> Run:
+        created, pinned, folder = float(row["created"]), bool(row["pinned"]), self._folder(row["id"])
         try:
             recipe = _read_recipe(row["recipe"])
         except (ValueError, NirvanaError) as error:
-            raise RunError(f"The recipe of this run cannot be read: {error}", "Delete the run.") from error
-        created, pinned, folder = float(row["created"]), bool(row["pinned"]), self._folder(row["id"])
+            record = read_record(folder)  # the same, unless the index is damaged
+            try:
+                recipe = Recipe.from_json(record and record.recipe)
+            except NirvanaError:
+                raise RunError(f"The recipe of this run cannot be read: {error}", "Delete the run.") from error
         return Run(row["id"], row["name"], recipe, created, pinned, folder, self.index, row["study"] or "")
 
     def _folder(self, run_id: str) -> Path:

@@ -6,6 +6,7 @@ import contextlib
 import json
 import multiprocessing
 import os
+import random
 import shutil
 import sqlite3
 import subprocess
@@ -95,6 +96,17 @@ def without_tables(path: Path) -> None:
         connection.execute(f"PRAGMA user_version = {VERSION}")
 
 
+def no_text(path: Path) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"python-docs", b"python\xffdocs"))
+
+
+def no_numbers(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("UPDATE runs SET created = 'yesterday'")
+        connection.commit()
+
+
 def missing(path: Path) -> None:
     path.unlink()
 
@@ -109,7 +121,7 @@ def missing_with_journals(path: Path) -> None:
         path.with_name(path.name + suffix).write_bytes(b"left over" * 1000)
 
 
-DAMAGE = [garbage, header_alone, half, pages_overwritten, folder, pipe, without_tables]
+DAMAGE = [garbage, header_alone, half, pages_overwritten, folder, pipe, without_tables, no_text, no_numbers]
 ABSENCE = [missing, empty, missing_with_journals]
 
 
@@ -352,3 +364,26 @@ def test_processes_that_open_at_once_make_one_index(root: Path, damage: Callable
     assert sum("made anew" in sentence for sentence in told) == 1
     assert len(kept(root)) == sum("is kept as" in sentence for sentence in told)
     assert len(Store(root).runs()) == 2 + 4
+
+
+def test_no_damage_loses_a_run(root: Path) -> None:
+    """Bytes overwritten, cut away, zeroed and inserted anywhere, again and again."""
+    before, content, draw = listed(Store(root)), (root / INDEX).read_bytes(), random.Random(0)
+    for _ in range(60):
+        for file in root.glob(f"{INDEX}*"):
+            file.unlink()
+        data, at = bytearray(content), draw.randrange(len(content))
+        kind = draw.choice(["bytes", "block", "cut", "zeros", "more"])
+        if kind == "bytes":
+            for place in draw.sample(range(len(data)), 20):
+                data[place] = draw.randrange(256)
+        elif kind == "cut":
+            del data[at:]
+        else:
+            size = 0 if kind == "more" else 512
+            data[at : at + size] = bytes(512) if kind == "zeros" else draw.randbytes(512)
+        (root / INDEX).write_bytes(data)
+        store = Store(root)
+        store.pin(before[0][0], True)
+        assert [row[0] for row in listed(store)] == [row[0] for row in before], kind
+        assert [row[2] for row in listed(store)] == [row[2] for row in before], kind

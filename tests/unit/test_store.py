@@ -21,9 +21,9 @@ from nirvana.files import read_json
 from nirvana.layout import KV_GROUP, NEURON, Layout, Site, SiteLayout
 from nirvana.runs import folder as folder_module
 from nirvana.runs import store as store_module
-from nirvana.runs.index import new_id
+from nirvana.runs.identity import ID, new_id
 from nirvana.runs.recipe import STEPS, Recipe
-from nirvana.runs.record import ID, NAME_LENGTH
+from nirvana.runs.record import NAME_LENGTH
 from nirvana.runs.results import Continuation, ModelCard, PruneSummary, ScoredText
 from nirvana.runs.store import Run, Store, write_example
 from nirvana.saliency.scores import Saliency
@@ -294,6 +294,8 @@ def test_a_vanished_folder_or_unreadable_recipe_leaves_the_list_alone(store: Sto
         file.unlink()
     runs[0].folder.rmdir()
     store.index.update("runs", runs[1].id, recipe='{"model": {"colour": "blue"}}')
+    assert store.open(runs[1].id).recipe == Recipe(), "the folder has it too"
+    (runs[1].folder / "run.json").unlink()
     assert [run.name for run in store.runs()] == ["three", "one"]
     assert store.runs()[1].status == "empty" and store.disk_use(runs[0].id) == 0
     with pytest.raises(RunError, match="recipe"):
