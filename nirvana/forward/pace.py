@@ -18,11 +18,12 @@ def seconds_per_token(lm: LM) -> float:
     """Seconds a token of a forward pass without autograd, logits included.
 
     Passes over random tokens, each of twice as many windows as the one before, until one takes a quarter of a second or
-    fills a batch. The last one counts, since the first calls set up kernels.
+    fills a batch: that one counts. One pass before them does not, since first calls set up kernels.
     """
     geometry, draw = lm.family.geometry(lm.settings), np.random.default_rng(0)
     window = min(WINDOW, geometry.get("positions", WINDOW))
     batch, windows = BATCH_TOKENS.get(lm.device.type, BATCH_TOKENS_ACCELERATOR), 1
+    _forward(lm, draw.integers(0, geometry["vocabulary"], (1, window)))
     while True:
         tokens = draw.integers(0, geometry["vocabulary"], (windows, window))
         seconds = _forward(lm, tokens)
