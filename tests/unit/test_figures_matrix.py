@@ -75,9 +75,9 @@ def test_the_verdict_follows_from_the_numbers(excess: float, noise: float, verdi
     assert verdict in words
     assert ("lower than calibrated on the text itself" if excess < 0 else "higher than") in words
     assert f"Calibrated on {MIXTURE}" in words
-    assert "luck of its draw" in words
+    assert "calibration-sampling variance" in words
     again = tuple(replace(row, seed=1) for row in matrix.rows)
-    assert "luck of its draw" not in in_words(replace(matrix, rows=(*matrix.rows, *again)))
+    assert "calibration-sampling variance" not in in_words(replace(matrix, rows=(*matrix.rows, *again)))
 
 
 def test_one_window_says_nothing_of_noise() -> None:

@@ -62,7 +62,7 @@ def changed(document: Any, changes: list[tuple[int, int, int]]) -> Any:
     for where, what, how in changes:
         paths = list(places(document))
         path = paths[where % len(paths)]
-        new = ODD[what % len(ODD)]
+        new = copy.deepcopy(ODD[what % len(ODD)])  # or later changes would reach it
         if not path:
             document = new if how == 3 else document
             continue
@@ -72,7 +72,7 @@ def changed(document: Any, changes: list[tuple[int, int, int]]) -> Any:
         if how == 0:
             del parent[path[-1]]
         elif how == 1 and isinstance(parent, dict):
-            parent[str(new)[:20]] = parent[path[-1]]
+            parent[str(new)[:20]] = copy.deepcopy(parent[path[-1]])
         else:
             parent[path[-1]] = new
     return document
