@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import psutil
 import pytest
 from streamlit.testing.v1 import AppTest
 
@@ -14,6 +13,7 @@ from nirvana.dashboard import state
 from nirvana.jobs.queue import Job
 from nirvana.runs.recipe import CalibrationChoice, EvaluationChoice, Recipe
 from nirvana.runs.store import Store
+from tests.processes import workers
 
 Start = Callable[..., AppTest]
 PATIENCE = 600  # seconds; a passing test waits far less, but on a busy machine
@@ -132,5 +132,4 @@ def test_cancel_stops_the_job_and_unload_ends_the_worker(
     assert wait(app).status == "cancelled"
     assert "cancelled" in app.info[-1].value
     state.jobs().unload()
-    workers = [child for child in psutil.Process().children() if "nirvana.jobs.worker" in " ".join(child.cmdline())]
-    assert not workers
+    assert not workers()

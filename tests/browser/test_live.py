@@ -16,6 +16,7 @@ from nirvana.runs.recipe import CalibrationChoice, EvaluationChoice, ModelChoice
 from nirvana.runs.store import Store
 from tests.browser.conftest import TIMEOUT, Server, start_server
 from tests.browser.test_example import settled
+from tests.processes import workers
 
 
 def recipe(model: Path, text: Path, *, candidates: int = 2) -> Recipe:
@@ -32,11 +33,6 @@ def recipe(model: Path, text: Path, *, candidates: int = 2) -> Recipe:
 def press(page: Page, key: str) -> None:
     """Click the button with a widget key. One with a help text is there twice; the first is the button itself."""
     page.locator(f".st-key-{key} button").first.click()
-
-
-def workers(server: Server) -> list[psutil.Process]:
-    children = psutil.Process(server.process.pid).children(recursive=True)
-    return [child for child in children if "nirvana.jobs.worker" in " ".join(child.cmdline())]
 
 
 def test_a_run_is_watched_across_pages_reloads_and_tabs(
@@ -86,7 +82,7 @@ def test_ctrl_c_ends_the_server_and_its_worker_and_keeps_what_was_finished(
         settled(page)
         press(page, "calibration-run")
         expect(page.get_by_text(re.compile("step 2 of 2")).first).to_be_visible(timeout=TIMEOUT)
-        working = workers(server)
+        working = workers(server.process.pid)
         assert len(working) == 1
         os.kill(server.process.pid, signal.SIGINT)
         server.process.wait(20)

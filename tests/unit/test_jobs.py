@@ -22,7 +22,7 @@ from nirvana.models.devices import devices
 from nirvana.runs.recipe import ModelChoice, Recipe
 from nirvana.runs.results import PruneSummary
 from nirvana.runs.store import Run, Store
-from tests.processes import heed_interrupts
+from tests.processes import heed_interrupts, workers
 from tests.unit import job_worker
 
 WORKER = (sys.executable, str(Path(job_worker.__file__)))
@@ -60,11 +60,6 @@ def unloaded(manager: JobManager) -> bool:
     except RunError:  # the lane is not idle yet
         return False
     return True
-
-
-def workers() -> list[psutil.Process]:
-    """Workers of this process; other tests' helpers may be its children too."""
-    return [child for child in psutil.Process().children() if WORKER[-1] in child.cmdline()]
 
 
 @pytest.fixture
@@ -120,7 +115,7 @@ def test_text_is_shown_while_it_is_written(manager: JobManager, run: Run) -> Non
 
 
 def test_no_process_before_the_first_job_and_one_for_all_that_follow(manager: JobManager, run: Run) -> None:
-    assert workers() == []
+    assert workers(command=WORKER[-1]) == []
     first, second = manager.submit(run.id, task="work"), manager.submit(run.id, task="work")
     results = [finished(manager, job).result for job in (first, second)]
     assert results[0] is not None and results[1] is not None
@@ -315,7 +310,7 @@ def test_closing_interrupts_what_is_live_and_keeps_what_is_done(store: Store, ru
     wait_until(lambda: manager.job(live.id).step)
     manager.close()
     assert [manager.job(job.id).status for job in (done, live, waiting)] == ["done", "interrupted", "interrupted"]
-    wait_until(lambda: not workers())
+    wait_until(lambda: not workers(command=WORKER[-1]))
     with pytest.raises(RunError, match="stopping"):
         manager.submit(run.id)
 
