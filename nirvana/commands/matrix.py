@@ -7,8 +7,9 @@ import argparse
 from nirvana.commands.console import print_json, print_table
 from nirvana.commands.study import StudyCommand
 from nirvana.errors import RunError
-from nirvana.reporting.matrix import describe, file_name, in_words, row_label
+from nirvana.reporting.matrix import describe, in_words, row_label
 from nirvana.reporting.text import plus_minus
+from nirvana.runs.describe import short_text
 from nirvana.runs.run import Run
 from nirvana.studies.matrix import Matrix, MatrixRequest
 from nirvana.studies.matrix_rows import CalibrationMatrix, read_matrix
@@ -36,7 +37,7 @@ class MatrixCommand(StudyCommand[MatrixRequest]):
 
 
 def _show(found: CalibrationMatrix) -> None:
-    columns = ["calibrated on", *map(file_name, found.texts)]
+    columns = ["calibrated on", *map(short_text, found.texts)]
     for title, value in (
         ("KL( dense || pruned ), nats per token, read on", found.kl),
         ("Perplexity over the dense model's, read on", found.ratio),
@@ -46,7 +47,7 @@ def _show(found: CalibrationMatrix) -> None:
             for name in found.calibrations
         ]
         print_table(title, columns, rows)
-    dense = [f"{file_name(name)} {cell.value:,.2f}" for name, cell in zip(found.texts, found.dense, strict=True)]
+    dense = [f"{short_text(name)} {cell.value:,.2f}" for name, cell in zip(found.texts, found.dense, strict=True)]
     print(f"Dense perplexity: {', '.join(dense)}. ± is one standard error.")
     print(in_words(found))
     print(describe(found.protocol, found.seeds(found.calibrations[0])))

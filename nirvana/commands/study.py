@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 from abc import abstractmethod
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from nirvana.commands.command import Command, new_run, output_file
@@ -13,6 +12,7 @@ from nirvana.commands.console import Bar
 from nirvana.jobs.execute import check_task
 from nirvana.jobs.foreground import execute_here
 from nirvana.options import add_fields, given
+from nirvana.runs.describe import model_name
 from nirvana.runs.options import add_options, apply_options
 from nirvana.runs.recipe import SECTIONS, Recipe
 from nirvana.runs.record import NAME_LENGTH
@@ -96,7 +96,7 @@ class StudyCommand(Command, Generic[Request]):
         else:
             recipe = apply_options(self.base, arguments)
             request = self._request(None, changed, recipe)
-            name = arguments.name or f"{self.run_title} {Path(recipe.model.name).name}"[:NAME_LENGTH]
+            name = arguments.name or f"{self.run_title} {model_name(recipe)}"[:NAME_LENGTH]
             with new_run(store, recipe, name) as run:
                 self._perform(run, request)
         self.show(run, request, arguments)

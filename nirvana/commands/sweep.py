@@ -10,6 +10,7 @@ from nirvana.commands.command import output_file
 from nirvana.commands.console import print_json, print_table
 from nirvana.commands.study import StudyCommand
 from nirvana.files import write_bytes
+from nirvana.runs.describe import percent
 from nirvana.runs.run import Run
 from nirvana.studies.sweep import Sweep
 from nirvana.studies.sweep_grid import Grid
@@ -51,7 +52,7 @@ def _show(run_id: str, grid: Grid, rows: Sequence[Row], arguments: argparse.Name
         table = [["dense", "", *[_dense(metric, dense)] * len(columns)]] if dense else []
         for line in lines:
             shown = [_cell(line.cells[name]) if name in line.cells else "-" for name in columns]
-            table.append([line.criterion, f"{line.asked * 100:.3g} %", *shown])
+            table.append([line.criterion, percent(line.asked), *shown])
         print_table(sweeps.title(metric), ["criterion", "sparsity", *columns], table)
         for verdict in sweeps.verdicts(rows, metric):
             print(f"- {sweeps.HEADINGS[verdict.kind]}. {verdict.text}")

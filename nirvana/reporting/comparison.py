@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from nirvana.evaluation.results import Measurement
 from nirvana.reporting.contests import HIGHER, better, contest, difference, differing
+from nirvana.runs.describe import ALLOCATIONS, COMPENSATIONS, layers, model_name, percent, short_text
 from nirvana.runs.recipe import Recipe
 from nirvana.runs.run import Run
 
@@ -15,7 +16,6 @@ LOWER = ("perplexity", "bits per byte", "KL divergence")  # over windows of toke
 SPARSITY, SIZES = "sparsity", ("sparsity", "parameters", "bytes")  # exact, and no contest
 ORDER = (*SIZES, *LOWER, *HIGHER)
 STATES = {"done": "measured", "stale": "stale", "missing": "not measured"}
-COMPENSATIONS = {"none": "no compensation", "bias": "bias", "least_squares": "least squares"}
 HEADINGS = ("measured", "winner")  # other columns of the tables
 NAMED, QUOTED = 200, 24  # characters of a heading, and of a value in `Column.differs`
 
@@ -181,18 +181,18 @@ def _parts(recipe: Recipe) -> list[str]:
     """Choices that a heading may name, in the order of the steps; "" where there is nothing to choose."""
     calibration, allocation, prune, evaluation = recipe.calibration, recipe.allocation, recipe.prune, recipe.evaluation
     return [
-        recipe.model.name.rstrip("/").rpartition("/")[2],
+        model_name(recipe),
         recipe.model.dtype,
         recipe.saliency.criterion,
-        "as published" if allocation.method == "published" else "same allocation",
-        f"{allocation.sparsity * 100:.3g} %",
+        ALLOCATIONS[allocation.method],
+        percent(allocation.sparsity),
         f"gamma {allocation.gamma:g}" if allocation.method == "shared" else "",
         f"normalisation {allocation.normalisation:g}",
         "equal widths" if allocation.uniform else "own widths",
-        f"layers {', '.join(map(str, allocation.protected))} protected" if allocation.protected else "none protected",
+        f"{layers(allocation.protected)} protected" if allocation.protected else "none protected",
         COMPENSATIONS.get(prune.compensation, prune.compensation),
         f"{prune.samples} x {prune.length} for it" if prune.compensation != "none" else "",
-        " or ".join(name.rpartition("/")[2] for name in calibration.texts),
+        " or ".join(map(short_text, calibration.texts)),
         f"{calibration.samples} x {calibration.length}",
         f"seed {calibration.seed}",
         f"{calibration.candidates} candidates",

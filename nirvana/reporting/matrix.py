@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from nirvana.options import words
 from nirvana.reporting.estimates import Pace, forward_seconds, total_seconds
 from nirvana.reporting.text import plus_minus
+from nirvana.runs.describe import model_name, percent, setting, short_text
 from nirvana.runs.options import option_words
 from nirvana.runs.recipe import Recipe
 from nirvana.studies.matrix import MatrixRequest
@@ -22,17 +22,12 @@ MIXTURE = "uniform mixture of all"
 Label = Callable[[str], str]
 
 
-def file_name(name: str) -> str:
-    """A text's name without the folders of a path."""
-    return Path(name).name
-
-
-def row_label(matrix: CalibrationMatrix, name: str, label: Label = file_name) -> str:
+def row_label(matrix: CalibrationMatrix, name: str, label: Label = short_text) -> str:
     """Label of a calibration text."""
     return label(name) if name in matrix.texts else MIXTURE
 
 
-def in_words(matrix: CalibrationMatrix, label: Label = file_name) -> str:
+def in_words(matrix: CalibrationMatrix, label: Label = short_text) -> str:
     """Loss off the diagonal, and whether the paper's claim holds on this model."""
     found = matrix.transfer()
     if found is None:
@@ -140,13 +135,12 @@ def _literal(value: Any) -> str:
 def describe(protocol: dict[str, Any], seeds: Sequence[int]) -> str:
     """How a matrix was measured, e.g. "nirvana at 20 %, gamma 3.36; 32 x 128 tokens a set, seed 0; ..."."""
     recipe = Recipe.from_json(protocol["recipe"])
-    choice, allocation = recipe.calibration, recipe.allocation
-    how = f"gamma {allocation.gamma:g}" if allocation.method == "shared" else "as published"
-    made = "" if recipe.prune.compensation == "none" else f", {recipe.prune.compensation.replace('_', ' ')}"
+    choice = recipe.calibration
+    how = ", ".join([f"{recipe.saliency.criterion} at {percent(recipe.allocation.sparsity)}", *setting(recipe)])
     drawn = f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {seeds[0]} to {seeds[-1]}, averaged"
     note = f" ({protocol['note']})" if protocol.get("note") else ""
     return (
-        f"{file_name(recipe.model.name)}{note}; {recipe.saliency.criterion} at {allocation.sparsity:.0%}, {how}{made}; "
+        f"{model_name(recipe)}{note}; {how}; "
         f"{choice.samples} x {choice.length} tokens a set, {drawn}; KL on {choice.probe_samples} x "
         f"{choice.probe_length} probe tokens of each text, perplexity on up to {recipe.evaluation.max_tokens:,} in "
         f"windows of {recipe.evaluation.window}."

@@ -1,14 +1,13 @@
-"""A search in words and as a table: no streamlit, so that the command line can say the same."""
+"""A search in words, and its trials as a table."""
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nirvana.calibration.corpora.mixture import PLUS, part_names
 from nirvana.options import words as option_list
+from nirvana.runs.describe import COMPENSATIONS, compensation, percent, plan_setting, short_text
 from nirvana.runs.options import option_words
 from nirvana.runs.recipe import Recipe
 from nirvana.saliency.criteria import CRITERIA
@@ -19,7 +18,6 @@ from nirvana.studies.search_trials import Trial
 if TYPE_CHECKING:
     import pandas as pd
 
-COMPENSATIONS = {"none": "no compensation", "bias": "bias", "least_squares": "least squares"}
 CHOICES = {  # column -> heading
     "criterion": "Criterion",
     "gamma": "gamma",
@@ -31,17 +29,11 @@ CHOICES = {  # column -> heading
 }
 
 
-def short_text(name: str) -> str:
-    """A corpus without folders, each part of a mixture."""
-    return PLUS.join(Path(part).name.removeprefix("upload:") for part in part_names(name))
-
-
 def describe(choices: Choices) -> str:
-    """E.g. "Taylor (LLM-Pruner), gamma 4, least squares, on python-docs, seed 0, first 2 layers protected"."""
-    found = [CRITERIA[choices.criterion].title, f"gamma {choices.gamma:g}"]
-    if choices.normalisation:
-        found.append(f"normalisation {choices.normalisation:g}")
-    found += [COMPENSATIONS[choices.compensation], f"on {short_text(choices.corpus)}", f"seed {choices.seed}"]
+    """E.g. "taylor, gamma 4, least squares, on python-docs, seed 0, first 2 layers protected"."""
+    found = [choices.criterion, *plan_setting(choices.criterion, "shared", choices.gamma, choices.normalisation)]
+    found += compensation(choices.compensation)
+    found += [f"on {short_text(choices.corpus)}", f"seed {choices.seed}"]
     ends = [
         f"{name} {count} layer{'s' * (count > 1)}"
         for name, count in (("first", choices.first), ("last", choices.last))
@@ -82,7 +74,7 @@ def protocol_words(settings: Mapping[str, Any], label: Callable[[str], str]) -> 
     return (
         f"KL on {probe['samples']} x {probe['length']} probe tokens, uniformly from "
         f"{', '.join(map(label, settings['corpora']))}; perplexity on at most {read['max_tokens']:,} tokens of each "
-        f"probe split, windows of {read['window']}; {settings['sparsity']:.0%} removed; "
+        f"probe split, windows of {read['window']}; {percent(settings['sparsity'])} removed; "
         f"{settings['dtype'].removeprefix('torch.')} on {settings['device']}."
     )
 

@@ -12,7 +12,8 @@ import pandas as pd
 
 from nirvana.reporting.contests import better, contest, paired_mean
 from nirvana.reporting.figures.chart import plus_minus
-from nirvana.studies.sweep_grid import COLUMNS, Point
+from nirvana.runs.describe import ALLOCATIONS, percent
+from nirvana.studies.sweep_grid import Point
 from nirvana.studies.sweep_rows import ACCURACY, Row
 
 OURS = "nirvana"
@@ -20,7 +21,7 @@ SIMILAR = 0.01  # sparsities this close to what was asked for are compared
 
 
 class Way(NamedTuple):
-    """One way to prune, e.g. `Way("taylor", "shared", "gamma 3.36")`: a line in a chart. `column` is one of COLUMNS."""
+    """One way to prune, a line in a chart: `Way("taylor", "shared", "gamma 3.36")`. `column`: a key of ALLOCATIONS."""
 
     criterion: str
     column: str
@@ -29,12 +30,12 @@ class Way(NamedTuple):
     @property
     def contest(self) -> str:
         """Whom it is compared with: all as published, or the same allocation with the same gamma and compensation."""
-        words = [COLUMNS[self.column]] + ([self.setting] if self.column == "shared" and self.setting else [])
+        words = [ALLOCATIONS[self.column]] + ([self.setting] if self.column == "shared" and self.setting else [])
         return ", ".join(words)
 
     @property
     def label(self) -> str:
-        return ", ".join([self.criterion, COLUMNS[self.column], *([self.setting] if self.setting else [])])
+        return ", ".join([self.criterion, ALLOCATIONS[self.column], *([self.setting] if self.setting else [])])
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,7 +136,7 @@ def higher_is_better(metric: str) -> bool:
 def ways(point: Point) -> list[Way]:
     """Which lines a point belongs to: where the published allocation is the shared one, both."""
     member = {"published": point.as_published, "shared": point.method == "shared"}
-    return [Way(point.criterion, name, point.setting) for name in COLUMNS if member[name]]
+    return [Way(point.criterion, name, point.setting) for name in ALLOCATIONS if member[name]]
 
 
 def cells(rows: Iterable[Row], metric: str) -> list[Cell]:
@@ -156,7 +157,7 @@ def cells(rows: Iterable[Row], metric: str) -> list[Cell]:
         Cell(way, asked, metric, by_seed, {seed: row.values[metric].value for seed, row in by_seed.items()})
         for (way, asked), by_seed in found.items()
     ]
-    order = list(COLUMNS)
+    order = list(ALLOCATIONS)
     return sorted(made, key=lambda cell: (order.index(cell.way.column), cell.way.criterion, cell.way, cell.asked))
 
 
@@ -187,7 +188,7 @@ def verdicts(rows: Iterable[Row], metric: str) -> list[Verdict]:
         fair = [cell for cell in contenders if cell.fair]
         aside = sorted({cell.way.criterion for cell in contenders if not cell.fair})
         if len(fair) > 1:
-            where = f"{asked * 100:.3g} %, {rules}"
+            where = f"{percent(asked)}, {rules}"
             found += _contest(where, fair, metric, aside)
     return found
 
@@ -257,12 +258,12 @@ def comparison(rows: Sequence[Row], metric: str) -> tuple[list[str], list[Line]]
     """The columns, "as published" and then "same allocation", for each gamma and compensation; and the lines."""
     found = cells(rows, metric)
     settings = list(dict.fromkeys(cell.way.contest for cell in found if cell.way.column == "shared"))
-    short = {settings[0]: COLUMNS["shared"]} if len(settings) == 1 else {name: name for name in settings}
-    columns = [COLUMNS["published"]] * any(cell.way.column == "published" for cell in found) + list(short.values())
+    short = {settings[0]: ALLOCATIONS["shared"]} if len(settings) == 1 else {name: name for name in settings}
+    columns = [ALLOCATIONS["published"]] * any(cell.way.column == "published" for cell in found) + list(short.values())
     lines: dict[tuple[str, float], dict[str, Cell]] = {}
     order = list(dict.fromkeys(row.point.criterion for row in rows))
     for cell in sorted(found, key=lambda cell: (cell.asked, order.index(cell.way.criterion))):
-        column = COLUMNS["published"] if cell.way.column == "published" else short[cell.way.contest]
+        column = ALLOCATIONS["published"] if cell.way.column == "published" else short[cell.way.contest]
         lines.setdefault((cell.way.criterion, cell.asked), {})[column] = cell
     return columns, [Line(*key, found) for key, found in lines.items()]
 
@@ -283,7 +284,7 @@ def points_table(rows: Iterable[Row]) -> pd.DataFrame:
         point = row.point
         line: dict[str, Any] = {
             "criterion": point.criterion,
-            "allocation": COLUMNS[point.method],
+            "allocation": ALLOCATIONS[point.method],
             "setting": point.setting,
             "asked": point.sparsity,
             "seed": point.seed,

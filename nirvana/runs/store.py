@@ -15,14 +15,15 @@ from typing import Any
 
 from nirvana.errors import NirvanaError, RunError
 from nirvana.files import data_folder
+from nirvana.runs.describe import default_name
 from nirvana.runs.folder import StepFolder
 from nirvana.runs.identity import ID, new_id
 from nirvana.runs.index import LIVE, Index
-from nirvana.runs.recipe import STEPS, EvaluationChoice, Recipe, SaliencyChoice
+from nirvana.runs.recipe import STEPS, EvaluationChoice, Recipe
 from nirvana.runs.record import NAME_LENGTH, Record, one_line, read_record, record_of, write_record
 from nirvana.runs.run import Run
 
-__all__ = ["Run", "Store", "default_name", "write_example"]
+__all__ = ["Run", "Store", "write_example"]
 
 EXAMPLE = "example"
 EXAMPLE_FOLDER = Path(__file__).parent / "example"
@@ -54,7 +55,7 @@ class Store:
             if study.study:
                 raise RunError("This run is a point of another run's study.", "Start from that one.")
         now = time.time()
-        label = _clean_name(name or default_name(recipe))
+        label = _clean_name(name or default_name(recipe)[:NAME_LENGTH])
         while True:
             run_id = new_id()
             folder = self._folder(run_id)
@@ -230,20 +231,6 @@ class Store:
             raise RunError("The example run cannot be changed.", "Start a run of your own from it.")
         if not ID.fullmatch(str(run_id)):
             raise RunError("There is no such run.", "Choose one on the Runs page.")
-
-
-def default_name(recipe: Recipe) -> str:
-    """E.g. "smollm2-135m, 20 %, gamma 3.36", "smollm2-135m, 20 %, taylor, gamma 4, least squares"."""
-    model, choice, criterion = Path(recipe.model.name).name or "model", recipe.allocation, recipe.saliency.criterion
-    parts = [model, f"{choice.sparsity * 100:.3g} %"]
-    if choice.method == "shared":
-        parts += [*([criterion] if criterion != SaliencyChoice().criterion else []), f"gamma {choice.gamma:g}"]
-    else:
-        parts.append(f"{criterion} as published")
-    parts += ["equal widths"] * choice.uniform
-    if recipe.prune.compensation != "none":
-        parts.append(recipe.prune.compensation.replace("_", " "))
-    return ", ".join(parts)[:NAME_LENGTH]
 
 
 def write_example(run: Run, folder: Path = EXAMPLE_FOLDER) -> None:

@@ -6,25 +6,24 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from nirvana.allocation.rules import METHODS, rule_name, uses_gamma
+from nirvana.allocation.rules import METHODS, rule_name
 from nirvana.compensation import METHODS as COMPENSATIONS
 from nirvana.errors import CompensationError, PlanError, RunError, SaliencyError
+from nirvana.runs.describe import ALLOCATIONS, compensation, percent, plan_setting
 from nirvana.runs.recipe import LAST_SEED, AllocationChoice, CalibrationChoice, PruneChoice, Recipe
 from nirvana.saliency.criteria import available, find_criterion
 from nirvana.schema import Distinct, Extended, Schema, option
 
 MOST_POINTS = 400
 PUBLISHED_GAMMA = AllocationChoice().gamma  # what NIRVANA's authors use
-COLUMNS = {"published": "as published", "shared": "same allocation"}
 DRAWN = ("corpus", "samples", "length", "probe_samples", "probe_length", "probe_seed", "task")  # of one calibration set
-COMPENSATION_WORDS = {"bias": "bias", "least_squares": "least squares"}
 
 
 class Point(NamedTuple):
     """One pruned model of a sweep, e.g. `Point(0, "taylor", "published", 0.2, "none", 3.36)`.
 
-    `method`: "shared", or "published" for what the criterion's authors do, their compensation with it. `gamma` says
-    nothing where the allocation makes no use of it.
+    `method`: "shared", or "published" for what the criterion's authors do, their compensation with it. `gamma` has
+    no effect where the allocation makes no use of it.
     """
 
     seed: int
@@ -45,14 +44,13 @@ class Point(NamedTuple):
     @property
     def setting(self) -> str:
         """Settings that distinguish it within its criterion and sparsity, e.g. "gamma 4, least squares"."""
-        words = [f"gamma {self.gamma:g}"] if uses_gamma(self.method, self.criterion) else []
-        words += [f"normalisation {self.normalisation:g}"] if self.normalisation else []
-        return ", ".join([*words, *([COMPENSATION_WORDS[self.compensation]] if self.compensation != "none" else [])])
+        plan = plan_setting(self.criterion, self.method, self.gamma, self.normalisation)
+        return ", ".join([*plan, *compensation(self.compensation)])
 
     @property
     def label(self) -> str:
         """E.g. "taylor, same allocation, 20 %, gamma 3.36, seed 0"."""
-        parts = [self.criterion, COLUMNS[self.method], f"{self.sparsity * 100:.3g} %", self.setting]
+        parts = [self.criterion, ALLOCATIONS[self.method], percent(self.sparsity), self.setting]
         return ", ".join([*filter(None, parts), f"seed {self.seed}"])
 
     def recipe(self, base: Recipe) -> Recipe:

@@ -139,7 +139,7 @@ def test_the_best_so_far_only_falls() -> None:
 
 def test_words_tables_and_code() -> None:
     words = describe(TRIALS[3].choices)
-    assert words == "Taylor (LLM-Pruner), gamma 4, no compensation, on python-docs, seed 0, first 1 layer protected"
+    assert words == "taylor, gamma 4, on python-docs, seed 0, first 1 layer protected"
     table = trials_table([*TRIALS, Trial(4, TRIALS[0].choices, failure="no")])
     assert len(table) == 4 and table["protected"].tolist() == ["none", "none", "none", "first 1, last 0"]
     asked = SearchRequest(corpora=("a b.txt",), criteria=("taylor",), sparsity=0.3, minutes=5, seed=2)

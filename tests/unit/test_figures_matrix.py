@@ -131,7 +131,7 @@ def test_what_is_left_to_do(own_home: Path) -> None:
     assert matrix_seconds(None, recipe, ASKED, {}) is None
     scored, measured = 3.3 * 32 * 128, 4 * 2 * (16_384 + 128 * 64)  # for each of 3 models, and by the dense one as well
     assert matrix_seconds(None, recipe, ASKED, {FORWARD: 0.5}) == pytest.approx(0.5 * (3 * scored + measured))
-    assert "nirvana at 20%, gamma 3.36" in describe(matrix.protocol, [0]) and "4-bit" in describe(matrix.protocol, [0])
+    assert "nirvana at 20 %, gamma 3.36" in describe(matrix.protocol, [0]) and "4-bit" in describe(matrix.protocol, [0])
 
 
 def test_the_matrix_as_code() -> None:

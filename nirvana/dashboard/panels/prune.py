@@ -13,12 +13,12 @@ from nirvana.plan import PruningPlan
 from nirvana.reporting.estimates import in_words, total_seconds
 from nirvana.reporting.figures.chart import count
 from nirvana.reporting.text import megabytes
+from nirvana.runs.describe import COMPENSATIONS, compensation
 from nirvana.runs.pace import read_pace
 from nirvana.runs.recipe import PruneChoice, Recipe
 from nirvana.runs.store import Run
 
 METHOD = "prune.compensation"
-TITLES = {"none": "None", "bias": "Bias", "least_squares": "Least squares"}
 MEANINGS = {
     "none": "What the removed units wrote is simply missing",
     "bias": "Their average is added as a constant, as in FLAP (arXiv 2312.11983); takes one reading of some text",
@@ -33,10 +33,10 @@ def compensation_controls(choice: PruneChoice) -> PruneChoice:
     st.session_state.setdefault(METHOD, choice.compensation)
     method = st.radio(
         "Compensation",
-        list(TITLES),
+        list(MEANINGS),
         key=METHOD,
-        format_func=TITLES.__getitem__,
-        captions=[f"{MEANINGS[name]}." for name in TITLES],
+        format_func=lambda name: COMPENSATIONS[name].capitalize(),
+        captions=[f"{MEANINGS[name]}." for name in MEANINGS],
         help="Attention and MLP each end in an **output projection**, which loses inputs when units go. It can be "
         "changed, without training, so that its output stays close to what it was.",
     )
@@ -61,7 +61,7 @@ def compensated(record: dict[str, Any]) -> str:
     how = [f"regularisation {record['regularisation']:g}"] if "regularisation" in record else []
     if record.get("seconds") is not None:
         how.append(f"collected in {record['seconds']:,.1f} s" + (", kept from then" if record.get("cached") else ""))
-    title = TITLES.get(record["method"], record["method"]).lower()
+    title = "".join(compensation(record["method"]))
     return f"Compensation: {title}, from {tokens} tokens ({texts}){''.join(f'; {part}' for part in how)}."
 
 

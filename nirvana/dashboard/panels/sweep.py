@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import streamlit as st
 
 from nirvana.allocation.rules import METHODS
-from nirvana.compensation import METHODS as COMPENSATIONS
 from nirvana.dashboard import state
 from nirvana.dashboard.panels.allocation import GAMMAS
 from nirvana.dashboard.panels.corpora import corpus_label
 from nirvana.dashboard.panels.criteria import criterion_title
 from nirvana.dashboard.panels.messages import page_link, show_error
-from nirvana.dashboard.panels.prune import TITLES
 from nirvana.dashboard.study_panel import StudyPanel
 from nirvana.errors import NirvanaError
 from nirvana.reporting.estimates import in_words, sweep_seconds
 from nirvana.reporting.figures.allocation import gamma_label
 from nirvana.reporting.figures.chart import count
 from nirvana.reporting.text import plain
+from nirvana.runs.describe import ALLOCATIONS, COMPENSATIONS, model_name
 from nirvana.runs.pace import read_pace
 from nirvana.runs.recipe import Recipe
 from nirvana.saliency.criteria import available
 from nirvana.studies.sweep import Sweep
-from nirvana.studies.sweep_grid import COLUMNS, Grid, Point
+from nirvana.studies.sweep_grid import Grid, Point
 from nirvana.studies.sweep_rows import Row, read_grid, read_rows
 
 RUN = "nirvana.swept"  # which run the controls show the grid of
@@ -72,7 +70,7 @@ def grid_controls(now: state.Context) -> Grid:
             "Allocations",
             list(METHODS),
             key=LISTS["methods"],
-            format_func=lambda name: COLUMNS[name].capitalize(),
+            format_func=lambda name: ALLOCATIONS[name].capitalize(),
             placeholder="Choose",
             help="The same allocation for all: global rankings, balanced by gamma. As published: what each criterion's "
             "authors do, their compensation with it.",
@@ -92,7 +90,7 @@ def grid_controls(now: state.Context) -> Grid:
                 "Compensations",
                 list(COMPENSATIONS),
                 key=LISTS["compensations"],
-                format_func=TITLES.__getitem__,
+                format_func=lambda name: COMPENSATIONS[name].capitalize(),
                 placeholder="Choose",
                 help="Compensation of the output projections for the removed units.",
             )
@@ -159,7 +157,7 @@ def describe_base(recipe: Recipe) -> str:
     texts = ", ".join(plain(corpus_label(name)) for name in evaluation.corpora) or "no text"
     tasks = f", {count(len(evaluation.zero_shot), 'zero-shot task')}" if evaluation.zero_shot else ""
     return (
-        f"Around the open run: **{plain(Path(recipe.model.name).name)}**, calibrated on "
+        f"Around the open run: **{plain(model_name(recipe))}**, calibrated on "
         f"{calibration.samples:,} x {calibration.length:,} tokens of {plain(corpus_label(calibration.corpus))}; "
         f"perplexity on {texts}{tasks}, KL on {calibration.probe_samples:,} probes. Change these on their own pages."
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import streamlit as st
@@ -26,6 +25,7 @@ from nirvana.reporting.search import (
     trials_table,
 )
 from nirvana.reporting.text import duration, plain
+from nirvana.runs.describe import model_name
 from nirvana.saliency.criteria import available
 from nirvana.studies.search import Search, SearchRequest
 from nirvana.studies.search_space import CRITERIA
@@ -97,10 +97,7 @@ def start(now: state.Context, request: SearchRequest, settings: dict[str, Any] |
         return
     continues = settings is not None and _same(request, settings) and now.recipe == now.run.recipe and bool(trials)
     texts = count(len(request.corpora), "text")
-    caption = (
-        f"Searches for {count(int(request.minutes), 'minute')} on {texts} with "
-        f"{plain(Path(now.recipe.model.name).name)}"
-    )
+    caption = f"Searches for {count(int(request.minutes), 'minute')} on {texts} with {plain(model_name(now.recipe))}"
     spent = [trial.seconds for trial in trials if not trial.failure]
     if spent and continues:
         caption += f"; a trial took {duration(sum(spent) / len(spent))} on average"

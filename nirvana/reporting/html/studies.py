@@ -8,7 +8,7 @@ from nirvana.reporting.figures import search as tuning_figures
 from nirvana.reporting.figures import sweep as sweep_figures
 from nirvana.reporting.figures.chart import count
 from nirvana.reporting.html.document import Document
-from nirvana.reporting.matrix import describe, file_name
+from nirvana.reporting.matrix import describe
 from nirvana.reporting.search import CHOICES, protocol_words, short_text, trials_table
 from nirvana.reporting.search import describe as describe_choices
 from nirvana.reporting.sweeps import metrics, points_table, title, verdicts
@@ -24,8 +24,8 @@ def write_matrix(document: Document, run: Run) -> None:
         return
     document.section("matrix", "Calibration text against evaluation text")
     protocol = describe(matrix.protocol, matrix.seeds(matrix.calibrations[0]))
-    document.chart(matrix_figures.ratio_by_text(matrix, file_name), protocol)
-    document.chart(matrix_figures.kl_by_text(matrix, file_name), protocol, table=False)
+    document.chart(matrix_figures.ratio_by_text(matrix, short_text), protocol)
+    document.chart(matrix_figures.kl_by_text(matrix, short_text), protocol, table=False)
 
 
 def write_sweep(document: Document, run: Run) -> None:

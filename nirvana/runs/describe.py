@@ -1,0 +1,63 @@
+"""Choices of a recipe in words, one phrase a choice: what names, headings, labels and protocols are put together of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import PurePath
+
+from nirvana.allocation.rules import uses_gamma
+from nirvana.calibration.corpora.mixture import PLUS, part_names
+from nirvana.runs.recipe import Recipe, SaliencyChoice
+
+ALLOCATIONS = {"published": "as published", "shared": "same allocation"}
+COMPENSATIONS = {"none": "no compensation", "bias": "bias", "least_squares": "least squares"}
+
+
+def default_name(recipe: Recipe) -> str:
+    """E.g. "smollm2-135m, 20 %, gamma 3.36", "smollm2-135m, 20 %, taylor, gamma 4, least squares"."""
+    parts = [model_name(recipe), percent(recipe.allocation.sparsity)]
+    usual = (recipe.saliency.criterion, recipe.allocation.method) == (SaliencyChoice().criterion, "shared")
+    return ", ".join([*parts, *([] if usual else [recipe.saliency.criterion]), *setting(recipe)])
+
+
+def setting(recipe: Recipe) -> list[str]:
+    """Choices of allocation and compensation that are not left at "none", without criterion and sparsity."""
+    allocation, criterion = recipe.allocation, recipe.saliency.criterion
+    return [
+        *(["as published"] if allocation.method == "published" else []),
+        *plan_setting(criterion, allocation.method, allocation.gamma, allocation.normalisation),
+        *(["equal widths"] if allocation.uniform else []),
+        *([f"{layers(allocation.protected)} protected"] if allocation.protected else []),
+        *compensation(recipe.prune.compensation),
+    ]
+
+
+def plan_setting(criterion: str, method: str, gamma: float, normalisation: float) -> list[str]:
+    """E.g. ["gamma 4", "normalisation 0.5"]; no gamma where the allocation makes no use of one."""
+    found = [f"gamma {gamma:g}"] if uses_gamma(method, criterion) else []
+    return found + ([f"normalisation {normalisation:g}"] if normalisation else [])
+
+
+def compensation(method: str) -> list[str]:
+    """["least squares"]; empty for none."""
+    return [] if method == "none" else [COMPENSATIONS.get(method, method)]
+
+
+def layers(numbers: Sequence[int]) -> str:
+    """E.g. "layer 3", "layers 0, 1, 29"."""
+    return f"layer{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers))}"
+
+
+def percent(sparsity: float) -> str:
+    """E.g. "12.5 %"."""
+    return f"{sparsity * 100:.3g} %"
+
+
+def model_name(recipe: Recipe) -> str:
+    """The model without folders or owner."""
+    return PurePath(recipe.model.name).name or "model"
+
+
+def short_text(name: str) -> str:
+    """A corpus without folders, each part of a mixture, e.g. "novel.txt + python-docs"."""
+    return PLUS.join(PurePath(part).name.removeprefix("upload:") for part in part_names(name))
