@@ -11,12 +11,14 @@ import math
 import os
 import secrets
 import stat
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import platformdirs
+from numpy.lib import format as npy
 
 from nirvana.errors import NirvanaError
 
@@ -239,15 +241,35 @@ def unpack(content: bytes) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 
     Raises:
         ValueError: it is something else, or damaged.
+        MemoryError: the arrays that the archive does hold need more memory than is free.
     """
     try:
-        with np.load(io.BytesIO(content), allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            arrays = {file.filename.removesuffix(".npy"): _member(archive, file) for file in archive.infolist()}
+    except MemoryError:
+        raise
     except Exception as error:  # of zipfile, zlib, NumPy and the tokenizer that NumPy parses headers with
         raise ValueError(f"the .npz archive cannot be read: {error}") from error
     if "meta" not in arrays:
         raise ValueError("the .npz archive lacks its description")
     return parse_json(str(arrays.pop("meta"))), arrays
+
+
+def _member(archive: zipfile.ZipFile, file: zipfile.ZipInfo) -> np.ndarray:
+    """One array. Its header must claim as many bytes as follow it: NumPy would allocate them unseen."""
+    if file.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # others name their memory in the stream
+        raise ValueError(f"{file.filename} is compressed in another way")
+    stream = io.BytesIO(archive.read(file))
+    read_header = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}[npy.read_magic(stream)]
+    try:
+        shape, _, dtype = read_header(stream)
+    except MemoryError as error:  # Python's parser raises it for an expression nested too deeply
+        raise ValueError(f"the header of {file.filename} cannot be parsed") from error
+    held = len(stream.getbuffer()) - stream.tell()
+    if math.prod(shape) * dtype.itemsize != held:
+        raise ValueError(f"{file.filename} holds {held:,} bytes; its header claims {dtype} of shape {shape}")
+    stream.seek(0)
+    return npy.read_array(stream, allow_pickle=False)
 
 
 def content_hash(*parts: bytes | str) -> str:

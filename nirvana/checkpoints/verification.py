@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from dataclasses import dataclass
@@ -18,9 +17,11 @@ from nirvana.checkpoints.gguf_names import is_rotated, rotary_halves
 from nirvana.checkpoints.placing import GGUF_SUFFIX
 from nirvana.checkpoints.remote_code import MODULE, class_name, remote_code
 from nirvana.errors import CheckpointError
+from nirvana.files import read_file
 from nirvana.models.lm import LM
 from nirvana.models.loading import build_model, load_model
 from nirvana.models.quiet import quiet_library
+from nirvana.models.sources import read_config
 from nirvana.progress import ProgressCallback, report, within
 
 if TYPE_CHECKING:
@@ -77,8 +78,7 @@ def _verify_folder(lm: LM, folder: Path, progress: ProgressCallback | None) -> V
     found = _compare(expected, _logits(lm, again.weights()), 0.0 if exact else ROUNDING[lm.dtype])
     again.unload()
     checks = ["read back with load_model" + (", bit-equal" if exact else "")]
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    if "auto_map" in config:
+    if "auto_map" in read_config(folder):
         report(progress, "Reading back with the checkpoint's own code", 1, 2)
         _compare(expected, _logits(lm, _load_with_code(lm, folder)), 0.0)
         checks.append("read back with the code in the folder, bit-equal")
@@ -93,8 +93,8 @@ def _load_with_code(lm: LM, folder: Path) -> PreTrainedModel:
         CheckpointError: it is other code; that is not run.
     """
     code = folder / f"{MODULE}.py"
-    source = code.read_text(encoding="utf-8") if code.is_file() else ""
-    if source != remote_code(lm.layout.architecture):
+    source = remote_code(lm.layout.architecture)
+    if not code.is_file() or read_file(code) != source.encode():
         raise CheckpointError(f"{code.name} is not what was written there; it was not run.", HINT)
     module = ModuleType(f"{__name__}.{MODULE}")
     exec(compile(source, str(code), "exec"), module.__dict__)

@@ -12,7 +12,7 @@ import numpy as np
 
 from nirvana.calibration.sets import CalibrationSelection, CalibrationSet
 from nirvana.errors import CompensationError
-from nirvana.files import content_hash, pack, unpack
+from nirvana.files import content_hash, pack, unpack, well_formed, whole_number
 from nirvana.layout import Site
 from nirvana.models.limits import available_memory
 from nirvana.progress import ProgressCallback
@@ -126,18 +126,21 @@ class Statistics(Mapping[Site, Moments]):
 
     @classmethod
     def from_bytes(cls, content: bytes) -> Statistics:
-        meta, arrays = unpack(content)
-        moments = {}
-        for key in meta["sites"]:
-            mean, half = arrays[f"{key}.mean"], arrays.get(f"{key}.second")
-            second = None
-            if half is not None:
-                upper = _upper(len(mean))
-                second = np.empty(upper.shape, np.float32)
-                second[upper] = half
-                second.T[upper] = half
-            moments[Site.from_key(key)] = Moments(mean, second)
-        return cls(moments, meta["tokens"], meta["model_hash"], tuple(meta["sets"]), meta["seconds"])
+        """Read what `to_bytes` wrote.
+
+        Raises:
+            CompensationError: it is something else.
+        """
+        with well_formed("These are no saved statistics", CompensationError, "Collect them again."):
+            meta, arrays = unpack(content)
+            moments = {
+                Site.from_key(key): _whole(arrays[f"{key}.mean"], arrays.get(f"{key}.second")) for key in meta["sites"]
+            }
+            tokens = {stack: whole_number(count) for stack, count in meta["tokens"].items()}
+            if not {site.stack for site in moments} <= set(tokens):
+                raise ValueError("a stack has no count of tokens")
+            sets = tuple(map(dict, meta["sets"]))
+            return cls(moments, tokens, str(meta["model_hash"]), sets, float(meta["seconds"]))
 
 
 def collect_statistics(
@@ -230,6 +233,22 @@ def _describe(calibration: CalibrationSet | CalibrationSelection) -> dict[str, A
     chosen = calibration.calibration if isinstance(calibration, CalibrationSelection) else calibration
     names = ("source", "source_hash", "seed", "task", "samples", "length", "hash")
     return {name: getattr(chosen, name) for name in names}
+
+
+def _whole(mean: np.ndarray, half: np.ndarray | None) -> Moments:
+    """The moments of a site, checked before d^2 numbers are allocated."""
+    if mean.dtype != np.float64 or mean.ndim != 1:
+        raise ValueError(f"a mean is {mean.dtype} of shape {mean.shape}")
+    if half is None:
+        return Moments(mean, None)
+    width = len(mean)
+    if half.dtype != np.float32 or half.shape != (width * (width + 1) // 2,):
+        raise ValueError(f"a second moment of {width:,} inputs is {half.dtype} of shape {half.shape}")
+    upper = _upper(width)
+    second = np.empty(upper.shape, np.float32)
+    second[upper] = half
+    second.T[upper] = half
+    return Moments(mean, second)
 
 
 def _upper(width: int) -> np.ndarray:

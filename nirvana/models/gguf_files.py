@@ -11,6 +11,7 @@ from typing import Any
 from nirvana.errors import CheckpointError, ModelError, NirvanaError
 from nirvana.files import cache_folder, content_hash, read_json, write_json
 from nirvana.models.quiet import quiet_library
+from nirvana.out_of_memory import is_out_of_memory
 from nirvana.progress import ProgressCallback, report
 
 
@@ -120,6 +121,8 @@ def converted_folder(path: Path, *, progress: ProgressCallback | None = None) ->
                 path.parent, gguf_file=path.name, dtype="float32", **_overlooked(path)
             )
     except Exception as error:  # tokenizer libraries raise many kinds, some of them bare Exception
+        if is_out_of_memory(error):
+            raise
         raise ModelError(f"{path.name} cannot be converted: {error}", "Use another GGUF file or a folder.") from error
     # The weights are plain now; what still calls them quantised would refuse to save them.
     for holder, name in ((model.config, "quantization_config"), (model, "hf_quantizer")):

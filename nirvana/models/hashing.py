@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from nirvana.errors import ModelError, NirvanaError
-from nirvana.files import cache_folder, content_hash, write_bytes
+from nirvana.files import cache_folder, content_hash, read_text, write_bytes
 
 CHUNK = 1 << 22
 
@@ -39,8 +40,9 @@ def _identity(file: Path) -> str:
 
 def _file_hash(file: Path, identity: str) -> str:
     known = cache_folder() / "hashes" / identity
-    if known.is_file():
-        return known.read_text(encoding="ascii")
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        if re.fullmatch("[0-9a-f]{64}", stored := read_text(known)):
+            return stored
     digest = hashlib.sha256()
     with file.open("rb") as content:
         while chunk := content.read(CHUNK):

@@ -253,6 +253,9 @@ def _tokenizer(folder: Path, embeddings: int) -> PreTrainedTokenizerBase:
     """
     from transformers import AutoTokenizer
 
+    for file in folder.iterdir():  # any of which the library may open
+        if file.exists() and not file.is_file() and not file.is_dir():
+            raise ModelError(f"{file.name} in {folder.name} is not a regular file.", "Remove or replace it.")
     try:
         with quiet_library():
             tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(

@@ -133,6 +133,8 @@ class StepFolder:
                 return FORMATS[step].read(content)
             except FileNotFoundError:
                 continue  # a newer result took its place since the record was read
+            except MemoryError:
+                raise  # nothing is wrong with the file
             except Exception as error:  # whatever a parser makes of foreign bytes
                 log.warning("%s is damaged and counts as missing: %s", path, error)
                 if self.info(step) != info:
@@ -162,7 +164,7 @@ class StepFolder:
         """Take a step over from another run's folder; nothing happens where it cannot be read."""
         while info := source.info(step):
             try:
-                content = (source.path / info["file"]).read_bytes()
+                content = read_file(source.path / info["file"])
             except FileNotFoundError:
                 continue  # a newer result took its place since the record was read
             except OSError as error:
@@ -214,6 +216,8 @@ class StepFolder:
             return kind.from_json(record["result"]) if record["fingerprint"] == self._fingerprint(step) else None
         except FileNotFoundError:
             return None
+        except MemoryError:
+            raise
         except Exception as error:  # whatever a parser makes of foreign bytes
             log.warning("%s cannot be read: %s", self.path / f"{name}.json", error)
             return None

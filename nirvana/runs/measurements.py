@@ -16,6 +16,7 @@ from nirvana.evaluation.perplexity import perplexity
 from nirvana.evaluation.results import Measurement, Report, pack_parts
 from nirvana.evaluation.zero_shot import results as accuracies
 from nirvana.evaluation.zero_shot.tasks import LocalTask, find_tasks, harness_version
+from nirvana.files import parse_json
 from nirvana.models.lm import LM
 from nirvana.progress import ProgressCallback, within
 from nirvana.runs.continuation import continue_with_both
@@ -197,7 +198,7 @@ def _through_cache(
 
 
 def _read(content: bytes) -> list[Measurement]:
-    return list(Report.from_json(json.loads(content)).measurements)
+    return list(Report.from_json(parse_json(content)).measurements)
 
 
 def _write(measurements: list[Measurement]) -> bytes:

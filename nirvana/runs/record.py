@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from nirvana.files import read_json, write_json
+from nirvana.files import parse_json, read_json, write_json
 from nirvana.runs.identity import ID
 
 FILE = "run.json"
@@ -42,7 +42,7 @@ def one_line(name: str) -> str:
 def record_of(row: Mapping[str, Any]) -> Record | None:
     """The record of a row of the index; None, logged, where its recipe cannot be read."""
     try:
-        recipe, pinned, study = json.loads(row["recipe"]), bool(row["pinned"]), row["study"] or ""
+        recipe, pinned, study = parse_json(row["recipe"]), bool(row["pinned"]), row["study"] or ""
         return Record(name=row["name"], recipe=recipe, created=row["created"], pinned=pinned, study=study)
     except ValueError as error:
         log.warning("Run %s has no recipe that can be read: %s", row["id"], error)

@@ -40,6 +40,8 @@ def through_cache(
         meta, content = found
         try:
             return read(content), {"cached": True, "seconds": meta.get("seconds")}
+        except MemoryError:
+            raise
         except Exception as error:  # whatever a parser makes of foreign bytes
             log.warning("%s is computed again: %s", key, error)
     start = time.perf_counter()

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from nirvana.errors import NirvanaError, RunError
-from nirvana.files import data_folder
+from nirvana.files import data_folder, parse_json
 from nirvana.runs.describe import default_name
 from nirvana.runs.folder import StepFolder
 from nirvana.runs.identity import ID, new_id
@@ -255,7 +255,7 @@ def _open_example() -> Run:
 
 @lru_cache(maxsize=1024)
 def _read_recipe(text: str) -> Recipe:
-    return Recipe.from_json(json.loads(text))
+    return Recipe.from_json(parse_json(text))
 
 
 def _clean_name(name: str) -> str:

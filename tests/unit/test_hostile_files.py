@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import io
 import json
 import os
 import shutil
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,15 +21,27 @@ from hypothesis import strategies as st
 import nirvana as nv
 from nirvana.calibration.corpora.registry import load_corpus
 from nirvana.calibration.sets import CalibrationSelection, CalibrationSet
-from nirvana.errors import CheckpointError, CorpusError, ModelError, NirvanaError, PlanError, RunError, TaskError
+from nirvana.compensation.statistics import Moments, Statistics
+from nirvana.errors import (
+    CheckpointError,
+    CompensationError,
+    CorpusError,
+    ModelError,
+    NirvanaError,
+    PlanError,
+    RunError,
+    TaskError,
+)
 from nirvana.evaluation.zero_shot.tasks import read_task
-from nirvana.files import parse_json, read_file, user_path
+from nirvana.files import pack, parse_json, read_file, unpack, user_path
+from nirvana.layout import Site
 from nirvana.models.inspection import inspect_model
 from nirvana.models.lm import LM
 from nirvana.models.loading import load_model
 from nirvana.plan import PruningPlan
 from nirvana.runs.folder import FORMATS, StepFolder
 from nirvana.runs.recipe import Recipe
+from nirvana.runs.step_cache import through_cache
 from nirvana.saliency.scores import Saliency
 from tests.uneven import uneven_plan
 
@@ -78,6 +92,7 @@ def changed(document: Any, changes: list[tuple[int, int, int]]) -> Any:
     return document
 
 
+MOMENTS = {Site("decoder", layer, "mlp"): Moments(np.arange(5.0), np.eye(5, dtype=np.float32)) for layer in range(2)}
 NUMBER = st.integers(0, 10_000)
 CHANGES = st.lists(st.tuples(NUMBER, NUMBER, st.integers(0, 3)), min_size=1, max_size=3)
 DAMAGE = st.lists(st.tuples(NUMBER, st.integers(0, 255)), min_size=1, max_size=6)
@@ -182,10 +197,12 @@ def test_zero_shot_tasks(changes: list[tuple[int, int, int]], tmp_path: Path) ->
 
 @FUZZ
 @given(damage=DAMAGE)
-def test_scores_and_calibration_sets(damage: list[tuple[int, int]], tiny_lm: LM) -> None:
+def test_scores_calibration_sets_and_statistics(damage: list[tuple[int, int]], tiny_lm: LM) -> None:
     scores = nv.score(tiny_lm, None, criterion="magnitude").to_bytes()
     drawn = CalibrationSet(np.arange(24).reshape(3, 8), source="text", texts=["a", "b", "c"]).to_bytes()
-    for content, read in ((scores, Saliency.from_bytes), (drawn, CalibrationSet.from_bytes)):
+    statistics = Statistics(MOMENTS, {"decoder": 9}, "hash", ({"seed": 1},)).to_bytes()
+    stored = (scores, Saliency.from_bytes), (drawn, CalibrationSet.from_bytes), (statistics, Statistics.from_bytes)
+    for content, read in stored:
         survives(lambda read=read, content=content: read(damaged(content, damage)))  # type: ignore[misc]
     survives(lambda: CalibrationSelection.from_bytes(damaged(drawn, damage)))
 
@@ -205,6 +222,66 @@ def test_results_and_records_of_a_run(changes: list[tuple[int, int, int]], step:
     assert StepFolder(folder).read(step) is None or StepFolder(folder).info(step) is not None
     write(record, changed(info, changes))
     StepFolder(folder).read(step)
+
+
+def test_an_archive_is_damaged_where_a_header_claims_more_than_it_holds(tmp_path: Path) -> None:
+    whole = pack({"a": 1}, {"values": np.arange(6, dtype=np.float32)}, compress=False)
+    for claim in ("(7,)", "(9_999_999_999_999,)", "(-6,)", "(-2, -3)", f"({'-' * 3000}6,)"):
+        stream = io.BytesIO()
+        with zipfile.ZipFile(stream, "w") as archive:
+            archive.writestr("meta.npy", zipfile.ZipFile(io.BytesIO(whole)).read("meta.npy"))
+            header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {claim}, }}\n".encode()
+            start = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little")
+            archive.writestr("values.npy", start + header + bytes(24))
+        with pytest.raises(ValueError, match="archive cannot be read"):
+            unpack(stream.getvalue())
+    assert unpack(whole)[1]["values"].tolist() == [0, 1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"decoder.0.mlp.mean": np.zeros((5, 1))},
+        {"decoder.0.mlp.mean": np.zeros(5, np.int64)},
+        {"decoder.0.mlp.mean": np.full(5, np.nan)},
+        {"decoder.0.mlp.mean": np.zeros(10**7)},  # a square of 10^14 numbers
+        {"decoder.1.mlp.second": np.zeros(15)},
+        {"decoder.1.mlp.second": np.zeros(16, np.float32)},
+        {"tokens": {}},
+        {"tokens": {"decoder": "many"}},
+        {"sites": ["decoder.7.mlp"]},
+        {"sites": 3},
+        {"seconds": None},
+    ],
+    ids=str,
+)
+def test_statistics_of_other_shapes_or_types_are_refused(change: dict[str, Any]) -> None:
+    meta, arrays = unpack(Statistics(MOMENTS, {"decoder": 9}, "hash").to_bytes())
+    changed_meta = meta | {name: value for name, value in change.items() if name in meta}
+    content = pack(changed_meta, arrays | {name: value for name, value in change.items() if name in arrays})
+    with pytest.raises(CompensationError):
+        Statistics.from_bytes(content)
+
+
+def test_a_result_that_does_not_fit_in_memory_is_not_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = StepFolder(tmp_path)
+    drawn = CalibrationSet(np.arange(24).reshape(3, 8), source="text", texts=["a", "b", "c"])
+    folder.put("calibration", drawn.to_bytes(), {"fingerprint": ""})
+
+    def cached() -> CalibrationSet:
+        return through_cache("a-set", CalibrationSet.from_bytes, CalibrationSet.to_bytes, lambda: drawn)[0]
+
+    def out_of_memory(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    cached()
+    with monkeypatch.context() as patch:
+        patch.setattr(np.lib.format, "read_array", out_of_memory)
+        with pytest.raises(MemoryError):
+            folder.read("calibration")
+        with pytest.raises(MemoryError):
+            cached()
+    assert folder.read("calibration").hash == cached().hash == drawn.hash
 
 
 def test_deep_nesting_is_refused_everywhere(dense: Path, pruned: Path, tmp_path: Path) -> None:
@@ -280,10 +357,21 @@ def test_only_regular_files_are_read(tmp_path: Path, dense: Path) -> None:
     endless.symlink_to("/dev/zero")
     with pytest.raises(CorpusError, match="not a regular file"):
         load_corpus(endless)
-    (dense / "config.json").unlink()
-    os.mkfifo(dense / "config.json")
+    for name in ("tokenizer.json", "generation_config.json", "config.json"):
+        (dense / name).unlink(missing_ok=True)
+        os.mkfifo(dense / name)
+        with pytest.raises(ModelError, match="not a regular file"):
+            load_model(dense, device="cpu")
     with pytest.raises(ModelError, match="not a regular file"):
         inspect_model(str(dense))
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"0" * 63])
+def test_a_damaged_hash_of_weights_is_computed_again(content: bytes, dense: Path, own_home: Path) -> None:
+    computed = load_model(dense, device="cpu").hash
+    (kept,) = (own_home / "cache" / "hashes").iterdir()
+    kept.write_bytes(content)
+    assert load_model(dense, device="cpu").hash == computed
 
 
 def test_a_path_of_an_unknown_user_is_refused() -> None:

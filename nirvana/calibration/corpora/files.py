@@ -87,7 +87,7 @@ def save_upload(name: str, content: str | bytes) -> str:
         )
     Corpus.from_documents(documents, name=stem + suffix, kind="upload")
     path = _uploads() / (stem + suffix)
-    if path.exists() and path.read_bytes() != raw:
+    if path.exists() and (not path.is_file() or read_file(path) != raw):
         path = path.with_name(f"{stem}-{content_hash(raw)[:8]}{suffix}")
     write_bytes(path, raw)
     return UPLOAD + path.name

@@ -138,7 +138,7 @@ def _build(name: str, data_set: DataSet) -> Splits:
         test = next((split for split in _TEST if split in tables and split != train), None)
         documents = _documents(_rows(tables[train], name, data_set), data_set)
         held_out = _documents(_rows(tables[test], name, data_set), data_set) if test else []
-    except CorpusError:
+    except (CorpusError, MemoryError):
         raise
     except Exception as error:  # the layers below raise their own kinds for the same few causes
         raise _explained(name, error) from error

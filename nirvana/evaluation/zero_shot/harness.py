@@ -166,7 +166,7 @@ def _load(task: Task) -> Any:
     manager = TaskManager(include_defaults=False, include_path=str(definitions))
     try:
         loaded = manager.load([task.name])["tasks"][task.name]
-    except NirvanaError:
+    except (NirvanaError, MemoryError):
         raise
     except Exception as error:  # whatever a download or a data set's reader meets
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
