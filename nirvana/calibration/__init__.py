@@ -1,1 +1,1 @@
-"""Calibration data: where its text is from, how windows are drawn, and which set is chosen (paper: choice by KL)."""
+"""Calibration data: corpora, windows of tokens, calibration sets, and the choice of a set (paper: choice by KL)."""

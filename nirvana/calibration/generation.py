@@ -1,4 +1,4 @@
-"""Self-generated text: sampled from the dense model, so that it can be calibrated without any data."""
+"""Self-generated text: sampled from the dense model, for calibration without data."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ def generate_corpus(
 ) -> Corpus:
     """Generate documents of up to 256 tokens with the model, each from the begin token alone.
 
-    Sampled from the full distribution with a generator of its own: the same seed gives the same text (on the same kind
-    of device), and the global random state is left alone. Offline; the text is kept in the cache folder.
+    Sampled from the full distribution with a separate generator: the same seed gives the same text on the same kind of
+    device, and the global random state is unchanged. Offline; the text is kept in the cache folder.
 
     Args:
-        tokens: how many to write in all, at least 384. The default fills 128 probes of 64 tokens and several
-            calibration sets.
+        tokens: number of tokens in all, at least 384. The default fills 128 probes of 64 tokens and several calibration
+            sets.
         seed: of the draw, 0 or more.
         temperature: above 0; below 1 the text is plainer and more repetitive.
         progress: called after every token of a batch; may raise `Cancelled`.
@@ -65,7 +65,7 @@ def generate_corpus(
         raise CorpusError(f"A seed cannot be negative, such as {seed}.", "Use 0 or more.")
     if lm.family.encoder_decoder:
         raise CorpusError(
-            f"{lm.source.name} answers an encoder's input and writes nothing by itself.", "Choose another corpus."
+            f"{lm.source.name} is an encoder-decoder and needs an input to generate from.", "Choose another corpus."
         )
     lm.weights()
     description = f"Written by {lm.source.name} itself, sampled at temperature {temperature:g} with seed {seed}."
@@ -88,9 +88,9 @@ def generate_corpus(
 
 
 def first_token(tokenizer: PreTrainedTokenizerBase) -> int:
-    """The token that texts began with in training.
+    """The token that began each text in training.
 
-    Usually the BOS token. Where that opens a turn of a chat, or there is none, it is what separates documents.
+    Usually the BOS token; where that opens a turn of a chat, or there is none, the separator of documents.
 
     Raises:
         ModelError: the tokenizer has no special tokens at all.
@@ -108,7 +108,7 @@ def first_token(tokenizer: PreTrainedTokenizerBase) -> int:
 class Sampling(LogitsProcessor):
     """Turns greedy decoding into sampling: the largest of logits plus Gumbel noise is a draw from their softmax.
 
-    That way the library's own loop draws with a generator of ours. Noise is made on the CPU, whatever the device, so
+    So the library's own loop samples with a generator of this module. Noise is drawn on the CPU whatever the device, so
     that there is one sequence of draws.
     """
 
@@ -143,7 +143,7 @@ def _documents(lm: LM, tokens: int, seed: int, temperature: float, progress: Pro
 def write(
     lm: LM, rows: int, length: int, sampling: Sampling, progress: ProgressCallback | None = None
 ) -> list[list[int]]:
-    """Sample `rows` documents of at most `length` tokens side by side; without the tokens that begin and end them."""
+    """Sample `rows` documents of at most `length` tokens in one batch, without their begin and end tokens."""
     begin, ends = first_token(lm.tokenizer), _ends(lm)
     configure: Any = GenerationConfig  # the library leaves both untyped
     generate: Any = lm.weights().generate
@@ -175,7 +175,7 @@ def _per_row(progress: ProgressCallback | None, written: int, rows: int, tokens:
 
 
 def _ends(lm: LM) -> set[int]:
-    """Tokens that end a document: end of sequence, end of a turn, and what separates documents."""
+    """Tokens that end a document: end of sequence, end of a turn, and the separator of documents."""
     configured = getattr(lm.weights().generation_config, "eos_token_id", None)
     ends = set(configured if isinstance(configured, list) else [configured])
     ends |= {lm.tokenizer.eos_token_id, lm.tokenizer.get_vocab().get(SEPARATOR)}

@@ -1,4 +1,4 @@
-"""KL divergence on probe samples, by which calibration sets are chosen (paper: calibration data)."""
+"""KL divergence on probe samples, the criterion for choosing a calibration set (paper: calibration data)."""
 
 from __future__ import annotations
 

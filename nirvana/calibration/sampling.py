@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
     from nirvana.models.lm import LM
 
-SPREAD = 8  # documents are read until there are this many times the tokens that are drawn
-BATCH = 16  # documents at a time, which fast tokenizers share out; the same everywhere, since the draw depends on it
+SPREAD = 8  # documents are tokenised until there are this many times the tokens to draw
+BATCH = 16  # documents at a time, for fast tokenizers' threads; constant, since the draw depends on it
 
 
 def sample_calibration(
@@ -27,13 +27,13 @@ def sample_calibration(
     """Draw `samples` windows of `length` tokens from the calibration split of a corpus.
 
     Documents are taken in a random order and joined with blank lines; the windows are cut from them at random and do
-    not overlap each other while there is text enough. The same seed, tokenizer and text give the same windows. Of a
-    mixture each part gives as many, the first one more where they do not divide.
+    not overlap while the text is long enough. The same seed, tokenizer and text give the same windows. Each part of a
+    mixture gives the same number of windows, the first parts one more where they do not divide.
 
     Args:
         text: a corpus; or a split, a string or documents, which are used whole.
-        task: for an encoder-decoder, what is made of each window: "span corruption", "continuation", or "auto" for what
-            the model was trained on.
+        task: for an encoder-decoder: "span corruption", "continuation", or "auto" for the task that the model was
+            trained on.
 
     Raises:
         CorpusError: the text is too short for the windows, a number makes no sense, or the model has no such task.
@@ -44,7 +44,7 @@ def sample_calibration(
 def sample_probe(
     lm: LM, text: Text, *, samples: int = 128, length: int = 64, seed: int = 42, task: str = "auto"
 ) -> CalibrationSet:
-    """Draw the windows that divergence is measured on, from the probe split; otherwise as `sample_calibration`.
+    """Draw the probe windows for divergence from the probe split; otherwise as `sample_calibration`.
 
     Raises:
         CorpusError: the text is too short for the windows, a number makes no sense, or the model has no such task.
@@ -53,7 +53,7 @@ def sample_probe(
 
 
 def tokenize(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
-    """Token ids of each text, without the special tokens that begin or end a sequence."""
+    """Token ids of each text, without special tokens."""
     if not texts:
         return []
     encoded: list[list[int]] = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
@@ -113,7 +113,7 @@ def _windows(lm: LM, split: CorpusSplit, samples: int, length: int, generator: n
 def _stream(
     tokenizer: PreTrainedTokenizerBase, split: CorpusSplit, generator: np.random.Generator, enough: int
 ) -> np.ndarray:
-    """int64 (T,): tokens of documents in random order, with separators between, until there are `enough`."""
+    """int64 (T,): tokens of documents in random order, with separators between, until there are `enough` tokens."""
     separator = tokenize(tokenizer, [SEPARATOR])[0]
     order = [split.documents[index] for index in generator.permutation(len(split.documents))]
     stream: list[int] = []
@@ -126,7 +126,7 @@ def _stream(
 
 
 def _starts(tokens: int, samples: int, length: int, generator: np.random.Generator) -> np.ndarray | None:
-    """int64 (samples,) first positions of the windows, in the order drawn; None where there are not as many."""
+    """int64 (samples,) first positions of the windows, in the order drawn; None where the text is too short."""
     slots = tokens // length
     if slots >= samples:  # side by side, from a random offset
         offset = generator.integers(tokens - slots * length + 1)

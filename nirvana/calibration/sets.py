@@ -21,25 +21,26 @@ if TYPE_CHECKING:
 
 
 class CalibrationSet:
-    """Token windows that a criterion looks at, e.g. 32 windows of 128 tokens.
+    """Token windows that a criterion reads, e.g. 32 windows of 128 tokens.
 
     Also used for probe text. Tokens are kept as NumPy, so that a set travels without torch; `input_ids`,
     `attention_mask` and the decoder's are the torch views of them.
 
     Args:
-        input_ids: (N, T) token ids: a torch tensor, an array, or nested lists. An encoder-decoder's encoder reads them.
+        input_ids: (N, T) token ids: a torch tensor, an array, or nested lists; the encoder's input in an
+            encoder-decoder.
         attention_mask: (N, T) of 0 and 1, or None where every token counts.
-        decoder_input_ids: (N, U) token ids that the decoder of an encoder-decoder reads, for such a model.
-        labels: (N, U) token ids that it should predict from them, -100 where none.
-        task: how inputs and labels were made of text, e.g. "span corruption".
-        source: where the text came from, e.g. `python-docs`.
+        decoder_input_ids: (N, U) token ids of the decoder's input, for an encoder-decoder.
+        labels: (N, U) token ids to predict from them, -100 where none.
+        task: how inputs and labels were made from text, e.g. "span corruption".
+        source: name of the corpus, e.g. `python-docs`.
         source_hash: content hash of that corpus.
-        seed: the seed that drew the windows, where there was one.
-        texts: what the N samples read, as text, for display; with an encoder, what it reads.
-        target_texts: what the decoder of an encoder-decoder should say, as text, for display.
+        seed: of the draw, where there was one.
+        texts: the N samples as text, for display; with an encoder, its input.
+        target_texts: the labels of an encoder-decoder as text, for display.
 
     Raises:
-        CorpusError: the ids are not a non-empty 2-D integer array, or what belongs together differs in shape.
+        CorpusError: the ids are not a non-empty 2-D integer array, or arrays that belong together differ in shape.
     """
 
     def __init__(
@@ -107,7 +108,7 @@ class CalibrationSet:
 
     @property
     def outputs(self) -> np.ndarray:
-        """The tokens after each of which the model predicts: the decoder's (N, U), or (N, T) without an encoder."""
+        """The tokens after which the model predicts: the decoder's (N, U), or (N, T) without an encoder."""
         return self.tokens if self.decoder_tokens is None else self.decoder_tokens
 
     @property
@@ -165,7 +166,7 @@ class CalibrationSet:
         }
 
     def arrays(self, prefix: str = "") -> dict[str, np.ndarray]:
-        """The tokens, for a file."""
+        """The token arrays, for saving."""
         stored = {
             "tokens": self.tokens,
             "mask": self.mask,
@@ -176,7 +177,7 @@ class CalibrationSet:
 
     @classmethod
     def from_arrays(cls, meta: Mapping[str, Any], arrays: Mapping[str, np.ndarray], prefix: str = "") -> CalibrationSet:
-        """The set that `describe` and `arrays` were taken of."""
+        """The set with this `describe` and `arrays`."""
         return cls(
             arrays[f"{prefix}tokens"],
             arrays.get(f"{prefix}mask"),
@@ -198,15 +199,15 @@ def _integers(values: Any, name: str) -> np.ndarray:
             f"{name} must be a non-empty 2-D array of integers, not {array.dtype} of shape {array.shape}.",
             "Pass tokens of shape (samples, length).",
         )
-    return np.array(array, dtype=np.int64, order="C")  # a copy: the hash must hold whatever the caller does next
+    return np.array(array, dtype=np.int64, order="C")  # a copy: the caller may change its own
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One candidate calibration set and the divergence of the model that was pruned with it.
+    """One candidate calibration set and the divergence of the model pruned with it.
 
-    `saliency` are the scores it was pruned by, `text` what it was drawn from: both are kept in memory for the steps
-    after, not written with the candidate.
+    `saliency` are the scores from this set and `text` is its source; both stay in memory for the next steps and are not
+    saved.
     """
 
     calibration: CalibrationSet
@@ -218,7 +219,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class CalibrationSelection:
-    """Candidates in the order they were drawn, and which one prunes best (paper: KL-based calibration choice).
+    """Candidates in the order drawn, and the index of the best (paper: KL-based calibration choice).
 
     Behaves as its winner where a calibration set is expected: `nv.score(lm, selection)` works.
     """

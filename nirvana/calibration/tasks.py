@@ -1,9 +1,9 @@
 """Tasks of an encoder-decoder on a window of text: fill in missing spans, or continue a prefix.
 
-Span corruption is what T5, T5 v1.1, mT5 and ByT5 were trained on (arXiv 1910.10683): 15 % of the tokens, in spans of
-3 on average (20 bytes for ByT5, arXiv 2105.13626), each span replaced by a sentinel in the encoder's input; the decoder
-says each sentinel and what it stands for. Continuation suits models tuned on instructions, such as Flan-T5: the encoder
-reads the first half of the window, the decoder predicts the second.
+Span corruption is what T5, T5 v1.1, mT5 and ByT5 were trained on (arXiv 1910.10683): 15 % of the tokens, in spans of 3
+on average (20 bytes for ByT5, arXiv 2105.13626), each span replaced by a sentinel in the encoder's input; the decoder
+predicts each sentinel and the text it replaces. Continuation suits models tuned on instructions, such as Flan-T5: the
+encoder reads the first half of the window, the decoder predicts the second.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 SPANS, CONTINUATION = "span corruption", "continuation"
 TASKS = (SPANS, CONTINUATION)
-NOISE = 0.15  # share of the tokens that go missing
-SPAN, BYTE_SPAN = 3, 20  # mean length of a missing span
+NOISE = 0.15  # share of the tokens that are masked
+SPAN, BYTE_SPAN = 3, 20  # mean length of a masked span
 FIRST_BYTE = 3  # ByT5's token of byte 0
 # ByT5 counts its sentinels down from the last byte, and the highest bytes never occur in UTF-8.
 BYTE_SENTINELS = tuple(range(258, 247, -1))
@@ -30,7 +30,7 @@ TUNED = ("flan", "t0", "tk-instruct")  # names of models that were tuned to answ
 
 
 class Examples(NamedTuple):
-    """N examples, each of one window of text: what the model reads, and what it should say.
+    """N examples, each from one window of text: inputs and labels.
 
     `decoder_inputs` is None without an encoder. `origin` is the position in its window of each label that is a token
     of the text, and -1 for sentinels and ends.
@@ -43,10 +43,10 @@ class Examples(NamedTuple):
 
 
 def task_of(lm: LM, task: str = "auto") -> str:
-    """The task to use: what is asked for, or for "auto" what the model was trained on; "" without an encoder.
+    """The task to use: `task`, or for "auto" the one that the model was trained on; "" without an encoder.
 
     Raises:
-        CorpusError: there is no such task, the model has no encoder, or no sentinels.
+        CorpusError: unknown task, a model without an encoder, or a tokenizer without sentinels.
     """
     if task not in ("auto", *TASKS):
         raise CorpusError(f"There is no task {task!r}.", f"Use auto, {' or '.join(TASKS)}.")
@@ -63,7 +63,7 @@ def task_of(lm: LM, task: str = "auto") -> str:
 
 
 def sentinels(lm: LM) -> tuple[int, ...]:
-    """Tokens that stand for missing spans, in the order they are used."""
+    """Tokens that replace masked spans, in the order of use."""
     if is_bytes(lm.tokenizer):
         return BYTE_SENTINELS
     vocabulary = lm.tokenizer.get_vocab()
@@ -79,8 +79,8 @@ def sentinels(lm: LM) -> tuple[int, ...]:
 def make_pairs(lm: LM, windows: np.ndarray, task: str, generator: np.random.Generator) -> Examples:
     """Examples for an encoder-decoder from windows of text, int64 (N, L).
 
-    All of one task have the same lengths, so nothing is padded. The decoder's inputs are the labels, one place to the
-    right, after the token that begins them.
+    All examples of one task have the same lengths, so nothing is padded. The decoder's inputs are the labels shifted
+    right, after the start token.
     """
     windows = np.asarray(windows, np.int64)
     end = np.full((len(windows), 1), _end(lm), np.int64)
@@ -137,7 +137,7 @@ def is_bytes(tokenizer: PreTrainedTokenizerBase) -> bool:
 def _corrupt(
     window: np.ndarray, marks: tuple[int, ...], mean: int, generator: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Inputs, labels and the labels' origin. Text and missing spans alternate, text first."""
+    """Inputs, labels and the labels' origin. Text and masked spans alternate, text first."""
     length = len(window)
     missing = min(max(round(length * NOISE), 1), length - 1)
     spans = min(max(round(missing / mean), 1), missing, length - missing, len(marks))
@@ -155,7 +155,7 @@ def _corrupt(
 
 
 def _segments(length: int, missing: int, spans: int, generator: np.random.Generator) -> np.ndarray:
-    """Lengths of text, missing, text, missing ...: each kind cut at random into `spans` parts that are not empty."""
+    """Lengths of text, masked, text, masked ...: each kind cut at random into `spans` non-empty parts."""
 
     def cut(total: int) -> np.ndarray:
         places = np.sort(generator.choice(total - 1, spans - 1, replace=False)) + 1

@@ -1,4 +1,4 @@
-"""Run a model over many windows in pieces that fit: hidden states by batch, logits by chunk of positions."""
+"""Run a model over many windows in bounded memory: hidden states by batch, logits by chunk of positions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CHUNK_LOGITS = 1 << 24  # 64 MiB in float32
 def hidden_batches(
     lm: LM, tokens: np.ndarray, decoder_tokens: np.ndarray | None = None
 ) -> Iterator[tuple[int, torch.Tensor]]:
-    """Windows (N, T) -> pairs of the first window's index and (B, T, H) hidden states, batch after batch.
+    """Windows (N, T) -> pairs of the first window's index and (B, T, H) hidden states, one a batch.
 
     With an encoder, it reads `tokens`, and the T positions are those of `decoder_tokens`, (N, T).
     """
@@ -37,5 +37,5 @@ def hidden_batches(
 
 
 def chunk_positions(vocabulary: int) -> int:
-    """How many positions of logits are held at once."""
+    """Positions of logits held at once."""
     return max(1, CHUNK_LOGITS // vocabulary)

@@ -1,4 +1,4 @@
-"""Speed of a forward pass on the machine that computes it."""
+"""Measured speed of a forward pass."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ ENOUGH = 0.25  # seconds of one pass
 
 
 def seconds_per_token(lm: LM) -> float:
-    """Seconds a token of a forward pass without autograd, logits included.
+    """Seconds per token of a forward pass without autograd, logits included.
 
-    Passes over random tokens, each of twice as many windows as the one before, until one takes a quarter of a second or
-    fills a batch: that one counts. One pass before them does not, since first calls set up kernels.
+    Runs passes over random tokens, doubling the windows each time until a pass takes a quarter of a second or fills a
+    batch, and returns that pass's value. A warm-up pass comes first, since first calls set up kernels.
     """
     geometry, draw = lm.family.geometry(lm.settings), np.random.default_rng(0)
     window = min(WINDOW, geometry.get("positions", WINDOW))
@@ -42,5 +42,5 @@ def _forward(lm: LM, tokens: np.ndarray) -> float:
             states = hidden.flatten(0, 1)
             for first in range(0, len(states), chunk):
                 total = total + head(states[first : first + chunk]).float().logsumexp(-1).sum()
-        total.item()  # an accelerator computes on by itself: wait for it
+        total.item()  # an accelerator runs asynchronously
     return time.perf_counter() - start

@@ -31,10 +31,10 @@ def visit_inputs(
     """Run `lm` over calibration sets and call `visit(site, inputs)` for each site and batch.
 
     `inputs` are what the site's output projection (o_proj, down_proj, T5's o and wo) reads at the tokens that count,
-    float32 (n, d) with d = units times columns a unit; padding is left out.
+    float32 (n, d) with d = units times columns a unit, without padding.
 
     Args:
-        stage: what progress reports call it.
+        stage: name of the stage in progress reports.
         progress: called after each site of each batch; may raise `Cancelled`.
 
     Raises:

@@ -1,4 +1,4 @@
-"""A forward pass over calibration sets, batch after batch, for hooks that look at activations."""
+"""A forward pass over calibration sets in batches, for hooks that read activations."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ if TYPE_CHECKING:
 
 
 class Reader:
-    """Runs `lm` over calibration sets without autograd. Hooks on its modules ask `counted` for what counts.
+    """Runs `lm` over calibration sets without autograd. Hooks on its modules select the positions that count with
+    `counted`.
 
     Args:
         steps: calls of `tick` for each batch.
-        stage: what progress reports call it.
+        stage: name of the stage in progress reports.
         progress: called by each `tick`; may raise `Cancelled`.
 
     Raises:
@@ -58,7 +59,7 @@ class Reader:
         return states.flatten(0, -2) if seen is None else states[seen]
 
     def tick(self) -> None:
-        """Report a step of work as done."""
+        """Report one unit of work as done."""
         self._done += 1
         self._report()
 

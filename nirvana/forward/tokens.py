@@ -1,4 +1,4 @@
-"""Tokens of a calibration set, validated for a model, and what should be predicted at each position."""
+"""Tokens and labels of a calibration set, validated for a model."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ UNLABELLED = -100  # as in transformers
 class Tokens(NamedTuple):
     """Tokens of a calibration set, on the CPU. Scores are of the outputs at T positions.
 
-    With an encoder, `input_ids` and `attention_mask` are what it reads, (N, S), and `decoder_input_ids` is (N, T);
-    without one that is None and S is T. `counted` is where outputs count, or None where everywhere.
+    With an encoder, `input_ids` and `attention_mask` are its inputs, (N, S), and `decoder_input_ids` is (N, T); without
+    one that is None and S is T. `counted` marks the outputs that count; None for all.
     """
 
     input_ids: torch.Tensor  # (N, S)
@@ -36,8 +36,7 @@ def read_tokens(lm: LM, calibration: CalibrationSet | CalibrationSelection) -> T
     """Tokens of a calibration set, validated for `lm`.
 
     Raises:
-        SaliencyError: it is for another kind of model, it has tokens that the model does not know, or a sample is all
-            padding.
+        SaliencyError: it is for another kind of model, has tokens outside the vocabulary, or a sample is all padding.
     """
     import torch
 
@@ -69,7 +68,7 @@ def read_tokens(lm: LM, calibration: CalibrationSet | CalibrationSelection) -> T
 def read_labels(calibration: CalibrationSet | CalibrationSelection) -> torch.Tensor:
     """Labels at each position of the outputs: int64 (N, T) on the CPU, -100 where there is none.
 
-    Without an encoder that is the token that comes next, where both it and the position count; with one, the labels.
+    Without an encoder that is the next token, where both it and the position count; with one, the labels.
     """
     import torch
 

@@ -1,1 +1,1 @@
-"""Models: where they come from, whether they fit, and what each family looks like."""
+"""Models: sources, memory checks, loading, and one adapter a family."""

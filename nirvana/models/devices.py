@@ -17,7 +17,7 @@ ROCM_CARDS = Path("/sys/class/drm")
 class DeviceInfo:
     """A place to compute, e.g. `DeviceInfo("cuda:0", "NVIDIA A10G", free=23 * 2**30, total=24 * 2**30)`."""
 
-    name: str  # what load_model takes
+    name: str  # as for load_model
     title: str
     free: int  # bytes
     total: int
@@ -50,7 +50,7 @@ def _nvidia() -> list[DeviceInfo]:
 
 
 def parse_nvidia_smi(answer: str) -> list[DeviceInfo]:
-    """Read lines such as `NVIDIA A10G, 22000, 23028` (MiB); a line without numbers is passed over."""
+    """Parse lines such as `NVIDIA A10G, 22000, 23028` (MiB); lines without numbers are skipped."""
     found = []
     for index, line in enumerate(answer.strip().splitlines()):
         parts = line.rsplit(",", 2)

@@ -1,4 +1,4 @@
-"""generation_config.json: how a model's makers let it write. It is carried along, and left out of what is measured."""
+"""generation_config.json: the authors' settings for generation. Checkpoints keep them; measurements do not use them."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def read_generation_settings(folder: Path) -> dict[str, Any] | None:
 def own_settings(model: PreTrainedModel) -> Iterator[None]:
     """Make `model.generate` use its arguments and the library's defaults, not the settings of the model's authors.
 
-    The library fills what a caller leaves open from their file, a penalty for repetition say, and the protocol of a
-    number or a text would not be the one that is shown with it.
+    The library takes arguments that a caller omits, e.g. a repetition penalty, from that file, so a measurement would
+    not follow the protocol shown with it.
     """
     from transformers import GenerationConfig
 

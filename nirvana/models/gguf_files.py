@@ -21,7 +21,7 @@ def read_gguf_config(path: Path) -> tuple[dict[str, Any], int]:
     Kept in the cache folder: a header holds the whole vocabulary, which takes seconds to parse.
 
     Raises:
-        ModelError: it is not a GGUF file, or it lacks what describes the architecture.
+        ModelError: it is not a GGUF file, or it lacks the description of the architecture.
     """
     known = cache_folder() / "headers" / f"{_identity(path)}.json"
     try:
@@ -65,13 +65,13 @@ def _parse_header(path: Path) -> tuple[dict[str, Any], int]:
     if str(architecture).startswith("t5"):
         raise ModelError(f"{path.name} holds a T5, which is not read from GGUF.", "Use the folder of safetensors.")
     names = {tensor.name for tensor in reader.tensors}
-    if "rope_freqs.weight" in names:  # transformers leaves them out, and the model would talk nonsense
+    if "rope_freqs.weight" in names:  # transformers ignores them, and the model would write nonsense
         raise ModelError(
             f"{path.name} scales its rotary positions by stored factors, which cannot be converted.",
             "Use the model's folder of safetensors.",
         )
     scaling = value(prefix + "rope.scaling.type") or ("linear" if value(prefix + "rope.scale_linear") else "none")
-    if scaling != "none":  # which transformers leaves out too
+    if scaling != "none":  # transformers ignores these too
         raise ModelError(
             f"{path.name} scales its rotary positions ({scaling}), which cannot be converted.",
             "Use the model's folder of safetensors.",
@@ -124,7 +124,7 @@ def converted_folder(path: Path, *, progress: ProgressCallback | None = None) ->
         if is_out_of_memory(error):
             raise
         raise ModelError(f"{path.name} cannot be converted: {error}", "Use another GGUF file or a folder.") from error
-    # The weights are plain now; what still calls them quantised would refuse to save them.
+    # The weights are plain now; transformers refuses to save a model marked as quantised.
     for holder, name in ((model.config, "quantization_config"), (model, "hf_quantizer")):
         if hasattr(holder, name):
             delattr(holder, name)
@@ -139,7 +139,7 @@ def converted_folder(path: Path, *, progress: ProgressCallback | None = None) ->
             try:
                 staged.replace(folder)
             except OSError:
-                if not (folder / "config.json").is_file():  # where another process was quicker, its folder will do
+                if not (folder / "config.json").is_file():  # another process may have finished first
                     raise
     except (OSError, SafetensorError) as error:
         raise CheckpointError(

@@ -17,8 +17,8 @@ CHUNK = 1 << 22
 def weight_hash(files: Sequence[Path]) -> Callable[[], str]:
     """A function that gives the SHA-256 over the contents of the weight files, 64 hex digits.
 
-    The files' names and places do not count. Call `weight_hash` before the files are read: what it gives raises
-    `ModelError` where they were changed or removed since, so that no other weights are taken for those in memory.
+    File names and folders do not count. Call `weight_hash` before the files are read: the returned function raises
+    `ModelError` if they were changed or removed since, so the hash always belongs to the weights in memory.
     """
     before = [_identity(file) for file in files]
 

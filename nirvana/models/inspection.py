@@ -31,7 +31,7 @@ class ModelPreview:
 def inspect_model(name: str) -> ModelPreview:
     """Describe a model by built-in name, hub id, folder or .gguf file without reading its weights.
 
-    A pruned checkpoint is described with the widths that it has.
+    A pruned checkpoint is described with its pruned widths.
 
     Raises:
         ModelError: it cannot be found, or its architecture is not supported.

@@ -1,4 +1,4 @@
-"""Does it fit? Memory of devices, and of models before their weights are read. No torch unless it is loaded."""
+"""Memory checks: free memory of devices against a model's size, before weights are read. Does not import torch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import psutil
 
 from nirvana.errors import ModelError
 
-HEADROOM = 0.95  # the share of free memory that weights may take; activations are sized to what is left
+HEADROOM = 0.95  # the share of free memory that weights may take; activations are sized to the rest
 
 
 def available_memory(device: str = "cpu") -> int:
@@ -23,8 +23,8 @@ def available_memory(device: str = "cpu") -> int:
 
 
 def give_back_free_memory() -> None:
-    """Return freed memory to the system: glibc keeps it for the process, however large it is, until it is told."""
-    with contextlib.suppress(OSError, AttributeError):  # other C libraries have no such call, and less need of it
+    """Return freed memory to the system; glibc otherwise keeps it for the process."""
+    with contextlib.suppress(OSError, AttributeError):  # only glibc has malloc_trim
         ctypes.CDLL(None).malloc_trim(0)
 
 

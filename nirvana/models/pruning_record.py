@@ -1,4 +1,4 @@
-"""pruning.json: what a pruned checkpoint says of itself, beside the weights."""
+"""pruning.json: the record of a pruned checkpoint, beside its weights."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from nirvana.models.families.base import MOST_LAYERS, Config, Family
 from nirvana.models.sources import PRUNING_FILE
 
 FILE = PRUNING_FILE
-OUTPUT_BIASES = "output_biases"  # in the record of a layer: its linear layers with a bias that the library leaves out
+OUTPUT_BIASES = "output_biases"  # in the record of a layer: linear layers with a bias that the library does not build
 VERSION = 1
 
 
@@ -26,8 +26,8 @@ class PruningRecord:
 
     `kept` has original unit indices; a layer without sites was removed. `base` and `base_hash` name the dense model,
     which had `base_layers` layers in each stack; `note` is its source's, e.g. "4-bit origin". `plans` are the hashes of
-    the pruning plans that were applied to it, in order. `output_biases` are the sites whose output projection has a
-    bias that the dense model's has not; `compensations` say what was done to output projections, as `LM` has them.
+    the pruning plans that were applied to it, in order. `output_biases` are the sites whose output projection gained a
+    bias; `compensations` as in `LM`.
     """
 
     base: str
@@ -41,11 +41,11 @@ class PruningRecord:
 
     @property
     def layers(self) -> dict[str, list[int]]:
-        """Stack -> original indices of the layers that are left."""
+        """Stack -> original indices of the remaining layers."""
         return {stack: sorted({site.layer for site in self.kept if site.stack == stack}) for stack in self.base_layers}
 
     def dense_layout(self, family: Family, config: Config) -> Layout:
-        """The layout of the dense model; `config` is the checkpoint's, with the dense model's sizes of a layer."""
+        """The layout of the dense model; `config` is the checkpoint's, with the dense model's layer sizes."""
         return family.layout(config, {stack: range(count) for stack, count in self.base_layers.items()})
 
     def layout(self, family: Family, config: Config) -> Layout:
@@ -79,7 +79,7 @@ class PruningRecord:
         return replace(layout, sites=sites)
 
     def _check_layer_records(self, family: Family, config: Config) -> None:
-        """Check that config.json records the same sizes, heads and biases of layers as this."""
+        """Check that config.json records the same sizes, heads and biases."""
         written = config.get("per_stack_config" if family.encoder_decoder else "per_layer_config")
         if written is None:
             return
@@ -111,7 +111,7 @@ class PruningRecord:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> PruningRecord:
         if data["version"] != VERSION:
-            raise ValueError(f"it is of version {data['version']}, and {VERSION} is known")
+            raise ValueError(f"it has version {data['version']}; version {VERSION} is supported")
         return cls(
             base=str(data["base"]),
             base_hash=str(data["base_hash"]),
@@ -127,7 +127,7 @@ class PruningRecord:
 def layer_records(
     family: Family, config: Config, kept: Mapping[Site, np.ndarray], output_biases: Iterable[Site]
 ) -> dict[str, dict[str, dict[str, Any]]]:
-    """Stack -> place of a layer -> how it differs from `config`, for the layers that do."""
+    """Stack -> place of a layer -> settings that differ from `config`, for layers with any."""
     biased = list(output_biases)
     stacks: dict[str, dict[str, dict[str, Any]]] = {}
     for stack in family.layer_counts:
@@ -144,7 +144,7 @@ def layer_records(
 
 
 def _by_number(records: Mapping[str, Any]) -> dict[Any, Any]:
-    """Records by the layer's number: transformers writes keys again with zeros before them."""
+    """Records by layer number: transformers rewrites the keys with leading zeros."""
     return {int(place) if place.isdigit() else place: record for place, record in records.items()}
 
 

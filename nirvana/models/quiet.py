@@ -1,4 +1,4 @@
-"""transformers without its own progress bars and reports: `progress` and our errors say the same."""
+"""transformers without its progress bars and reports, which would repeat `progress` and this project's errors."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ PICKLED_WEIGHTS = ("pytorch_model*.bin", "model*.bin", "model*.pt", "consolidate
 class Located:
     """A model that was found but not read: `kind` is "folder", "gguf" or "hub"; `config` is its config.json.
 
-    `fetch` gives the folder with the weights, downloading what is missing; None where `path` is already it.
+    `fetch` returns the folder with the weights, downloading missing files; None where `path` is that folder.
     """
 
     kind: str
@@ -42,7 +42,7 @@ def locate(name: str | os.PathLike[str]) -> Located:
     """Find a model by built-in name, existing path (folder or .gguf), or hub id; reads its config, not its weights.
 
     Raises:
-        ModelError: nothing is found by that name, or what is found cannot be a model.
+        ModelError: nothing is found by that name, or it is not a model.
     """
     text = os.fspath(name).strip()
     if not text:
@@ -96,7 +96,7 @@ def _folder(path: Path) -> Located:
     if not any(path.glob("*.safetensors")):
         if any(next(path.glob(pattern), None) for pattern in PICKLES):
             raise ModelError(
-                f"{path.name} holds pickled weights only; reading those can run code, so they are refused.",
+                f"{path.name} holds pickled weights only, which are never read: unpickling can run code.",
                 "Convert them: model.save_pretrained(folder, safe_serialization=True).",
             )
         raise ModelError(f"{path.name} has no *.safetensors weights.", "Download the model completely.")
@@ -106,8 +106,8 @@ def _folder(path: Path) -> Located:
 def _refuse_two_kinds(path: Path) -> None:
     """Check that weights are stored in one format only, since two may differ.
 
-    What trainers leave behind (training_args.bin, optimizer.pt ...) is no weights. On the hub the pickles are not
-    fetched.
+    Files of a trainer (training_args.bin, optimizer.pt ...) do not count as weights. Pickles on the hub are never
+    downloaded.
     """
     pickled = sorted({file.name for pattern in PICKLED_WEIGHTS for file in path.glob(pattern)})
     if pickled and any(path.glob("*.safetensors")):
@@ -115,7 +115,7 @@ def _refuse_two_kinds(path: Path) -> None:
             f"{path.name} holds weights twice: as safetensors, and pickled in {', '.join(pickled[:3])}"
             f"{' ...' if len(pickled) > 3 else ''}. Whether they are the same cannot be known, since pickles are never "
             "read.",
-            "Move the pickled files to another folder; the safetensors are what is loaded.",
+            "Move the pickled files to another folder; the safetensors are loaded.",
         )
 
 
@@ -151,14 +151,14 @@ def _hub(model_id: str) -> Located:
             raise ModelError(f"{model_id} is not a valid hub id.", "Hub ids have the form owner/name.") from error
         except (HfHubHTTPError, OSError) as error:
             raise ModelError(
-                f"The hub did not give {model_id}: {_first_line(error)}",
+                f"{model_id} could not be downloaded: {_first_line(error)}",
                 "Check the name; gated models need `hf auth login` first.",
             ) from error
 
     config_file = attempt(lambda: hf_hub_download(model_id, "config.json"))
 
     def fetch_record() -> str:
-        """A pruned model's record comes to lie beside config.json; dense models have none."""
+        """Download a pruned model's record beside config.json; dense models have none."""
         with contextlib.suppress(EntryNotFoundError):
             hf_hub_download(model_id, PRUNING_FILE)
         return str(config_file)
@@ -166,7 +166,7 @@ def _hub(model_id: str) -> Located:
     attempt(fetch_record)
 
     def fetch() -> Path:
-        patterns = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "README.md"]  # which names the licence
+        patterns = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "README.md"]  # for the licence
         ignored = ["consolidated*", "original/*", "*/*"]
         folder = attempt(lambda: snapshot_download(model_id, allow_patterns=patterns, ignore_patterns=ignored))
         return _folder(folder).path
@@ -185,7 +185,7 @@ def _tiny(name: str) -> Callable[[], Located]:
 
 
 class BuiltIn(NamedTuple):
-    """A model that needs no download: `description` completes "this is ..."; `package` has to be installed for it."""
+    """A model that needs no download: `description` completes "this is ..."; `package` must be installed."""
 
     find: Callable[[], Located]
     description: str

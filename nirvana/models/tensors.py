@@ -43,10 +43,8 @@ def read_tensors(
     progress: ProgressCallback | None,
     kept_in_float32: Container[str] = (),
 ) -> dict[str, torch.Tensor]:
-    """Name -> tensor on the CPU, as `dtype`, in memory of its own (a later change of the file does not reach it).
-
-    Those of layers `kept_in_float32` are read in float32 where `dtype` is float16: rounding them first would lose what
-    a checkpoint holds of them.
+    """Name -> tensor on the CPU, as `dtype`, in memory of its own, so later changes of the file have no effect. Layers
+    in `kept_in_float32` are read in float32 where `dtype` is float16, so their stored precision is not lost.
 
     Raises:
         CheckpointError: a file is truncated or not safetensors.
@@ -78,7 +76,7 @@ def _checked(name: str, stored: torch.Tensor, dtype: torch.dtype) -> torch.Tenso
         )
     tensor = stored.to(dtype, copy=True)
     low, high = torch.aminmax(tensor) if tensor.numel() else (tensor.new_zeros(()), tensor.new_zeros(()))
-    if not (torch.isfinite(low) and torch.isfinite(high)):  # NaN passes through both
+    if not (torch.isfinite(low) and torch.isfinite(high)):  # both propagate NaN
         raise ModelError(
             f"The tensor {name} holds NaN or infinity as {str(dtype).removeprefix('torch.')}.",
             "Download the model again, or try dtype float32.",

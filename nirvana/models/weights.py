@@ -1,4 +1,4 @@
-"""Weights of prunable units in a model: where a layer lies, which rows belong to a unit, sizes of linear layers."""
+"""Weights of prunable units: positions of layers, rows of units, sizes of linear layers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def layer_places(layout: Layout) -> dict[tuple[str, int], int]:
 
 
 def linear_layer(layer: nn.Module, part: WeightSlice) -> nn.Linear:
-    """The linear layer of `layer` that `part` speaks of."""
+    """The linear layer of `layer` that `part` names."""
     linear = layer.get_submodule(part.module)
     assert isinstance(linear, nn.Linear)
     return linear
@@ -39,9 +39,8 @@ def unit_rows(units: torch.Tensor, size: int) -> torch.Tensor:
 
 
 def resize(model: PreTrainedModel, family: Family, settings: Mapping[str, object], layout: Layout) -> None:
-    """Give the linear layers of a freshly built dense `model` the sizes of `layout`, with uninitialised weights.
-
-    Used before weights of a pruned checkpoint are read into it.
+    """Resize the linear layers of a freshly built dense `model` to `layout`, with uninitialised weights, before the
+    weights of a pruned checkpoint are read into it.
     """
     places = layer_places(layout)
     for site, place in layout.items():
@@ -53,7 +52,7 @@ def resize(model: PreTrainedModel, family: Family, settings: Mapping[str, object
             linear.weight = nn.Parameter(linear.weight.new_empty(shape))
             if linear.bias is not None and part.dim == 0:
                 linear.bias = nn.Parameter(linear.bias.new_empty(shape[0]))
-            if part.dim == 1 and place.output_bias:  # also where the library builds none
+            if part.dim == 1 and place.output_bias:  # the library may build none here
                 linear.bias = nn.Parameter(linear.weight.new_empty(place.output_bias))
             refresh_sizes(linear)
 

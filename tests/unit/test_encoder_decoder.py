@@ -238,5 +238,5 @@ def test_what_a_decoder_wrote_is_judged_with_all_that_it_read(t5: LM, byt5: LM) 
 
 
 def test_it_writes_no_corpus_by_itself(t5: LM) -> None:
-    with pytest.raises(CorpusError, match="writes nothing by itself"):
+    with pytest.raises(CorpusError, match="needs an input to generate from"):
         generate_corpus(t5)

@@ -14,7 +14,7 @@ from nirvana.files import content_hash
 SPLITS = ("calibration", "probe", "evaluation")
 SHARES = {"calibration": 0.45, "probe": 0.2, "evaluation": 0.35}  # of the characters
 SECTION = 8_000  # characters: a few pages, so that evaluation text has long passages without a cut
-SECTIONS = 30  # shorter texts are cut finer, so that every split gets some
+SECTIONS = 30  # shorter texts are cut into more pieces, so that no split is empty
 SEPARATOR = "\n\n"  # between documents, wherever they are joined (paper, evaluation: blank lines)
 
 
@@ -33,10 +33,10 @@ class CorpusInfo:
 
 @dataclass(frozen=True)
 class CorpusSplit:
-    """The documents that one purpose may use, e.g. `load_corpus("python-docs").split("probe")`.
+    """The documents of one split, e.g. `load_corpus("python-docs").split("probe")`.
 
-    `corpus_hash` is the hash of the whole corpus, where the split is part of one. `parts` are the same split of each
-    part of a mixture, from which windows are drawn uniformly; empty for other corpora.
+    `corpus_hash` is the hash of the whole corpus. `parts` are the same split of each part of a mixture, with equal
+    numbers of windows drawn from each; empty for other corpora.
     """
 
     corpus: str
@@ -57,7 +57,7 @@ class CorpusSplit:
 
     @property
     def source_hash(self) -> str:
-        """Hash that results record: of the corpus, or of these documents where they are all."""
+        """Hash that results record: of the corpus, or of these documents without one."""
         return self.corpus_hash or self.hash
 
     @property
@@ -74,7 +74,7 @@ class Corpus:
     Attributes:
         kind: "built-in", "data set", "file", "upload", "self-generated" or "mixture".
         splits: split name -> its documents, one entry for each of `SPLITS`.
-        parts: the corpora that a mixture is of.
+        parts: the corpora of a mixture.
 
     Raises:
         CorpusError: a split is empty.
@@ -145,7 +145,7 @@ def as_split(text: Text, name: str) -> CorpusSplit:
     """The split `name` of a corpus; a split, or plain text or documents, as they are.
 
     Raises:
-        CorpusError: it is none of these, or it has no text.
+        CorpusError: it is of another type, or has no text.
     """
     if isinstance(text, Corpus):
         return text.split(name)
@@ -168,7 +168,7 @@ def normal(text: str) -> str:
 
 
 def unique(documents: Iterable[str], *, without: Iterable[str] = ()) -> list[str]:
-    """The documents that have text, without repetitions and without those of `without`, in order."""
+    """The documents with text, without repetitions and without those in `without`, in order."""
     seen = {normal(document) for document in without}
     kept = []
     for document in documents:
@@ -182,8 +182,8 @@ def unique(documents: Iterable[str], *, without: Iterable[str] = ()) -> list[str
 def assign(documents: Sequence[str], shares: Mapping[str, float]) -> dict[str, tuple[str, ...]]:
     """Divide documents so that each split gets about its share of the characters, in their given order.
 
-    Documents are taken in the order of their hashes, each by the split that is furthest behind: a choice that
-    depends on the text alone, spreads every part of the corpus over the splits, and leaves none of them empty.
+    Documents are taken in the order of their hashes, each for the split furthest below its share. So the result depends
+    on the text alone, every part of the corpus is spread over the splits, and none is empty.
     """
     chosen: dict[str, list[int]] = {name: [] for name in shares}
     filled = dict.fromkeys(shares, 0.0)
@@ -200,8 +200,7 @@ _BOUNDARIES = (re.compile(r"\n[ \t]*\n\s*"), re.compile(r"\n\s*"), re.compile(r"
 def sections(text: str, *, size: int) -> list[str]:
     """Cut running text into consecutive pieces of `size` to 2 `size` characters; the last may be shorter.
 
-    Cuts are made at the first blank line after `size` characters; at a line end, the end of a sentence or a space
-    where there is none in reach.
+    Cuts are made at the first blank line after `size` characters, else at a line end, the end of a sentence or a space.
     """
     pieces, start = [], 0
     while len(text) - start > size:
@@ -214,7 +213,7 @@ def sections(text: str, *, size: int) -> list[str]:
 
 
 def divide(text: str) -> list[str]:
-    """Cut a text into documents: sections of a few pages, shorter ones where there are not many pages."""
+    """Cut a text into documents: sections of a few pages, or shorter sections for a short text."""
     text = text.strip()
     return sections(text, size=max(1, min(SECTION, len(text) // SECTIONS)))
 

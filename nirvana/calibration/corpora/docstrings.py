@@ -19,14 +19,13 @@ from nirvana.errors import CorpusError
 INFO = CorpusInfo(
     name="library-docs",
     title="Docstrings of Python libraries",
-    description="What NumPy, pandas and PyTorch say of their functions, cleaned to running prose. "
-    "Scientific and technical English, installed with the libraries.",
+    description="Docstrings of NumPy, pandas and PyTorch as prose. Scientific English, installed with the libraries.",
     offline=True,
 )
 LIBRARIES = ("numpy", "pandas", "torch")
 DOCUMENT = 3_000  # characters: the docstrings of a module or so
 EXPLANATION = 250  # characters: shorter ones are one-line summaries, which follow each other without connection
-CLEANING = 1  # raised when the text that the same libraries give changes
+CLEANING = 1  # increase it when this module extracts other text from the same libraries
 
 _PUBLIC_WITH_UNDERSCORE = {"_core", "_torch_docs.py", "_tensor_docs.py", "_tensor.py", "_methods.py"}
 _SKIPPED = {"tests", "testing", "test", "vendor", "third_party", "static", "proto", "distutils", "conftest.py", "f2py"}
@@ -66,7 +65,7 @@ def docstrings(folder: Path) -> Iterator[str]:
             try:
                 with warnings.catch_warnings(action="ignore"):  # invalid escapes in other people's strings
                     tree = ast.parse(path.read_text(encoding="utf-8"))
-            except (SyntaxError, ValueError, OSError):  # templates that only look like Python
+            except (SyntaxError, ValueError, OSError):  # templates with the suffix .py
                 continue
             yield from _in_tree(tree)
 
@@ -79,16 +78,14 @@ def _explanations(folder: Path, seen: set[str]) -> Iterator[str]:
 
 
 def plain(docstring: str) -> str:
-    """The parts of a docstring that are text: no parameter tables, examples or references, and no rst markup."""
+    """The prose of a docstring: no parameter tables, examples, references or rst markup."""
     lines = _without_literals(_without_sections(docstring.splitlines()))
     text = "\n".join(lines)
     text = re.sub(r":[\w:+-]+:`~?([^`<]*?)(?:\s*<[^`>]*>)?`", r"\1", text)  # :func:`~torch.abs`
     text = re.sub(r"`([^`<]+?)\s*<[^`>]+>`_{1,2}", r"\1", text)  # `link <address>`_
     text = re.sub(r"``([^`]+)``", r"\1", text)
     text = re.sub(r"`([^`]+)`_{0,2}", r"\1", text)
-    text = re.sub(
-        r"`|:(?:class|func|meth|attr|mod|ref):|(?<![\w/])~(?=\w+\.)", "", text
-    )  # what is left of broken markup
+    text = re.sub(r"`|:(?:class|func|meth|attr|mod|ref):|(?<![\w/])~(?=\w+\.)", "", text)  # remains of broken markup
     return re.sub(r"(?<=\w)_(?=[\s.,;)])|\|(?=\w)|(?<=\w)\|", "", text)
 
 
@@ -108,7 +105,7 @@ def _in_tree(tree: ast.AST) -> Iterator[str]:
 
 
 def _without_sections(lines: list[str]) -> Iterator[str]:
-    """Drop the sections of NumPy style (underlined) and Google style (indented) that are not text."""
+    """Drop NumPy style (underlined) and Google style (indented) sections that are not prose."""
     kept, indented = True, False
     for index, line in enumerate(lines):
         following = lines[index + 1] if index + 1 < len(lines) else ""
@@ -126,7 +123,7 @@ def _without_sections(lines: list[str]) -> Iterator[str]:
 
 
 def _without_literals(lines: Iterator[str]) -> Iterator[str]:
-    """Drop doctests, directives that are not notes, and what is indented below `::`."""
+    """Drop doctests, directives that are not notes, and blocks indented below `::`."""
     limit: int | None = None  # lines indented deeper than this are dropped
     doctest = False
     for line in lines:

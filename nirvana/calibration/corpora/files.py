@@ -1,4 +1,4 @@
-"""Text files as corpora, and texts that were pasted or uploaded."""
+"""Text files and uploaded texts as corpora."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SAFE = re.compile(r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,79}$")
 def load_file(path: Path, *, name: str = "", kind: str = "file") -> Corpus:
     """A .txt file, cut into sections at blank lines, or a .jsonl file of records with a `text` field.
 
-    Read directly and not by `datasets`, which would keep a second copy of every file and not name a faulty line.
+    Not read by `datasets`, which keeps a second copy of every file and does not name a malformed line.
 
     Raises:
         CorpusError: the file is missing, unreadable, not UTF-8, malformed, empty or too short.
@@ -32,7 +32,7 @@ def load_file(path: Path, *, name: str = "", kind: str = "file") -> Corpus:
     try:
         if path.stat().st_size > LARGEST:
             raise CorpusError(
-                f"{name} is larger than {LARGEST // 1_000_000} MB.", "Cut it: a few MB of text are plenty here."
+                f"{name} is larger than {LARGEST // 1_000_000} MB.", "Cut it: a few MB of text are enough."
             )
         content = read_file(path)
     except OSError as error:
@@ -48,7 +48,7 @@ def parse(content: bytes, *, name: str, lines: bool) -> list[str]:
     """Documents of a text (its sections), or of one JSON record a line where `lines`.
 
     Raises:
-        CorpusError: not UTF-8, a line that is no record with a text, or nothing but white space.
+        CorpusError: not UTF-8, a line is not a record with a text, or there is only white space.
     """
     try:
         text = decode(content)
@@ -65,19 +65,19 @@ def parse(content: bytes, *, name: str, lines: bool) -> list[str]:
 
 
 def save_upload(name: str, content: str | bytes) -> str:
-    """Keep a pasted or uploaded text and return the corpus name of it, e.g. `upload:notes.txt`.
+    """Save a pasted or uploaded text and return its corpus name, e.g. `upload:notes.txt`.
 
-    `name` is a suggestion: it is reduced to safe characters, and another text of that name is never overwritten.
+    `name` is reduced to safe characters; another text of that name is never overwritten.
 
     Raises:
-        CorpusError: the text cannot be a corpus (see `load_file`) or is shorter than `SMALLEST`, so nothing is kept.
+        CorpusError: the text cannot be a corpus (see `load_file`) or is shorter than `SMALLEST`; nothing is saved.
         NirvanaError: the disk is full or cannot be written.
     """
-    raw = content.encode("utf-8", "surrogatepass") if isinstance(content, str) else content  # `parse` refuses these
+    raw = content.encode("utf-8", "surrogatepass") if isinstance(content, str) else content  # `parse` rejects these
     stem, suffix = _safe_stem(name), Path(name).suffix.lower()
     suffix = suffix if suffix in SUFFIXES else ".txt"
     if len(raw) > LARGEST:
-        raise CorpusError(f"The text is larger than {LARGEST // 1_000_000} MB.", "Cut it: a few MB are plenty.")
+        raise CorpusError(f"The text is larger than {LARGEST // 1_000_000} MB.", "Cut it: a few MB are enough.")
     documents = parse(raw, name=stem + suffix, lines=suffix == ".jsonl")
     length = sum(len(document.encode()) for document in documents)
     if length < SMALLEST:
@@ -94,7 +94,7 @@ def save_upload(name: str, content: str | bytes) -> str:
 
 
 def load_upload(name: str) -> Corpus:
-    """A text that `save_upload` kept, by the name it returned.
+    """A text saved by `save_upload`, by the name it returned.
 
     Raises:
         CorpusError: there is none of that name.
@@ -107,7 +107,7 @@ def load_upload(name: str) -> Corpus:
 
 
 def uploads() -> list[str]:
-    """Corpus names of the kept texts, newest first."""
+    """Corpus names of the saved texts, newest first."""
     files = [path for path in _uploads().glob("*") if _SAFE.match(path.name) and path.suffix in SUFFIXES]
     return [UPLOAD + path.name for path in sorted(files, key=lambda path: -path.stat().st_mtime)]
 

@@ -37,7 +37,7 @@ class DataSet:
     """How one data set is read.
 
     `streamed`: only the rows that are used are fetched. `articles`: rows are lines, and a line such as ` = Title = `
-    begins a new document. `separator` goes between rows of one document.
+    begins a new document. `separator` joins the rows of one document.
     """
 
     path: str
@@ -100,7 +100,7 @@ ALIASES: dict[str, tuple[CorpusInfo, DataSet]] = {
             CorpusInfo(
                 "bookcorpus",
                 "BookCorpus",
-                "Sentences of free novels, the paper's calibration text. Has one split, which is divided here.",
+                "Sentences of free novels, the paper's calibration text. One split, divided into three.",
                 offline=False,
             ),
             DataSet("rojagtap/bookcorpus", column="text", separator=" "),
@@ -140,7 +140,7 @@ def _build(name: str, data_set: DataSet) -> Splits:
         held_out = _documents(_rows(tables[test], name, data_set), data_set) if test else []
     except (CorpusError, MemoryError):
         raise
-    except Exception as error:  # the layers below raise their own kinds for the same few causes
+    except Exception as error:  # the libraries below raise many kinds for the same few causes
         raise _explained(name, error) from error
     if not test:
         return dict(Corpus.from_documents(documents, name=name, kind="data set").splits)
@@ -159,7 +159,7 @@ def _tables(data_set: DataSet) -> Mapping[str, Iterable[Mapping[str, Any]]]:
     tables: Mapping[str, Iterable[Mapping[str, Any]]] = load_dataset(
         data_set.path,
         data_set.config,
-        streaming=data_set.streamed and not offline,  # what was downloaded before can be read, but not streamed
+        streaming=data_set.streamed and not offline,  # a data set in the local cache can be read, but not streamed
         **options,
     )
     return tables
@@ -199,7 +199,7 @@ def _documents(rows: Iterable[str], data_set: DataSet) -> list[str]:
 
 
 def _articles(rows: Iterable[str]) -> list[str]:
-    """Joined with blank lines again, the articles are the rows joined with blank lines: the usual protocol."""
+    """Documents of articles; joined with blank lines they give all rows joined with blank lines, the usual protocol."""
     articles: list[list[str]] = [[]]
     for row in rows:
         if _ARTICLE.match(row.rstrip("\n")) and any(line.strip() for line in articles[-1]):

@@ -13,10 +13,10 @@ PLUS = " + "
 
 
 def part_names(name: str) -> list[str]:
-    """The corpora that a name asks for, e.g. "a + b" -> ["a", "b"]; a file whose own name has " + " is one of them.
+    """Names of the corpora of a mixture: "a + b" -> ["a", "b"]. An existing file with " + " in its name is one corpus.
 
     Raises:
-        CorpusError: one of several has no name.
+        CorpusError: one of the names is empty.
     """
     if PLUS not in f" {name} ":
         return [name]
@@ -32,22 +32,21 @@ def part_names(name: str) -> list[str]:
 
 
 def mix(corpora: Sequence[Corpus]) -> Corpus:
-    """One corpus of several. Samples, probes and statistics draw as many windows from each part, whatever its size.
-
-    Read as running text, for perplexity, the documents of its parts take turns.
+    """One corpus of several. Samples, probes and statistics draw equal numbers of windows from each part, whatever its
+    size. For perplexity the documents of the parts alternate.
 
     Raises:
-        CorpusError: there are fewer than two, or one comes twice.
+        CorpusError: fewer than two corpora, or one is given twice.
     """
     parts = tuple(chain.from_iterable(corpus.parts or (corpus,) for corpus in corpora))
     if len(parts) < 2:
-        raise CorpusError("A mixture is of two corpora or more.", "Name another, or use the one by itself.")
+        raise CorpusError("A mixture needs two corpora or more.", "Name another, or use the one corpus alone.")
     hashes = [part.hash for part in parts]
     for part in parts:
         if hashes.count(part.hash) > 1:
             raise CorpusError(f"{part.name} is in the mixture twice.", "Name each text once.")
     splits = {name: _in_turns([part.splits[name] for part in parts]) for name in SPLITS}
-    return Corpus(PLUS.join(part.name for part in parts), "Equal shares of several texts.", "mixture", splits, parts)
+    return Corpus(PLUS.join(part.name for part in parts), "Uniform mixture of several texts.", "mixture", splits, parts)
 
 
 def all_of(corpora: Sequence[Corpus]) -> Corpus:
@@ -57,10 +56,10 @@ def all_of(corpora: Sequence[Corpus]) -> Corpus:
 
 
 def with_mixtures(corpora: Sequence[Corpus], mixtures: bool = True) -> list[Corpus]:
-    """The corpora and, with `mixtures`, their uniform mixtures: all, and of up to three each pair.
+    """The corpora and, with `mixtures`, their uniform mixtures: of all, and of each pair if there are three.
 
     Raises:
-        CorpusError: a text is there twice.
+        CorpusError: a text is given twice.
     """
     found = list(corpora)
     if mixtures and len(found) > 1:
@@ -78,7 +77,7 @@ def with_mixtures(corpora: Sequence[Corpus], mixtures: bool = True) -> list[Corp
 
 
 def load_parts(name: str, load: Callable[[str], Corpus]) -> Corpus:
-    """The corpus of that name, or the mixture that it names, each part read by `load`.
+    """The corpus or mixture of that name; each part is read by `load`.
 
     Raises:
         CorpusError: see `part_names` and `mix`, and what `load` raises.
@@ -88,10 +87,10 @@ def load_parts(name: str, load: Callable[[str], Corpus]) -> Corpus:
 
 
 def shares(samples: int, parts: int) -> list[int]:
-    """How many of `samples` windows each part gives: equal numbers, one more for the first where they do not divide.
+    """Number of `samples` windows from each part: equal, one more for the first parts where they do not divide.
 
     Raises:
-        CorpusError: there are fewer windows than parts.
+        CorpusError: fewer windows than parts.
     """
     if samples < parts:
         raise CorpusError(f"{samples} windows cannot be drawn from {parts} texts.", f"Draw {parts} or more.")
@@ -101,7 +100,7 @@ def shares(samples: int, parts: int) -> list[int]:
 def _is_file(name: str) -> bool:
     try:
         return local_path(name, CorpusError).is_file()
-    except CorpusError:  # several names may be longer together than a path can be
+    except CorpusError:  # several names together may exceed the length of a path
         return False
 
 

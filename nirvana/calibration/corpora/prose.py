@@ -1,4 +1,4 @@
-"""Running prose out of technical text: what is neither sentence nor paragraph goes."""
+"""Extract running prose from technical text: only paragraphs of sentences are kept."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _NOT_PROSE = re.compile(r"::=|>>>|\.\.\.\s*\||[{}\\|]|\+-{2}|={2,}|~{2,}|<[a-z_]
 
 
 def paragraphs(text: str) -> Iterator[str]:
-    """The paragraphs of indented, wrapped plain text, each on one line, that are sentences.
+    """The paragraphs of sentences in indented, wrapped plain text, each on one line.
 
-    Headings, code, doctests, tables, grammar, signatures and notes on versions are left out, with the sentence that
-    announces them ("For example:"); list items become paragraphs, and marks of emphasis and footnotes go.
+    Headings, code, doctests, tables, grammar, signatures and notes on versions are dropped, with the sentence that
+    introduces them ("For example:"); list items become paragraphs, and marks of emphasis and footnotes are removed.
     """
     announcement = ""
     for block in re.split(r"\n[ \t]*\n", text.expandtabs()):
@@ -47,7 +47,7 @@ def is_prose(paragraph: str) -> bool:
 
 
 def first_seen(texts: Iterable[str], seen: set[str]) -> Iterator[str]:
-    """Texts that are not in `seen` yet, which they are added to: reference works repeat themselves."""
+    """Texts that are not in `seen`, after adding them to it: reference works repeat paragraphs."""
     for text in texts:
         key = normal(text)
         if key not in seen:

@@ -19,7 +19,7 @@ def load() -> Corpus:
 
     seen: set[str] = set()
     documents = []
-    # Short topics repeat parts of long ones: taken after them, they add nothing and no long one has gaps.
+    # Short topics repeat parts of long ones. Read after them, only their repetitions are dropped.
     for name in sorted(topics, key=lambda topic: (-len(topics[topic]), topic)):
         documents += gather(first_seen(paragraphs(topics[name]), seen), size=DOCUMENT)
     return Corpus.from_documents(documents, name=INFO.name, description=INFO.description, kind="built-in")

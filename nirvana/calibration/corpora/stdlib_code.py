@@ -12,7 +12,7 @@ from nirvana.errors import CorpusError
 INFO = CorpusInfo(
     name="stdlib-code",
     title="Python standard library source",
-    description="Source code of the modules that come with Python. Code instead of prose: a different domain.",
+    description="Source code of the modules that come with Python. Code instead of prose.",
     offline=True,
 )
 PACKAGES: tuple[str, ...] = (
@@ -27,7 +27,7 @@ PACKAGES: tuple[str, ...] = (
     "logging",
 )
 PACKAGES += ("multiprocessing", "sqlite3", "tomllib", "unittest", "urllib", "wsgiref", "xml", "zoneinfo")
-SIZES = (1_000, 60_000)  # characters: no stubs, and no file that would fill a split alone
+SIZES = (1_000, 60_000)  # characters: excludes stubs, and files large enough to fill a split
 
 
 def load() -> Corpus:

@@ -1,4 +1,4 @@
-"""Corpora that take a while to collect, kept in the cache folder."""
+"""Cache of corpora that take time to collect."""
 
 from __future__ import annotations
 
@@ -14,17 +14,16 @@ Splits = dict[str, tuple[str, ...]]
 
 
 def stored(key: dict[str, Any], build: Callable[[], Splits]) -> Splits:
-    """The result of `build`, read from the cache where it was built for the same `key` before.
-
-    `key` names everything the text depends on, such as library versions and limits.
+    """The result of `build`, read from the cache where it was built for the same `key` before. `key` holds everything
+    that the text depends on, such as library versions and limits.
     """
     path = cache_folder() / "corpora" / f"{json_hash(key)[:32]}.json"
     try:
         content = read_json(path)
         return {name: tuple(content["splits"][name]) for name in SPLITS}
     except (OSError, ValueError, KeyError, TypeError):
-        pass  # not there, or damaged: build it
+        pass  # missing or damaged
     splits = build()
-    with contextlib.suppress(NirvanaError):  # a full or read-only disk costs the next call time, not this one its text
+    with contextlib.suppress(NirvanaError):  # on a full or read-only disk the next call builds it again
         write_json(path, {"key": key, "splits": splits})
     return splits

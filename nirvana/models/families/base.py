@@ -37,14 +37,14 @@ class WeightSlice(NamedTuple):
 class Family(ABC):
     """Adapter of one model family.
 
-    What takes a `config` is answered from a plain `config.json` dictionary, without weights and without torch.
+    Methods with a `config` argument take a plain `config.json` dictionary and need neither weights nor torch.
 
     Attributes:
         encoder_decoder: the decoder reads an encoder's output; otherwise it stands alone.
         layer_counts: stack -> the name under which a config counts its layers.
-        fixed_layers: (stack, index) of layers that hold what others use.
-        spelled_out: sizes that a saved config gives even where they follow from others.
-        kept_in_float32: linear layers, by their last name, that the library holds in float32 where all else is float16.
+        fixed_layers: (stack, index) of layers with weights that other layers use.
+        spelled_out: sizes that a saved config always gives, even where they follow from others.
+        kept_in_float32: linear layers, by their last name, that the library keeps in float32 in a float16 model.
         bias_settings: module -> the setting that gives its linear layers biases, its output projection's included.
         unit_tables: (stack, module) -> a weight with one column a unit of the dense model, which all layers read.
     """
@@ -69,13 +69,13 @@ class Family(ABC):
 
     @abstractmethod
     def slices(self, config: Config, site: Site) -> list[WeightSlice]:
-        """Which weights belong to the units of `site`."""
+        """The weights that belong to the units of `site`."""
 
     @abstractmethod
     def layer_config(self, config: Config, kept: Mapping[Site, np.ndarray], stack: str, layer: int) -> dict[str, Any]:
-        """How a layer differs from `config` once its sites have `kept` units (original indices).
+        """Settings of a layer that differ from `config` once its sites have `kept` units (original indices).
 
-        In the terms of transformers' per_layer_config where that can say it.
+        In the form of transformers' per_layer_config where that has the setting.
         """
 
     @abstractmethod
@@ -94,7 +94,7 @@ class Family(ABC):
         attention_mask: torch.Tensor | None,
         decoder_input_ids: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """(B, T) ids -> (B, T, H), what the output head reads: after the final norm, scaled if the family scales.
+        """(B, T) ids -> (B, T, H) inputs of the output head: after the final norm, scaled if the family scales.
 
         With an encoder, `input_ids` and `attention_mask` are (B, S) and the T positions those of `decoder_input_ids`.
         """
@@ -104,9 +104,9 @@ class Family(ABC):
         return True
 
     def adapt(self, model: PreTrainedModel, kept: Mapping[Site, np.ndarray]) -> None:  # noqa: B027 - most need nothing
-        """Tell the modules of a pruned model what they need to know of which units were `kept` (original indices).
+        """Store in the modules of a pruned model which units were `kept` (original indices), where they need it.
 
-        Called after weights were sliced or read. Nothing to do where sizes say it all.
+        Called after weights were sliced or read. By default nothing: sizes suffice.
         """
 
     def head(self, model: PreTrainedModel) -> nn.Linear:
@@ -116,7 +116,7 @@ class Family(ABC):
         return head
 
     def embeddings(self, model: PreTrainedModel) -> nn.Embedding:
-        """The token embeddings, which the head may share its weight with."""
+        """The token embeddings; the head may share their weight."""
         untyped: Any = model
         embeddings: nn.Embedding = untyped.get_input_embeddings()
         return embeddings
@@ -147,7 +147,7 @@ class Family(ABC):
         for name, limit in limits.items():
             value = geometry.get(name, 1)
             if not 1 <= value <= limit:
-                raise ModelError(f"config.json says {name} = {value}.", f"It should lie between 1 and {limit}.")
+                raise ModelError(f"config.json has {name} = {value}.", f"It should lie between 1 and {limit}.")
         if geometry["heads"] % geometry["kv_heads"]:
             raise ModelError(
                 f"{geometry['heads']} query heads cannot share {geometry['kv_heads']} KV heads evenly.",

@@ -1,8 +1,8 @@
 """Attention for T5 blocks that kept different heads, without a copy of the library's forward.
 
-T5's attention hands the position bias of all heads, (1, heads, T, S), unchanged to an attention function and on to
-the next block. A function registered under a name of ours takes the slots of the heads this module still has and
-calls the library's own. `n_heads` and `relative_attention_bias` stay those of the dense model.
+T5's attention passes the position bias of all heads, (1, heads, T, S), unchanged to an attention function and to the
+next block. A function registered under this project's name selects the bias of the kept heads and calls the library's
+attention function. `n_heads` and `relative_attention_bias` stay those of the dense model.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ NAME = "kept_heads"
 
 
 def keep_heads(attention: nn.Module, heads: np.ndarray) -> None:
-    """Note in a T5 attention module which of the dense model's heads its weights are those of."""
+    """Store in a T5 attention module which of the dense model's heads it kept."""
     device = next(attention.parameters()).device
     attention.register_buffer(NAME, torch.from_numpy(heads).to(device), persistent=False)
 

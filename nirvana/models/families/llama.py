@@ -20,7 +20,7 @@ STACK = "decoder"
 
 
 class Biases(NamedTuple):
-    """Which linear layers of a block have biases; `inputs` are q, k and v, `output` is o."""
+    """Whether linear layers of a block have biases; `inputs` are q, k and v, `output` is o."""
 
     inputs: bool = False
     output: bool = False
@@ -30,13 +30,13 @@ class Biases(NamedTuple):
 class LlamaFamily(Family):
     """q, k, v, o and gate, up, down projections; a unit of attention is a KV group, of the MLP a neuron.
 
-    Kin say what differs: `biases`, `head_norms`, and the library's defaults for what a config.json may leave out.
+    Subclasses override `biases`, `head_norms`, and the library's defaults for keys that a config.json may omit.
     """
 
     name = "Llama"
     model_types = frozenset({"llama"})
     architecture = "LlamaForCausalLM"
-    heads_divide_hidden = True  # the library refuses a config whose number of heads does not
+    heads_divide_hidden = True  # the library rejects a config whose number of heads does not
     bias_settings: Mapping[str, str] = MappingProxyType({ATTENTION: "attention_bias", MLP: "mlp_bias"})
     head_norms = 0  # norms of head_dim weights in each attention module
     default_kv_heads: int | None = None  # None: as many as query heads
@@ -141,7 +141,7 @@ class LlamaFamily(Family):
 
 
 class MistralFamily(LlamaFamily):
-    """Llama's blocks without biases. The library masks what lies further back than `sliding_window`."""
+    """Llama's blocks without biases. The library masks positions further back than `sliding_window`."""
 
     name = "Mistral"
     model_types = frozenset({"mistral"})

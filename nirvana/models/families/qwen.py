@@ -10,7 +10,7 @@ from nirvana.models.families.llama import Biases, LlamaFamily
 
 
 class Qwen2Family(LlamaFamily):
-    """Biases on q, k and v in every model, whatever its config says, and on nothing else."""
+    """Biases on q, k and v only, in every model; the config has no setting for them."""
 
     name = "Qwen2"
     model_types = frozenset({"qwen2"})
@@ -24,7 +24,7 @@ class Qwen2Family(LlamaFamily):
 
 
 class Qwen3Family(LlamaFamily):
-    """One norm for all query heads of a layer, one for its key heads; `head_dim` stands apart from the hidden size."""
+    """One norm for all query heads of a layer, one for its key heads; `head_dim` is independent of the hidden size."""
 
     name = "Qwen3"
     model_types = frozenset({"qwen3"})

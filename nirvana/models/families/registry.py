@@ -16,7 +16,7 @@ FAMILIES: tuple[Family, ...] = (
     T5Family(),
     MT5Family(),
 )
-# How configs count experts. Such blocks have no one MLP whose neurons could be ranked.
+# How configs count experts. Their blocks have several MLPs instead of one.
 EXPERT_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts", "expert_count")
 
 

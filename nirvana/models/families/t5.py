@@ -96,7 +96,7 @@ class T5Family(Family):
         return [*(WeightSlice(f"{path}.{name}", 0, size) for name in "qkv"), WeightSlice(f"{path}.o", 1, size)]
 
     def generates_with_cache(self, config: Config) -> bool:
-        """The library sizes the decoder's cache by the layers of the encoder."""
+        """Not with more decoder than encoder layers: the library sizes the decoder's cache by the encoder."""
         g = self.geometry(config)
         return g["decoder_layers"] <= g["layers"]
 

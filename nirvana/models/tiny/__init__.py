@@ -1,6 +1,6 @@
 """Models of a few million bytes that come with the program, for demos and first steps.
 
-They read bytes and know English prose as far as that size allows; `training.json` beside each says how it was made.
+They read bytes and were trained on English prose; `training.json` beside each records the training.
 """
 
 from __future__ import annotations
