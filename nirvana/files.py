@@ -124,17 +124,26 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_file(path: Path, *, most: int = MOST_BYTES) -> bytes:
-    """The content of a regular file: a pipe would block, and a device may never end.
+    """The content of a regular file.
 
     Raises:
         OSError: it is missing, no regular file, larger than `most` bytes, or cannot be read.
     """
+    if regular_file(path) > most:
+        raise OSError(errno.EFBIG, f"larger than {most / 1e6:,.0f} MB", str(path))
+    return path.read_bytes()
+
+
+def regular_file(path: Path) -> int:
+    """Bytes of a file that may be opened: a pipe would block, and a device may never end.
+
+    Raises:
+        OSError: it is missing or no regular file.
+    """
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
         raise OSError(errno.EINVAL, "not a regular file", str(path))
-    if status.st_size > most:
-        raise OSError(errno.EFBIG, f"larger than {most / 1e6:,.0f} MB", str(path))
-    return path.read_bytes()
+    return status.st_size
 
 
 def read_text(path: Path) -> str:

@@ -16,6 +16,7 @@ from nirvana.errors import CheckpointError, ModelError
 from nirvana.files import user_path
 from nirvana.layout import KV_GROUP, NEURON, Layout
 from nirvana.models.families.base import Family
+from nirvana.models.gguf_header import read_header
 from nirvana.models.lm import LM
 from nirvana.progress import ProgressCallback, track
 
@@ -149,6 +150,7 @@ def open_gguf(path: Path) -> Any:
     from gguf import GGUFReader
 
     try:
+        read_header(path)  # the library's reader follows counts beyond the end of the file
         return GGUFReader(str(path))
     except (OSError, ValueError, IndexError, KeyError) as error:
         raise CheckpointError(

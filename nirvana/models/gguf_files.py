@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
+import math
 import re
 import tempfile
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from nirvana.errors import CheckpointError, ModelError, NirvanaError
-from nirvana.files import cache_folder, content_hash, read_json, write_json
+from nirvana.errors import CheckpointError, ModelError
+from nirvana.files import cache_folder, content_hash
+from nirvana.models.gguf_header import read_header
 from nirvana.models.quiet import quiet_library
 from nirvana.out_of_memory import is_out_of_memory
 from nirvana.progress import ProgressCallback, report
@@ -18,54 +20,26 @@ from nirvana.progress import ProgressCallback, report
 def read_gguf_config(path: Path) -> tuple[dict[str, Any], int]:
     """The header as a config.json dictionary, and the bits per weight of its most common tensor type.
 
-    Kept in the cache folder: a header holds the whole vocabulary, which takes seconds to parse.
-
     Raises:
         ModelError: it is not a GGUF file, or it lacks the description of the architecture.
     """
-    known = cache_folder() / "headers" / f"{_identity(path)}.json"
     try:
-        stored = read_json(known)
-        return stored["config"], stored["bits"]
-    except (OSError, ValueError, KeyError, TypeError):
-        config, bits = _parse_header(path)
-    with contextlib.suppress(NirvanaError):  # without a writable cache it is parsed again next time
-        write_json(known, {"config": config, "bits": bits})
-    return config, bits
-
-
-def _identity(path: Path) -> str:
-    stat = path.stat()
-    return content_hash(str(path.resolve()), str(stat.st_size), str(stat.st_mtime_ns))[:16]
-
-
-def _parse_header(path: Path) -> tuple[dict[str, Any], int]:
-    from gguf import GGUFReader
-
-    try:
-        reader = GGUFReader(str(path))
-    except (OSError, ValueError, IndexError, KeyError) as error:
+        header = read_header(path)
+    except (OSError, ValueError) as error:
         raise ModelError(
             f"{path.name} is not a readable GGUF file: {error}.", "Download it again; it may be truncated."
         ) from error
-
-    def value(key: str, default: Any = None) -> Any:
-        field = reader.get_field(key)
-        try:
-            return default if field is None else field.contents()
-        except UnicodeDecodeError as error:
-            raise ModelError(f"{path.name} has a damaged value of {key}.", "Download it again.") from error
-
+    value, tensors = header.values.get, header.tensors
     architecture = value("general.architecture")
     prefix = f"{architecture}."
     heads = value(prefix + "attention.head_count")
     hidden = value(prefix + "embedding_length")
-    if architecture is None or heads is None or hidden is None:
+    embedding = tensors.get("token_embd.weight")
+    if not isinstance(architecture, str) or heads is None or hidden is None or embedding is None:
         raise ModelError(f"{path.name} does not describe a language model.", "Choose another GGUF file.")
-    if str(architecture).startswith("t5"):
+    if architecture.startswith("t5"):
         raise ModelError(f"{path.name} holds a T5, which is not read from GGUF.", "Use the folder of safetensors.")
-    names = {tensor.name for tensor in reader.tensors}
-    if "rope_freqs.weight" in names:  # transformers ignores them, and the model would write nonsense
+    if "rope_freqs.weight" in tensors:  # transformers ignores them, and the model would write nonsense
         raise ModelError(
             f"{path.name} scales its rotary positions by stored factors, which cannot be converted.",
             "Use the model's folder of safetensors.",
@@ -76,7 +50,6 @@ def _parse_header(path: Path) -> tuple[dict[str, Any], int]:
             f"{path.name} scales its rotary positions ({scaling}), which cannot be converted.",
             "Use the model's folder of safetensors.",
         )
-    embedding = next((tensor for tensor in reader.tensors if tensor.name == "token_embd.weight"), None)
     config = {
         "model_type": architecture,
         "num_hidden_layers": value(prefix + "block_count"),
@@ -85,18 +58,17 @@ def _parse_header(path: Path) -> tuple[dict[str, Any], int]:
         "num_key_value_heads": value(prefix + "attention.head_count_kv", heads),
         "head_dim": value(prefix + "attention.key_length") or value(prefix + "rope.dimension_count"),
         "intermediate_size": value(prefix + "feed_forward_length"),
-        "vocab_size": value(prefix + "vocab_size") or (int(embedding.shape[1]) if embedding is not None else None),
+        "vocab_size": value(prefix + "vocab_size") or math.prod(embedding.shape[1:]),
         "max_position_embeddings": value(prefix + "context_length"),
-        "tie_word_embeddings": "output.weight" not in names,
-        "attention_bias": "blk.0.attn_q.bias" in names,
+        "tie_word_embeddings": "output.weight" not in tensors,
+        "attention_bias": "blk.0.attn_q.bias" in tensors,
         "expert_count": value(prefix + "expert_count", 0),
         "license": value("general.license", ""),
     }
-    weights: dict[Any, int] = {}
-    for tensor in reader.tensors:
-        weights[tensor.tensor_type] = weights.get(tensor.tensor_type, 0) + int(tensor.n_elements)
-    common = max(weights, key=lambda kind: weights[kind])
-    quantised = re.match(r"I?T?Q(\d)", common.name)  # Q4_1, IQ3_S ...; F32, F16 and BF16 are not quantised
+    weights: Counter[str] = Counter()
+    for tensor in tensors.values():
+        weights[tensor.kind] += math.prod(tensor.shape)
+    quantised = re.match(r"I?T?Q(\d)", max(weights, key=weights.__getitem__))  # Q4_1, IQ3_S ...; not F32, F16, BF16
     return config, int(quantised.group(1)) if quantised else 16
 
 
@@ -147,6 +119,11 @@ def converted_folder(path: Path, *, progress: ProgressCallback | None = None) ->
             f"Free some space in {folder.parent}, or set NIRVANA_HOME to a folder on another disk.",
         ) from error
     return folder
+
+
+def _identity(path: Path) -> str:
+    stat = path.stat()
+    return content_hash(str(path.resolve()), str(stat.st_size), str(stat.st_mtime_ns))[:16]
 
 
 def _overlooked(path: Path) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 import nirvana as nv
 from nirvana.calibration.corpora.registry import load_corpus
 from nirvana.calibration.sets import CalibrationSelection, CalibrationSet
+from nirvana.checkpoints.gguf_export import open_gguf
 from nirvana.compensation.statistics import Moments, Statistics
 from nirvana.errors import (
     CheckpointError,
@@ -43,6 +44,9 @@ from nirvana.runs.folder import FORMATS, StepFolder
 from nirvana.runs.recipe import Recipe
 from nirvana.runs.step_cache import through_cache
 from nirvana.saliency.scores import Saliency
+from tests.conftest import byte_tokenizer
+from tests.families.gguf_writing import write_gguf
+from tests.families.test_sources import tiny
 from tests.uneven import uneven_plan
 
 ODD: list[Any] = [
@@ -93,6 +97,8 @@ def changed(document: Any, changes: list[tuple[int, int, int]]) -> Any:
 
 
 MOMENTS = {Site("decoder", layer, "mlp"): Moments(np.arange(5.0), np.eye(5, dtype=np.float32)) for layer in range(2)}
+TOKENS = b"tokenizer.ggml.tokens\x09\0\0\0"  # a key, and that its value is a list
+COUNTS = (0, 1, 1 << 20, 1 << 31, (1 << 40) - 1, 1 << 62, 1 << 63, (1 << 64) - 1)
 NUMBER = st.integers(0, 10_000)
 CHANGES = st.lists(st.tuples(NUMBER, NUMBER, st.integers(0, 3)), min_size=1, max_size=3)
 DAMAGE = st.lists(st.tuples(NUMBER, st.integers(0, 255)), min_size=1, max_size=6)
@@ -142,6 +148,65 @@ def test_config(changes: list[tuple[int, int, int]], dense: Path, tiny_folder: P
     write(dense / "config.json", changed(good, changes))
     survives(lambda: inspect_model(str(dense)))
     survives(lambda: load_model(dense, device="cpu"))
+
+
+@pytest.fixture(scope="module")
+def t5_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    tokenizer = byte_tokenizer()
+    sizes = {"d_model": 16, "d_kv": 4, "d_ff": 24, "num_layers": 2, "num_decoder_layers": 3, "num_heads": 4}
+    config = T5Config(vocab_size=len(tokenizer), pad_token_id=0, decoder_start_token_id=0, **sizes)
+    folder = tmp_path_factory.mktemp("hostile") / "t5"
+    T5ForConditionalGeneration(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@FUZZ
+@given(changes=CHANGES)
+def test_config_of_an_encoder_decoder(changes: list[tuple[int, int, int]], t5_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "t5"
+    shutil.copytree(t5_folder, folder, dirs_exist_ok=True)
+    write(folder / "config.json", changed(json.loads((t5_folder / "config.json").read_text()), changes))
+    survives(lambda: inspect_model(str(folder)))
+    survives(lambda: load_model(folder, device="cpu"))
+
+
+@pytest.mark.parametrize("name", ["num_layers", "num_decoder_layers", "relative_attention_num_buckets"])
+@pytest.mark.parametrize("value", [2_000_000_000, -3, float("inf"), [3], "three"])
+def test_sizes_of_an_encoder_decoder_are_bounded(name: str, value: object, t5_folder: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(t5_folder, tmp_path / "t5"))
+    write(folder / "config.json", json.loads((folder / "config.json").read_text()) | {name: value})
+    with pytest.raises(NirvanaError):
+        load_model(folder, device="cpu")
+    if "layers" in name:
+        with pytest.raises(ModelError, match=r"config\.json (has|lacks or garbles)"):
+            inspect_model(str(folder))
+
+
+@pytest.fixture(scope="module")
+def gguf(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """A GGUF file whose header is about half of it."""
+    return write_gguf(tmp_path_factory.mktemp("gguf") / "tiny.gguf", "llama", tiny("Llama")).read_bytes()
+
+
+@FUZZ
+@given(damage=DAMAGE, cut=st.one_of(st.none(), NUMBER), count=st.one_of(st.none(), st.tuples(NUMBER, NUMBER)))
+def test_headers_of_gguf_files(
+    damage: list[tuple[int, int]], cut: int | None, count: tuple[int, int] | None, gguf: bytes, tmp_path: Path
+) -> None:
+    size = gguf.index(b"blk.0.")  # what lies before the first tensor's name
+    header = bytearray(damaged(gguf[:size], damage))
+    if count is not None:
+        place = count[0] * (size - 8) // 10_000
+        header[place : place + 8] = COUNTS[count[1] % len(COUNTS)].to_bytes(8, "little")
+    content = bytes(header) + gguf[size:]
+    file = tmp_path / "tiny.gguf"
+    file.write_bytes(content if cut is None else content[: len(content) * cut // 10_001])
+    survives(lambda: inspect_model(str(file)))
+    survives(lambda: load_model(file, device="cpu"))
+    survives(lambda: open_gguf(file))
 
 
 @FUZZ
@@ -307,6 +372,36 @@ def test_deep_nesting_is_refused_everywhere(dense: Path, pruned: Path, tmp_path:
     assert folder.info("evaluate") is None
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (TOKENS + b"\x08\0\0\0\x03\x01", TOKENS + b"\x08\0\0\0" + b"\xff" * 5, "truncated"),
+        (TOKENS + b"\x08\0\0\0\x03\x01", TOKENS + b"\0\0\0\0" + b"\xff" * 5, "truncated"),
+        (TOKENS + b"\x08", TOKENS + b"\x09", "lists of an unknown type"),
+        (b"general.name", b"general.na\xff\xfe", "utf-8"),
+        (b"blk.0.attn_q.weight", b"blk.0.attn_k.weight", "occurs twice"),
+        (b"GGUF\x03", b"GGUF\x09", "version is 9"),
+    ],
+)
+def test_a_damaged_header_of_a_gguf_file_is_refused(
+    old: bytes, new: bytes, message: str, gguf: bytes, tmp_path: Path
+) -> None:
+    file = tmp_path / "tiny.gguf"
+    assert old in gguf
+    file.write_bytes(gguf.replace(old, new, 1))
+    with pytest.raises(ModelError, match=f"not a readable GGUF file: .*{message}"):
+        inspect_model(str(file))
+    with pytest.raises(CheckpointError, match=f"not a readable GGUF file: .*{message}"):
+        open_gguf(file)
+
+
+def test_a_gguf_file_without_tensors_holds_no_model(gguf: bytes, tmp_path: Path) -> None:
+    file = tmp_path / "tiny.gguf"
+    file.write_bytes(gguf[:8] + bytes(8) + gguf[16:])
+    with pytest.raises(ModelError, match="does not describe a language model"):
+        inspect_model(str(file))
+
+
 @pytest.mark.parametrize("count", [2_000_000_000, -1, 1.5, "three", None, 10**30])
 def test_a_count_of_layers_is_bounded_before_it_is_used(count: object, pruned: Path) -> None:
     record = json.loads((pruned / "pruning.json").read_text())
@@ -353,6 +448,10 @@ def test_only_regular_files_are_read(tmp_path: Path, dense: Path) -> None:
         load_corpus(pipe)
     with pytest.raises(TaskError, match="not a regular file"):
         read_task(pipe)
+    vocabulary = tmp_path / "vocabulary.gguf"
+    os.mkfifo(vocabulary)
+    with pytest.raises(CheckpointError, match="not a regular file"):
+        open_gguf(vocabulary)
     endless = tmp_path / "endless.txt"
     endless.symlink_to("/dev/zero")
     with pytest.raises(CorpusError, match="not a regular file"):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from nirvana.errors import ModelError
+from nirvana.files import well_formed
 from nirvana.layout import Layout, Site
 
 if TYPE_CHECKING:
@@ -129,6 +130,7 @@ class Family(ABC):
         """
         limits = {
             "layers": MOST_LAYERS,
+            "decoder_layers": MOST_LAYERS,
             "hidden": 1 << 17,
             "intermediate": 1 << 20,
             "vocabulary": 1 << 23,
@@ -137,13 +139,10 @@ class Family(ABC):
             "head_dim": 4_096,
             "positions": 1 << 30,
         }
-        try:
+        subject = f"config.json lacks or garbles a size that the {self.name} family needs"
+        hint = "Download the model again, or correct its config.json."
+        with well_formed(subject, ModelError, hint):
             geometry = self.geometry(config)
-        except (KeyError, TypeError, ValueError, ArithmeticError) as error:
-            raise ModelError(
-                f"config.json lacks or garbles a size that the {self.name} family needs: {error}.",
-                "Download the model again, or correct its config.json.",
-            ) from error
         for name, limit in limits.items():
             value = geometry.get(name, 1)
             if not 1 <= value <= limit:
@@ -153,3 +152,5 @@ class Family(ABC):
                 f"{geometry['heads']} query heads cannot share {geometry['kv_heads']} KV heads evenly.",
                 "Correct num_attention_heads or num_key_value_heads in config.json.",
             )
+        with well_formed(subject, ModelError, hint):
+            self.layout(config)
