@@ -98,6 +98,7 @@ def _windows(lm: LM, split: CorpusSplit, samples: int, length: int, generator: n
 
     Raises:
         CorpusError: the text is too short for them.
+        ModelError: a window has a token without an embedding.
     """
     tokens = _stream(lm.tokenizer, split, generator, samples * length * SPREAD)
     starts = _starts(len(tokens), samples, length, generator)
@@ -107,7 +108,9 @@ def _windows(lm: LM, split: CorpusSplit, samples: int, length: int, generator: n
             f"windows of {length}.",
             "Give more text, or ask for fewer or shorter windows.",
         )
-    return np.asarray(tokens[starts[:, None] + np.arange(length)])
+    windows = np.asarray(tokens[starts[:, None] + np.arange(length)])
+    lm.check_tokens(windows)
+    return windows
 
 
 def _stream(

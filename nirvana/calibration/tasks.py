@@ -72,7 +72,8 @@ def sentinels(lm: LM) -> tuple[int, ...]:
         while form.format(len(found)) in vocabulary:
             found.append(vocabulary[form.format(len(found))])
         if found:
-            return tuple(found)
+            embeddings = lm.family.geometry(lm.settings)["vocabulary"]
+            return tuple(token for token in found if token < embeddings)
     return ()
 
 

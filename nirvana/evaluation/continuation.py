@@ -171,4 +171,5 @@ def _encoded(lm: LM, prompt: str, chat: bool) -> dict[str, torch.Tensor]:
         encoded = lm.tokenizer.apply_chat_template(
             [{"role": "user", "content": prompt}], add_generation_prompt=True, return_tensors="pt", return_dict=True
         )
+    lm.check_tokens(encoded["input_ids"].numpy())
     return {name: encoded[name].to(lm.device) for name in ("input_ids", "attention_mask")}

@@ -153,6 +153,7 @@ def _windows(lm: LM, split: CorpusSplit, window: int, max_tokens: int) -> tuple[
             "Use a shorter window or more text.",
         )
     windows = np.array(ids[: count * window], dtype=np.int64).reshape(count, window)
+    lm.check_tokens(windows)
     sizes = [len(text[start:end].encode()) for start, end in itertools.pairwise([0, *ends[: count * window]])]
     return windows, np.array(sizes).reshape(count, window)
 

@@ -108,6 +108,20 @@ class LM:
             raise ModelError(f"The weights of {self.source.name} are not in memory.", "Load the model again.")
         return self.model
 
+    def check_tokens(self, ids: Any) -> None:
+        """Check that every token of a text has an embedding: a tokenizer may have special tokens beyond them.
+
+        Raises:
+            ModelError: naming the token.
+        """
+        highest, vocabulary = int(np.max(ids)), self.family.geometry(self.settings)["vocabulary"]
+        if highest >= vocabulary:
+            raise ModelError(
+                f"The text has the token {self.tokenizer.convert_ids_to_tokens(highest)!r} with the id {highest:,}; "
+                f"{self.source.name} has {vocabulary:,} embeddings.",
+                "Remove the token from the text, or resize the model's embeddings.",
+            )
+
     def unload(self) -> None:
         """Drop the weights and release their memory; properties that need only the config remain."""
         import torch

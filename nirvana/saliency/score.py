@@ -45,6 +45,7 @@ def score(
     Raises:
         SaliencyError: the criterion is unknown, the seed negative, the calibration set does not suit the model, a score
             is not finite, or the memory does not suffice.
+        CompensationError: the statistics of "second-order" are not finite or do not fit in memory.
         ModelError: the weights are not in memory.
     """
     found = find_criterion(criterion)

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from transformers import T5Config, T5ForConditionalGeneration
 
 from nirvana.errors import Cancelled, CorpusError, ModelError
 from nirvana.evaluation.continuation import continue_prompt, token_probabilities, token_texts
+from nirvana.models.loading import load_model
 from nirvana.progress import Progress
 from nirvana.runs.continuation import continue_with_both
+from tests.conftest import byte_tokenizer
 
 if TYPE_CHECKING:
     from nirvana.models.lm import LM
@@ -34,6 +38,29 @@ def test_a_continuation_is_greedy_and_without_the_prompt(tiny_lm: LM, prompt: st
     text = continue_prompt(tiny_lm, prompt, max_new_tokens=12).text
     assert text == greedy(tiny_lm, tiny_lm.tokenizer(prompt)["input_ids"], 12)
     assert text == continue_prompt(tiny_lm, prompt, max_new_tokens=12).text
+
+
+@pytest.mark.parametrize(("encoder", "decoder"), [(1, 3), (3, 1)])
+def test_an_encoder_decoder_of_uneven_depth_continues_greedily(encoder: int, decoder: int, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    tokenizer = byte_tokenizer()
+    sizes = {"d_model": 16, "d_kv": 4, "d_ff": 24, "num_heads": 4, "num_layers": encoder, "num_decoder_layers": decoder}
+    config = T5Config(
+        vocab_size=len(tokenizer), pad_token_id=0, decoder_start_token_id=0, tie_word_embeddings=False, **sizes
+    )
+    model = T5ForConditionalGeneration(config)
+    for weight in model.parameters():  # wide, or the model repeats one token
+        torch.nn.init.normal_(weight, std=0.6)
+    model.save_pretrained(tmp_path / "t5")
+    tokenizer.save_pretrained(tmp_path / "t5")
+    lm = load_model(tmp_path / "t5", device="cpu")
+    inputs, written = torch.tensor([lm.tokenizer("The river")["input_ids"]]), [0]
+    while len(written) < 13 and (len(written) == 1 or written[-1] != lm.tokenizer.eos_token_id):
+        with torch.no_grad():
+            logits = lm.weights()(input_ids=inputs, decoder_input_ids=torch.tensor([written]), use_cache=False).logits
+        written.append(int(logits[0, -1].argmax()))
+    found = continue_prompt(lm, "The river", max_new_tokens=12)
+    assert found.sequence[0].tolist() == written and len(set(written)) > 2
 
 
 def test_the_chat_template_is_used_on_request(tiny_lm: LM) -> None:

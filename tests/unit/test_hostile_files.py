@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from transformers import AutoTokenizer
 
 import nirvana as nv
 from nirvana.calibration.corpora.registry import load_corpus
@@ -33,6 +34,7 @@ from nirvana.errors import (
     RunError,
     TaskError,
 )
+from nirvana.evaluation.continuation import continue_prompt
 from nirvana.evaluation.zero_shot.tasks import read_task
 from nirvana.files import pack, parse_json, read_file, unpack, user_path
 from nirvana.layout import Site
@@ -503,6 +505,41 @@ def test_a_tokenizer_with_more_ids_than_embeddings_is_refused(dense: Path) -> No
     write(dense / "tokenizer.json", tokenizer)
     with pytest.raises(ModelError, match="ids up to 9,999; the model has"):
         load_model(dense, device="cpu")
+
+
+@pytest.mark.parametrize("kind", ["llama", "t5"])
+def test_a_text_with_a_token_beyond_the_embeddings_is_refused(
+    kind: str, dense: Path, t5_folder: Path, tmp_path: Path
+) -> None:
+    folder = dense if kind == "llama" else Path(shutil.copytree(t5_folder, tmp_path / "t5"))
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_special_tokens({"unk_token": "<unknown>"})
+    tokenizer.save_pretrained(folder)
+    lm = load_model(folder, device="cpu")  # which texts without it can be read with
+    item = {"query": "Two and <unknown>?", "choices": ["four", "five"], "gold": 0}
+    (tmp_path / "task.jsonl").write_text(json.dumps(item))
+    text = "Some <unknown> words. " * 400
+    refused = r"has the token '<unknown>' with the id 258; .* has 258 embeddings"
+    for read in (
+        lambda: nv.perplexity(lm, text, window=32),
+        lambda: nv.sample_calibration(lm, text, samples=2, length=32),
+        lambda: continue_prompt(lm, "Some <unknown> words"),
+        lambda: nv.zero_shot(lm, str(tmp_path / "task.jsonl")),
+    ):
+        with pytest.raises(ModelError, match=refused):
+            read()
+    assert nv.perplexity(lm, "Some known words. " * 400, window=32).value > 1
+
+
+def test_sentinels_beyond_the_embeddings_are_not_used(t5_folder: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(t5_folder, tmp_path / "t5"))
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<extra_id_0>", "<extra_id_1>"]})
+    tokenizer.save_pretrained(folder)
+    lm = load_model(folder, device="cpu")
+    assert nv.perplexity(lm, "Some known words. " * 400, window=32).task == "continuation"
+    with pytest.raises(CorpusError, match="has no sentinels"):
+        nv.perplexity(lm, "Some known words. " * 400, window=32, task="span corruption")
 
 
 def test_zero_shot_needs_a_token_to_begin_with(dense: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,13 +14,13 @@ import torch
 import nirvana
 from nirvana.allocation.allocate import allocate
 from nirvana.calibration.sets import CalibrationSet
-from nirvana.errors import Cancelled, SaliencyError
+from nirvana.errors import Cancelled, CompensationError, SaliencyError
 from nirvana.layout import ATTENTION, MLP, Site
 from nirvana.models.lm import LM
 from nirvana.progress import Progress
 from nirvana.saliency import first_order
 from nirvana.saliency.budget import MICRO_BATCHES, RECOMPUTE, Choice, choose, estimate
-from nirvana.saliency.criteria import available
+from nirvana.saliency.criteria import available, find_criterion
 from nirvana.saliency.request import Strategy
 from nirvana.saliency.score import score
 from nirvana.saliency.scores import Saliency
@@ -147,13 +148,34 @@ def test_the_vocabulary_is_read_in_chunks(make_lm: MakeLM, monkeypatch: pytest.M
     assert largest_error(score(lm, calibration), dict(whole)) < 1e-6
 
 
-def test_scores_that_are_not_finite_are_refused(make_lm: MakeLM) -> None:
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+@pytest.mark.parametrize("criterion", [name for name in available() if find_criterion(name).reads != "nothing"])
+def test_activations_that_are_not_finite_are_refused(make_lm: MakeLM, criterion: str, value: float) -> None:
     lm = make_lm()
     with torch.no_grad():
-        next(lm.weights().parameters())[:] = 1e30
-        lm.family.head(lm.weights()).weight[:] = torch.inf
+        lm.family.embeddings(lm.weights()).weight[:] = value
+    with pytest.raises((SaliencyError, CompensationError), match="not finite"):
+        score(lm, tokens(), criterion=criterion)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+@pytest.mark.parametrize("criterion", [name for name in available() if name != "random"])  # which reads no weights
+def test_weights_of_a_layer_that_are_not_finite_are_refused(make_lm: MakeLM, criterion: str, value: float) -> None:
+    lm = make_lm()
+    with torch.no_grad():
+        lm.weights().get_submodule("model.layers.1.mlp.down_proj").weight[:, 3] = value
+    with pytest.raises((SaliencyError, CompensationError), match="not finite"):
+        score(lm, tokens(), criterion=criterion)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("criterion", available())
+def test_scores_that_are_not_finite_are_refused(tiny_lm: LM, criterion: str, value: float) -> None:
+    scored = score(tiny_lm, tokens(), criterion=criterion)
+    scores = {site: values.copy() for site, values in scored.items()}
+    next(iter(scores.values()))[0] = value
     with pytest.raises(SaliencyError, match="not finite"):
-        score(lm, tokens())
+        replace(scored, scores=scores)
 
 
 def test_a_budget_decides_between_speed_and_memory(tiny_lm: LM) -> None:

@@ -51,7 +51,7 @@ class Harness(HFLM):  # type: ignore[misc]  # the library is not typed
         vocabulary = lm.family.geometry(lm.settings)["vocabulary"]
         budget = BATCH_TOKENS.get(lm.device.type, BATCH_TOKENS_ACCELERATOR)
         self._budget = min(budget, MOST_LOGITS // vocabulary)
-        self._name, self._progress = lm.source.name, progress
+        self._name, self._progress, self._check_tokens = lm.source.name, progress, lm.check_tokens
         self._done = self._total = 0
         self._asked: list[str] = []
         self.truncated: Counter[str] = Counter()  # by task: prompts whose beginning did not fit
@@ -79,6 +79,8 @@ class Harness(HFLM):  # type: ignore[misc]  # the library is not typed
             )
         if min(len(answer) for _, _, answer in requests) == 0:
             raise TaskError(f"An answer has no tokens for the tokenizer of {self._name}.", "Choose another task.")
+        for _, question, answer in requests:
+            self._check_tokens([*question, *answer])
         separate = self.backend == "seq2seq"
         for name, (_, question, answer) in zip(self._asked, requests, strict=True):
             self.truncated[name] += len(question) + (0 if separate else len(answer) - 1) > self.max_length
