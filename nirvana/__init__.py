@@ -41,7 +41,7 @@ _HOMES = {
     "calibration_matrix": "nirvana.studies.matrix",
     "CalibrationMatrix": "nirvana.studies.matrix_rows",
     "sensitivity": "nirvana.evaluation.sensitivity",
-    "Sensitivity": "nirvana.evaluation.sensitivity_result",
+    "Sensitivity": "nirvana.loss_curves",
     "tune": "nirvana.studies.search",
     "Tuning": "nirvana.studies.search",
     "zero_shot": "nirvana.evaluation.zero_shot.harness",
@@ -88,7 +88,6 @@ if TYPE_CHECKING:
     from nirvana.evaluation.quantisation import quantise as quantise
     from nirvana.evaluation.results import Perplexity as Perplexity
     from nirvana.evaluation.sensitivity import sensitivity as sensitivity
-    from nirvana.evaluation.sensitivity_result import Sensitivity as Sensitivity
     from nirvana.evaluation.speed import measure_speed as measure_speed
     from nirvana.evaluation.speed_report import SpeedReport as SpeedReport
     from nirvana.evaluation.zero_shot.harness import zero_shot as zero_shot
@@ -97,6 +96,7 @@ if TYPE_CHECKING:
     from nirvana.iterative import prune_iteratively as prune_iteratively
     from nirvana.layout import Layout as Layout
     from nirvana.layout import Site as Site
+    from nirvana.loss_curves import Sensitivity as Sensitivity
     from nirvana.models.lm import LM as LM
     from nirvana.models.loading import load_model as load_model
     from nirvana.plan import PruningPlan as PruningPlan

@@ -73,7 +73,7 @@ if state.step_state("saliency") == "stale":
 choice = allocation_controls(context.recipe.allocation, scores.layout, scores.criterion)
 if choice != context.recipe.allocation:
     state.set_recipe(context.recipe.change("allocation", **vars(choice)))
-draft = draft_plan(scores, choice)
+draft = draft_plan(scores, choice, context.run.loss_curves())
 st.caption(f"With these constraints at most {draft.reachable:.2%} can be removed.")
 if draft.plan is None:
     page.show_error(draft.error)

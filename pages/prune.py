@@ -71,7 +71,7 @@ def result(plan: PruningPlan, summary: PruneSummary, protocol: str) -> None:
 context = state.context()
 page.page_header("prune")
 scores = load_saliency(context.run)
-draft = draft_plan(scores, context.recipe.allocation) if scores is not None else None
+draft = draft_plan(scores, context.recipe.allocation, context.run.loss_curves()) if scores is not None else None
 if draft is None:
     page.empty_state("prune", missing="saliency")
 elif draft.plan is None:

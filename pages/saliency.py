@@ -68,7 +68,7 @@ if len(stacks) > 1:
     )
     stack = chosen if chosen in stacks else stack
 take_click(scores, stack)
-draft = draft_plan(scores, context.recipe.allocation)
+draft = draft_plan(scores, context.recipe.allocation, context.run.loss_curves())
 above = st.container()  # filled once the layer is known
 st.markdown("### One layer")
 layer = st.select_slider(

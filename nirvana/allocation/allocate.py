@@ -8,10 +8,11 @@ import numpy as np
 
 from nirvana.allocation.constraints import Constraints, Protected, protected_sites
 from nirvana.allocation.normalisation import normalised
-from nirvana.allocation.rules import find_rule, rule_name
+from nirvana.allocation.rules import RULES, find_rule, rule_name
 from nirvana.allocation.shared import pruning_rates
 from nirvana.errors import PlanError
 from nirvana.layout import Layout
+from nirvana.loss_curves import Sensitivity
 from nirvana.plan import PruningPlan
 from nirvana.saliency.scores import Saliency
 
@@ -26,6 +27,7 @@ def allocate(
     uniform: bool = False,
     method: str = "shared",
     normalisation: float = 0.0,
+    sensitivity: Sensitivity | None = None,
 ) -> PruningPlan:
     """Choose the units to keep so that `sparsity` of the prunable parameters go, and never more.
 
@@ -44,10 +46,11 @@ def allocate(
         protected: layers (original indices, in every stack) or sites that keep all units. They count in the target.
         uniform: keep the same number of KV groups and of neurons in every layer (see `equal_widths`), the best-scored
             of each; the achieved sparsity then misses the request by less than one block in every layer.
-        method: "shared", or "published": what the authors of the saliency's criterion do (see `rules` and
-            `nirvana.saliency.criteria.published_allocation`).
+        method: "shared"; "published", the allocation of the criterion's authors (see `rules` and
+            `nirvana.saliency.criteria.published_allocation`); or "measured", by loss curves (see `measured`).
         normalisation: of the shared allocation, in [0, 1]: how far the scores of each layer are brought to the same
             mean before they are ranked (see `normalised`).
+        sensitivity: of the measured allocation, loss curves measured with the same scores.
 
     Raises:
         PlanError: a value is invalid, the rule cannot do what is asked, or the sparsity is out of reach; the reachable
@@ -59,10 +62,10 @@ def allocate(
     rule = find_rule(name, uniform)
     if normalisation and name != "shared":
         raise PlanError(
-            f"The published allocation of this criterion ({name}) does not normalise scores.",
+            f"The allocation by {RULES[name].label} does not normalise scores.",
             "Use the shared allocation, or a normalisation of 0.",
         )
-    constraints = rule.constrain(_constraints(saliency.layout, gamma, multiple_of, protected))
+    constraints = rule.constrain(_constraints(saliency.layout, gamma, multiple_of, protected, sensitivity))
     chosen = rule.choose(normalised(saliency, normalisation), constraints, sparsity)
     return PruningPlan(
         kept=chosen.kept,
@@ -102,8 +105,10 @@ def reachable_sparsity(
     return min(math.floor(best * 1e9) / 1e9, 1.0)
 
 
-def _constraints(layout: Layout, gamma: float, multiple_of: int, protected: Protected) -> Constraints:
+def _constraints(
+    layout: Layout, gamma: float, multiple_of: int, protected: Protected, curves: Sensitivity | None = None
+) -> Constraints:
     if isinstance(multiple_of, bool) or not isinstance(multiple_of, int | np.integer) or multiple_of < 1:
         raise PlanError(f"multiple_of must be a whole number from 1, not {multiple_of}.", "Use 8, or 1 for none.")
     pruning_rates(layout, sparsity=1.0, gamma=gamma)  # refuses a gamma that names nothing
-    return Constraints(layout, gamma, multiple_of, protected_sites(layout, protected))
+    return Constraints(layout, gamma, multiple_of, protected_sites(layout, protected), curves)

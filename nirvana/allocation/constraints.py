@@ -12,6 +12,7 @@ import numpy as np
 
 from nirvana.errors import PlanError
 from nirvana.layout import KV_GROUP, NEURON, Layout, Site
+from nirvana.loss_curves import Sensitivity
 from nirvana.saliency.scores import Saliency
 
 Protected = Iterable[int | Site]
@@ -19,12 +20,16 @@ Protected = Iterable[int | Site]
 
 @dataclass(frozen=True)
 class Constraints:
-    """Constraints of one allocation. A site keeps one KV group or `multiple_of` neurons; a protected site keeps all."""
+    """Constraints of one allocation. A site keeps one KV group or `multiple_of` neurons; a protected site keeps all.
+
+    `curves` are the loss curves that the measured allocation reads.
+    """
 
     layout: Layout
     gamma: float
     multiple_of: int
     protected: tuple[Site, ...]
+    curves: Sensitivity | None = None
 
     @cached_property
     def removable(self) -> dict[Site, int]:

@@ -32,22 +32,45 @@ def choose(saliency: Saliency, constraints: Constraints, sparsity: float) -> Cho
     budget, rates = constraints.budget(sparsity), pruning_rates(layout, sparsity=sparsity, gamma=constraints.gamma)
     limit = reachable(constraints)
     wanted = groups_wanted(layout, rates)
-    removed = _down_to(layout, KV_GROUP, _kept_groups(layout, wanted, group_counts(layout)))
-    left = budget - parameters(layout, removed)
+    groups = _kept_groups(layout, wanted, group_counts(layout))
+    left = budget - _cost(layout, KV_GROUP, groups)
     if max(rates) > 1 + 1e-9 or left > _mlp_room(constraints):
         raise out_of_reach(sparsity, limit, f" with gamma {constraints.gamma:g}")
+    removed = spend(constraints, budget, groups)
+    if removed is None:
+        raise unequal_before()
+    kept = keep_alike(saliency, removed)
+    return Chosen(kept, (*_notes(constraints, removed, wanted), *general_notes(constraints, removed)))
+
+
+def spend(constraints: Constraints, budget: int, groups: int) -> dict[Site, int] | None:
+    """Units that go at each site when every layer keeps `groups` KV groups and the MLPs take the rest of the budget.
+
+    None where that is more than they have, or where equal widths take more than the budget.
+    """
+    layout = constraints.layout
+    left = budget - _cost(layout, KV_GROUP, groups)
     fitting = (width for width in widths(constraints) if _cost(layout, NEURON, width) <= left)
     width = next(fitting, None)
-    if left < 0 or width is None:
-        raise PlanError(
-            "The layers have different widths already, and making them equal removes more than was asked for.",
-            "Raise the sparsity, or allocate without equal widths.",
-        )
-    removed |= _down_to(layout, NEURON, width)
+    if left < 0 or width is None or left > _mlp_room(constraints):
+        return None
+    return _down_to(layout, KV_GROUP, groups) | _down_to(layout, NEURON, width)
+
+
+def keep_alike(saliency: Saliency, removed: Mapping[Site, int]) -> dict[Site, np.ndarray]:
+    """Site -> the best-scored units that stay; the same ones at sites that the plain form wants alike."""
     kept = lowest_go(saliency, removed)
-    for sites in same_units(layout):
+    for sites in same_units(saliency.layout):
         kept |= _best_together(saliency, sites, len(kept[sites[0]]))
-    return Chosen(kept, (*_notes(constraints, removed, wanted), *general_notes(constraints, removed)))
+    return kept
+
+
+def unequal_before() -> PlanError:
+    """The error where equal widths alone take more than the budget."""
+    return PlanError(
+        "The layers have different widths already, and making them equal removes more than was asked for.",
+        "Raise the sparsity, or allocate without equal widths.",
+    )
 
 
 def reachable(constraints: Constraints) -> float:
@@ -56,15 +79,37 @@ def reachable(constraints: Constraints) -> float:
     Raises:
         PlanError: layers are protected.
     """
+    check_unprotected(constraints)
+    layout = constraints.layout
+    units = [layout[site].units for site in layout.pool(KV_GROUP)]
+    steps = [sum(units) - kept * len(units) for kept in reversed(group_counts(layout))] if units else [0]
+    return highest(constraints, steps, _mlp_room(constraints))
+
+
+def all_room(constraints: Constraints) -> float:
+    """The highest sparsity with equal widths, whatever the balance of attention and MLP.
+
+    Raises:
+        PlanError: layers are protected.
+    """
+    check_unprotected(constraints)
+    layout = constraints.layout
+    counts = group_counts(layout)
+    groups = _cost(layout, KV_GROUP, counts[0]) if counts else 0
+    return (groups + _mlp_room(constraints)) / layout.prunable
+
+
+def check_unprotected(constraints: Constraints) -> None:
+    """Check that no layer is protected.
+
+    Raises:
+        PlanError: some are.
+    """
     if constraints.protected:
         raise PlanError(
             "A protected layer keeps all its units, and layers of equal widths would keep theirs too.",
             "Protect no layers, or allocate without equal widths.",
         )
-    layout = constraints.layout
-    units = [layout[site].units for site in layout.pool(KV_GROUP)]
-    steps = [sum(units) - kept * len(units) for kept in reversed(group_counts(layout))] if units else [0]
-    return highest(constraints, steps, _mlp_room(constraints))
 
 
 def group_counts(layout: Layout) -> list[int]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from nirvana.allocation import equal_widths, joint, per_layer, shared, whole_layers
+from nirvana.allocation import equal_widths, joint, measured, per_layer, shared, whole_layers
 from nirvana.allocation.constraints import Chosen, Constraints, all_room
 from nirvana.errors import PlanError
 from nirvana.plan import PruningPlan
 from nirvana.saliency.scores import Saliency
 
-METHODS = ("shared", "published")
+FROM_SCORES = ("shared", "published")
+METHODS = (*FROM_SCORES, "measured")
 
 
 class Rule(NamedTuple):
@@ -36,6 +37,13 @@ RULES = {
         shared.choose,
         shared.reachable,
         uses_gamma=True,
+        uniform=True,
+    ),
+    "measured": Rule(
+        "measured loss curves",
+        "KV groups and neurons are removed where a parameter costs the least measured KL, lowest-scored units first.",
+        measured.choose,
+        all_room,
         uniform=True,
     ),
     "per-layer": Rule(
@@ -76,7 +84,7 @@ def check_method(method: str) -> None:
         PlanError: naming it.
     """
     if method not in METHODS:
-        raise PlanError(f"There is no allocation method {method!r}.", f"Use {' or '.join(METHODS)}.")
+        raise PlanError(f"There is no allocation method {method!r}.", f"Use one of {', '.join(METHODS)}.")
 
 
 def rule_name(method: str, criterion: str) -> str:
@@ -89,7 +97,7 @@ def rule_name(method: str, criterion: str) -> str:
     from nirvana.saliency.criteria import published_allocation
 
     check_method(method)
-    return published_allocation(criterion) if method == "published" else "shared"
+    return published_allocation(criterion) if method == "published" else method
 
 
 def uses_gamma(method: str, criterion: str) -> bool:
@@ -111,6 +119,8 @@ def find_rule(name: str, uniform: bool) -> Rule:
             f"The published allocation of this criterion ({name}) does not give all layers equal widths.",
             "Use the shared allocation, or allocate without equal widths.",
         )
+    if rule is RULES["measured"]:
+        return rule._replace(choose=measured.choose_equal, reachable=equal_widths.all_room)
     return rule._replace(choose=equal_widths.choose, reachable=equal_widths.reachable)
 
 

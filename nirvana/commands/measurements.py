@@ -9,11 +9,11 @@ from nirvana.commands.command import Command
 from nirvana.commands.console import Bar, print_json, print_table
 from nirvana.errors import RunError
 from nirvana.evaluation.results import Report
-from nirvana.evaluation.sensitivity_result import Sensitivity
 from nirvana.evaluation.speed_report import SpeedReport, Spread
 from nirvana.jobs.execute import check_task
 from nirvana.jobs.foreground import execute_here
 from nirvana.jobs.tasks.measurements import ScanRequest
+from nirvana.loss_curves import Sensitivity
 from nirvana.options import add_fields, given
 from nirvana.runs.identity import ID
 from nirvana.runs.recipe import ModelChoice
@@ -162,10 +162,11 @@ class SensitivityCommand(Command):
 
         scores = run.saliency()
         assert scores is not None
-        chart = scan_heatmap(Sensitivity.from_json(result), scores.layout, run.plan())
+        found = Sensitivity.from_json(result)
+        chart = scan_heatmap(found, found.levels[-1], scores.layout, run.plan())
         rows = [
             [str(row["layer"]), row["module"], f"{row['KL']:.4g} ± {row['standard error']:.2g}"]
             for row in chart.table.head(SHOWN).to_dict("records")
         ]
-        print_table("The most sensitive modules", ["layer", "module", "KL, nats"], rows)
+        print_table(f"The most sensitive modules at {found.levels[-1]:.0%}", ["layer", "module", "KL, nats"], rows)
         print(chart.takeaway)

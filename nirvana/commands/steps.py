@@ -171,16 +171,24 @@ class AllocateCommand(Command):
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         add_options(parser, "allocation")
         parser.add_argument("--saliency", metavar="FILE", default="saliency.npz", help="from `nirvana score`")
+        parser.add_argument(
+            "--curves", metavar="FILE", help="loss curves of the measured allocation, from `nirvana sensitivity --json`"
+        )
         parser.add_argument("--output", metavar="FILE", default="plan.json")
 
     def run(self, arguments: argparse.Namespace) -> None:
         from nirvana.allocation.allocate import allocate
         from nirvana.layout import KV_GROUP, NEURON
+        from nirvana.loss_curves import Sensitivity
         from nirvana.saliency.scores import Saliency
 
         choice, output = apply_options(Recipe(), arguments).allocation, output_file(arguments.output)
         saliency = read_input(arguments.saliency, Saliency.from_bytes, "saliency", "`nirvana score` writes one.")
-        plan = allocate(saliency, **vars(choice))
+        curves = None
+        if arguments.curves:
+            hint = "`nirvana sensitivity RUN --json` prints one."
+            curves = read_input(arguments.curves, Sensitivity.from_bytes, "loss curves", hint)
+        plan = allocate(saliency, sensitivity=curves, **vars(choice))
         write_json(output, plan.to_json())
         rates = {"attention": plan.rate(KV_GROUP), "mlp": plan.rate(NEURON)}
         if arguments.json:

@@ -8,6 +8,7 @@ import streamlit as st
 
 from nirvana.allocation.allocate import allocate, reachable_sparsity
 from nirvana.errors import PlanError
+from nirvana.loss_curves import Sensitivity
 from nirvana.plan import PruningPlan
 from nirvana.runs.recipe import AllocationChoice
 from nirvana.runs.store import Run
@@ -37,14 +38,18 @@ def _ranked(run_id: str, fingerprint: str, _run: Run) -> Saliency | None:
     return saliency
 
 
-def draft_plan(saliency: Saliency, choice: AllocationChoice) -> Draft:
-    """Allocate as `choice` says; an impossible request comes back as the error."""
+def draft_plan(saliency: Saliency, choice: AllocationChoice, curves: Sensitivity | None = None) -> Draft:
+    """Allocate by `choice`; an impossible request is returned as the error.
+
+    Args:
+        curves: loss curves, which the measured allocation needs.
+    """
     reachable = 0.0
     constraints = vars(choice).copy()
     sparsity, normalisation = constraints.pop("sparsity"), constraints.pop("normalisation")
     try:
         reachable = reachable_sparsity(saliency.layout, criterion=saliency.criterion, **constraints)
-        plan = allocate(saliency, sparsity=sparsity, normalisation=normalisation, **constraints)
+        plan = allocate(saliency, sparsity=sparsity, normalisation=normalisation, sensitivity=curves, **constraints)
     except PlanError as error:
         return Draft(None, error, reachable)
     return Draft(plan, None, reachable)

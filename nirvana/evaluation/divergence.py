@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -105,7 +106,7 @@ def divergence(
     """
     _check(pruned, probe)
     head = pruned.family.head(pruned.weights())
-    vocabulary, width = head.weight.shape
+    vocabulary = head.weight.shape[0]
     if reference is None:
         reference = dense_reference(dense, probe, progress=within(progress, "Probe", 0, 2))
         progress = within(progress, "Probe", 1, 2)
@@ -113,14 +114,36 @@ def divergence(
         raise CorpusError("The dense reference is of another probe.", "Compute it for this one.")
     if reference.head.weight.shape[0] != vocabulary:
         raise ModelError("The two models have different vocabularies.", "Compare a model with one pruned from it.")
-    total, chunk = probe.outputs.size, chunk_positions(vocabulary)
+    states = (hidden for _, hidden in hidden_batches(pruned, probe.tokens, probe.decoder_tokens))
+    return divergence_of(states, head, reference, probe.outputs.shape, name=pruned.source.name, progress=progress)
+
+
+def divergence_of(
+    states: Iterable[torch.Tensor],
+    head: nn.Linear,
+    reference: DenseReference,
+    shape: tuple[int, int],
+    *,
+    name: str,
+    progress: ProgressCallback | None = None,
+) -> Divergence:
+    """KL of the predictions that `head` makes from hidden states, batch after batch of (B, T, H).
+
+    Args:
+        shape: (N, T) of the probe that the reference and the states are of.
+        name: of the model, in errors.
+
+    Raises:
+        ModelError: an output is not a number.
+    """
+    total, chunk = shape[0] * shape[1], chunk_positions(head.weight.shape[0])
     flat, done, stage = np.empty(total, np.float32), 0, "Divergence"
     report(progress, stage, done, total)
-    for _, hidden in hidden_batches(pruned, probe.tokens, probe.decoder_tokens):
-        states = hidden.reshape(-1, width)
-        for start in range(0, len(states), chunk):
+    for batch in states:
+        positions = batch.reshape(-1, batch.shape[-1])
+        for start in range(0, len(positions), chunk):
             report(progress, stage, done, total)
-            part = states[start : start + chunk]
+            part = positions[start : start + chunk]
             with torch.inference_mode():
                 log_p = reference.rows(done, done + len(part)).to(part.device)
                 log_q = torch.log_softmax(head(part).float(), dim=-1)
@@ -131,10 +154,10 @@ def divergence(
     report(progress, stage, done, total)
     if not np.isfinite(flat).all():
         raise ModelError(
-            f"{pruned.source.name} or its pruned form gives outputs that are not numbers.",
+            f"{name} or its pruned form gives outputs that are not numbers.",
             "Load the model with dtype float32, or prune less.",
         )
-    return Divergence(flat.reshape(probe.outputs.shape))
+    return Divergence(flat.reshape(shape))
 
 
 def _check(lm: LM, probe: CalibrationSet) -> None:

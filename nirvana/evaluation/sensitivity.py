@@ -1,18 +1,27 @@
-"""Sensitivity scan: how far the predictions move when one module of one layer is pruned, and nothing else."""
+"""Loss curves of sites: KL to the dense model when one site is pruned, compensated, and all others stay whole."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
 import numpy as np
 import torch
+from torch import nn
 
 from nirvana.calibration.sets import CalibrationSet
+from nirvana.compensation import REGULARISATION, Compensation
+from nirvana.compensation.compensator import Compensator
+from nirvana.compensation.statistics import Statistics
 from nirvana.errors import PlanError
-from nirvana.evaluation.divergence import dense_reference, divergence
-from nirvana.evaluation.sensitivity_result import Sensitivity, Shift
+from nirvana.evaluation.divergence import dense_reference, divergence_of
+from nirvana.forward.replay import Place, Replay
 from nirvana.layout import Layout, Site
+from nirvana.loss_curves import Sensitivity, Shift, removed_counts
 from nirvana.models.lm import LM
 from nirvana.models.weights import layer_places, linear_layer, output_part, unit_rows
-from nirvana.progress import ProgressCallback, within
+from nirvana.progress import ProgressCallback, report
 from nirvana.saliency.scores import Saliency
 
 
@@ -21,68 +30,175 @@ def sensitivity(
     saliency: Saliency,
     probe: CalibrationSet,
     *,
-    rate: float = 0.2,
+    levels: Sequence[float] = (0.2,),
+    compensation: Compensation = "none",
+    statistics: Statistics | None = None,
+    regularisation: float = REGULARISATION,
+    known: Sensitivity | None = None,
+    keep: Callable[[Sensitivity], None] | None = None,
     progress: ProgressCallback | None = None,
 ) -> Sensitivity:
-    """Prune each site alone by `rate` and measure KL on the probe; the other sites stay whole.
+    """Measure the loss curve of each site: KL on the probe at each level, all other sites whole.
 
-    The lowest-scored units go: `rate` of them, rounded, but at least one, and one stays. They are masked in place (the
-    columns of the output projection that read them are zero for the time of one forward), so no copy is made, and
-    `lm` is afterwards what it was. One forward over the probe a site.
+    The lowest-scored units are removed. They are zero columns of the output projection in place, whose other columns
+    are compensated, so nothing is copied, and `lm` is afterwards as it was. Blocks below the site are computed once.
 
     Args:
         saliency: scores of the units of `lm`.
         probe: windows (N, T) without padding.
-        rate: share of a site's units, in (0, 1).
-        progress: called after every few hundred tokens; may raise `Cancelled`.
+        levels: shares of a site's units, in (0, 1); each is rounded to whole units, at least one, and one stays.
+        compensation, statistics, regularisation: as in `nirvana.prune`.
+        known: curves of an interrupted call with the same arguments, which are not measured again.
+        keep: called with the curves so far, once the sites of each block are measured.
+        progress: called after every few hundred tokens; may raise `Cancelled`. Reports count floating-point
+            operations, since blocks near the output are cheaper to measure.
 
     Raises:
-        PlanError: the rate is out of range, or the scores are of a model of another shape.
+        PlanError: a level is out of range, the scores are of a model of another shape, or `known` is of other
+            arguments.
+        CompensationError: the statistics are missing or of another model.
         CorpusError: the probe has padding, or is for another kind of model.
         ModelError: the weights are not in memory, the probes are too long, or an output is not a number.
     """
-    if not 0 < rate < 1:
-        raise PlanError(f"The rate must lie between 0 and 1, not {rate}.", "Use 0.2 to prune 20 % of each site.")
     if saliency.layout.sites != lm.layout.sites:
         raise PlanError("The scores are of a model of another shape.", "Score this model.")
-    counts = _counts(lm.layout, rate)
-    parts = 1 + len(counts)
-    reference = dense_reference(lm, probe, progress=within(progress, "Sensitivity", 0, parts))
-    places, shifts = layer_places(lm.layout), {}
-    blocks = lm.family.blocks(lm.weights())
-    for part, (site, count) in enumerate(counts.items(), start=1):
-        projection = output_part(lm, site)
-        layer = blocks[site.stack][places[site.stack, site.layer]]
-        weight = linear_layer(layer, projection).weight
-        lowest = np.argsort(saliency[site], kind="stable")[:count]  # equal scores: the lower index goes
-        columns = unit_rows(torch.from_numpy(lowest), projection.size).to(weight.device)
-        with torch.no_grad():
-            before = weight[:, columns].clone()
-            weight[:, columns] = 0
-        try:
-            inner = within(progress, f"Sensitivity, {site.key}", part, parts)
-            measured = divergence(lm, lm, probe, reference=reference, progress=inner)
-        finally:
-            with torch.no_grad():
-                weight[:, columns] = before
-        shifts[site] = Shift(measured.mean, measured.standard_error, count, lm.layout[site].units)
+    counts = removed_counts(lm.layout, tuple(levels))
+    compensator = Compensator(lm, compensation, statistics, regularisation)
     samples, length = probe.outputs.shape
     protocol = {
-        "rate": float(rate),
+        "levels": sorted(map(float, levels)),
         "criterion": saliency.criterion,
+        "scores": saliency.hash,
+        "model": lm.hash,
+        "compensation": compensator.record() or {},
         "samples": samples,
         "length": length,
         "probe": probe.hash,
         "device": str(lm.device),
         "dtype": str(lm.dtype).removeprefix("torch."),
     }
-    return Sensitivity(shifts, protocol)
+    found = dict(known.curves) if known is not None else {}
+    if known is not None and known.protocol != protocol:
+        raise PlanError("The curves so far were measured in another way.", "Measure them anew, without these.")
+    work = _Work(lm, counts, set(found), progress)
+    reference = dense_reference(lm, probe, progress=work.reference)
+    head = lm.family.head(lm.weights())
+    with Replay(lm, probe) as replay:
+        work.batches = replay.batches
+        for place in replay.places:
+            todo = [site for site in work.sites[place] if site not in found]
+            for site in todo:
+                curve = []
+                for count in counts[site]:
+                    columns = _lowest_columns(lm, saliency, site, count)
+                    work.begin(place, site)
+                    with _without(lm, site, columns, compensator):
+                        states = work.watched(replay.hidden_states())
+                        kl = divergence_of(states, head, reference, (samples, length), name=lm.source.name)
+                    curve.append(Shift(kl.mean, kl.standard_error, count, lm.layout[site].units))
+                found[site] = tuple(curve)
+            if todo and keep is not None:
+                keep(_in_order(lm.layout, found, protocol))
+            if place != replay.places[-1]:
+                work.begin(place)
+                replay.advance(work.tick)
+    return _in_order(lm.layout, found, protocol)
 
 
-def _counts(layout: Layout, rate: float) -> dict[Site, int]:
-    """How many units go from each site that has more than one."""
-    return {
-        site: min(max(1, round(rate * place.units)), place.units - 1)
-        for site, place in layout.items()
-        if place.units > 1
-    }
+def _in_order(layout: Layout, found: dict[Site, tuple[Shift, ...]], protocol: dict[str, Any]) -> Sensitivity:
+    return Sensitivity({site: found[site] for site in layout if site in found}, protocol)
+
+
+def _lowest_columns(lm: LM, saliency: Saliency, site: Site, count: int) -> torch.Tensor:
+    """Columns of the output projection that read the `count` lowest-scored units; the lower index of equal scores."""
+    lowest = np.sort(np.argsort(saliency[site], kind="stable")[:count])
+    return unit_rows(torch.from_numpy(lowest), output_part(lm, site).size)
+
+
+@contextmanager
+def _without(lm: LM, site: Site, columns: torch.Tensor, compensator: Compensator) -> Iterator[None]:
+    """The output projection of `site` without `columns`, compensated, for the time of the block."""
+    linear = linear_layer(
+        lm.family.blocks(lm.weights())[site.stack][layer_places(lm.layout)[site.stack, site.layer]],
+        output_part(lm, site),
+    )
+    weight, bias = linear.weight, linear.bias
+    with torch.no_grad():
+        gone = torch.zeros(weight.shape[1], dtype=torch.bool)
+        gone[columns] = True
+        kept = (~gone).nonzero().flatten()
+        update = compensator.update(site, weight, kept)
+        masked = torch.zeros_like(weight)
+        kept = kept.to(weight.device)
+        masked[:, kept] = weight[:, kept] if update is None else update.weight
+        linear.weight = nn.Parameter(masked, requires_grad=False)
+        if update is not None and update.bias is not None:
+            linear.bias = nn.Parameter(update.bias if bias is None else bias + update.bias, requires_grad=False)
+    try:
+        yield
+    finally:
+        linear.weight, linear.bias = weight, bias
+
+
+class _Work:
+    """Floating-point operations of the whole measurement, of which progress reports count those that are done."""
+
+    def __init__(
+        self, lm: LM, counts: dict[Site, list[int]], found: set[Site], progress: ProgressCallback | None
+    ) -> None:
+        self.batches, self._progress, self._stage = 1, progress, "Sensitivity"
+        places = layer_places(lm.layout)
+        order = sorted(places.items(), key=lambda item: (lm.layout.stacks.index(item[0][0]), item[1]))
+        self._block = {Place(stack, position): 0 for (stack, _), position in order}
+        self.sites: dict[Place, list[Site]] = {place: [] for place in self._block}
+        for site, layout in lm.layout.items():
+            place = Place(site.stack, places[site.stack, site.layer])
+            self._block[place] += layout.parameters
+            if site in counts:
+                self.sites[place].append(site)
+        self._pass, above = dict[Place, int](), lm.family.head(lm.weights()).weight.numel()
+        for place in reversed(self._block):
+            above += self._block[place]
+            self._pass[place] = above
+        self._reference = above
+        passes = sum(
+            self._pass[place] * len(counts[site])
+            for place, sites in self.sites.items()
+            for site in sites
+            if site not in found
+        )
+        *below, _ = self._block.values()
+        self._total = above + passes + sum(below)
+        self._done, self._step = 0.0, 0.0
+
+    @property
+    def reference(self) -> ProgressCallback | None:
+        """Callback of the dense model's pass."""
+        if self._progress is None:
+            return None
+
+        def nested(inner: Any) -> None:
+            self._done = inner.fraction * self._reference
+            self._report()
+
+        return nested
+
+    def begin(self, place: Place, site: Site | None = None) -> None:
+        """A pass from `place` upwards begins, or one over that block alone."""
+        self._step = (self._block if site is None else self._pass)[place] / self.batches
+        self._stage = self._stage if site is None else f"Sensitivity, {site.key}"
+        self._report()
+
+    def tick(self) -> None:
+        """A batch is done."""
+        self._done += self._step
+        self._report()
+
+    def watched(self, states: Iterator[torch.Tensor]) -> Iterator[torch.Tensor]:
+        """The same states, each batch counted once the next is asked for."""
+        for batch in states:
+            yield batch
+            self.tick()
+
+    def _report(self) -> None:
+        report(self._progress, self._stage, round(self._done / self._total * 100_000), 100_000)

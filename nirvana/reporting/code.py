@@ -11,9 +11,10 @@ from pprint import pformat
 from nirvana.calibration.corpora.mixture import part_names
 from nirvana.jobs.tasks.export import ExportRequest
 from nirvana.jobs.tasks.run import RunRequest
+from nirvana.loss_curves import LEVELS, PROBE
 from nirvana.options import words
 from nirvana.runs.options import option_words
-from nirvana.runs.recipe import STEPS, AllocationChoice, CalibrationChoice, Recipe
+from nirvana.runs.recipe import STEPS, AllocationChoice, CalibrationChoice, PruneChoice, Recipe
 from nirvana.runs.speed import SpeedRequest
 from nirvana.studies.sweep_grid import DRAWN, Grid
 
@@ -41,7 +42,10 @@ def python_code(recipe: Recipe, step: str, format: str = "") -> str:
         choice = recipe.allocation
         default = AllocationChoice()
         named = {name: value for name, value in vars(choice).items() if name in SHOWN or value != vars(default)[name]}
-        lines.append(_call("plan = nv.allocate", "scores", **named))
+        if choice.method == "measured":
+            lines += _loss_curves(recipe)
+            named["sensitivity"] = None
+        lines.append(_call("plan = nv.allocate", "scores", **named).replace("=None", "=curves"))
     if "prune" in wanted:
         target = _literal(_output(format))
         written = _call("nv.export", "small", target, format=format) if format else f"nv.save(small, {target})"
@@ -82,6 +86,25 @@ def _calibration(recipe: Recipe) -> list[str]:
     ).replace("probe=None", "probe=probe")
     winner = ["text = calibration.candidates[calibration.winner].text"] if several else []
     return [texts, _probe(recipe, "nv.mix(texts)" if several else "text"), selected, *winner]
+
+
+def _loss_curves(recipe: Recipe) -> list[str]:
+    usual, (samples, length) = PruneChoice(), PROBE
+    drawn = {"samples": usual.samples, "length": usual.length, "seed": usual.seed, **_task(recipe)}
+    probe = {"samples": samples, "length": length, "seed": recipe.calibration.probe_seed, **_task(recipe)}
+    return [
+        _call("reading = nv.sample_calibration", "lm", "text", **drawn),
+        _call("probes = nv.sample_probe", "lm", "text", **probe),
+        _call(
+            "curves = nv.sensitivity",
+            "lm",
+            "scores",
+            "probes",
+            levels=LEVELS,
+            compensation="least_squares",
+            statistics=None,
+        ).replace("=None", "=nv.collect_statistics(lm, reading)"),
+    ]
 
 
 def _pruning(recipe: Recipe) -> list[str]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
+from nirvana.allocation.rules import uses_gamma
 from nirvana.evaluation.results import Measurement
 from nirvana.reporting.contests import HIGHER, better, contest, difference, differing
 from nirvana.runs.describe import ALLOCATIONS, COMPENSATIONS, layers, model_name, percent, short_text
@@ -186,7 +187,7 @@ def _parts(recipe: Recipe) -> list[str]:
         recipe.saliency.criterion,
         ALLOCATIONS[allocation.method],
         percent(allocation.sparsity),
-        f"gamma {allocation.gamma:g}" if allocation.method == "shared" else "",
+        f"gamma {allocation.gamma:g}" if uses_gamma(allocation.method, recipe.saliency.criterion) else "",
         f"normalisation {allocation.normalisation:g}",
         "equal widths" if allocation.uniform else "own widths",
         f"{layers(allocation.protected)} protected" if allocation.protected else "none protected",

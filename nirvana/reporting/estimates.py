@@ -30,9 +30,11 @@ def summed(parts: Iterable[float | None]) -> float | None:
 
 
 def expected_seconds(step: str, recipe: Recipe, pace: Pace) -> float | None:
-    """Seconds of a step: by its own pace, or else by that of a forward pass; None before either was measured."""
+    """Seconds of a step: by its own pace, or else by that of a forward pass; None where neither is known."""
     if step == "model":
         return pace.get(LOADING)
+    if step == "allocation" and recipe.allocation.method == "measured":
+        return None  # how many loss curves are missing is known once the job has begun
     tokens = tokens_read(step, recipe)
     return forward_seconds(tokens, pace, kind_of_work(step, recipe))
 

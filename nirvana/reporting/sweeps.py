@@ -30,7 +30,7 @@ class Way(NamedTuple):
     @property
     def contest(self) -> str:
         """Whom it is compared with: all as published, or the same allocation with the same gamma and compensation."""
-        words = [ALLOCATIONS[self.column]] + ([self.setting] if self.column == "shared" and self.setting else [])
+        words = [ALLOCATIONS[self.column]] + ([self.setting] if self.column != "published" and self.setting else [])
         return ", ".join(words)
 
     @property
@@ -135,7 +135,7 @@ def higher_is_better(metric: str) -> bool:
 
 def ways(point: Point) -> list[Way]:
     """Which lines a point belongs to: where the published allocation is the shared one, both."""
-    member = {"published": point.as_published, "shared": point.method == "shared"}
+    member = {name: point.method == name for name in ALLOCATIONS} | {"published": point.as_published}
     return [Way(point.criterion, name, point.setting) for name in ALLOCATIONS if member[name]]
 
 
@@ -151,7 +151,7 @@ def cells(rows: Iterable[Row], metric: str) -> list[Cell]:
     for row in rows:
         if metric in row.values:
             for way in ways(row.point):
-                if both or way.column == "shared":
+                if both or way.column != "published":
                     found.setdefault((way, row.point.sparsity), {})[row.point.seed] = row
     made = [
         Cell(way, asked, metric, by_seed, {seed: row.values[metric].value for seed, row in by_seed.items()})
@@ -257,7 +257,7 @@ class Line(NamedTuple):
 def comparison(rows: Sequence[Row], metric: str) -> tuple[list[str], list[Line]]:
     """The columns, "as published" and then "same allocation", for each gamma and compensation; and the lines."""
     found = cells(rows, metric)
-    settings = list(dict.fromkeys(cell.way.contest for cell in found if cell.way.column == "shared"))
+    settings = list(dict.fromkeys(cell.way.contest for cell in found if cell.way.column != "published"))
     short = {settings[0]: ALLOCATIONS["shared"]} if len(settings) == 1 else {name: name for name in settings}
     columns = [ALLOCATIONS["published"]] * any(cell.way.column == "published" for cell in found) + list(short.values())
     lines: dict[tuple[str, float], dict[str, Cell]] = {}

@@ -9,7 +9,7 @@ from nirvana.allocation.rules import uses_gamma
 from nirvana.calibration.corpora.mixture import PLUS, part_names
 from nirvana.runs.recipe import Recipe, SaliencyChoice
 
-ALLOCATIONS = {"published": "as published", "shared": "same allocation"}
+ALLOCATIONS = {"published": "as published", "shared": "same allocation", "measured": "measured allocation"}
 COMPENSATIONS = {"none": "no compensation", "bias": "bias", "least_squares": "least squares"}
 
 
@@ -24,7 +24,7 @@ def setting(recipe: Recipe) -> list[str]:
     """Choices of allocation and compensation that are not left at "none", without criterion and sparsity."""
     allocation, criterion = recipe.allocation, recipe.saliency.criterion
     return [
-        *(["as published"] if allocation.method == "published" else []),
+        *([ALLOCATIONS[allocation.method]] if allocation.method != "shared" else []),
         *plan_setting(criterion, allocation.method, allocation.gamma, allocation.normalisation),
         *(["equal widths"] if allocation.uniform else []),
         *([f"{layers(allocation.protected)} protected"] if allocation.protected else []),

@@ -14,9 +14,9 @@ import numpy as np
 from nirvana.calibration.sets import CalibrationSelection, CalibrationSet
 from nirvana.errors import RunError
 from nirvana.evaluation.results import Report
-from nirvana.evaluation.sensitivity_result import Sensitivity
 from nirvana.evaluation.speed_report import SpeedReport
 from nirvana.files import content_hash, parse_json, read_file, read_json, unpack, write_bytes, write_json
+from nirvana.loss_curves import Sensitivity
 from nirvana.plan import PruningPlan
 from nirvana.runs.results import Continuation, ModelCard, PruneSummary
 from nirvana.saliency.scores import Saliency

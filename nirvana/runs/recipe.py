@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from nirvana.allocation.rules import METHODS
+from nirvana.allocation.rules import FROM_SCORES, METHODS
 from nirvana.calibration.corpora.mixture import PLUS, part_names
 from nirvana.calibration.tasks import TASKS
 from nirvana.compensation import METHODS as COMPENSATIONS
@@ -78,7 +78,7 @@ class CalibrationChoice(Schema):
     )
     mixtures: bool = option(False, "--mixtures", "let KL choose uniform mixtures of these texts as well")
     trial_method: str = option(
-        "shared", "--trial-allocation", "allocation of the trial prunings", choices=lambda: METHODS, error=PlanError
+        "shared", "--trial-allocation", "allocation of the trial prunings", choices=lambda: FROM_SCORES, error=PlanError
     )
     trial_protected: Many[int] = option(
         (), "--trial-protect", "layer that the trial prunings keep whole; may be repeated", ge=0, error=PlanError

@@ -13,8 +13,8 @@ from typing import Any
 from nirvana.calibration.sets import CalibrationSelection, CalibrationSet
 from nirvana.errors import RunError
 from nirvana.evaluation.results import Report
-from nirvana.evaluation.sensitivity_result import Sensitivity
 from nirvana.evaluation.speed_report import SpeedReport
+from nirvana.loss_curves import Sensitivity
 from nirvana.plan import PruningPlan
 from nirvana.runs.folder import FORMATS, StepFolder
 from nirvana.runs.index import LIVE, Index
@@ -126,6 +126,11 @@ class Run:
         """The last scan with the scores that the run holds now."""
         found: Sensitivity | None = self.steps.attachment("sensitivity")
         return found
+
+    def loss_curves(self) -> Sensitivity | None:
+        """Loss curves that the measured allocation can use: those of the last scan, if they are compensated."""
+        found = self.sensitivity()
+        return found if found is not None and found.protocol.get("compensation") else None
 
     def attach(self, name: str, result: SpeedReport | Report | Sensitivity) -> None:
         """Keep "speed", "sizes" or "sensitivity" with the result that it was measured on.

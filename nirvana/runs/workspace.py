@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from nirvana.allocation.allocate import allocate
@@ -13,18 +13,21 @@ from nirvana.calibration.corpora.registry import SELF_GENERATED, load_corpus
 from nirvana.calibration.generation import generate_corpus
 from nirvana.calibration.sampling import sample_calibration, sample_probe
 from nirvana.calibration.sets import CalibrationSelection, CalibrationSet
+from nirvana.compensation import Compensation
 from nirvana.compensation.statistics import Statistics
 from nirvana.errors import CorpusError, RunError
 from nirvana.evaluation.divergence import DenseReference, dense_reference
+from nirvana.evaluation.sensitivity import sensitivity
+from nirvana.loss_curves import LEVELS, PROBE, Sensitivity
 from nirvana.models.lm import LM
 from nirvana.plan import PruningPlan
 from nirvana.progress import ProgressCallback, within
 from nirvana.runs.compensation import StatisticsCache, check_compensation, statistics_windows
 from nirvana.runs.folder import FORMATS
 from nirvana.runs.model_cache import ModelCache, cache_fields
-from nirvana.runs.recipe import Recipe
+from nirvana.runs.recipe import PruneChoice, Recipe
 from nirvana.runs.run import Run
-from nirvana.runs.step_cache import Origin, cache_key, through_cache, write_cached
+from nirvana.runs.step_cache import Origin, cache_key, read_cached, through_cache, write_cached
 from nirvana.saliency.score import score
 from nirvana.saliency.scores import Saliency
 from nirvana.selection import select_calibration
@@ -202,11 +205,17 @@ class Workspace:
         chosen = self._results.get(self.recipe.fingerprint("calibration")) if self.run is None else self.calibration()
         return chosen.probe if isinstance(chosen, CalibrationSelection) else self.draw_probe()
 
-    def draw_probe(self) -> CalibrationSet:
-        """Draw the probe uniformly from all texts."""
-        choice = self.recipe.calibration
-        drawn = {"samples": choice.probe_samples, "length": choice.probe_length, "seed": choice.probe_seed}
-        return sample_probe(self.lm, all_of(self.texts()), task=choice.task, **drawn)
+    def draw_probe(self, samples: int = 0, length: int = 0) -> CalibrationSet:
+        """Draw a probe uniformly from all texts, by default of the recipe's size.
+
+        Args:
+            length: tokens of each of `samples` windows, at most the model's positions.
+        """
+        lm, choice = self.lm, self.recipe.calibration
+        longest = lm.family.geometry(lm.settings).get("positions", length)
+        size = (samples, min(length, longest)) if samples else (choice.probe_samples, choice.probe_length)
+        drawn = dict(zip(("samples", "length"), size, strict=True))
+        return sample_probe(lm, all_of(self.texts()), task=choice.task, seed=choice.probe_seed, **drawn)
 
     def reference(
         self,
@@ -253,9 +262,65 @@ class Workspace:
         """Allocate the sparsity by the scores.
 
         Raises:
-            PlanError: see `allocate`.
+            NirvanaError: see `allocate` and, for the measured allocation, `sensitivity`.
         """
-        return allocate(self.saliency(progress), **vars(self.recipe.allocation))
+        choice, scores = self.recipe.allocation, self.saliency(progress)
+        curves = None
+        if choice.method == "measured":
+            curves = self.loss_curves(progress=progress)
+            if self.run is not None and not self.run.is_example:
+                self.run.attach("sensitivity", curves)
+        return allocate(scores, sensitivity=curves, **vars(choice))
+
+    def loss_curves(
+        self,
+        levels: Sequence[float] = LEVELS,
+        compensation: Compensation = "least_squares",
+        probe: tuple[int, int] | None = PROBE,
+        progress: ProgressCallback | None = None,
+    ) -> Sensitivity:
+        """Loss curves with the recipe's scores, by default those of the measured allocation.
+
+        What an interrupted call has measured is cached, and the next one continues from there.
+
+        Args:
+            levels: see `sensitivity`.
+            compensation: its statistics are of the windows that a recipe draws where it sets none.
+            probe: windows and tokens of each, as many as the model has positions; None for the recipe's probe.
+
+        Raises:
+            NirvanaError: see `sensitivity`, `collect_statistics` and `sample_probe`.
+        """
+        progress, lm, scores = progress or self.progress, self.lm, self.saliency(progress)
+        windows, statistics = None, None
+        if compensation != "none":
+            usual = self.recipe.with_values(prune=PruneChoice(compensation=compensation))
+            windows = statistics_windows(usual, lm, self.calibration_text(progress))
+        drawn = self.probe() if probe is None else self.draw_probe(*probe)
+        inputs = {"scores": scores.hash, "levels": sorted(levels), "compensation": compensation, "probe": drawn.hash}
+        key = cache_key("curves", windows=windows.hash if windows else "", **inputs, **cache_fields(lm))
+        begun = f"{key}-begun"
+
+        def measure() -> Sensitivity:
+            nonlocal statistics
+            if windows is not None:
+                second, reading = compensation == "least_squares", within(progress, "Statistics", 0, 10)
+                statistics, _ = self._statistics.collect(lm, windows, second=second, progress=reading)
+            found = read_cached(begun)
+            return sensitivity(
+                lm,
+                scores,
+                drawn,
+                levels=levels,
+                compensation=compensation,
+                statistics=statistics,
+                known=Sensitivity.from_bytes(found[1]) if found else None,
+                keep=lambda curves: write_cached(begun, curves.to_bytes()),
+                progress=progress,
+            )
+
+        curves, self.origins["curves"] = through_cache(key, Sensitivity.from_bytes, Sensitivity.to_bytes, measure)
+        return curves
 
     def pruned(self, progress: ProgressCallback | None = None) -> LM:
         """The pruned model, made again where it is not in memory.

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from nirvana.allocation.rules import METHODS, rule_name
+from nirvana.allocation.rules import FROM_SCORES, METHODS, rule_name
 from nirvana.compensation import METHODS as COMPENSATIONS
 from nirvana.errors import CompensationError, PlanError, RunError, SaliencyError
 from nirvana.runs.describe import ALLOCATIONS, compensation, percent, plan_setting
@@ -39,7 +39,7 @@ class Point(NamedTuple):
         """Whether it is what the criterion's authors publish; of some criteria, that is the shared allocation too."""
         known = find_criterion(self.criterion)
         own = (self.compensation, self.gamma, self.normalisation) == (known.compensation, PUBLISHED_GAMMA, 0)
-        return self.method == "published" or (known.published == "shared" and own)
+        return self.method == "published" or (self.method == known.published == "shared" and own)
 
     @property
     def setting(self) -> str:
@@ -85,8 +85,9 @@ class Grid(Schema):
     """Choices of which a sweep tries every combination, e.g. `Grid(criteria=("nirvana", "flap"), seeds=(0, 1, 2))`.
 
     `methods`: "shared", the same allocation for all; "published", each criterion with its authors' allocation,
-    compensation and, where it has one, gamma 3.36. Compensations, gammas and normalisations belong to the shared
-    allocation. One calibration set is drawn for each seed.
+    compensation and, where it has one, gamma 3.36; "measured", by loss curves, which each criterion and seed take
+    minutes for. Gammas and normalisations belong to the shared allocation, compensations to the measured one too. One
+    calibration set is drawn for each seed.
     """
 
     criteria: Distinct[str] = option(
@@ -97,7 +98,7 @@ class Grid(Schema):
         error=SaliencyError,
     )
     methods: Distinct[str] = option(
-        METHODS, "--method", "allocation; may be repeated", choices=lambda: METHODS, error=PlanError
+        FROM_SCORES, "--method", "allocation; may be repeated", choices=lambda: METHODS, error=PlanError
     )
     sparsities: Distinct[float] = option(
         (0.2, 0.4),
@@ -113,7 +114,7 @@ class Grid(Schema):
     compensations: Distinct[str] = option(
         ("none",),
         "--compensation",
-        "compensation in the shared allocation; may be repeated",
+        "compensation, unless as published; may be repeated",
         choices=lambda: COMPENSATIONS,
         error=CompensationError,
     )
@@ -150,7 +151,11 @@ class Grid(Schema):
                             yield from self._ways(seed, criterion, method, sparsity)
 
     def _ways(self, seed: int, criterion: str, method: str, sparsity: float) -> Iterator[Point]:
-        """The points of one method, the shared one first."""
+        """The points of one method."""
+        if method == "measured":
+            for compensation in self.compensations:
+                yield Point(seed, criterion, method, sparsity, compensation, PUBLISHED_GAMMA)
+            return
         if method == "shared":
             for compensation in self.compensations:
                 for gamma in self.gammas:

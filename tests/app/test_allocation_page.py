@@ -8,8 +8,8 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from nirvana.dashboard.replan import draft_plan
-from nirvana.evaluation.sensitivity_result import Sensitivity, Shift
 from nirvana.layout import KV_GROUP, NEURON
+from nirvana.loss_curves import LEVELS, Sensitivity, Shift
 from nirvana.models.families.t5 import T5Family
 from nirvana.runs.recipe import Recipe
 from nirvana.runs.store import Run, Store
@@ -100,8 +100,8 @@ def test_a_scan_points_at_layers_to_protect(start: Start, store: Store, filled: 
     app = start(filled).run()
     app.switch_page("pages/allocation.py").run()
     assert not app.exception and "allocation.scan" not in keys_on(app)
-    shifts = {site: Shift(float(site.layer), 0.01, 1, place.units) for site, place in scores.layout.items()}
-    protocol = {"rate": 0.2, "criterion": "nirvana", "samples": 4, "length": 8, "dtype": "float32", "device": "cpu"}
+    shifts = {site: (Shift(float(site.layer), 0.01, 1, place.units),) for site, place in scores.layout.items()}
+    protocol = {"levels": [0.2], "criterion": "nirvana", "samples": 4, "length": 8, "dtype": "float32", "device": "cpu"}
     filled.attach("sensitivity", Sensitivity(shifts, protocol))
     app.run()
     assert "allocation.scan" in keys_on(app) and app.button(key="allocation.scan.run").disabled
@@ -114,8 +114,40 @@ def test_a_scan_points_at_layers_to_protect(start: Start, store: Store, filled: 
 def test_a_scan_of_any_rate_is_shown(start: Start, filled: Run) -> None:
     scores = filled.saliency()
     assert scores is not None
-    protocol = {"rate": 0.01, "criterion": "nirvana", "samples": 4, "length": 8, "dtype": "float32", "device": "cpu"}
-    filled.attach("sensitivity", Sensitivity({site: Shift(0.1, 0.01, 1, 9) for site in scores.layout}, protocol))
+    protocol = {
+        "levels": [0.01],
+        "criterion": "nirvana",
+        "samples": 4,
+        "length": 8,
+        "dtype": "float32",
+        "device": "cpu",
+    }
+    filled.attach("sensitivity", Sensitivity({site: (Shift(0.1, 0.01, 1, 9),) for site in scores.layout}, protocol))
     app = start(filled).run()
     app.switch_page("pages/allocation.py").run()
     assert not app.exception and app.slider(key="allocation.scan.rate").value == 0.05
+
+
+def test_loss_curves_make_the_measured_plan(start: Start, filled: Run) -> None:
+    scores = filled.saliency()
+    assert scores is not None
+    app = start(filled).run()
+    app.switch_page("pages/allocation.py").run()
+    app.segmented_control(key="allocation.method").set_value("measured").run()
+    assert not app.exception and any("needs loss curves" in error.value for error in app.error)
+    assert not app.button(key="allocation.curves.run").disabled
+    curves = {
+        site: tuple(Shift(count * 0.01, 0.001, count, place.units) for count in range(1, place.units))
+        for site, place in scores.layout.items()
+    }
+    protocol = {"levels": list(LEVELS), "criterion": scores.criterion, "scores": scores.hash, "samples": 4, "length": 8}
+    protocol |= {"compensation": {"method": "least_squares"}, "dtype": "float32", "device": "cpu"}
+    filled.attach("sensitivity", Sensitivity(curves, protocol))
+    app.run()
+    assert not app.exception and not app.error
+    assert {"allocation.curves", "allocation.scan", "allocation.scan.level"} <= keys_on(app)
+    assert app.button(key="allocation.curves.run").disabled
+    assert any("as with a gamma of" in note.value for note in app.info)
+    assert "allocation.rates" not in keys_on(app)
+    app.select_slider(key="allocation.scan.level").set_value(0.5).run()
+    assert not app.exception

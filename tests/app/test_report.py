@@ -16,7 +16,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from nirvana import cli
-from nirvana.evaluation.sensitivity_result import Sensitivity, Shift
+from nirvana.loss_curves import Sensitivity, Shift
 from nirvana.models.families.t5 import T5Family
 from nirvana.reporting.html.document import Document, cell
 from nirvana.reporting.html.report import report_html
@@ -186,8 +186,15 @@ def test_the_command_knows_no_other_run(capsys: pytest.CaptureFixture[str]) -> N
 def test_studies_around_a_run_have_their_sections(filled: Run) -> None:
     scores = filled.saliency()
     assert scores is not None
-    protocol = {"rate": 0.2, "criterion": "nirvana", "samples": 4, "length": 8, "dtype": "float32", "device": "cpu"}
-    shifts = {site: Shift(0.25 + site.layer, 0.01, 1, place.units) for site, place in scores.layout.items()}
+    protocol = {
+        "levels": [0.2, 0.5],
+        "criterion": "nirvana",
+        "samples": 4,
+        "length": 8,
+        "dtype": "float32",
+        "device": "cpu",
+    }
+    shifts = {site: (Shift(0.25 + site.layer, 0.01, 1, place.units),) for site, place in scores.layout.items()}
     filled.attach("sensitivity", Sensitivity(shifts, protocol))
     for row in make_rows():
         recipe = row.point.recipe(filled.recipe)

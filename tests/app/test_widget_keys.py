@@ -11,7 +11,7 @@ from typing import Any
 from streamlit.testing.v1 import AppTest
 
 from nirvana.dashboard.guide import PAGES
-from nirvana.evaluation.sensitivity_result import Sensitivity, Shift
+from nirvana.loss_curves import Sensitivity, Shift
 from nirvana.models.families.t5 import T5Family
 from nirvana.runs.recipe import Recipe
 from nirvana.runs.store import Run, Store
@@ -62,8 +62,15 @@ def study(run: Run, store: Store) -> Run:
     put_sizes(run)
     scores = run.saliency()
     assert scores is not None
-    shifts = {site: Shift(0.1 * site.layer, 0.01, 1, place.units) for site, place in scores.layout.items()}
-    protocol = {"rate": 0.2, "criterion": "nirvana", "samples": 4, "length": 8, "dtype": "float32", "device": "cpu"}
+    shifts = {site: (Shift(0.1 * site.layer, 0.01, 1, place.units),) for site, place in scores.layout.items()}
+    protocol = {
+        "levels": [0.2, 0.5],
+        "criterion": "nirvana",
+        "samples": 4,
+        "length": 8,
+        "dtype": "float32",
+        "device": "cpu",
+    }
     run.attach("sensitivity", Sensitivity(shifts, protocol))
     (row,) = put_sweep(store, run, grid_of(("random",), ("shared",), (0.2,), (0,)))
     point = row.point._replace(sparsity=0.9)

@@ -11,9 +11,9 @@ import pytest
 import nirvana as nv
 from nirvana import cli
 from nirvana.errors import RunError
-from nirvana.evaluation.sensitivity_result import Sensitivity, Shift
 from nirvana.jobs.execute import check_task, execute
 from nirvana.layout import Site
+from nirvana.loss_curves import Sensitivity, Shift
 from nirvana.reporting.figures.sensitivity import agreement, most_sensitive, scan_heatmap
 from nirvana.runs.model_cache import ModelCache
 from nirvana.runs.pipeline import compute_steps
@@ -33,14 +33,14 @@ def run(tiny_folder: Path) -> Run:
 
 def test_a_scan_is_kept_with_the_scores(run: Run) -> None:
     with pytest.raises(RunError, match="no scores"):
-        check_task(run, "sensitivity", {"rate": 0.3})
+        check_task(run, "sensitivity", {"levels": [0.3]})
     compute_steps(run, until="allocation")
     models = ModelCache()
-    found = Sensitivity.from_json(execute(run, "sensitivity", {"rate": 0.4}, Reporter(), models))
+    found = Sensitivity.from_json(execute(run, "sensitivity", {"levels": [0.4]}, Reporter(), models))
     lm, scores = models.dense(run.recipe.model), run.saliency()
     assert scores is not None
     probe = nv.sample_probe(lm, nv.load_corpus("python-docs"), samples=4, length=16, seed=42)
-    direct = nv.sensitivity(lm, scores, probe, rate=0.4)
+    direct = nv.sensitivity(lm, scores, probe, levels=(0.4,))
     assert dict(found) == dict(direct)
     kept = Store().open(run.id).sensitivity()
     assert kept is not None and dict(kept) == dict(found)
@@ -54,7 +54,7 @@ def test_a_scan_is_kept_with_the_scores(run: Run) -> None:
 def test_a_rate_that_makes_no_sense(run: Run, rate: object) -> None:
     compute_steps(run, until="saliency")
     with pytest.raises(RunError, match="between 0 and 1"):
-        check_task(run, "sensitivity", {"rate": rate})
+        check_task(run, "sensitivity", {"levels": [rate]})
 
 
 def test_the_heatmap_and_what_it_says(run: Run) -> None:
@@ -63,26 +63,26 @@ def test_the_heatmap_and_what_it_says(run: Run) -> None:
     assert plan is not None and scores is not None
     rates = {site: 1 - len(kept) / plan.layout[site].units for site, kept in plan.items()}
     against = Sensitivity(
-        {site: Shift(1.0 - rate, 0.01, 1, scores.layout[site].units) for site, rate in rates.items()},
-        {"rate": 0.2, "criterion": "magnitude"},
+        {site: (Shift(1.0 - rate, 0.01, 1, scores.layout[site].units),) for site, rate in rates.items()},
+        {"levels": [0.01], "criterion": "magnitude"},
     )
-    assert agreement(against, plan) == pytest.approx(-1)
-    chart = scan_heatmap(against, scores.layout, plan)
+    assert agreement(against.at(0.01), plan) == pytest.approx(-1)
+    chart = scan_heatmap(against, 0.01, scores.layout, plan)
     assert "takes less where the model would miss more" in chart.takeaway
     assert chart.figure.data[0].z.shape == (2, len({site.layer for site in scores.layout}))
     assert chart.table["KL"].is_monotonic_decreasing
     worst = Site("decoder", 1, "mlp")
-    one = Sensitivity({**against.shifts, worst: Shift(9.0, 0.1, 1, 2)}, against.protocol)
-    assert most_sensitive(one)[0] == 1
-    assert scan_heatmap(one, scores.layout, None).takeaway.startswith("Layer 1, ")
-    assert math.isnan(agreement(Sensitivity({worst: Shift(1, 0, 1, 2)}, {}), plan))
+    one = Sensitivity({**against.curves, worst: (Shift(9.0, 0.1, 1, 2),)}, against.protocol)
+    assert most_sensitive(one.at(0.01))[0] == 1
+    assert scan_heatmap(one, 0.01, scores.layout, None).takeaway.startswith("Layer 1, ")
+    assert math.isnan(agreement({worst: Shift(1, 0, 1, 2)}, plan))
 
 
 def test_the_command(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     compute_steps(run, until="allocation")
-    assert cli.main(["sensitivity", run.id, "--rate", "0.5", "--json"]) == 0
+    assert cli.main(["sensitivity", run.id, "--level", "0.5", "--json"]) == 0
     found = Sensitivity.from_json(json.loads(capsys.readouterr().out))
-    assert found.protocol["rate"] == 0.5 and len(found) == len(run.saliency() or ())
+    assert found.levels == (0.5,) and len(found) == len(run.saliency() or ())
     assert cli.main(["sensitivity", run.id]) == 0
     assert "The most sensitive modules" in capsys.readouterr().out
 

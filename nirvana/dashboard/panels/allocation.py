@@ -6,7 +6,7 @@ import math
 
 import streamlit as st
 
-from nirvana.allocation.rules import RULES, rule_name, uses_gamma
+from nirvana.allocation.rules import METHODS, RULES, rule_name, uses_gamma
 from nirvana.dashboard.replan import Draft
 from nirvana.layout import Layout
 from nirvana.plan import PruningPlan
@@ -38,7 +38,7 @@ PRESETS = {  # key: label, gamma, what to expect
 MULTIPLES = (1, 2, 4, 8, 16, 32, 64, 128)
 SPARSITY, GAMMA, METHOD = "allocation.sparsity", "allocation.gamma", "allocation.method"
 LEAST, MOST = 0.01, 0.99  # sparsities of the sliders
-METHOD_NAMES = {"shared": "Shared allocation", "published": "As published"}
+METHOD_NAMES = {"shared": "Shared allocation", "published": "As published", "measured": "Measured"}
 
 
 def allocation_controls(choice: AllocationChoice, layout: Layout, criterion: str) -> AllocationChoice:
@@ -126,23 +126,25 @@ def trial_sparsity(key: str, words: str) -> float:
 
 def _method_control(criterion: str) -> str:
     """Shared or published, with what that means for the criterion of the scores."""
-    method = st.segmented_control(
-        "How the sparsity is shared out",
+    chosen = st.segmented_control(
+        "Allocation rule",
         list(METHOD_NAMES),
         format_func=METHOD_NAMES.__getitem__,
         key=METHOD,
         required=True,
-        help="Criteria compare fairly in two ways: each as its authors publish it, or all with the same allocation.",
+        help="Criteria compare fairly in two ways: each as its authors publish it, or all with the same allocation. "
+        "Measured needs loss curves: the KL of each module pruned alone, which takes minutes.",
     )
+    method = str(chosen)
     title, published = find_criterion(criterion).title, rule_name("published", criterion)
-    if method == "shared":
-        words = RULES["shared"].summary
+    if method != "published":
+        words = RULES[method].summary
     elif published == "shared":
         words = f"{title} is published with the shared allocation. {RULES[published].summary}"
     else:
         words = f"{title} as published: {RULES[published].label}. {RULES[published].summary} gamma plays no part."
     st.caption(words)
-    return str(method)
+    return method
 
 
 def _equal_widths_help(layout: Layout) -> str:
@@ -191,10 +193,13 @@ def explain_gamma() -> None:
         "Every layer keeps at least its best KV group and one block of its best neurons."
     )
     st.markdown(
-        "That is the **shared allocation**, NIRVANA's own. A criterion's authors may share out differently, and scores "
-        "such as norms of activations do not compare across layers. **As published** does what they do:"
+        "That is the **shared allocation**, NIRVANA's own. The **measured allocation** has no gamma: it measures how "
+        "KL grows as each module is pruned alone, and removes units where a parameter costs the least KL. Scores "
+        "choose the units within a module. A criterion's authors may allocate otherwise, and scores such as norms of "
+        "activations do not compare across layers. **As published** applies their rule:"
     )
-    st.markdown("\n".join(f"- {rule.label}: {rule.summary}" for rule in list(RULES.values())[1:]))
+    published = [rule for name, rule in RULES.items() if name not in METHODS]
+    st.markdown("\n".join(f"- {rule.label}: {rule.summary}" for rule in published))
 
 
 def _set(key: str, value: float) -> None:

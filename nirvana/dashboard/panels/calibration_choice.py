@@ -6,6 +6,7 @@ from typing import Any
 
 import streamlit as st
 
+from nirvana.allocation.rules import FROM_SCORES
 from nirvana.calibration.corpora.mixture import part_names
 from nirvana.calibration.corpora.registry import SELF_GENERATED
 from nirvana.calibration.tasks import CONTINUATION, SPANS
@@ -104,7 +105,7 @@ def _trial_controls(now: state.Context) -> dict[str, Any]:
         )
         method = st.selectbox(
             "Allocation",
-            list(METHOD_NAMES),
+            list(FROM_SCORES),
             key="calibration.trial_method",
             format_func=METHOD_NAMES.__getitem__,
             help="Shared by all criteria, or what the authors of the criterion do.",
@@ -153,7 +154,7 @@ def _take_own() -> None:
         trial_criterion=now.recipe.saliency.criterion,
         trial_sparsity=allocation.sparsity,
         trial_gamma=allocation.gamma,
-        trial_method=allocation.method,
+        trial_method=allocation.method if allocation.method in FROM_SCORES else "shared",
         trial_protected=allocation.protected,
         trial_normalisation=allocation.normalisation,
     )

@@ -13,6 +13,7 @@ from nirvana.reporting.figures import runs as figures
 from nirvana.reporting.figures.allocation import gamma_label
 from nirvana.reporting.figures.chart import count
 from nirvana.reporting.text import megabytes, moment, plain
+from nirvana.runs.describe import ALLOCATIONS
 from nirvana.runs.recipe import AllocationChoice
 from nirvana.runs.store import EXAMPLE, Run
 
@@ -27,7 +28,7 @@ def listed(now: state.Context) -> list[Run]:
 
 
 def _allocation(choice: AllocationChoice) -> str:
-    words = f"gamma {gamma_label(choice.gamma)}" if choice.method == "shared" else "as published"
+    words = f"gamma {gamma_label(choice.gamma)}" if choice.method == "shared" else ALLOCATIONS[choice.method]
     return words + ", equal widths" * choice.uniform
 
 

@@ -21,11 +21,10 @@ from nirvana.reporting.search import (
     CHOICES,
     describe,
     protocol_words,
-    short_text,
     trials_table,
 )
 from nirvana.reporting.text import duration, plain
-from nirvana.runs.describe import model_name
+from nirvana.runs.describe import model_name, short_text
 from nirvana.saliency.criteria import available
 from nirvana.studies.search import Search, SearchRequest
 from nirvana.studies.search_space import CRITERIA

@@ -5,17 +5,19 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, Generic
 
+from nirvana.compensation import METHODS
 from nirvana.errors import RunError
 from nirvana.jobs.task import Request, Task, require_pruned
+from nirvana.loss_curves import LEVELS, PROBE
 from nirvana.progress import Reporter
 from nirvana.runs.run import Run
 from nirvana.runs.speed import SizesRequest, SpeedRequest, measure_speeds, quality_against_bytes
-from nirvana.schema import Schema, option
+from nirvana.schema import Distinct, Schema, option
 
 if TYPE_CHECKING:
     from nirvana.evaluation.results import Report
-    from nirvana.evaluation.sensitivity_result import Sensitivity
     from nirvana.evaluation.speed_report import SpeedReport
+    from nirvana.loss_curves import Sensitivity
     from nirvana.runs.model_cache import ModelCache
     from nirvana.runs.workspace import Workspace
 
@@ -77,13 +79,25 @@ class Sizes(MeasurementTask[SizesRequest]):
 
 
 class ScanRequest(Schema):
-    """The share of units that is pruned."""
+    """Levels of the loss curves, the compensation, and the probe that they are measured on."""
 
-    rate: float = option(0.2, "--rate", "share of each module's units to prune", gt=0, lt=1)
+    levels: Distinct[float] = option(
+        (0.2,), "--level", "share of each module's units to prune; may be repeated", gt=0, lt=1
+    )
+    compensation: str = option(
+        "none", "--curve-compensation", "compensation of each pruned module", choices=lambda: METHODS
+    )
+    samples: int = option(
+        0, "--curve-samples", "probes that the curves are measured on; 0: the run's own", ge=0, le=4096
+    )
+    length: int = option(64, "--curve-length", "tokens in such a probe", ge=2, le=32_768)
+
+
+LOSS_CURVES = ScanRequest(levels=LEVELS, compensation="least_squares", samples=PROBE[0], length=PROBE[1])
 
 
 class Scan(MeasurementTask[ScanRequest]):
-    """Prune each module alone, with the run's scores, and measure KL on its probe."""
+    """Prune each module alone, with the run's scores, at one level or several, and measure KL."""
 
     name = "sensitivity"
     title = "Sensitivity scan"
@@ -96,7 +110,5 @@ class Scan(MeasurementTask[ScanRequest]):
             raise RunError("The scores are of earlier choices.", "Score the units again first.")
 
     def measure(self, workspace: Workspace, request: ScanRequest) -> Sensitivity:
-        from nirvana.evaluation.sensitivity import sensitivity
-
-        scores, probe = workspace.saliency(), workspace.probe()
-        return sensitivity(workspace.lm, scores, probe, rate=request.rate, progress=workspace.progress)
+        probe = (request.samples, request.length) if request.samples else None
+        return workspace.loss_curves(request.levels, request.compensation, probe)  # type: ignore[arg-type]

@@ -76,7 +76,7 @@ def cells_table(found: Sequence[Cell]) -> pd.DataFrame:
         [
             {
                 "criterion": cell.way.criterion,
-                "allocation": cell.way.contest if cell.way.column == "shared" else PUBLISHED,
+                "allocation": PUBLISHED if cell.way.column == "published" else cell.way.contest,
                 "asked": cell.asked,
                 "sparsity": cell.sparsity,
                 cell.metric: cell.mean,

@@ -13,7 +13,7 @@ from nirvana.reporting.figures import model as model_figures
 from nirvana.reporting.figures import prune as prune_figures
 from nirvana.reporting.figures import saliency as saliency_figures
 from nirvana.reporting.figures import zero_shot as zero_shot_figures
-from nirvana.reporting.figures.sensitivity import scan_heatmap, scan_words
+from nirvana.reporting.figures.sensitivity import loss_curves, scan_heatmap, scan_words
 from nirvana.reporting.html.document import Document
 from nirvana.runs.results import ModelCard, PruneSummary
 from nirvana.runs.run import Run
@@ -111,7 +111,9 @@ def write_scan(document: Document, run: Run, scores: Saliency, plan: PruningPlan
     found = run.sensitivity()
     if found is not None:
         document.section("sensitivity", "Each module pruned alone")
-        document.chart(scan_heatmap(found, scores.layout, plan), scan_words(found))
+        document.chart(scan_heatmap(found, found.levels[-1], scores.layout, plan), scan_words(found))
+        if len(found.levels) > 1:
+            document.chart(loss_curves(found, scores.layout, plan), scan_words(found))
 
 
 def write_pruning(document: Document, plan: PruningPlan, summary: PruneSummary) -> None:

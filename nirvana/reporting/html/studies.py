@@ -9,9 +9,10 @@ from nirvana.reporting.figures import sweep as sweep_figures
 from nirvana.reporting.figures.chart import count
 from nirvana.reporting.html.document import Document
 from nirvana.reporting.matrix import describe
-from nirvana.reporting.search import CHOICES, protocol_words, short_text, trials_table
+from nirvana.reporting.search import CHOICES, protocol_words, trials_table
 from nirvana.reporting.search import describe as describe_choices
 from nirvana.reporting.sweeps import metrics, points_table, title, verdicts
+from nirvana.runs.describe import short_text
 from nirvana.runs.run import Run
 from nirvana.studies.matrix_rows import read_matrix
 from nirvana.studies.search_trials import ranked, read_trials

@@ -1,0 +1,130 @@
+"""Measured allocation against the paper's gamma: perplexity on held-out text, by length of the probe.
+
+    python -m benchmarks.allocation --calibrate "wiki.txt + novels.txt" --evaluate wiki.txt other-novel.txt
+
+Scores, statistics and compensation are the same for all plans of a seed. Loss curves are kept in --curves and rows in
+--rows as soon as they are measured, so that an interrupted benchmark continues where it was stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import nirvana as nv
+from benchmarks.quality import Bench, read_rows, settings
+from nirvana.loss_curves import LEVELS
+from nirvana.progress import Progress
+
+Row = dict[str, Any]
+
+
+class Point(NamedTuple):
+    """One pruned model; `probe` is "samples x length" of the loss curves, or empty for the paper's allocation."""
+
+    seed: int
+    probe: str
+    sparsity: float
+    uniform: bool
+
+
+def points(args: argparse.Namespace) -> Iterator[Point]:
+    """All plans that the arguments ask for, those of one probe together."""
+    for seed in args.seeds:
+        for probe in ("", *args.probes):
+            for sparsity in args.sparsity:
+                yield Point(seed, probe, sparsity, False)
+                yield Point(seed, probe, sparsity, True)
+
+
+class Allocations(Bench):
+    """Measures plans with the same scores and statistics."""
+
+    def curves(self, point: Point) -> nv.Sensitivity:
+        """Loss curves with one probe, continued from the file where there is one."""
+        file = self.args.curves / f"{self.args.criterion}-{point.seed}-{point.probe.replace(' ', '')}.json"
+        samples, length = map(int, point.probe.split("x"))
+        probe = nv.sample_probe(self.lm, self.corpus, samples=samples, length=length, seed=42 + point.seed)
+        known = nv.Sensitivity.from_json(json.loads(file.read_text())) if file.exists() else None
+        started = time.monotonic()
+
+        def show(progress: Progress) -> None:
+            elapsed = time.monotonic() - started
+            print(f"\r{progress.stage:<40} {progress.fraction:6.1%} {elapsed:6.0f} s", end="", flush=True)
+
+        found = nv.sensitivity(
+            self.lm,
+            self.saliency(self.args.criterion, point.seed),
+            probe,
+            levels=LEVELS,
+            compensation="least_squares",
+            statistics=self.statistics(point.seed),
+            known=known,
+            keep=lambda curves: (file.write_text(json.dumps(curves.to_json())), None)[1],
+            progress=show,
+        )
+        print()
+        return found
+
+    def measure_plan(self, point: Point) -> Row:
+        """The row of one pruned model."""
+        how: dict[str, Any] = {"gamma": self.args.gamma}
+        start = time.perf_counter()
+        if point.probe:
+            how = {"method": "measured", "sensitivity": self.curves(point)}
+        seconds = time.perf_counter() - start
+        scores = self.saliency(self.args.criterion, point.seed)
+        plan = nv.allocate(scores, sparsity=point.sparsity, uniform=point.uniform, **how)
+        small = nv.prune(self.lm, plan, compensation="least_squares", statistics=self.statistics(point.seed))
+        row = {"point": point._asdict(), "sparsity": plan.sparsity, "curves_seconds": round(seconds, 1)}
+        row |= {"rates": {kind: plan.rate(kind) for kind in ("KV group", "neuron")}, "perplexity": self.read(small)}
+        small.unload()
+        return row
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--calibrate", default="python-docs", help='a corpus, or a mixture "a + b"')
+    parser.add_argument("--evaluate", nargs="+", default=["python-docs", "library-docs"])
+    parser.add_argument("--criterion", default="second_order")
+    parser.add_argument("--probes", nargs="+", default=["32 x 64", "16 x 128", "4 x 512"])
+    parser.add_argument("--sparsity", type=float, nargs="+", default=[0.2, 0.4])
+    parser.add_argument("--gamma", type=float, default=4.0)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--samples", type=int, default=48, help="windows that are scored on")
+    parser.add_argument("--statistics-samples", type=int, default=96, help="windows of the compensation's statistics")
+    parser.add_argument("--length", type=int, default=256, help="tokens of a window")
+    parser.add_argument("--window", type=int, default=512)
+    parser.add_argument("--max-tokens", type=int, default=16_384)
+    parser.add_argument("--evaluate-in", default="float32", help="dtype that perplexity is measured in")
+    parser.add_argument("--rows", type=Path, default=Path("allocation.jsonl"))
+    parser.add_argument("--curves", type=Path, default=Path("curves"), help="folder of the loss curves")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse()
+    args.curves.mkdir(parents=True, exist_ok=True)
+    rows = read_rows(args.rows, settings(args))
+    done = [row["point"] for row in rows]
+    bench = Allocations(args)
+    with args.rows.open("a", encoding="utf-8") as file:
+        for point in (None, *points(args)):
+            if (point and point._asdict()) in done:
+                continue
+            row = bench.dense() if point is None else bench.measure_plan(point)
+            row["date"] = datetime.now(UTC).date().isoformat()
+            file.write(json.dumps(row) + "\n")
+            file.flush()
+            print(json.dumps(row), flush=True)
+
+
+if __name__ == "__main__":
+    main()
