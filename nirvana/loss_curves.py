@@ -36,7 +36,7 @@ class Sensitivity(Mapping[Site, Curve]):
     device and dtype.
     """
 
-    curves: dict[Site, Curve]
+    curves: Mapping[Site, Curve]
     protocol: dict[str, Any] = field(default_factory=dict)
 
     def __getitem__(self, site: Site) -> Curve:

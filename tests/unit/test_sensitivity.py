@@ -147,10 +147,10 @@ def test_a_scan_says_how_it_was_measured_and_survives_json(tiny_lm: LM, tmp_path
 
 
 def test_a_scan_of_one_rate_that_was_saved_before_is_read() -> None:
-    shift = {"kl": 0.5, "standard_error": 0.1, "removed": 1, "units": 4}
-    old = {"version": 1, "protocol": {"rate": 0.3}, "shifts": {"decoder.0.mlp": shift}}
+    shift = Shift(kl=0.5, standard_error=0.1, removed=1, units=4)
+    old = {"version": 1, "protocol": {"rate": 0.3}, "shifts": {"decoder.0.mlp": shift._asdict()}}
     found = nv.Sensitivity.from_json(old)
-    assert found.levels == (0.3,) and found.at(0.3) == {Site("decoder", 0, "mlp"): Shift(**shift)}
+    assert found.levels == (0.3,) and found.at(0.3) == {Site("decoder", 0, "mlp"): shift}
 
 
 @pytest.mark.parametrize(
