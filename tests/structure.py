@@ -28,6 +28,14 @@ def imports() -> dict[str, set[str]]:
     }
 
 
+def typed_names() -> dict[str, str]:
+    """Name -> module, of what `nirvana` imports for type checkers alone, under an alias that exports it."""
+    tree = ast.parse(modules()["nirvana"].read_text(encoding="utf-8"))
+    blocks = [node for node in tree.body if isinstance(node, ast.If) and _for_types(node)]
+    found = [node for block in blocks for node in block.body if isinstance(node, ast.ImportFrom)]
+    return {alias.asname: str(node.module) for node in found for alias in node.names if alias.asname}
+
+
 def cycles(graph: dict[str, set[str]]) -> list[list[str]]:
     """Strongly connected modules (Tarjan). An import of a module imports the packages that it lies in as well."""
     index: dict[str, int] = {}
@@ -72,7 +80,11 @@ def _imported(tree: ast.AST, files: dict[str, Path]) -> Iterator[str]:
 
 def _nodes(tree: ast.AST) -> Iterator[ast.AST]:
     for node in ast.iter_child_nodes(tree):
-        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+        if isinstance(node, ast.If) and _for_types(node):
             continue
         yield node
         yield from _nodes(node)
+
+
+def _for_types(node: ast.If) -> bool:
+    return isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"

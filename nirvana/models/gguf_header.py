@@ -51,14 +51,14 @@ def read_header(path: Path) -> GGUFHeader:
         found: dict[str, Any] = {}
         for _ in range(values):
             _add(found, cursor.text(), cursor.value(cursor.numbers("I")[0]))
-        described = {}
+        described: dict[str, tuple[Any, ...]] = {}
         for _ in range(tensors):
             name, (dimensions,) = cursor.text(), cursor.numbers("I")
             if dimensions > MOST_DIMENSIONS:
                 raise ValueError(f"{name[:60]} has {dimensions:,} dimensions")
             _add(described, name, (cursor.numbers("Q", dimensions), *cursor.numbers("I"), *cursor.numbers("Q")))
         start = _aligned(cursor.place, found.get("general.alignment", ALIGNMENT))
-        return GGUFHeader(found, {name: _tensor(name, *each, len(data) - start) for name, each in described.items()})
+        return GGUFHeader(found, {name: _tensor(name, len(data) - start, *each) for name, each in described.items()})
 
 
 class _Cursor:
@@ -111,7 +111,7 @@ def _aligned(place: int, alignment: Any) -> int:
     return -(-place // alignment) * alignment
 
 
-def _tensor(name: str, shape: tuple[int, ...], kind: int, offset: int, room: int) -> GGUFTensor:
+def _tensor(name: str, room: int, shape: tuple[int, ...], kind: int, offset: int) -> GGUFTensor:
     """The description of a tensor that lies within the `room` bytes after the header."""
     from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 

@@ -45,7 +45,8 @@ def test_an_encoder_decoder_of_uneven_depth_continues_greedily(encoder: int, dec
     torch.manual_seed(0)
     tokenizer = byte_tokenizer()
     sizes = {"d_model": 16, "d_kv": 4, "d_ff": 24, "num_heads": 4, "num_layers": encoder, "num_decoder_layers": decoder}
-    config = T5Config(
+    configure: Any = T5Config  # some of its settings are untyped
+    config = configure(
         vocab_size=len(tokenizer), pad_token_id=0, decoder_start_token_id=0, tie_word_embeddings=False, **sizes
     )
     model = T5ForConditionalGeneration(config)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import io
 import json
@@ -15,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
@@ -116,9 +115,13 @@ def damaged(content: bytes, damage: list[tuple[int, int]]) -> bytes:
 
 
 def survives(read: Callable[[], object]) -> None:
-    """Run `read`; errors of this project are answers."""
-    with contextlib.suppress(NirvanaError):
+    """Run `read`; errors of this project are answers, counted with --hypothesis-show-statistics."""
+    try:
         read()
+    except NirvanaError as error:
+        event(type(error).__name__)
+    else:
+        event("read")
 
 
 @pytest.fixture(scope="module")
@@ -157,8 +160,16 @@ def t5_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from transformers import T5Config, T5ForConditionalGeneration
 
     tokenizer = byte_tokenizer()
-    sizes = {"d_model": 16, "d_kv": 4, "d_ff": 24, "num_layers": 2, "num_decoder_layers": 3, "num_heads": 4}
-    config = T5Config(vocab_size=len(tokenizer), pad_token_id=0, decoder_start_token_id=0, **sizes)
+    sizes: dict[str, Any] = {
+        "d_model": 16,
+        "d_kv": 4,
+        "d_ff": 24,
+        "num_layers": 2,
+        "num_decoder_layers": 3,
+        "num_heads": 4,
+    }
+    configure: Any = T5Config  # some of its settings are untyped
+    config = configure(vocab_size=len(tokenizer), pad_token_id=0, decoder_start_token_id=0, **sizes)
     folder = tmp_path_factory.mktemp("hostile") / "t5"
     T5ForConditionalGeneration(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -194,18 +205,21 @@ def gguf(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 
 @FUZZ
-@given(damage=DAMAGE, cut=st.one_of(st.none(), NUMBER), count=st.one_of(st.none(), st.tuples(NUMBER, NUMBER)))
-def test_headers_of_gguf_files(
-    damage: list[tuple[int, int]], cut: int | None, count: tuple[int, int] | None, gguf: bytes, tmp_path: Path
-) -> None:
-    size = gguf.index(b"blk.0.")  # what lies before the first tensor's name
-    header = bytearray(damaged(gguf[:size], damage))
-    if count is not None:
-        place = count[0] * (size - 8) // 10_000
-        header[place : place + 8] = COUNTS[count[1] % len(COUNTS)].to_bytes(8, "little")
-    content = bytes(header) + gguf[size:]
+@given(damage=DAMAGE, kind=st.sampled_from(["values", "tensors", "counts", "cut"]))
+def test_headers_of_gguf_files(damage: list[tuple[int, int]], kind: str, gguf: bytes, tmp_path: Path) -> None:
+    values, tensors = gguf.index(TOKENS), gguf.index(b"token_embd")  # between them lies the vocabulary
+    end = gguf.rindex(b".weight") + 40
+    if kind == "values":
+        content = damaged(gguf[:values], damage[:1]) + gguf[values:]
+    elif kind == "tensors":
+        content = gguf[:tensors] + damaged(gguf[tensors:end], damage[:1]) + gguf[end:]
+    elif kind == "counts":
+        place = damage[0][0] * (end - 8) // 10_000
+        content = gguf[:place] + COUNTS[damage[0][1] % len(COUNTS)].to_bytes(8, "little") + gguf[place + 8 :]
+    else:
+        content = gguf[: len(gguf) * damage[0][0] // 10_001]
     file = tmp_path / "tiny.gguf"
-    file.write_bytes(content if cut is None else content[: len(content) * cut // 10_001])
+    file.write_bytes(content)
     survives(lambda: inspect_model(str(file)))
     survives(lambda: load_model(file, device="cpu"))
     survives(lambda: open_gguf(file))
@@ -311,7 +325,7 @@ def test_an_archive_is_damaged_where_a_header_claims_more_than_it_holds(tmp_path
         {"decoder.0.mlp.mean": np.zeros((5, 1))},
         {"decoder.0.mlp.mean": np.zeros(5, np.int64)},
         {"decoder.0.mlp.mean": np.full(5, np.nan)},
-        {"decoder.0.mlp.mean": np.zeros(10**7)},  # a square of 10^14 numbers
+        {"decoder.0.mlp.mean": np.zeros(10**6)},  # a square of 10^12 numbers
         {"decoder.1.mlp.second": np.zeros(15)},
         {"decoder.1.mlp.second": np.zeros(16, np.float32)},
         {"tokens": {}},

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 import pkgutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 import nirvana
+from tests.structure import typed_names
 
 TORCH_FREE = [
     "nirvana",
@@ -67,6 +68,7 @@ def test_every_public_name_is_there() -> None:
 
 
 def test_type_checkers_see_every_public_name() -> None:
-    source = Path(nirvana.__file__).read_text(encoding="utf-8")
-    seen = {line.rpartition(" as ")[2].strip() for line in source.splitlines() if line.startswith("    from nirvana")}
-    assert seen == set(nirvana.__all__) - {"__version__"}
+    seen = typed_names()
+    assert set(seen) == set(nirvana.__all__) - {"__version__"}
+    for name, module in seen.items():
+        assert getattr(importlib.import_module(module), name) is getattr(nirvana, name)

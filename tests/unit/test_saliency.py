@@ -163,7 +163,7 @@ def test_activations_that_are_not_finite_are_refused(make_lm: MakeLM, criterion:
 def test_weights_of_a_layer_that_are_not_finite_are_refused(make_lm: MakeLM, criterion: str, value: float) -> None:
     lm = make_lm()
     with torch.no_grad():
-        lm.weights().get_submodule("model.layers.1.mlp.down_proj").weight[:, 3] = value
+        lm.weights().get_parameter("model.layers.1.mlp.down_proj.weight")[:, 3] = value
     with pytest.raises((SaliencyError, CompensationError), match="not finite"):
         score(lm, tokens(), criterion=criterion)
 
