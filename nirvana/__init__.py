@@ -2,7 +2,7 @@
 
     model -> calibration set -> saliency -> plan -> pruned model -> report
 
-Importing this package imports no torch: each name below is loaded when it is first used.
+Importing this package does not import torch: each name is loaded on first use.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The command line: the parser of all subcommands, and what becomes of their errors."""
+"""The command line: the parser of all subcommands, and exit codes for their errors."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"       {error.hint}", file=sys.stderr)
         return FAILED
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the reader of stdout has ended; flushing at exit must not fail
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # stdout was closed by its reader; flushing at exit must not fail
         return 128 + signal.SIGPIPE if hasattr(signal, "SIGPIPE") else 1
     return 0
 

@@ -1,9 +1,9 @@
-"""Environment variables: the programs set the spin policy of the threads, and the library changes none.
+"""Environment variables: programs set the spin policy of threads; the library changes none.
 
-A thread of an OpenMP runtime that waits for the others of its team spins at first: GNU's for some 20 ms, LLVM's and
-Intel's for 200 ms. Beside other busy processes the spinning threads take the processors from those that they wait for,
-and a pass takes tens of times as long. A short spin costs nothing on an idle machine and yields on a busy one; see
-`benchmarks.contention`. The runtimes read these variables once, when torch is loaded.
+A waiting OpenMP thread spins before it sleeps: about 20 ms with GNU's runtime, 200 ms with LLVM's and Intel's. Beside
+other busy processes the spinning threads take processors from the threads that they wait for, and a pass takes tens of
+times as long. A short spin costs nothing on an idle machine and yields on a busy one; see `benchmarks.contention`. The
+runtimes read these variables once, when torch is loaded.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ RELATED = (*POLICY, "OMP_WAIT_POLICY", "KMP_LIBRARY")  # a user who set any of t
 
 
 def thread_policy(environment: Mapping[str, str]) -> dict[str, str]:
-    """The variables to add to the environment of a process that will load torch; empty where the user has set any."""
+    """Variables for the environment of a process that will load torch; empty where the user has set any."""
     return {} if any(name in environment for name in RELATED) else dict(POLICY)
 
 
 def set_thread_policy() -> None:
-    """Add the policy to this process's environment, unless torch is loaded and would not read it."""
+    """Add the policy to this process's environment, unless torch is loaded already."""
     if "torch" not in sys.modules:
         os.environ.update(thread_policy(os.environ))
 
 
 @contextmanager
 def unchanged_environment() -> Iterator[None]:
-    """Undo what the block, such as the import of another library, changes in the environment."""
+    """Restore the environment after the block, such as an import that changes it."""
     before = dict(os.environ)
     try:
         yield

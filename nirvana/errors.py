@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-KEPT = "The steps that were finished are kept."
+KEPT = "The finished steps are kept."
 
 
 class NirvanaError(Exception):
     """Base of every expected failure.
 
-    `str(error)` is the whole message; `error.hint` is the advice, so that a page can show it apart from the
-    cause.
+    `str(error)` is the whole message; `error.hint` is the advice alone, for pages.
     """
 
     def __init__(self, message: str, hint: str = "") -> None:
@@ -26,7 +25,7 @@ class ModelError(NirvanaError):
 
 
 class CorpusError(NirvanaError):
-    """A text source cannot be found, is empty, or is too short for what was asked of it."""
+    """A text source cannot be found, is empty, or is too short."""
 
 
 class SaliencyError(NirvanaError):
@@ -46,7 +45,7 @@ class TaskError(NirvanaError):
 
 
 class CheckpointError(NirvanaError):
-    """A checkpoint cannot be written, or what was read is incomplete or inconsistent."""
+    """A checkpoint cannot be written, or is incomplete or inconsistent."""
 
 
 class RunError(NirvanaError):

@@ -1,4 +1,4 @@
-"""Reading files that may hold anything, and writing files that are whole or absent."""
+"""Safe reading of untrusted files, and atomic writing."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MOST_BYTES = 1 << 30  # of a file that is read whole
 
 
 def data_folder() -> Path:
-    """Where runs are kept: `$NIRVANA_HOME`, or the user's data folder."""
+    """The folder of runs: `$NIRVANA_HOME`, or the user's data folder."""
     home = os.environ.get("NIRVANA_HOME")
     return user_path(home) if home else Path(platformdirs.user_data_dir(APPLICATION))
 
@@ -39,7 +39,7 @@ def cache_folder() -> Path:
 
 
 def user_path(given: str | os.PathLike[str], error: type[NirvanaError] = NirvanaError) -> Path:
-    """The path that someone typed, with `~` expanded.
+    """A typed path with `~` expanded.
 
     Raises:
         NirvanaError: of the class `error`, where `~` names an unknown user or the path holds a null character.
@@ -56,10 +56,10 @@ def user_path(given: str | os.PathLike[str], error: type[NirvanaError] = Nirvana
 
 
 def local_path(text: str, error: type[NirvanaError]) -> Path:
-    """The path that someone typed, with `~` expanded; there need be nothing at it.
+    """A typed path with `~` expanded; it need not exist.
 
     Raises:
-        NirvanaError: of the class `error`, where it cannot be looked at: too long, of an unknown user, forbidden.
+        NirvanaError: of the class `error`, where it is too long, of an unknown user, or forbidden.
     """
     path = user_path(text, error)
     try:
@@ -76,7 +76,7 @@ def write_bytes(path: Path, content: bytes) -> None:
     """Write `content` to `path` atomically, making its folder.
 
     Raises:
-        NirvanaError: the disk is full or the folder cannot be written; an earlier file at `path` is left as it was.
+        NirvanaError: the disk is full or the folder cannot be written; an earlier file at `path` is unchanged.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
@@ -98,7 +98,7 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def append_line(path: Path, line: str) -> None:
-    """Add a line to a file and put it on the disk; one that a killed program left half written is ended first.
+    """Append a line to a file and sync it; a last line that a killed program left incomplete is ended first.
 
     Raises:
         NirvanaError: the disk is full or the folder cannot be written.
@@ -177,16 +177,16 @@ def parse_json(content: str | bytes) -> Any:
         raise ValueError("it is nested too deeply") from None
 
 
-# Errors of a parser on content that is not what it should be.
+# Errors of a parser on malformed content.
 MALFORMED = (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, IndexError)
 
 
 @contextlib.contextmanager
 def well_formed(subject: str, error: type[NirvanaError], hint: str) -> Iterator[None]:
-    """Turn what a parser raises within the block into `error`: "<subject>: <cause>".
+    """Turn a parser's exceptions within the block into `error`: "<subject>: <cause>".
 
     Raises:
-        NirvanaError: of the class `error`; one that the block raises itself passes through.
+        NirvanaError: of the class `error`; one raised within the block passes through.
     """
     try:
         yield
@@ -237,7 +237,7 @@ def read_json(path: Path) -> Any:
 def pack(meta: Mapping[str, Any], arrays: Mapping[str, np.ndarray], *, compress: bool = True) -> bytes:
     """An .npz of `arrays` with `meta` as JSON beside them, under the name `meta`.
 
-    Without `compress` it is written in a fraction of the time: for many measured values, which hardly shrink.
+    Without `compress` writing is several times faster, for measured values, which hardly compress.
     """
     buffer = io.BytesIO()
     contents: dict[str, Any] = {"meta": np.array(json.dumps(meta)), **arrays}
@@ -249,7 +249,7 @@ def unpack(content: bytes) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """The reverse of `pack`. Never unpickles.
 
     Raises:
-        ValueError: it is something else, or damaged.
+        ValueError: it is damaged or of another kind.
         MemoryError: the arrays that the archive does hold need more memory than is free.
     """
     try:
@@ -257,7 +257,7 @@ def unpack(content: bytes) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
             arrays = {file.filename.removesuffix(".npy"): _member(archive, file) for file in archive.infolist()}
     except MemoryError:
         raise
-    except Exception as error:  # of zipfile, zlib, NumPy and the tokenizer that NumPy parses headers with
+    except Exception as error:  # of zipfile, zlib, NumPy and its header parser
         raise ValueError(f"the .npz archive cannot be read: {error}") from error
     if "meta" not in arrays:
         raise ValueError("the .npz archive lacks its description")
@@ -297,7 +297,7 @@ def json_hash(value: Any) -> str:
 
 
 def strict(value: Any) -> Any:
-    """`value` without what JSON cannot say."""
+    """`value` with NaN as None and infinities as "inf" and "-inf", which JSON can hold."""
     if isinstance(value, dict):
         return {str(key): strict(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""Pruning in steps: score, allocate and prune again and again, each time a part of the whole sparsity."""
+"""Iterative pruning: score, allocate and prune repeatedly, each time a part of the sparsity."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from nirvana.surgery import prune
 
 
 class Iterated(NamedTuple):
-    """The pruned model, and the one plan that makes it from the model it was pruned from."""
+    """The pruned model, and the single plan that makes it from the original."""
 
     lm: LM
     plan: PruningPlan
@@ -37,13 +37,13 @@ def prune_iteratively(
     seed: int = 0,
     progress: ProgressCallback | None = None,
 ) -> Iterated:
-    """Prune `lm` to `sparsity` in equal steps, scoring what is left before each; one step is one-shot pruning.
+    """Prune `lm` to `sparsity` in equal steps, scoring the remaining units before each; one step is one-shot pruning.
 
-    After step k of n, k/n of the weights that are to go have gone; what one step leaves of its budget goes to the next.
-    gamma ties the rates of each step, which are shares of what is left. `lm` is untouched.
+    After step k of n, k/n of the weights to remove are removed; a step's unspent budget is added to the next. gamma
+    ties the rates of each step, as shares of the remaining weights. `lm` is unchanged.
 
     Args:
-        calibration: (N, T) tokens that every step scores with; None will do for criteria that look at weights only.
+        calibration: (N, T) tokens for the scores of every step; None for criteria that use weights only.
         sparsity: fraction of the attention and MLP parameters of `lm` to remove, in (0, 1).
         steps: from 1.
         criterion, seed: as for `score`.
@@ -56,7 +56,7 @@ def prune_iteratively(
         ModelError: the weights are not in memory.
     """
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-        raise PlanError(f"A model is pruned in a whole number of steps from 1, not {steps}.", "Use 1 for one shot.")
+        raise PlanError(f"The number of steps must be a whole number from 1, not {steps}.", "Use 1 for one shot.")
     constraints = {"gamma": gamma, "multiple_of": multiple_of, "uniform": uniform, "method": method}
     guarded, whole = tuple(protected), lm.layout.prunable
     current: LM = lm

@@ -1,8 +1,8 @@
 """Prunable parts of a model: sites, their units, and the cost of each unit.
 
-A `Site` is one prunable module of one layer, a unit is the smallest thing that can be removed from it: a KV group
-of an attention module (its key and value head with all query heads that share them) or a neuron of an MLP.
-Everything here is plain data, so allocation, figures and pages need no model and no torch.
+A `Site` is one prunable module of one layer, a unit is the smallest removable part of it: a KV group of an attention
+module (its key and value head with all query heads that share them) or a neuron of an MLP. All values are plain data,
+so allocation, figures and pages need neither model nor torch.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ class Site(NamedTuple):
 class SiteLayout(NamedTuple):
     """The units of one site, e.g. `SiteLayout(units=1536, cost=1728, kind="neuron")`.
 
-    `cost` is the number of weights removed with one unit; `kind` is the field's name of the unit and decides the
-    pool it is ranked in. `biases` go with a unit too, but count in no sparsity. `output_bias` is the size of the bias
-    of the projection by which the site's output leaves it, which belongs to no unit: the hidden size, or 0 without one.
+    `cost` is the number of weights removed with one unit; `kind` is the kind of unit, which determines its ranking.
+    `biases` are removed with a unit but do not count in the sparsity. `output_bias` is the size of the output
+    projection's bias, which belongs to no unit: the hidden size, or 0 without one.
     """
 
     units: int
@@ -62,10 +62,10 @@ class SiteLayout(NamedTuple):
 
 
 class PlainForm(NamedTuple):
-    """Requirements of a plain checkpoint, whose config has one number for all layers, beyond equal widths.
+    """Requirements of a plain checkpoint, beyond equal widths: its config has one number for all layers.
 
-    `same_units`: (stack, module) whose layers must keep the same units, not only as many. `groups_divide`: the number
-    of KV groups in a layer must divide this; 0 asks for nothing.
+    `same_units`: (stack, module) whose layers must keep the same units. `groups_divide`: the number of KV groups in a
+    layer must divide this; 0 for no constraint.
     """
 
     same_units: tuple[tuple[str, str], ...] = ()
@@ -77,11 +77,11 @@ ANY_FORM = PlainForm()
 
 @dataclass(frozen=True)
 class Layout(Mapping[Site, SiteLayout]):
-    """Site -> SiteLayout, in model order, with what else the model holds.
+    """Site -> SiteLayout, in model order, with the model's other parameters.
 
-    `other` counts the parameters that are never pruned by part, e.g. `{"embeddings": 28311552, "norms": 35136}`, so
-    that `parameters` is the whole model's count. `architecture` is the transformers class name, and `plain` what its
-    config can say.
+    `other` counts, by part, the parameters that are never pruned, e.g. `{"embeddings": 28311552, "norms": 35136}`, so
+    that `parameters` is the whole model's count. `architecture` is the transformers class name, and `plain` the
+    requirements of its plain checkpoints.
     """
 
     sites: dict[Site, SiteLayout]
@@ -100,7 +100,7 @@ class Layout(Mapping[Site, SiteLayout]):
 
     @property
     def prunable(self) -> int:
-        """Parameters in attention and MLP blocks: the base of every sparsity in this project."""
+        """Parameters in attention and MLP blocks, the denominator of every sparsity."""
         return sum(site.parameters for site in self.sites.values())
 
     @property
@@ -135,7 +135,7 @@ class Layout(Mapping[Site, SiteLayout]):
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Layout:
         sites = {Site.from_key(key): _site_layout(*value) for key, value in data["sites"].items()}
-        plain = data.get("plain", {})  # what was written before there was one asks for nothing
+        plain = data.get("plain", {})  # absent in files of older versions
         same = tuple((str(stack), str(module)) for stack, module in plain.get("same_units", ()))
         form = PlainForm(same, whole_number(plain.get("groups_divide", 0)))
         other = {str(name): whole_number(count) for name, count in data.get("other", {}).items()}
@@ -143,10 +143,10 @@ class Layout(Mapping[Site, SiteLayout]):
 
 
 def kept_units(data: Mapping[str, Any]) -> dict[Site, np.ndarray]:
-    """Site -> int64 unit indices, of a JSON object of lists by site key.
+    """Site -> int64 unit indices, from a JSON object of lists by site key.
 
     Raises:
-        ValueError: a key names no site, or a list holds anything but whole numbers.
+        ValueError: a key names no site, or a list does not hold whole numbers.
     """
     found = {}
     for key, units in data.items():

@@ -1,4 +1,4 @@
-"""Command-line options of a `Schema`: generated from its fields, read back, and written as words."""
+"""Command-line options of a `Schema`: generated from its fields, parsed, and written as words."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def given(schema: type[Schema], arguments: argparse.Namespace) -> dict[str, Any]
 
 
 def words(values: Schema, always: Iterable[str] = ()) -> Iterator[str]:
-    """Words of a command line that gives `values`; defaults are left out, but for the flags in `always`."""
+    """Command-line words for `values`, without defaults except for the flags in `always`."""
     shown = set(always)
     for option in options(type(values)).values():
         value = getattr(values, option.name)

@@ -1,4 +1,4 @@
-"""Telling that memory ran out from other failures, and what to say then. No torch."""
+"""Detection of failed allocations, and the error for them. Does not import torch."""
 
 from __future__ import annotations
 

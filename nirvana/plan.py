@@ -1,4 +1,4 @@
-"""PruningPlan: which units stay, as plain data that can be saved, read and composed."""
+"""PruningPlan: the kept units, as plain data that can be saved, read and composed."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class PruningPlan(Mapping[Site, np.ndarray]):
     """Site -> kept unit indices (ascending int64), relative to the model that the plan applies to.
 
     `plan[Site("decoder", 5, "mlp")]` of shape (kept units,). Sites of `removed_layers` are absent from the mapping.
-    `requested` and `sparsity` are fractions of the prunable parameters: what was asked for and what is achieved.
-    `method` is the rule that chose them (a key of `nirvana.allocation.rules.RULES`), and `uniform` says that it was to
-    give all layers equal widths. `normalisation`: how far the scores were brought to one mean (see `allocate`). `notes`
-    tell, in words, where a constraint moved the budget.
+    `requested` and `sparsity` are fractions of the prunable parameters: the target and the achieved value. `method` is
+    the rule that chose them (a key of `nirvana.allocation.rules.RULES`), and `uniform` requests equal widths in all
+    layers. `normalisation`: exponent of the score normalisation (see `allocate`). `notes` describe where a constraint
+    moved the budget.
 
     Raises:
         PlanError: indices are out of range, repeated, unsorted or empty, or the sites do not match the layout.
@@ -64,7 +64,7 @@ class PruningPlan(Mapping[Site, np.ndarray]):
 
     @property
     def removed(self) -> int:
-        """Prunable parameters that go."""
+        """Removed prunable parameters."""
         return self.layout.prunable - sum(len(kept) * self.layout[site].cost for site, kept in self.kept.items())
 
     @property
@@ -73,7 +73,7 @@ class PruningPlan(Mapping[Site, np.ndarray]):
         return self.removed / self.layout.prunable
 
     def rate(self, kind: str) -> float:
-        """Share of the parameters of one kind of unit that goes, e.g. `plan.rate("KV group")`."""
+        """Removed share of the parameters of one kind of unit, e.g. `plan.rate("KV group")`."""
         sites = self.layout.pool(kind)
         total = sum(self.layout[site].parameters for site in sites)
         kept = sum(len(self.kept.get(site, ())) * self.layout[site].cost for site in sites)
@@ -81,18 +81,18 @@ class PruningPlan(Mapping[Site, np.ndarray]):
 
     @property
     def pruned_layout(self) -> Layout:
-        """The layout of the model that pruning with this plan gives; parameters outside the sites are unchanged."""
+        """The layout after pruning with this plan; parameters outside the sites are unchanged."""
         sites = {site: self.layout[site]._replace(units=len(kept)) for site, kept in self.kept.items()}
         return replace(self.layout, sites=sites)
 
     def then(self, second: PruningPlan, *, requested: float) -> PruningPlan:
-        """The one plan that does what this plan and, on the model that it gives, `second` do; `requested` in all.
+        """Compose this plan with `second`, a plan of the pruned model; `requested` is the total target.
 
         Raises:
-            PlanError: `second` was made for another model than this plan gives.
+            PlanError: `second` was not made for the model pruned by this plan.
         """
         if second.layout.sites != self.pruned_layout.sites:
-            raise PlanError("The second plan is of another model than the first one gives.", "Score that model.")
+            raise PlanError("The second plan is not for the model pruned by the first.", "Score that model.")
         return replace(
             self,
             kept={site: self.kept[site][kept] for site, kept in second.kept.items()},
@@ -110,7 +110,7 @@ class PruningPlan(Mapping[Site, np.ndarray]):
             "method": self.method,
             "uniform": self.uniform,
             "gamma": "inf" if math.isinf(self.gamma) else self.gamma,
-            **({"normalisation": self.normalisation} if self.normalisation else {}),  # as plans were before it
+            **({"normalisation": self.normalisation} if self.normalisation else {}),  # older plans lack it
             "multiple_of": self.multiple_of,
             "protected": [site.key for site in self.protected],
             "removed_layers": [list(layer) for layer in self.removed_layers],
@@ -137,7 +137,7 @@ class PruningPlan(Mapping[Site, np.ndarray]):
                     (str(stack), whole_number(layer, 1_000_000)) for stack, layer in data["removed_layers"]
                 ),
                 notes=tuple(map(str, data["notes"])),
-                method=str(data.get("method", "shared")),  # the only one there was when plans did not say
+                method=str(data.get("method", "shared")),  # the only rule in older plans
                 uniform=bool(data.get("uniform", False)),
                 normalisation=_share(data.get("normalisation", 0.0)),
             )

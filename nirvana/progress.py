@@ -1,7 +1,7 @@
 """Progress reports and cooperative cancellation for long calls.
 
-Every long function takes `progress: ProgressCallback | None`. It calls it between units of work; the callback
-may raise `nirvana.errors.Cancelled` to stop the work there. That one hook is both the report and the brake.
+Every long function takes `progress: ProgressCallback | None`. It is called between units of work and may raise
+`nirvana.errors.Cancelled` to stop there.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ T = TypeVar("T")
 class Progress(NamedTuple):
     """One report: `done` of `total` units of `stage`, e.g. `Progress("Scoring", 3, 8)`.
 
-    A total of 0 means that the length is not known. `text` is what there is to read so far, where text is written.
+    A total of 0 means that the length is unknown. `text` is the text generated so far, if any.
     """
 
     stage: str
@@ -25,7 +25,7 @@ class Progress(NamedTuple):
 
     @property
     def fraction(self) -> float:
-        """Share of the stage that is done, in [0, 1]; 0 where the length is not known."""
+        """Finished share of the stage, in [0, 1]; 0 where the length is unknown."""
         return min(self.done / self.total, 1.0) if self.total else 0.0
 
 
@@ -46,7 +46,7 @@ class Reporter(Protocol):
 
 
 def report(progress: ProgressCallback | None, stage: str, done: int, total: int, text: str = "") -> None:
-    """Pass one report on, if anyone listens. Raises what the callback raises (`Cancelled`)."""
+    """Call `progress` with one report, if given; it may raise `Cancelled`."""
     if progress is not None:
         progress(Progress(stage, done, total, text))
 

@@ -30,7 +30,7 @@ def _distinct(value: Any) -> Any:
     try:
         return tuple(dict.fromkeys(value)) if isinstance(value, list | tuple) else value
     except TypeError:
-        return tuple(value)  # entries that cannot be compared, which their own type refuses
+        return tuple(value)  # entries that cannot be compared; their own type rejects them
 
 
 Many = Annotated[tuple[Item, ...], BeforeValidator(_as_tuple)]  # a list in JSON
@@ -52,7 +52,7 @@ class Option(NamedTuple):
         kind: type of the value, or of one entry where `many` holds.
         many: whether the field is a tuple.
         default: the field's.
-        low, high: inclusive bounds of a number, None where there is none. Exclusive bounds of a float are open.
+        low, high: inclusive bounds of a number, or None. Exclusive bounds of a float are open.
         choices: accepted words; empty where any word is accepted.
     """
 
@@ -95,7 +95,7 @@ def option(
 
 
 class Schema(BaseModel):
-    """A frozen value whose fields are checked when it is made.
+    """A frozen value whose fields are validated on construction.
 
     Class attributes: `error` is raised for fields that name none; `section` prefixes field names in messages.
     """
@@ -124,7 +124,7 @@ class Schema(BaseModel):
         """Read a value; fields that are left out take their defaults.
 
         Raises:
-            NirvanaError: a field is unknown, has the wrong type or is out of range.
+            NirvanaError: a field is unknown, of the wrong type or out of range.
         """
         if not isinstance(data, Mapping):
             raise cls.error(f"{cls._title()} must be an object, not {_shown(data)}.", "Correct it.")
@@ -197,7 +197,7 @@ def _extra(info: FieldInfo) -> dict[str, Any]:
 
 
 def _inside(value: float, ge: float | None, gt: float | None, le: float | None, lt: float | None) -> bool:
-    """Whether a number keeps its bounds; NaN does not where there is one."""
+    """Whether a number is within its bounds; NaN is outside every bound."""
     return (
         (ge is None or value >= ge)
         and (gt is None or value > gt)

@@ -1,4 +1,6 @@
-"""Choose calibration data by KL: prune with each of several sets, keep the one that changes the model least (paper)."""
+"""Choice of calibration data by KL: prune with each of several sets, keep the one with the lowest divergence
+(paper).
+"""
 
 from __future__ import annotations
 
@@ -47,18 +49,18 @@ def select_calibration(
     """Draw several calibration sets, prune with each, and rank them by KL( dense || pruned ) on the same probes.
 
     The sets are those of seeds `seed` .. `seed + candidates - 1`, of each text. The dense model runs over the probes
-    once; pruned models are dropped one by one, so memory holds the dense model and one pruned copy.
+    once; memory holds it and one pruned copy at a time.
 
     Args:
         text: a corpus, whose probe split shares no text with its calibration split; or plain text, which is divided; or
-            several corpora to choose from. The winner says which by its `source`.
+            several corpora to choose from, named by the winner's `source`.
         candidates: number of sets of each text, 1 or more.
-        mixtures: try uniform mixtures of several corpora too: all together, and of three each pair.
+        mixtures: also try uniform mixtures: of all corpora, and of each pair if there are three.
         sparsity: of the trial prunings, with `gamma`, `criterion`, `method`, `protected`, `normalisation` and
             `multiple_of` (see `allocate` and `score`).
         samples: windows in each set, of `length` tokens.
-        probe: the windows to measure on; by default 128 of 64 tokens from the probe split, of several corpora in equal
-            shares. Draw them from text that is not calibrated on.
+        probe: the windows to measure on; by default 128 of 64 tokens from the probe split, a uniform mixture of several
+            corpora. It should share no text with the calibration sets.
         task: of an encoder-decoder (see `sample_calibration`).
         progress: one bar over all candidates; may raise `Cancelled`.
 
@@ -68,12 +70,12 @@ def select_calibration(
         SaliencyError: the criterion is unknown.
     """
     if candidates < 1:
-        raise CorpusError(f"A choice among {candidates} calibration sets is none.", "Ask for 1 or more.")
+        raise CorpusError(f"{candidates} calibration sets cannot be compared.", "Ask for 1 or more.")
     if criterion not in available():
         raise SaliencyError(f"There is no criterion {criterion!r}.", f"Criteria are {', '.join(available())}.")
     trial: dict[str, Any] = {"sparsity": sparsity, "gamma": gamma, "multiple_of": multiple_of}
     trial |= {"method": method, "protected": protected, "normalisation": normalisation}
-    # What cannot work is refused before minutes are spent: the budget rule accepts or not whatever the scores are.
+    # Fail early: whether a rule accepts the sparsity does not depend on the scores.
     level = {site: np.ones(place.units, np.float32) for site, place in lm.layout.items()}
     allocate(Saliency(level, lm.layout, criterion), **trial)
     texts, probed = _texts(text, mixtures, divided=probe is None)

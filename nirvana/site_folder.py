@@ -10,7 +10,7 @@ PACKAGE = Path(nirvana.__file__).parent
 
 
 def site_folder() -> Path:
-    """The checkout that the package lies in, or the copy that a wheel brings; both hold app.py, pages/ and .streamlit/.
+    """The checkout that holds the package, or the copy in a wheel; both hold app.py, pages/ and .streamlit/.
 
     Streamlit reads settings and theme from the folder of its main script, whatever the working directory is.
     """

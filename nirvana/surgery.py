@@ -1,4 +1,4 @@
-"""Surgery: slice the removed units out of the weights. The library's own forward runs unchanged on what is left."""
+"""Surgery: slice the removed units out of the weights. The library's own forward runs unchanged on the rest."""
 
 from __future__ import annotations
 
@@ -35,17 +35,16 @@ def prune(
     regularisation: float = REGULARISATION,
     progress: ProgressCallback | None = None,
 ) -> LM:
-    """A new LM without the units that `plan` removes, on the same device; `lm` is untouched and shares no weights.
+    """A new LM without the units that `plan` removes, on the same device; `lm` is unchanged and shares no weights.
 
-    A pruned model can be pruned again: `plan` is relative to the model it was made for.
+    A pruned model can be pruned again with a plan made for it.
 
     Args:
-        compensation: what the output projections (o_proj, down_proj; T5's o and wo) do about the inputs that they lose:
-            "none"; "bias", the mean of what those contributed becomes a bias (FLAP, arXiv 2312.11983); "least_squares",
-            the weights are fitted to the outputs of `lm`, each projection on the inputs that it has in `lm`. What
-            removed layers contributed is not compensated.
-        statistics: what `collect_statistics(lm, ...)` gave for this `lm`, where there is a compensation.
-        regularisation: lambda of least squares, as a multiple of the mean square of the inputs that stay.
+        compensation: of the output projections (o_proj, down_proj; T5's o and wo) for removed inputs: "none"; "bias",
+            their mean contribution becomes a bias (FLAP, arXiv 2312.11983); "least_squares", the weights are fitted to
+            the outputs of `lm`, each projection on its inputs in `lm`. Removed layers are not compensated.
+        statistics: `collect_statistics(lm, ...)` of this `lm`, needed for a compensation.
+        regularisation: lambda of least squares, as a multiple of the mean square of the kept inputs.
         progress: called after each site; may raise `Cancelled`.
 
     Raises:
@@ -63,7 +62,7 @@ def prune(
     dense = lm.weights()
     compensator = Compensator(lm, compensation, statistics, regularisation)
     places = layer_places(lm.layout)
-    sliced: dict[int, nn.Parameter] = {}  # id of a dense parameter -> what takes its place in the copy
+    sliced: dict[int, nn.Parameter] = {}  # id of a dense parameter -> its replacement in the copy
     biases: dict[Site, torch.Tensor] = {}  # to add to those of output projections
     with torch.no_grad():
         for site, kept in track(plan.items(), progress, compensator.stage, len(plan)):
@@ -110,7 +109,7 @@ def prune(
 
 
 def pruned_layout(family: Family, lm: LM, plan: PruningPlan) -> Layout:
-    """The layout of the pruned model, with what its removed layers held besides their sites gone too."""
+    """The layout of the pruned model, without the other parameters of removed layers."""
     if not plan.removed_layers:
         return plan.pruned_layout
     pruned = plan.pruned_layout
@@ -133,7 +132,7 @@ def _add_bias(linear: nn.Linear, change: torch.Tensor) -> None:
 
 
 def _drop_layers(model: PreTrainedModel, lm: LM, plan: PruningPlan, places: Mapping[tuple[str, int], int]) -> None:
-    """Delete removed layers from the copy and renumber the rest, which the cache counts on."""
+    """Delete removed layers from the copy and renumber the rest, as the cache requires."""
     for stack, layer in sorted(plan.removed_layers, reverse=True):
         del lm.family.blocks(model)[stack][places[stack, layer]]
     if plan.removed_layers:

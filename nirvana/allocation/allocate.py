@@ -1,4 +1,4 @@
-"""`allocate`: from scores and a sparsity to the units that stay (paper: sparsity allocation)."""
+"""`allocate`: the kept units for scores and a sparsity (paper: sparsity allocation)."""
 
 from __future__ import annotations
 
@@ -29,20 +29,18 @@ def allocate(
     normalisation: float = 0.0,
     sensitivity: Sensitivity | None = None,
 ) -> PruningPlan:
-    """Choose the units to keep so that `sparsity` of the prunable parameters go, and never more.
+    """Choose the units to keep so that at most `sparsity` of the prunable parameters is removed.
 
-    The shared allocation takes floor(v_attn * groups) KV groups, the lowest-scored over all layers. The rest of the
-    budget goes to the MLP: the lowest-scored neurons over all layers, each layer's kept width rounded up to
-    `multiple_of`, then whole blocks of that size, cheapest summed score first, while the budget is not overshot. The
-    achieved sparsity misses the request by less than one such block. Every layer keeps its best KV group and its
-    `multiple_of` best neurons.
+    The shared allocation removes floor(v_attn * groups) KV groups, the lowest-scored over all layers. The rest of the
+    budget is neurons: the lowest-scored over all layers, each layer's kept width rounded up to `multiple_of`, then
+    whole blocks of that size, lowest summed score first, within the budget. The achieved sparsity misses the request by
+    less than one such block. Every layer keeps its best KV group and its `multiple_of` best neurons.
 
     Args:
         saliency: scores of every unit, with their costs.
         sparsity: fraction of attention and MLP parameters to remove, in (0, 1).
-        gamma: v_mlp / v_attn, in [0, inf]: 0 prunes attention only, inf the MLP only. Rules but the shared one make no
-            use of it.
-        multiple_of: MLP widths are kept at multiples of this.
+        gamma: v_mlp / v_attn, in [0, inf]: 0 prunes attention only, inf the MLP only. Only the shared rule uses it.
+        multiple_of: MLP widths are multiples of this.
         protected: layers (original indices, in every stack) or sites that keep all units. They count in the target.
         uniform: keep the same number of KV groups and of neurons in every layer (see `equal_widths`), the best-scored
             of each; the achieved sparsity then misses the request by less than one block in every layer.
@@ -53,8 +51,8 @@ def allocate(
         sensitivity: of the measured allocation, loss curves measured with the same scores.
 
     Raises:
-        PlanError: a value is invalid, the rule cannot do what is asked, or the sparsity is out of reach; the reachable
-            maximum is named.
+        PlanError: a value is invalid, the rule does not support an option, or the sparsity is out of reach; the
+            reachable maximum is named.
     """
     if not 0 < sparsity < 1:
         raise PlanError(f"Sparsity must lie between 0 and 1, not {sparsity}.", "Use 0.2 to remove 20 %.")
@@ -95,10 +93,10 @@ def reachable_sparsity(
     """The highest sparsity that `allocate` accepts, in [0, 1], floors and protected layers counted.
 
     Args:
-        criterion: whose published allocation is meant, where `method` is "published".
+        criterion: needed where `method` is "published".
 
     Raises:
-        PlanError: a value is invalid, or the rule cannot do what is asked of it.
+        PlanError: a value is invalid, or the rule does not support an option.
     """
     rule = find_rule(rule_name(method, criterion), uniform)
     best = rule.reachable(rule.constrain(_constraints(layout, gamma, multiple_of, protected)))

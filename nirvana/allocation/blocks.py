@@ -1,4 +1,4 @@
-"""Neurons go in blocks: widths are rounded up to a multiple, then the cheapest blocks go while the budget lasts."""
+"""Removal of neurons in blocks: widths are rounded up to a multiple, then the cheapest blocks are removed."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from nirvana.saliency.scores import Saliency
 def spend_in_blocks(
     saliency: Saliency, constraints: Constraints, removed: dict[Site, int], budget: int
 ) -> dict[Site, int]:
-    """Neurons that each MLP loses for at most `budget` parameters, widths kept at multiples.
+    """Neurons that each MLP loses for at most `budget` parameters, with widths at multiples.
 
-    Each width that `removed` leaves is rounded up, which spares the best-scored of those that would go. Then, over all
-    layers, the block with the lowest summed score goes (ties: lower layer), until one would overshoot.
+    Each width after `removed` is rounded up, which keeps the best-scored of those neurons. Then, over all layers, the
+    block with the lowest summed score is removed (ties: lower layer), until one would exceed the budget.
 
     Args:
-        removed: site -> neurons that would go without rounding, their cost within the budget.
+        removed: site -> neurons to remove before rounding, within the budget.
     """
     layout = constraints.layout
     rounded = {site: constraints.most_neurons(site, count) for site, count in removed.items()}

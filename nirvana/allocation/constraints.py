@@ -33,7 +33,7 @@ class Constraints:
 
     @cached_property
     def removable(self) -> dict[Site, int]:
-        """Units that may go at each site, the floors left standing."""
+        """Removable units at each site, floors excluded."""
         floors = {KV_GROUP: 1, NEURON: self.multiple_of}
         return {
             site: 0 if site in self.protected else max(0, place.units - floors[place.kind])
@@ -42,11 +42,11 @@ class Constraints:
 
     @property
     def room(self) -> int:
-        """Parameters that may go in all."""
+        """Removable parameters in all."""
         return parameters(self.layout, self.removable)
 
     def budget(self, sparsity: float) -> int:
-        """Parameters that a sparsity asks for."""
+        """Parameters to remove for a sparsity."""
         return math.floor(sparsity * self.layout.prunable + 1e-6)
 
     def affordable(self, sparsity: float) -> int:
@@ -61,13 +61,13 @@ class Constraints:
         return budget
 
     def most_neurons(self, site: Site, count: float) -> int:
-        """The most neurons that may go without `count` being exceeded, the width that stays being a multiple."""
+        """The most neurons that can be removed within `count`, with the kept width a multiple."""
         units = self.layout[site].units
         gone = min(math.floor(count + 1e-9), self.removable[site])
         return units - min(round_up(units - gone, self.multiple_of), units)
 
     def block(self, site: Site, removed: int) -> int:
-        """Neurons between the width that is left and the next lower multiple."""
+        """Neurons between the present width and the next lower multiple."""
         kept = self.layout[site].units - removed
         return kept - round_up(kept - self.multiple_of, self.multiple_of)
 
@@ -95,12 +95,12 @@ def protected_sites(layout: Layout, protected: Protected) -> tuple[Site, ...]:
 
 
 def all_room(constraints: Constraints) -> float:
-    """The highest sparsity that a rule accepts which can spend all the room."""
+    """The highest sparsity of a rule that can spend all the room."""
     return constraints.room / constraints.layout.prunable
 
 
 def out_of_reach(sparsity: float, limit: float, why: str = "") -> PlanError:
-    """The error for a sparsity above `limit`; `why` says under which constraint, e.g. " with gamma 3"."""
+    """The error for a sparsity above `limit`; `why` names the constraint, e.g. " with gamma 3"."""
     return PlanError(
         f"A sparsity of {sparsity:.4g} is out of reach{why}: at most {limit:.4f} can be removed.",
         "Lower the sparsity, change gamma, or protect fewer layers." if why else "Lower it, or protect fewer layers.",
@@ -108,16 +108,16 @@ def out_of_reach(sparsity: float, limit: float, why: str = "") -> PlanError:
 
 
 def lowest_go(saliency: Saliency, removed: Mapping[Site, int]) -> dict[Site, np.ndarray]:
-    """Site -> the units that stay when its `removed` lowest-scored ones go, ascending."""
+    """Site -> the kept units without its `removed` lowest-scored ones, ascending."""
     kept = {}
     for site in saliency.layout:
-        cut = saliency.sorted_ranks[site][removed.get(site, 0)]  # the lowest-ranked unit that stays
+        cut = saliency.sorted_ranks[site][removed.get(site, 0)]  # the lowest-ranked kept unit
         kept[site] = np.flatnonzero(saliency.ranks[site] >= cut)
     return kept
 
 
 def parameters(layout: Layout, removed: Mapping[Site, int]) -> int:
-    """How many go with these units."""
+    """Parameters of these units."""
     return sum(count * layout[site].cost for site, count in removed.items())
 
 

@@ -1,4 +1,4 @@
-"""Equal widths: the same number of KV groups and of neurons in every layer, so that a plain checkpoint holds them."""
+"""Equal widths: the same number of KV groups and of neurons in every layer, as a plain checkpoint needs."""
 
 from __future__ import annotations
 
@@ -14,19 +14,16 @@ from nirvana.saliency.scores import Saliency
 
 
 def choose(saliency: Saliency, constraints: Constraints, sparsity: float) -> Chosen:
-    """The same number of KV groups and the same width stay in every layer, the best-scored of each.
+    """Keep the same number of KV groups and the same width in every layer, the best-scored units of each.
 
-    At most the KV groups go that attention's rate asks for over all layers; the rest of the budget goes to the MLPs,
-    whose width is the smallest multiple of `multiple_of` that does not overshoot. Where layers have different widths
-    already, they first come down to the narrowest.
-
-    Where the plain form of the architecture wants the same units in several layers (T5's heads, which share one
-    position bias), those stay whose scores, summed over these layers, are highest: a score is the sum over a unit's
-    weights, and such units go together like one.
+    At most as many KV groups are removed as attention's rate gives over all layers; the rest of the budget is neurons,
+    and the width is the smallest multiple of `multiple_of` within it. Layers of different widths are first reduced to
+    the narrowest. Where the plain architecture needs the same units in several layers (T5's heads, which share one
+    position bias), units are ranked by their scores summed over these layers: a score is a sum over weights, and such
+    units are removed together.
 
     Raises:
-        PlanError: the sparsity is out of reach, layers are protected, or what makes the layers equal takes more than
-            the budget.
+        PlanError: the sparsity is out of reach, layers are protected, or making the layers equal exceeds the budget.
     """
     layout = constraints.layout
     budget, rates = constraints.budget(sparsity), pruning_rates(layout, sparsity=sparsity, gamma=constraints.gamma)
@@ -107,13 +104,13 @@ def check_unprotected(constraints: Constraints) -> None:
     """
     if constraints.protected:
         raise PlanError(
-            "A protected layer keeps all its units, and layers of equal widths would keep theirs too.",
+            "A protected layer keeps all its units, so with equal widths every layer would.",
             "Protect no layers, or allocate without equal widths.",
         )
 
 
 def group_counts(layout: Layout) -> list[int]:
-    """Numbers of KV groups that every layer can have, fewest first: what the plain form allows, and the narrowest."""
+    """Numbers of KV groups that every layer can have, ascending: those of the plain form, and the narrowest layer's."""
     narrowest = min((layout[site].units for site in layout.pool(KV_GROUP)), default=0)
     whole = layout.plain.groups_divide
     return [count for count in range(1, narrowest + 1) if count == narrowest or not whole or whole % count == 0]
@@ -131,7 +128,7 @@ def widths(constraints: Constraints) -> list[int]:
 
 
 def same_units(layout: Layout) -> list[list[Site]]:
-    """Sites that keep the same units in a plain checkpoint; without those that earlier pruning made differ in size."""
+    """Sites that keep the same units in a plain checkpoint, except sites that earlier pruning left with other sizes."""
     found = [[site for site in layout if (site.stack, site.module) == together] for together in layout.plain.same_units]
     return [sites for sites in found if sites and len({layout[site].units for site in sites}) == 1]
 
@@ -144,12 +141,12 @@ def _best_together(saliency: Saliency, sites: list[Site], count: int) -> dict[Si
 
 
 def _mlp_room(constraints: Constraints) -> int:
-    """Parameters that go when every MLP comes down to the smallest width."""
+    """Parameters removed when every MLP has the smallest width."""
     return _cost(constraints.layout, NEURON, widths(constraints)[0])
 
 
 def _kept_groups(layout: Layout, groups: int, counts: list[int]) -> int:
-    """The fewest KV groups of `counts` that every layer can keep while at most `groups` go in all."""
+    """The fewest KV groups of `counts` that every layer can keep when at most `groups` are removed in all."""
     units = [layout[site].units for site in layout.pool(KV_GROUP)]
     fitting = [kept for kept in counts if sum(units) - kept * len(units) <= groups]
     return min(fitting, default=min(units, default=0))
@@ -164,7 +161,7 @@ def _cost(layout: Layout, kind: str, kept: int) -> int:
 
 
 def _notes(constraints: Constraints, removed: Mapping[Site, int], wanted: int) -> tuple[str, ...]:
-    """Units kept in every layer, and a note where they differ from the KV groups that gamma asks for."""
+    """Units kept in every layer, and a note where they differ from gamma's KV groups."""
     layout, kept = constraints.layout, []
     for kind in (KV_GROUP, NEURON):
         pool = layout.pool(kind)
@@ -176,7 +173,7 @@ def _notes(constraints: Constraints, removed: Mapping[Site, int], wanted: int) -
     gone = sum(removed[site] for site in pool)
     if gone != wanted:
         notes.append(
-            f"gamma {constraints.gamma:g} asks for {wanted} KV groups; {gone} go, since every layer keeps as many."
+            f"gamma {constraints.gamma:g} asks for {wanted} KV groups; {gone} are removed, the same in every layer."
         )
     narrowest = min((layout[site].units for site in pool), default=0)
     freely = _kept_groups(layout, wanted, list(range(1, narrowest + 1)))
@@ -190,7 +187,6 @@ def _notes(constraints: Constraints, removed: Mapping[Site, int], wanted: int) -
         notes.append(
             f"The {stack}'s {module} layers keep the same heads, those with the highest summed scores."
             if aligned
-            else f"The {stack}'s {module} layers lost different heads before, so a plain checkpoint has to be wider "
-            "than they are."
+            else f"The {stack}'s {module} layers lost different heads before, so a plain checkpoint must be wider."
         )
     return tuple(notes)

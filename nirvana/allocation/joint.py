@@ -1,7 +1,7 @@
-"""KV groups and neurons in one ranking over all layers, for scores that were made comparable (as FLAP is published).
+"""KV groups and neurons in one ranking over all layers, for comparable scores (as published for FLAP).
 
-FLAP (arXiv 2312.11983), AL-AM: each unit that goes removes its own parameters, so a head weighs as many neurons as it
-has weights. No gamma.
+FLAP (arXiv 2312.11983), AL-AM: each unit counts its own parameters, so a head counts as many neurons as it has weights.
+No gamma.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from nirvana.saliency.scores import Saliency, rank_ascending
 
 
 def choose(saliency: Saliency, constraints: Constraints, sparsity: float) -> Chosen:
-    """Units go from the lowest score up, until the next would overshoot the budget; then widths become multiples.
+    """Remove units in ascending order of score until the next would exceed the budget, then round widths to multiples.
 
-    Equal scores go in model order. What rounding the widths up gives back is spent in whole blocks of neurons.
+    Equal scores are removed in model order. The budget freed by rounding up is spent in whole blocks of neurons.
 
     Raises:
         PlanError: the sparsity is out of reach; the reachable maximum is named.
@@ -36,5 +36,5 @@ def choose(saliency: Saliency, constraints: Constraints, sparsity: float) -> Cho
     removed = {site: taken.get(site, 0) for site in layout.pool(KV_GROUP)}
     neurons = {site: taken.get(site, 0) for site in layout.pool(NEURON)}
     removed |= spend_in_blocks(saliency, constraints, neurons, budget - parameters(layout, removed))
-    note = "KV groups and neurons of all layers in one ranking, each removing its own parameters; gamma plays no part."
+    note = "KV groups and neurons of all layers in one ranking, each counting its own parameters; gamma is not used."
     return Chosen(lowest_go(saliency, removed), (note, *general_notes(constraints, removed)))

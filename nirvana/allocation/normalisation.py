@@ -1,4 +1,4 @@
-"""How much the size of a site's scores counts: scores of layers are only comparable where a criterion makes them so."""
+"""Score normalisation, for criteria whose scores are not comparable across layers."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from nirvana.saliency.scores import Saliency
 def normalised(saliency: Saliency, power: float) -> Saliency:
     """Each site's scores divided by the `power`-th power of their mean absolute value.
 
-    0 leaves them as they are, and a layer of large scores is pruned last; 1 gives every site the same mean, and only
-    the shape of a layer's scores decides. A site whose scores are all zero stays as it is.
+    With 0, scores are unchanged and a layer of large scores is pruned last; with 1 every site has the same mean, and
+    only the shape of a layer's scores matters. A site of zero scores is unchanged.
 
     Raises:
         PlanError: the power is not in [0, 1].

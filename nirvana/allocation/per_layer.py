@@ -1,4 +1,4 @@
-"""One ratio in every layer, units ranked within each site (as magnitude, Wanda-sp and LLM-Pruner are published)."""
+"""One ratio in every layer, units ranked within each site (as published for magnitude, Wanda-sp and LLM-Pruner)."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ FIRST, LAST, OF = 4, 2, 32
 
 
 def choose(saliency: Saliency, constraints: Constraints, sparsity: float) -> Chosen:
-    """The lowest-scored units of each site go, attention and MLP at the same ratio.
+    """Remove the lowest-scored units of each site, attention and MLP at the same ratio.
 
-    Sites lose whole steps: a KV group, or what lies between two multiples of the width. What a site's ratio leaves over
-    is carried to the next layer, so that the ratio holds over the layers where it cannot hold in each: of 3 KV groups,
-    20 % is one in two layers of three. Protected layers, and floors, raise the ratio of the rest. Widths make up for
-    what whole KV groups leave of the budget.
+    Sites lose whole steps: a KV group, or the neurons between two multiples of the width. A site's remainder is carried
+    to the next layer, so the ratio holds over the layers where it cannot hold in each: 20 % of 3 KV groups is one in
+    three layers of five. Protected layers and floors raise the ratio of the rest. The budget that whole KV groups leave
+    is taken from the widths.
 
     Raises:
         PlanError: the sparsity is out of reach; the reachable maximum is named.
@@ -34,12 +34,12 @@ def choose(saliency: Saliency, constraints: Constraints, sparsity: float) -> Cho
     removed |= _carry(constraints, mlps, common_ratio(constraints, mlps, left), constraints.most_neurons)
     notes = [f"One ratio in every layer: {ratio:.2%}, units ranked within each."]
     if any(ratio * layout[site].units % 1 > 1e-6 for site in heads if removable[site]):
-        notes.append("A ratio is no whole number of KV groups: what one layer leaves over is carried to the next.")
+        notes.append("The ratio is not a whole number of KV groups: each layer's remainder is carried to the next.")
     return Chosen(lowest_go(saliency, removed), (*notes, *general_notes(constraints, removed)))
 
 
 def equal_rates(constraints: Constraints) -> Constraints:
-    """The same constraints with the gamma that this rule comes down to."""
+    """The same constraints with this rule's gamma."""
     return replace(constraints, gamma=1.0)
 
 
@@ -58,10 +58,10 @@ def _ends(layout: Layout, stack: str) -> list[int]:
 
 
 def common_ratio(constraints: Constraints, sites: list[Site], amount: int) -> float:
-    """The share of its units that each of `sites` loses, or all that may go from it, for `amount` parameters in all."""
+    """The share of its units that each of `sites` loses, at most its removable ones, for `amount` parameters in all."""
     layout, removable = constraints.layout, constraints.removable
     left, size = float(amount), float(sum(layout[site].parameters for site in sites))
-    for site in sorted(sites, key=lambda site: removable[site] / layout[site].units):  # first those that fill up first
+    for site in sorted(sites, key=lambda site: removable[site] / layout[site].units):  # least room first
         if left <= removable[site] / layout[site].units * size:
             return left / size
         left -= removable[site] * layout[site].cost
@@ -72,9 +72,9 @@ def common_ratio(constraints: Constraints, sites: list[Site], amount: int) -> fl
 def _carry(
     constraints: Constraints, sites: list[Site], ratio: float, whole: Callable[[Site, float], int]
 ) -> dict[Site, int]:
-    """Units that each site loses at `ratio`, in whole steps, with what is left over carried to the next site.
+    """Units that each site loses at `ratio`, in whole steps, with the remainder carried to the next site.
 
-    `whole` gives the most units that can go from a site without a count being exceeded.
+    `whole` gives the most units that a site can lose within a count.
     """
     layout, removed, carried = constraints.layout, {}, 0.0  # in parameters
     for site in sites:

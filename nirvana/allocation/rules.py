@@ -1,4 +1,4 @@
-"""Which rule shares a sparsity out: the shared allocation, or what a criterion's authors publish."""
+"""Registry of allocation rules: the shared allocation, and those published with criteria."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ METHODS = (*FROM_SCORES, "measured")
 class Rule(NamedTuple):
     """Allocation rule; `label` describes it in a few words, `summary` in a sentence.
 
-    `constrain` adds the constraints that the rule itself sets; `uniform`: it can give all layers equal widths.
+    `constrain` adds the rule's own constraints; `uniform`: it supports equal widths.
     """
 
     label: str
@@ -56,8 +56,7 @@ RULES = {
     ),
     "per-layer-middle": Rule(
         "one ratio in the middle layers",
-        "The first eighth and the last sixteenth of the layers are left alone; the others all lose the same share, "
-        "units ranked within each.",
+        "The first eighth and last sixteenth of the layers stay whole; the others lose one share, ranked within each.",
         per_layer.choose,
         all_room,
         constrain=per_layer.middle,
@@ -70,7 +69,7 @@ RULES = {
     ),
     "layers": Rule(
         "whole layers",
-        "Whole layers go, the lowest-scored first.",
+        "Whole layers are removed, the lowest-scored first.",
         whole_layers.choose,
         whole_layers.reachable,
     ),
@@ -88,7 +87,7 @@ def check_method(method: str) -> None:
 
 
 def rule_name(method: str, criterion: str) -> str:
-    """The key in `RULES` that a method means for a criterion.
+    """The key in `RULES` of a method for a criterion.
 
     Raises:
         PlanError: there is no such method.
@@ -101,12 +100,12 @@ def rule_name(method: str, criterion: str) -> str:
 
 
 def uses_gamma(method: str, criterion: str) -> bool:
-    """Whether gamma plays a part."""
+    """Whether the rule uses gamma."""
     return RULES[rule_name(method, criterion)].uses_gamma
 
 
 def find_rule(name: str, uniform: bool) -> Rule:
-    """The rule of that name, or what it becomes with equal widths.
+    """The rule of that name, or its form with equal widths.
 
     Raises:
         PlanError: the rule gives each layer a width of its own.
@@ -125,7 +124,7 @@ def find_rule(name: str, uniform: bool) -> Rule:
 
 
 def balance(plan: PruningPlan) -> str:
-    """How a plan's sparsity was shared out, e.g. "gamma 3.36, normalisation 0.5" or "one ratio in every layer"."""
+    """Label of a plan's allocation, e.g. "gamma 3.36, normalisation 0.5" or "one ratio in every layer"."""
     rule = RULES.get(plan.method)
     words = f"gamma {plan.gamma:g}" if rule is None or rule.uses_gamma else rule.label
     words += f", normalisation {plan.normalisation:g}" if plan.normalisation else ""

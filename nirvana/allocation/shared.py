@@ -1,7 +1,7 @@
 """The shared allocation (paper: balance between attention and MLP): gamma, and two rankings over all layers.
 
-gamma ties the two pruning rates, v_mlp = gamma * v_attn. KV groups and neurons are then ranked separately, each
-globally over all layers, so that every layer's sparsity emerges from the scores.
+gamma ties the two pruning rates, v_mlp = gamma * v_attn. KV groups and neurons are then ranked separately over all
+layers, so the scores determine each layer's sparsity.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ class Rates(NamedTuple):
 def pruning_rates(layout: Layout, *, sparsity: float, gamma: float) -> Rates:
     """v_attn = s (A + M) / (A + gamma M) and v_mlp = gamma v_attn, for A attention and M MLP parameters.
 
-    A rate above 1 means that gamma asks for more than there is.
+    A rate above 1 means that gamma cannot be satisfied.
 
     Raises:
-        PlanError: gamma is negative or NaN, or names a pool that the model does not have.
+        PlanError: gamma is negative or NaN, or prunes only a kind of unit that the model lacks.
     """
     if not gamma >= 0:
         raise PlanError(f"gamma must be 0 or more, not {gamma}.", "Use 1 for equal rates, inf for the MLP only.")
@@ -49,7 +49,7 @@ def pruning_rates(layout: Layout, *, sparsity: float, gamma: float) -> Rates:
 
 
 def choose(saliency: Saliency, constraints: Constraints, sparsity: float) -> Chosen:
-    """floor(v_attn * groups) KV groups go, the lowest-scored over all layers; the MLP takes the rest of the budget.
+    """Remove floor(v_attn * groups) KV groups, the lowest-scored over all layers; the rest of the budget is neurons.
 
     Raises:
         PlanError: the sparsity is out of reach; the reachable maximum is named.
@@ -78,10 +78,10 @@ def reachable(constraints: Constraints) -> float:
 
 
 def highest(constraints: Constraints, group_steps: Iterable[int], mlp_room: int) -> float:
-    """The highest sparsity at which the MLP has room for what the KV groups leave of the budget.
+    """The highest sparsity at which the MLPs can cover the budget that the KV groups leave.
 
     Args:
-        group_steps: numbers of KV groups that can go over all layers, ascending from the least.
+        group_steps: removable numbers of KV groups over all layers, ascending.
         mlp_room: parameters that the MLPs can lose.
     """
     layout = constraints.layout
@@ -91,7 +91,7 @@ def highest(constraints: Constraints, group_steps: Iterable[int], mlp_room: int)
     cost = layout[pool[0]].cost if pool else 0
     best = 0.0
     for step, count in enumerate(group_steps):
-        # With `count` groups gone the sparsity lies where floor(v_attn * groups) asks for at least that many.
+        # `count` groups are removed where floor(v_attn * groups) is at least `count`.
         at_least = count / (groups * unit.attention) if step else 0.0
         reached = min((mlp_room + count * cost) / layout.prunable, 1 / max(unit))
         if reached >= at_least:
@@ -102,13 +102,13 @@ def highest(constraints: Constraints, group_steps: Iterable[int], mlp_room: int)
 
 
 def groups_wanted(layout: Layout, rates: Rates) -> int:
-    """KV groups that attention's rate asks for, over all layers."""
+    """KV groups to remove over all layers at attention's rate."""
     groups = sum(layout[site].units for site in layout.pool(KV_GROUP))
     return math.floor(rates.attention * groups + 1e-9)  # 0.2 * 90 must give 18 whatever the rounding
 
 
 def _cut_ranking(saliency: Saliency, sites: list[Site], removable: Mapping[Site, int], count: int) -> dict[Site, int]:
-    """How many units each site loses when the `count` lowest-ranked removable ones go (all of them, if fewer)."""
+    """Units that each site loses with the `count` lowest-ranked removable ones (all, if fewer)."""
     ranks = {site: saliency.sorted_ranks[site][: removable[site]] for site in sites}
 
     def below(cut: int) -> dict[Site, int]:
@@ -136,9 +136,9 @@ def _notes(constraints: Constraints, removed: Mapping[Site, int], wanted: int, b
             else "every unprotected layer keeps its best one"
         )
         notes.append(
-            f"gamma asks for {wanted} KV groups, {gone} can go because {why}; "
+            f"gamma asks for {wanted} KV groups, but only {gone} can be removed because {why}; "
             f"the rest, {share:.1%} of the budget, is taken from the MLP."
         )
     elif constraints.gamma == 0 and any(removed[site] for site in layout.pool(NEURON)):
-        notes.append("What is left of the budget after whole KV groups is taken from the MLP.")
+        notes.append("The budget that whole KV groups leave is taken from the MLP.")
     return (*notes, *general_notes(constraints, removed))

@@ -1,4 +1,4 @@
-"""Whole layers go, the lowest-scored first (as ShortGPT is published, arXiv 2403.03853)."""
+"""Whole layers are removed, the lowest-scored first (as published for ShortGPT, arXiv 2403.03853)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Layer = tuple[str, int]
 
 
 def choose(saliency: Saliency, constraints: Constraints, sparsity: float) -> Chosen:
-    """Layers in ascending order of their score go, each that still fits into the budget; at least one layer stays.
+    """Remove layers in ascending order of score, each if it fits into the budget; at least one layer stays.
 
     A layer's score is the mean of its units' scores, each module counting once. Equal scores: the lower layer first.
 
@@ -61,7 +61,7 @@ def _candidates(constraints: Constraints) -> list[Layer]:
 
 
 def _room(constraints: Constraints) -> int:
-    """Parameters of all layers that may go; where none is protected, the smallest stays."""
+    """Parameters of all removable layers; where none is protected, the smallest stays."""
     layout = constraints.layout
     sizes = [sum(layout[site].parameters for site in _sites(layout, layer)) for layer in _candidates(constraints)]
     return sum(sizes) - (min(sizes) if len(sizes) == _count(layout) else 0)
@@ -80,7 +80,7 @@ def _notes(constraints: Constraints, gone: list[Layer], removed: int) -> tuple[s
     if gone:
         names = ", ".join(str(layer) for _, layer in gone)
         each = removed / constraints.layout.prunable / len(gone)
-        notes.append(f"Whole layers go: {names}. Sparsity moves in steps of one layer, {each:.2%} of the weights.")
+        notes.append(f"Removed layers: {names}. Sparsity moves in steps of one layer, {each:.2%} of the weights.")
     else:
         notes.append("The budget is smaller than one layer: nothing is removed.")
     if constraints.protected:

@@ -1,1 +1,1 @@
-"""Checkpoints on disk: what is written, and how it is read back without running code from it."""
+"""Checkpoints on disk: formats, writing, and verification."""

@@ -1,4 +1,4 @@
-"""README.md of a checkpoint: what it was made from, how, what was measured, and how to load it."""
+"""README.md of a checkpoint: base model, recipe, measurements, and how to load it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ model = {auto_class}.from_pretrained("folder", dtype="auto", trust_remote_code=T
 tokenizer = AutoTokenizer.from_pretrained("folder"){tokens}
 ```
 """
-LOAD_PLAIN = """With transformers alone; no code comes with this checkpoint:
+LOAD_PLAIN = """With transformers alone; this checkpoint contains no code:
 
 ```python
 from transformers import {auto_class}, AutoTokenizer
@@ -34,7 +34,7 @@ model = {auto_class}.from_pretrained("folder", dtype="auto")
 tokenizer = AutoTokenizer.from_pretrained("folder"){tokens}
 ```
 """
-PROMPTS = "\n# Prompts: tokenizer(text, add_special_tokens=False), or they end with </s> before the model can go on."
+PROMPTS = "\n# Prompts: tokenizer(text, add_special_tokens=False); the default would append </s>."
 LOAD_HERE = """With NIRVANA Studio, which runs no code from the folder:
 
 ```python
@@ -57,10 +57,10 @@ def checkpoint_card(
 
     Args:
         lm: the model, pruned or not.
-        recipe: what it was made by, as JSON data.
+        recipe: its recipe, as JSON data.
         measured: numbers, each with its protocol.
         remote_code: whether loading it with transformers needs the code in the folder.
-        note: what else must be said of this form of it.
+        note: additional remark on this format.
     """
     template = template_of(lm.layout.architecture)
     parts = [
@@ -109,7 +109,7 @@ def _description(lm: LM, note: str) -> str:
     else:
         sentences.append(f"The weights of {base_name(lm.source)}, not pruned.")
     if lm.source.note:
-        sentences.append(f"The base model is of {lm.source.note}, so every number here is of that.")
+        sentences.append(f"The base model is of {lm.source.note}, and so are all measurements.")
     if not lm.family.generates_with_cache(lm.settings):
         sentences.append("It has more decoder than encoder layers: call `generate` with `use_cache=False`.")
     if note:
@@ -117,7 +117,7 @@ def _description(lm: LM, note: str) -> str:
     if licence:
         sentences.append(f"The base model's licence, {licence}, applies.")
     else:
-        sentences.append("The base model's files do not say their licence; its terms apply all the same.")
+        sentences.append("The base model's files do not name a licence; its terms apply all the same.")
     return "\n".join(sentences) + "\n"
 
 
@@ -126,9 +126,9 @@ def _compensation(record: Mapping[str, Any]) -> str:
     tokens = " and ".join(f"{n:,} {stack + ' ' if len(counts) > 1 else ''}tokens" for stack, n in counts.items())
     texts = ", ".join(dict.fromkeys(each["source"] or "text without a name" for each in record["sets"]))
     if record["method"] == "bias":
-        return f"What removed units contributed on average became a bias of each output projection ({tokens}, {texts})."
+        return f"The mean contribution of removed units became a bias of each output projection ({tokens}, {texts})."
     return (
-        "Each output projection was then fitted by least squares to what it gave with all units "
+        "Each output projection was then fitted by least squares to its outputs with all units "
         f"({tokens}, {texts}; regularisation {record['regularisation']:g})."
     )
 

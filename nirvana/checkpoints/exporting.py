@@ -1,4 +1,4 @@
-"""One way out for every format: written aside, read back, compared, and only then put in its place."""
+"""Export in every format: written beside the target, read back, verified, and then moved there."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from nirvana.progress import ProgressCallback, within
 
 @dataclass(frozen=True)
 class Export:
-    """An export in its place: a folder or a file, how many bytes it takes, and what reading it back has shown."""
+    """A finished export: folder or file, size in bytes, and verification."""
 
     path: Path
     format: str
@@ -42,21 +42,21 @@ def export(
     tokenizer_from: str | os.PathLike[str] | None = None,
     progress: ProgressCallback | None = None,
 ) -> Export:
-    """Write `lm` in one of the formats, verify it, and put it at `target`; on any failure `target` is as it was.
+    """Write `lm` in one of the formats, verify it, and move it to `target`; on any failure `target` is unchanged.
 
     Args:
         lm: a model with its weights in memory.
         target: a folder, or for GGUF a file that ends in .gguf.
         format: "checkpoint" (`save`), "uniform" (`export_uniform`) or "gguf" (`export_gguf`).
-        recipe: what the model was made by, for the model card of a folder.
+        recipe: the model's recipe, for the model card of a folder.
         measured: numbers for that card.
         dtype: of a GGUF file.
         tokenizer_from: for GGUF, see `export_gguf`.
         progress: called often; may raise `Cancelled`, which leaves nothing behind.
 
     Raises:
-        CheckpointError: the format is unknown or not possible for this model, what was written did not verify, or the
-            disk is full or not writable.
+        CheckpointError: the format is unknown or not possible for this model, the verification failed, or the disk is
+            full or not writable.
         ModelError: the weights are not in memory.
     """
     if format not in FORMATS:
@@ -75,7 +75,7 @@ def export(
 
 
 def refused_formats(lm: LM) -> dict[str, str]:
-    """Format -> why `lm` cannot be written in it. Formats that it can be written in are absent; no weights are read."""
+    """Format -> why `lm` cannot be written in it. Possible formats are absent; no weights are read."""
     reasons = {}
     for format, check in (("uniform", refuse_uniform), ("gguf", refuse_gguf)):
         try:

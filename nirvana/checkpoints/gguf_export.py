@@ -1,4 +1,4 @@
-"""GGUF for llama.cpp: the architecture `deci`, whose layers have heads and widths of their own."""
+"""GGUF for llama.cpp, with the architecture `deci`, which allows other heads and widths in each layer."""
 
 from __future__ import annotations
 
@@ -38,21 +38,21 @@ def export_gguf(
     tokenizer_from: str | os.PathLike[str] | None = None,
     progress: ProgressCallback | None = None,
 ) -> Path:
-    """Write `lm` as a GGUF file that llama.cpp runs, with the widths that each layer has.
+    """Write `lm` as a GGUF file for llama.cpp, with the widths of each layer.
 
     Args:
         lm: a model of the Llama family with its weights in memory, pruned or not.
-        path: ends in .gguf; made with its parents. A file that is there is replaced.
+        path: ends in .gguf; parents are created, and an existing file is replaced.
         dtype: of the matrices, "float16", "bfloat16" or "float32"; vectors stay float32.
-        tokenizer_from: the GGUF file to copy the tokenizer from; None for the one that the model came from.
+        tokenizer_from: the GGUF file to copy the tokenizer from; None for the model's own.
         progress: called after each tensor; may raise `Cancelled`, which leaves nothing behind.
 
     Returns:
         The file, absolute.
 
     Raises:
-        CheckpointError: this family, positional scaling or tokenizer was never verified with llama.cpp (the reason is
-            said), a weight does not fit the dtype, or the disk is full or not writable.
+        CheckpointError: this family, positional scaling or tokenizer was not verified with llama.cpp, a weight does not
+            fit the dtype, or the disk is full or not writable.
         ModelError: the weights are not in memory, or `tokenizer_from` cannot be read.
     """
     target = user_path(path, CheckpointError).absolute()
@@ -67,7 +67,7 @@ def export_gguf(
 
 
 def refuse_gguf(lm: LM, tokenizer_from: str | os.PathLike[str] | None = None) -> Any:
-    """Check that a GGUF file can be written; a reader of the file with its tokenizer.
+    """Check that a GGUF file can be written, and return a reader of the file with its tokenizer.
 
     Raises:
         CheckpointError: the family, a setting or the tokenizer was not verified, or there is no tokenizer to copy.
@@ -77,28 +77,28 @@ def refuse_gguf(lm: LM, tokenizer_from: str | os.PathLike[str] | None = None) ->
 
 
 def refuse_unverified(family: Family, config: Mapping[str, Any]) -> None:
-    """Check that the model is of a kind whose logits were compared with llama.cpp's.
+    """Check that logits of this kind of model were compared with llama.cpp's.
 
     Raises:
         CheckpointError: naming the family or the setting.
     """
     if family.name != FAMILY:
         raise CheckpointError(
-            f"{family.name} models cannot be written as GGUF: llama.cpp's layers of uneven widths ({ARCHITECTURE}) "
-            "turn positions into rotations in Llama's way, and no other family was verified with them.",
+            f"{family.name} models cannot be written as GGUF: llama.cpp's layers of uneven widths "
+            f"({ARCHITECTURE}) use Llama's rotary positions, and no other family was verified with them.",
             "Use the checkpoint or the uniform format.",
         )
     rope = config.get("rope_parameters") or {}
     kind = rope.get("rope_type", "default")
     if kind != "default":
         raise CheckpointError(
-            f"Rotary positions scaled by {kind!r} cannot be written as GGUF: llama.cpp needs stored factors for them, "
+            f"Rotary positions scaled by {kind!r} cannot be written as GGUF: llama.cpp needs stored factors, "
             "which were not verified.",
             "Use the checkpoint or the uniform format.",
         )
     if config.get("hidden_act", "silu") != "silu":
         raise CheckpointError(
-            f"The activation {config['hidden_act']!r} cannot be written as GGUF: {ARCHITECTURE} knows only silu.",
+            f"The activation {config['hidden_act']!r} cannot be written as GGUF: {ARCHITECTURE} supports only silu.",
             "Use the checkpoint or the uniform format.",
         )
 
@@ -107,14 +107,14 @@ def tokenizer_source(lm: LM, given: str | os.PathLike[str] | None = None) -> Any
     """A reader of the GGUF file whose tokenizer is that of `lm`.
 
     Raises:
-        CheckpointError: there is none, or its vocabulary is another one.
+        CheckpointError: there is none, or it has another vocabulary.
     """
     if given is None:
         base = base_gguf(lm.source)
         if base is None:
             raise CheckpointError(
-                f"{base_name(lm.source)} did not come from a GGUF file, and its tokenizer cannot be turned into "
-                "llama.cpp's form.",
+                f"{base_name(lm.source)} did not come from a GGUF file, and its tokenizer cannot be converted "
+                "to llama.cpp's form.",
                 "Use the checkpoint or the uniform format; or, in Python, copy that of a GGUF file of the same "
                 "base model: nv.export_gguf(..., tokenizer_from=path).",
             )
@@ -130,7 +130,7 @@ def tokenizer_source(lm: LM, given: str | os.PathLike[str] | None = None) -> Any
             "Use the checkpoint or the uniform format.",
         )
     size = lm.family.geometry(lm.settings)["vocabulary"]
-    # The library may add tokens that the model has no embeddings for.
+    # The library may add tokens without embeddings.
     vocabulary = {token: index for token, index in lm.tokenizer.get_vocab().items() if index < size}
     shared = {token: index for index, token in enumerate(tokens) if token in vocabulary}
     if vocabulary != shared or len(tokens) != size:
@@ -145,7 +145,7 @@ def open_gguf(path: Path) -> Any:
     """A reader of a GGUF file.
 
     Raises:
-        CheckpointError: it is missing, truncated or something else.
+        CheckpointError: it is missing, truncated or not GGUF.
     """
     from gguf import GGUFReader
 
@@ -204,7 +204,7 @@ def header(lm: LM, dtype: str) -> dict[str, Any]:
 
 
 def tensors(lm: LM) -> Iterator[tuple[str, torch.Tensor]]:
-    """Name and value of each tensor as llama.cpp wants it; tied weights once."""
+    """Name and value of each tensor in llama.cpp's form; tied weights once."""
     head_dim, tied = lm.family.geometry(lm.settings)["head_dim"], lm.settings.get("tie_word_embeddings")
     for name, tensor in lm.weights().state_dict().items():
         if name == "lm_head.weight" and tied:
@@ -243,7 +243,7 @@ def _write(lm: LM, path: Path, dtype: str, tokenizer: Any, progress: ProgressCal
 
 
 def _typed(value: Any) -> tuple[Any, Any] | tuple[Any, Any, Any]:
-    """A header's value with its GGUF type, and that of its items where it is a list."""
+    """A header's value with its GGUF type, and the type of its items for a list."""
     from gguf import GGUFValueType
 
     types = {str: GGUFValueType.STRING, int: GGUFValueType.UINT32, float: GGUFValueType.FLOAT32}
@@ -253,7 +253,7 @@ def _typed(value: Any) -> tuple[Any, Any] | tuple[Any, Any, Any]:
 
 
 def _copy_keys(writer: Any, source: Any) -> None:
-    """The tokenizer, the chat template, the languages and the licence, as they are in the source."""
+    """Copy tokenizer, chat template, languages and licence from the source."""
     for key, field in source.fields.items():
         if key.startswith(COPIED):
             inner = field.types[-1] if len(field.types) > 1 else None
@@ -261,7 +261,7 @@ def _copy_keys(writer: Any, source: Any) -> None:
 
 
 def _stored(name: str, tensor: torch.Tensor, dtype: str) -> np.ndarray:
-    """The values as they lie in the file.
+    """The values in the file's type.
 
     Raises:
         CheckpointError: a value is too large for the dtype.

@@ -1,4 +1,4 @@
-"""Put what was written in its place when it is complete, or leave everything as it was."""
+"""Atomic replacement of folders and files: the target is complete or unchanged."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ GGUF_SUFFIX = ".gguf"
 
 @contextmanager
 def placed(target: Path) -> Iterator[Path]:
-    """Yield a path beside `target` to write a folder or a file at; it takes the place of `target` if all goes well.
+    """Yield a path beside `target` for a folder or file, which replaces `target` on success.
 
     Raises:
         CheckpointError: the disk is full or not writable.
@@ -36,7 +36,7 @@ def placed(target: Path) -> Iterator[Path]:
 
 
 def refuse_foreign(target: Path) -> None:
-    """Saving replaces the whole folder, so nothing but a checkpoint's own files may be in it.
+    """Check that `target` holds only a checkpoint's files, since saving replaces the whole folder.
 
     Raises:
         CheckpointError: there is something else at `target`.
@@ -52,24 +52,26 @@ def refuse_foreign(target: Path) -> None:
     )
     if not target.is_dir() or (contents and not own):
         raise CheckpointError(
-            f"{target} exists and holds more than a checkpoint; it is left alone.", "Choose a new or an empty folder."
+            f"{target} exists and holds more than a checkpoint; it was not changed.", "Choose a new or an empty folder."
         )
 
 
 def refuse_other_file(target: Path) -> None:
-    """A GGUF export replaces a .gguf file and nothing else.
+    """Check that `target` is a .gguf file or free; an export replaces nothing else.
 
     Raises:
-        CheckpointError: the name does not end in .gguf, or there is something else at `target`.
+        CheckpointError: the name does not end in .gguf, or `target` is not a file.
     """
     if target.suffix != GGUF_SUFFIX:
-        raise CheckpointError(f"{target.name} is not the name of a GGUF file.", f"Let it end in {GGUF_SUFFIX}.")
+        raise CheckpointError(
+            f"{target.name} is not the name of a GGUF file.", f"Use a name that ends in {GGUF_SUFFIX}."
+        )
     if target.exists() and not target.is_file():
-        raise CheckpointError(f"{target} exists and is not a file; it is left alone.", "Choose another name.")
+        raise CheckpointError(f"{target} exists and is not a file; it was not changed.", "Choose another name.")
 
 
 def _swap(staged: Path, target: Path, replaced: Path) -> None:
-    """Put `staged` in the place of `target`, or leave `target` as it was."""
+    """Replace `target` by `staged`, or leave it unchanged."""
     if not target.exists():
         staged.replace(target)
         return

@@ -1,4 +1,4 @@
-"""Where a checkpoint's base model came from, as far as its own files say it."""
+"""Origin and licence of a checkpoint's base model, from its own files."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ LICENCE = re.compile(r"^license:\s*[\"']?([\w.+-]+)[\"']?\s*$", re.MULTILINE)
 
 
 def base_name(source: Source) -> str:
-    """The name of the dense model, without the folder that it happened to lie in."""
+    """The name of the dense model, without its folder."""
     return source.base or (source.path.name if source.path and source.name == str(source.path) else source.name)
 
 
 def base_gguf(source: Source) -> Path | None:
-    """The GGUF file that the dense model came from, as long as it is there."""
+    """The GGUF file of the dense model, if it still exists."""
     path = source.path
     if source.base in BUILT_IN:
         try:
@@ -32,9 +32,8 @@ def base_gguf(source: Source) -> Path | None:
 
 
 def licence_of(source: Source) -> str:
-    """Identifier of the base model's licence, e.g. "apache-2.0"; empty where its files do not say it.
-
-    From a GGUF header or the model card beside the weights: a pruned checkpoint's repeats that of its base.
+    """Identifier of the base model's licence, e.g. "apache-2.0"; empty where its files do not name one. From a GGUF
+    header or the model card beside the weights; a pruned checkpoint's card repeats that of its base.
     """
     gguf = base_gguf(source)
     if gguf is not None:

@@ -1,4 +1,4 @@
-"""Write a model as a folder: safetensors, config, tokenizer and card, and for a pruned one its record and its code."""
+"""Write a model as a folder: safetensors, config, tokenizer and card; for a pruned model also its record and code."""
 
 from __future__ import annotations
 
@@ -36,17 +36,16 @@ def save(
     measured: Report | None = None,
     progress: ProgressCallback | None = None,
 ) -> Path:
-    """Write `lm` to `folder`, for `load_model(folder)`: the same logits, bit for bit, in the same dtype.
+    """Write `lm` to `folder`. `load_model(folder)` gives bit-equal logits in the same dtype.
 
     transformers reads it too: `AutoModelForCausalLM.from_pretrained(folder)` (AutoModelForSeq2SeqLM for T5), with
-    `trust_remote_code=True` where the layers have uneven widths. The code for that lies in the folder; `load_model`
-    never runs it. The folder appears when it is complete. A checkpoint that is there already is replaced; any other
-    content is not.
+    `trust_remote_code=True` where the layers have uneven widths. The code for that is in the folder; `load_model` never
+    runs it. The folder is created or replaced when it is complete. Only a checkpoint is replaced, no other content.
 
     Args:
         lm: a model with its weights in memory, pruned or not.
-        folder: made with its parents.
-        recipe: what the model was made by, for the model card.
+        folder: created with its parents.
+        recipe: the model's recipe, for the model card.
         measured: numbers for the model card.
         progress: called after each part; may raise `Cancelled`, which leaves nothing behind.
 
@@ -54,7 +53,7 @@ def save(
         The folder, absolute.
 
     Raises:
-        CheckpointError: the folder holds something else, or the disk is full or not writable.
+        CheckpointError: the folder holds other content, or the disk is full or not writable.
         ModelError: the weights are not in memory.
     """
     target = user_path(folder, CheckpointError).absolute()
@@ -100,7 +99,7 @@ def record_of(lm: LM) -> PruningRecord | None:
 
 
 def added_biases(lm: LM) -> list[Site]:
-    """The sites whose output projection has a bias that the base model's has not, in model order."""
+    """The sites whose output projection gained a bias, in model order."""
     return [site for site, place in lm.layout.items() if place.output_bias and not lm.dense[site].output_bias]
 
 
@@ -113,28 +112,28 @@ def checkpoint_config(lm: LM) -> dict[str, Any]:
     geometry = lm.family.geometry(lm.settings)
     settings |= {name: geometry[name] for name in lm.family.spelled_out}
     rope = settings.get("rope_parameters") or {}
-    if "rope_theta" in rope:  # transformers 4 reads it here, and falls back to 10000 in silence
+    if "rope_theta" in rope:  # transformers 4 reads it here, and otherwise uses 10000 without a warning
         settings["rope_theta"] = rope["rope_theta"]
         if rope.get("rope_type", "default") != "default":
             settings["rope_scaling"] = {key: value for key, value in rope.items() if key != "rope_theta"}
     biased = added_biases(lm)
     stacks = layer_records(lm.family, lm.settings, lm.kept, biased)
     if any(stacks.values()):
-        if lm.family.encoder_decoder:  # transformers' own key knows one stack
+        if lm.family.encoder_decoder:  # transformers' own key supports one stack
             settings["per_stack_config"] = stacks
         else:
             (layers,) = stacks.values()
             settings |= {"per_layer_config": layers, "allow_global_per_layer_attribute_access": True}
             if biased:
-                settings[OUTPUT_BIASES] = []  # transformers wants a value for the layers that do not say theirs
-        # Whoever goes by the architecture's name must not take this for a model of even widths.
+                settings[OUTPUT_BIASES] = []  # transformers needs a value for layers without one
+        # Another architecture name, so that no program takes this for a model of even widths.
         settings["architectures"] = [class_name(lm.layout.architecture)]
         settings["auto_map"] = auto_map(lm.layout.architecture)
     return settings
 
 
 def _write_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """The tokenizer's files, under names that transformers 4 knows too and 5 still reads."""
+    """The tokenizer's files, under names that transformers 4 and 5 both read."""
     tokenizer.save_pretrained(folder)
     path = folder / "tokenizer_config.json"
     settings = read_json(path)
@@ -156,7 +155,7 @@ def _write_weights(model: PreTrainedModel, staged: Path, progress: ProgressCallb
     for done, (name, tensors) in enumerate(zip(names, shards, strict=True)):
         report(progress, "Writing the checkpoint", done, len(shards) + 1)
         save_file({key: value.contiguous() for key, value in tensors.items()}, staged / name, {"format": "pt"})
-        (staged / name).chmod(staged.stat().st_mode & 0o666)  # safetensors lets the owner alone read it
+        (staged / name).chmod(staged.stat().st_mode & 0o666)  # safetensors makes it readable by the owner only
     if len(shards) > 1:
         where = {key: name for name, tensors in zip(names, shards, strict=True) for key in tensors}
         total = sum(value.numel() * value.itemsize for tensors in shards for value in tensors.values())
@@ -176,7 +175,7 @@ def _shards(model: PreTrainedModel) -> list[dict[str, torch.Tensor]]:
 
 
 def own_tensors(model: PreTrainedModel) -> Iterator[tuple[str, torch.Tensor]]:
-    """Name and value of each tensor, tied ones once: the loader ties them again."""
+    """Name and value of each tensor, tied ones once, since the loader ties them."""
     seen = set()
     for name, tensor in model.state_dict().items():
         if tensor.data_ptr() not in seen:

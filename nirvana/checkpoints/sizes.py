@@ -1,4 +1,4 @@
-"""How large each export will be, from the layout alone: no weights, no torch."""
+"""Size of each export format, from the layout alone. Does not import torch."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from nirvana.layout import KV_GROUP, NEURON, Layout, Site
 
 FORMATS = ("checkpoint", "uniform", "gguf")
 ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
-Kept = Mapping[Site, np.ndarray]  # site -> original indices of the units that stay
+Kept = Mapping[Site, np.ndarray]  # site -> original indices of the kept units
 
 
 def export_sizes(layout: Layout, kept: Kept, *, dtype: str) -> dict[str, int]:
     """Format -> bytes of the weights, e.g. `{"checkpoint": ..., "uniform": ..., "gguf": ...}`.
 
     Args:
-        layout: of the model that would be exported.
-        kept: which units of the dense model it still has.
+        layout: of the model to export.
+        kept: units that it keeps of the dense model.
         dtype: its floating-point type, "float32", "float16" or "bfloat16"; a GGUF file is written in float16.
     """
     own = ITEM_BYTES[dtype]
@@ -31,10 +31,10 @@ def export_sizes(layout: Layout, kept: Kept, *, dtype: str) -> dict[str, int]:
 
 
 def uniform_layout(layout: Layout, kept: Kept) -> Layout:
-    """`layout` with each kind of unit as many times in every layer as a plain checkpoint needs.
+    """`layout` with the number of units in every layer that a plain checkpoint needs.
 
-    Those are the units of the widest layer; where layers must hold the same units, all that any of them kept; and where
-    the config allows only some numbers of KV groups, the next allowed one.
+    That is the widest layer's number; where layers must hold the same units, the size of the union of theirs; where the
+    config allows only some numbers of KV groups, the next allowed one.
     """
     groups = max((layout[site].units for site in layout.pool(KV_GROUP)), default=0)
     groups = max([groups, *(len(units) for units in shared_units(layout, kept).values())])
@@ -47,7 +47,7 @@ def uniform_layout(layout: Layout, kept: Kept) -> Layout:
 
 
 def shared_units(layout: Layout, kept: Kept) -> dict[tuple[str, str], np.ndarray]:
-    """(stack, module) whose layers must hold the same units in a plain checkpoint -> all that any of them kept."""
+    """(stack, module) whose layers must hold the same units in a plain checkpoint -> the union of their kept units."""
     found = {}
     for stack, module in layout.plain.same_units:
         units = [kept[site] for site in layout if (site.stack, site.module) == (stack, module) and site in kept]
@@ -57,7 +57,7 @@ def shared_units(layout: Layout, kept: Kept) -> dict[tuple[str, str], np.ndarray
 
 
 def padding_note(layout: Layout, kept: Kept) -> str:
-    """Why a uniform checkpoint has more KV groups in a layer than the widest has here; "" where it has not."""
+    """Why a uniform checkpoint has more KV groups in a layer than the widest layer; "" where it has not."""
     pool = layout.pool(KV_GROUP)
     if not pool:
         return ""
@@ -65,10 +65,10 @@ def padding_note(layout: Layout, kept: Kept) -> str:
     union = max((len(units) for units in shared_units(layout, kept).values()), default=0)
     reasons = []
     if union > widest:
-        reasons.append("the blocks of a stack share one position bias, so each holds every head that any of them kept")
+        reasons.append("the blocks of a stack share one position bias, so each holds the union of their kept heads")
     if filled > max(widest, union):
         reasons.append(
-            f"a plain {layout.architecture} takes no {max(widest, union)}: heads must divide the hidden size"
+            f"a plain {layout.architecture} cannot have {max(widest, union)}: heads must divide the hidden size"
         )
     if not reasons:
         return ""

@@ -1,4 +1,4 @@
-"""A checkpoint with equal widths in all layers: each is filled up with zeros to the widest. No code comes with it."""
+"""A checkpoint with equal widths in all layers, padded with zeros to the widest. It contains no code."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 NOTE = (
-    "Every layer is filled up with zeros to the width of the widest one, so that this is a plain checkpoint of the "
-    "base's architecture. It computes what the pruned model computes."
+    "Every layer is padded with zeros to the width of the widest, so this is a plain checkpoint of the base's "
+    "architecture. It computes the pruned model's outputs."
 )
 EQUAL = "Every layer has the same widths, so this is a plain checkpoint of the base's architecture."
 
@@ -44,18 +44,18 @@ def export_uniform(
     measured: Report | None = None,
     progress: ProgressCallback | None = None,
 ) -> Path:
-    """Write `lm` as a plain checkpoint that anything reads which reads the base model; no remote code.
+    """Write `lm` as a plain checkpoint for every program that reads the base model, without remote code.
 
-    The zeros add nothing to any activation: the logits are those of `lm` up to the order of summation. The files
-    are as large as if every layer were as wide as the widest (see `uniform_layout`); `allocate(..., uniform=True)`
-    makes that no loss. T5's blocks share one position bias, so in each self-attention a head lies where the others
-    have theirs of the same index: there the widest is the union of what a stack's blocks kept. What is written counts
-    as a dense model when it is loaded again; which units were kept is not in it.
+    The zeros add nothing to any activation: the logits are those of `lm` up to the order of summation. The files have
+    the size of a model with the widest layer's width in all layers (see `uniform_layout`); with `allocate(...,
+    uniform=True)` that is no loss. T5's blocks share one position bias, so heads keep their index in each
+    self-attention, whose width is the union of the heads that a stack's blocks kept. The checkpoint loads as a dense
+    model; it does not record the kept units.
 
     Args:
         lm: a model with its weights in memory.
-        folder: made with its parents; a checkpoint that is there is replaced, any other content is not.
-        recipe: what the model was made by, for the model card.
+        folder: created with its parents; a checkpoint is replaced, other content is not.
+        recipe: the model's recipe, for the model card.
         measured: numbers for the model card.
         progress: called after each layer and part; may raise `Cancelled`, which leaves nothing behind.
 
@@ -63,8 +63,8 @@ def export_uniform(
         The folder, absolute.
 
     Raises:
-        CheckpointError: the model has biases that a plain one cannot have, the folder holds something else, or the
-            disk is full or not writable.
+        CheckpointError: the model has biases that a plain one cannot have, the folder holds other content, or the disk
+            is full or not writable.
         ModelError: the weights are not in memory.
     """
     target = user_path(folder, CheckpointError).absolute()
@@ -84,7 +84,7 @@ def refuse_uniform(lm: LM) -> None:
     """Check that a plain checkpoint can hold the model.
 
     Raises:
-        CheckpointError: it has biases that its architecture has no place for.
+        CheckpointError: it has biases that the plain architecture lacks.
     """
     homeless = sorted({site.module for site in added_biases(lm)} - set(lm.family.bias_settings))
     if homeless:
@@ -96,7 +96,7 @@ def refuse_uniform(lm: LM) -> None:
 
 
 def fill_up(lm: LM, *, progress: ProgressCallback | None = None) -> LM:
-    """A dense LM that computes what `lm` computes, each layer as wide as `uniform_layout` says; shares no weights.
+    """A dense LM with the outputs of `lm` and the widths of `uniform_layout`; shares no weights.
 
     Raises:
         CheckpointError: see `refuse_uniform`.
@@ -104,9 +104,9 @@ def fill_up(lm: LM, *, progress: ProgressCallback | None = None) -> LM:
     """
     refuse_uniform(lm)
     config = _plain_config(lm)
-    plain = lm.family.layout(config.to_dict())  # in its own numbers, should layers have been removed
+    plain = lm.family.layout(config.to_dict())  # renumbered, if layers were removed
     model: Any = build_model(config, lm.family, plain, _filled_tensors(lm, plain, progress), lm.dtype)
-    model.config.tie_word_embeddings = lm.config.tie_word_embeddings  # of which some configs have a view of their own
+    model.config.tie_word_embeddings = lm.config.tie_word_embeddings  # some configs override it
     model.generation_config = copy.deepcopy(lm.weights().generation_config)
     model.requires_grad_(False).eval()
     nn.Module.to(model, lm.device)
@@ -136,11 +136,11 @@ def _plain_config(lm: LM) -> PretrainedConfig:
 
 
 def _filled_tensors(lm: LM, plain: Layout, progress: ProgressCallback | None) -> dict[str, torch.Tensor]:
-    """Name -> tensor on the CPU, as the plain model has them."""
+    """Name -> tensor of the plain model on the CPU."""
     model, places, shared = lm.weights(), layer_places(lm.layout), shared_units(lm.layout, lm.kept)
     names = {module: name for name, module in model.named_modules()}
     tensors = {name: tensor.detach().to("cpu", copy=True) for name, tensor in own_tensors(model)}
-    for site, place in track(lm.layout.items(), progress, "Filling up layers", len(lm.layout)):
+    for site, place in track(lm.layout.items(), progress, "Padding layers", len(lm.layout)):
         index = places[site.stack, site.layer]
         layer, wide = lm.family.blocks(model)[site.stack][index], plain[site._replace(layer=index)]
         union = shared.get((site.stack, site.module))

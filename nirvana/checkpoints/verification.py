@@ -1,4 +1,4 @@
-"""See that an export computes what the model computes, from nothing but what was written."""
+"""Verify that an export, read back from its files, computes the model's logits."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 SAMPLES, LENGTH = 2, 24
-# Largest difference of logits, relative to the largest logit, where the order of summation or the dtype changes.
+# Tolerated difference of logits, relative to the largest logit, where the order of summation or the dtype changes.
 ROUNDING = {torch.float32: 1e-5, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 HINT = "Check the disk and export again; if it happens twice, report it."
 
@@ -37,8 +37,8 @@ HINT = "Check the disk and export again; if it happens twice, report it."
 class Verification:
     """Checks of an export that was read back.
 
-    `difference` is the largest one between its logits and the model's, `scale` the largest logit; 0 difference means
-    bit-equal. `checks` say in words what was read and run.
+    `difference` is the largest difference of logits from the model's (0: bit-equal), `scale` the largest logit.
+    `checks` describe what was read and run.
     """
 
     difference: float
@@ -50,11 +50,11 @@ def verify_export(lm: LM, path: str | os.PathLike[str], *, progress: ProgressCal
     """Read an export of `lm` back, run a forward pass and compare the logits.
 
     A checkpoint must be bit-equal, through `load_model` and through the code in its folder. A uniform one may differ by
-    rounding. A GGUF file must hold every weight rounded to its dtype, and computes in torch what `lm` computes up to
-    that rounding; running llama.cpp itself is not part of this.
+    rounding. A GGUF file must hold every weight rounded to its dtype, and give the logits of `lm` in torch up to that
+    rounding; llama.cpp itself is not run.
 
     Args:
-        lm: what was exported, with its weights in memory.
+        lm: the exported model, with its weights in memory.
         path: a folder from `save` or `export_uniform`, or a .gguf file from `export_gguf`.
         progress: called after each part; may raise `Cancelled`.
 
@@ -74,7 +74,7 @@ def _verify_folder(lm: LM, folder: Path, progress: ProgressCallback | None) -> V
     again = load_model(folder, device=str(lm.device), dtype=dtype, progress=within(progress, "Reading back", 0, 2))
     exact = again.layout == lm.layout
     if not exact and again.is_pruned:
-        raise CheckpointError("The checkpoint that was written has other sizes than the model.", HINT)
+        raise CheckpointError("The written checkpoint has other sizes than the model.", HINT)
     found = _compare(expected, _logits(lm, again.weights()), 0.0 if exact else ROUNDING[lm.dtype])
     again.unload()
     checks = ["read back with load_model" + (", bit-equal" if exact else "")]
@@ -87,18 +87,18 @@ def _verify_folder(lm: LM, folder: Path, progress: ProgressCallback | None) -> V
 
 
 def _load_with_code(lm: LM, folder: Path) -> PreTrainedModel:
-    """The model as the code in the folder builds it, provided that it is the code that `save` writes.
+    """The model built by the code in the folder, if it is the code that `save` writes.
 
     Raises:
-        CheckpointError: it is other code; that is not run.
+        CheckpointError: it is other code, which is not run.
     """
     code = folder / f"{MODULE}.py"
     source = remote_code(lm.layout.architecture)
     if not code.is_file() or read_file(code) != source.encode():
-        raise CheckpointError(f"{code.name} is not what was written there; it was not run.", HINT)
+        raise CheckpointError(f"{code.name} is not the code that was written; it was not run.", HINT)
     module = ModuleType(f"{__name__}.{MODULE}")
     exec(compile(source, str(code), "exec"), module.__dict__)
-    sys.modules[module.__name__] = module  # where the library looks up the module of a class
+    sys.modules[module.__name__] = module  # the library looks up the module of a class here
     try:
         with quiet_library():
             model = getattr(module, class_name(lm.layout.architecture)).from_pretrained(folder, dtype=lm.dtype)
@@ -116,7 +116,7 @@ def _verify_gguf(lm: LM, path: Path, progress: ProgressCallback | None) -> Verif
     for key, value in header(lm, dtype).items():
         written = value_of(reader, key)
         if written != (float(np.float32(value)) if isinstance(value, float) else value):
-            raise CheckpointError(f"{path.name} says {key} = {written!r} instead of {value!r}.", HINT)
+            raise CheckpointError(f"{path.name} has {key} = {written!r} instead of {value!r}.", HINT)
     state = {}
     names = [name for name in lm.weights().state_dict() if not (name == "lm_head.weight" and _is_tied(lm))]
     head_dim = lm.family.geometry(lm.settings)["head_dim"]
@@ -125,14 +125,14 @@ def _verify_gguf(lm: LM, path: Path, progress: ProgressCallback | None) -> Verif
         rounded = tensor.to("cpu", getattr(torch, stored_dtype(tensor, dtype))).float()
         read = _values(stored[target]) if target in stored else torch.empty(0)
         if not torch.equal(read, rounded):
-            raise CheckpointError(f"{target} in {path.name} is not what the model has.", HINT)
+            raise CheckpointError(f"{target} in {path.name} differs from the model.", HINT)
         state[name] = (rotary_halves(read, head_dim) if is_rotated(target) else read).to(lm.dtype)
     built: Any = build_model(lm.config, lm.family, lm.layout, state, lm.dtype)
     built.requires_grad_(False).eval()
     precision = max((lm.dtype, getattr(torch, dtype)), key=lambda kind: ROUNDING[kind])
     found = _compare(_logits(lm, lm.weights()), _logits(lm, built.to(lm.device)), ROUNDING[precision])
     report(progress, "Reading the GGUF file back", len(names), len(names))
-    return Verification(*found, (f"every tensor read back as {dtype}", "computed in torch from what the file holds"))
+    return Verification(*found, (f"every tensor read back as {dtype}", "computed in torch from the file's weights"))
 
 
 def _is_tied(lm: LM) -> bool:
@@ -148,7 +148,9 @@ def _values(tensor: Any) -> torch.Tensor:
 
 
 def _logits(lm: LM, model: PreTrainedModel) -> torch.Tensor:
-    """(samples, positions, vocabulary) of `model`, a form of `lm`, in float32 on the CPU; tokens from all over."""
+    """(samples, positions, vocabulary) of `model`, a form of `lm`, in float32 on the CPU, for tokens of the whole
+    vocabulary.
+    """
     vocabulary = lm.family.geometry(lm.settings)["vocabulary"]
     ids = torch.arange(1, SAMPLES * LENGTH + 1).reshape(SAMPLES, LENGTH) * 7919 % vocabulary
     with torch.inference_mode():
@@ -169,7 +171,7 @@ def _compare(expected: torch.Tensor, found: torch.Tensor, tolerance: float) -> t
     scale = float(expected.abs().max())
     if not difference <= tolerance * scale:
         raise CheckpointError(
-            f"The export computes something else than the model: logits up to {scale:.3g} differ by {difference:.3g}.",
+            f"The export does not compute the model's logits: values up to {scale:.3g} differ by {difference:.3g}.",
             HINT,
         )
     return difference, scale

@@ -6,4 +6,4 @@ from typing import Literal
 
 Compensation = Literal["none", "bias", "least_squares"]
 METHODS: tuple[Compensation, ...] = ("none", "bias", "least_squares")
-REGULARISATION = 1e-3  # lambda of least squares, as a multiple of the mean square of the inputs that stay
+REGULARISATION = 1e-3  # lambda of least squares, as a multiple of the mean square of the kept inputs

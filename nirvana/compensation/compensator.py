@@ -1,4 +1,4 @@
-"""One pruning's compensation: checked against the model before anything is cut, and the record of it afterwards."""
+"""Compensation of one pruning: validated against the model before pruning, and recorded afterwards."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Compensator:
     """Gives each output projection its update, e.g. `Compensator(lm, "bias", statistics, 0.0).update(site, ...)`.
 
     Raises:
-        CompensationError: the method is unknown, or the statistics are missing, of another model, or means only where
-            more is needed.
+        CompensationError: the method is unknown, or the statistics are missing, of another model, or lack second
+            moments.
     """
 
     def __init__(self, lm: LM, method: Compensation, statistics: Statistics | None, regularisation: float) -> None:
@@ -43,7 +43,7 @@ class Compensator:
             raise CompensationError("The statistics are of a model of another shape.", COLLECT)
         if method == "least_squares":
             if not statistics.has_second:
-                raise CompensationError("Least squares needs second moments, and these statistics are means.", COLLECT)
+                raise CompensationError("Least squares needs second moments; there are only means.", COLLECT)
             if not (math.isfinite(regularisation) and regularisation >= 0):
                 raise CompensationError(f"A regularisation cannot be {regularisation}.", "Use 0 or more, e.g. 0.001.")
 
@@ -53,7 +53,7 @@ class Compensator:
         return "Slicing weights" if self.statistics is None else "Compensating"
 
     def update(self, site: Site, weight: torch.Tensor, kept: torch.Tensor) -> Update | None:
-        """For the output projection of `site`, of which the columns `kept` stay; None without compensation.
+        """The update of the output projection of `site` with the columns `kept`; None without compensation.
 
         Raises:
             CompensationError: the statistics do not determine the weights.

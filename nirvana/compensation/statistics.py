@@ -1,4 +1,4 @@
-"""First and second moments of what output projections read: all that a closed-form compensation needs to know."""
+"""First and second moments of the inputs of output projections, for closed-form compensation."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from nirvana.models.lm import LM
 
-SHARE = 0.8  # of the free memory that moments may take: the model has yet to run
+SHARE = 0.8  # of the free memory for moments; the forward passes need the rest
 STAGE = "Collecting statistics"
 
 
@@ -38,9 +38,10 @@ class Statistics(Mapping[Site, Moments]):
     """Site -> moments of its output projection's inputs, e.g. for an MLP of 1536 neurons d = 1536.
 
     Attributes:
-        tokens: stack -> how many tokens were counted.
+        tokens: stack -> number of tokens.
         model_hash: `LM.hash` of the model that read them.
-        sets: what each calibration set was, as JSON values: source, source_hash, seed, task, samples, length, hash.
+        sets: description of each calibration set, as JSON values: source, source_hash, seed, task, samples, length,
+            hash.
         seconds: how long the collection took.
 
     Raises:
@@ -74,7 +75,7 @@ class Statistics(Mapping[Site, Moments]):
         """Moments over the tokens of both.
 
         Raises:
-            CompensationError: they are of different models, or one has means only.
+            CompensationError: the statistics are of different models, or one has means only.
         """
         if self.model_hash != other.model_hash or list(self) != list(other):
             raise CompensationError("The statistics are of different models.", "Collect both with one model.")
@@ -93,7 +94,7 @@ class Statistics(Mapping[Site, Moments]):
 
     @property
     def has_second(self) -> bool:
-        """Whether there are second moments, which least squares needs."""
+        """Whether second moments are present."""
         return all(moments.second is not None for moments in self.moments.values())
 
     @property
@@ -108,7 +109,7 @@ class Statistics(Mapping[Site, Moments]):
         return content_hash(self.model_hash, *hashes)
 
     def to_bytes(self) -> bytes:
-        """Half of each second moment, which is symmetric."""
+        """Serialise; of each symmetric second moment only one triangle is stored."""
         meta = {
             "version": 1,
             "tokens": self.tokens,
@@ -154,11 +155,11 @@ def collect_statistics(
 
     Args:
         lm: the model that will be pruned, dense or already pruned, with its weights in memory. It is not changed.
-        calibration: one set or several, accumulated one after another, so that they may hold any number of tokens.
-            Of an encoder-decoder, encoder sites count the tokens that the encoder reads and decoder sites those that
-            are predicted.
-        second_moments: whether to keep E[x x^T], float32 (d, d) a site: 4 d^2 bytes. Means take next to nothing and are
-            all that the compensation "bias" needs.
+        calibration: one set or several, accumulated in turn, so the number of tokens is not bounded by memory. Of an
+            encoder-decoder, encoder sites count the tokens that the encoder reads and decoder sites those that are
+            predicted.
+        second_moments: whether to keep E[x x^T], float32 (d, d) a site: 4 d^2 bytes. The compensation "bias" needs
+            means only, which take little memory.
         progress: called often; may raise `Cancelled`.
 
     Raises:
@@ -193,7 +194,7 @@ def collect_statistics(
     for site, count in counts.items():
         second = None
         if second_moments:
-            half = products.pop(site).div_(count).triu_()  # a product that is rounded is not quite symmetric
+            half = products.pop(site).div_(count).triu_()  # rounding leaves the product slightly asymmetric
             second = (half + half.triu(1).T).cpu().numpy()
         moments[site] = Moments(sums[site] / count, second)
     tokens = {site.stack: count for site, count in counts.items()}
@@ -216,10 +217,10 @@ def check_memory(lm: LM) -> None:
     """Check that the second moments fit in the memory of the device and the CPU.
 
     Raises:
-        CompensationError: naming the bytes that they take.
+        CompensationError: naming their size in bytes.
     """
     needed = statistics_bytes(input_widths(lm).values())
-    for device in {"cpu", str(lm.device)}:  # moments are summed where the model is and kept by the CPU
+    for device in {"cpu", str(lm.device)}:  # moments are summed on the model's device and kept on the CPU
         free = available_memory(device)
         if needed > free * SHARE:
             raise CompensationError(
@@ -252,5 +253,5 @@ def _whole(mean: np.ndarray, half: np.ndarray | None) -> Moments:
 
 
 def _upper(width: int) -> np.ndarray:
-    """Booleans (width, width): the diagonal and what lies above it."""
+    """Booleans (width, width): the upper triangle with the diagonal."""
     return ~np.tri(width, k=-1, dtype=bool)

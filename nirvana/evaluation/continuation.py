@@ -1,4 +1,4 @@
-"""Greedy continuation of a prompt: what a model says, for reading beside another's, and how likely another finds it."""
+"""Greedy continuation of a prompt by a model, and its token probabilities under another."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ class ContinuedText:
 
     Attributes:
         text: without the prompt and without special tokens.
-        pieces: what each token of the text adds to it.
-        inputs: what the model read: "input_ids" and "attention_mask", (1, S).
-        sequence: (1, T) ids that its decoder has seen and written, from the first on.
-        places: where in `sequence` the tokens of `pieces` are.
+        pieces: text that each token adds.
+        inputs: of the model: "input_ids" and "attention_mask", (1, S).
+        sequence: (1, T) ids of the decoder, read and generated.
+        places: positions in `sequence` of the tokens of `pieces`.
     """
 
     text: str
@@ -50,15 +50,15 @@ def continue_prompt(
     max_new_tokens: int = 64,
     progress: ProgressCallback | None = None,
 ) -> ContinuedText:
-    """The most likely next tokens, one after the other, without the prompt.
+    """Greedy continuation of a prompt.
 
-    An encoder-decoder reads the prompt with its encoder. One that was trained on missing spans is asked for the span
-    that is missing at the prompt's end.
+    An encoder-decoder reads the prompt with its encoder. One that was trained on span corruption predicts the span
+    masked at the prompt's end.
 
     Args:
         prompt: some text; the continuation follows it directly.
-        chat: give the prompt as a user's turn in the model's chat template instead, and return the answer.
-        max_new_tokens: stop after this many, or where the model ends the text, or where its positions end.
+        chat: use the prompt as a user's turn in the model's chat template, and return the answer.
+        max_new_tokens: limit of new tokens; also ends at the model's end token or last position.
         progress: called after each token, with the text so far; may raise `Cancelled`.
 
     Raises:
@@ -68,7 +68,7 @@ def continue_prompt(
     if not prompt.strip():
         raise CorpusError("The prompt is empty.", "Write a few words for the model to continue.")
     if max_new_tokens < 1:
-        raise CorpusError(f"{max_new_tokens} new tokens are none.", "Ask for 1 or more.")
+        raise CorpusError(f"{max_new_tokens} new tokens cannot be generated.", "Ask for 1 or more.")
     model = lm.weights()
     inputs = _encoded(lm, prompt, chat)
     marks = list(sentinels(lm)[:2]) if task_of(lm) == SPANS else []
@@ -85,7 +85,7 @@ def continue_prompt(
     ends = getattr(model.generation_config, "eos_token_id", None)
     ends = ends if ends is not None else lm.tokenizer.eos_token_id
     if marks:
-        ends = [ends, *marks[1:]]  # the next sentinel: what follows is another span
+        ends = [ends, *marks[1:]]  # the next sentinel begins another span
     configure: Any = GenerationConfig  # the library leaves both untyped
     generate: Any = model.generate
     settings = configure(
@@ -117,10 +117,10 @@ def continue_prompt(
 
 
 def token_probabilities(lm: LM, written: ContinuedText) -> tuple[float, ...]:
-    """How likely `lm` finds each token of what was written, given all before it: one forward over the whole text.
+    """Probability under `lm` of each generated token given all before it, from one forward over the whole text.
 
     Raises:
-        ModelError: the model has another vocabulary than the one that wrote, or its weights are not in memory.
+        ModelError: the two models have different vocabularies, or the weights are not in memory.
     """
     sequence, inputs = written.sequence.to(lm.device), {name: ids.to(lm.device) for name, ids in written.inputs.items()}
     head = lm.family.head(lm.weights())

@@ -1,4 +1,6 @@
-"""KL( dense || pruned ): how far pruning moved the model's predictions (paper: KL-based choice of calibration data)."""
+"""KL( dense || pruned ): the change of the model's predictions by pruning (paper: KL-based choice of calibration
+data).
+"""
 
 from __future__ import annotations
 
@@ -23,11 +25,11 @@ MEMORY_SHARE = 0.125  # ... and at most this share of what is free
 
 @dataclass(frozen=True, eq=False)
 class DenseReference:
-    """The dense side of a divergence, computed once and compared with any number of pruned models.
+    """The dense side of a divergence, computed once for any number of pruned models.
 
     Log-probabilities (N T, V) are kept where they fit: 128 probes of 64 tokens with 49152 words take 1.6 GB. Otherwise
-    the hidden states (N T, H) are, here 19 MB, and the head is applied again for each comparison: exact as well, for a
-    fifth more time of a small model and less of a large one. One of the two is None.
+    the hidden states (N T, H) are kept, here 19 MB, and the head is applied again for each comparison: also exact, and
+    a fifth slower for a small model, less for a large one. One of the two is None.
     """
 
     probe_hash: str
@@ -50,7 +52,7 @@ def dense_reference(
     keep_bytes: int | None = None,
     progress: ProgressCallback | None = None,
 ) -> DenseReference:
-    """Run the dense model over the probes, (N, T), once: of an encoder-decoder, over what its decoder reads.
+    """Run the dense model over the probes, (N, T), once: with an encoder, over the decoder's inputs.
 
     Args:
         keep_bytes: the most that log-probabilities may take; by default 2 GiB or an eighth of the free memory.
@@ -97,7 +99,7 @@ def divergence(
 
     Args:
         probe: windows (N, T) without padding.
-        reference: what `dense_reference(dense, probe)` gave, where several models are compared with the same dense one.
+        reference: `dense_reference(dense, probe)`, to compare several models with one dense model.
         progress: called after every few hundred tokens; may raise `Cancelled`.
 
     Raises:
@@ -148,7 +150,7 @@ def divergence_of(
                 log_p = reference.rows(done, done + len(part)).to(part.device)
                 log_q = torch.log_softmax(head(part).float(), dim=-1)
                 kl = torch.linalg.vecdot(log_p.exp(), torch.sub(log_p, log_q, out=log_q))
-            # KL is not negative; rounding of 50000 terms that cancel can be, by about 1e-7.
+            # KL is not negative, but rounding of 50000 cancelling terms can make it about -1e-7.
             flat[done : done + len(part)] = kl.clamp(min=0).cpu().numpy()
             done += len(part)
     report(progress, stage, done, total)
@@ -164,7 +166,7 @@ def _check(lm: LM, probe: CalibrationSet) -> None:
     if (probe.decoder_tokens is None) == lm.family.encoder_decoder:
         raise CorpusError(f"The probe is for another kind of model than {lm.source.name}.", "Draw it with this model.")
     if (probe.mask is not None and not probe.mask.all()) or (probe.targets is not None and (probe.targets < 0).any()):
-        raise CorpusError("Divergence is measured on full windows, and the probe has padding.", "Cut it to length.")
+        raise CorpusError("Divergence needs full windows; the probe has padding.", "Cut it to length.")
     positions = lm.family.geometry(lm.settings).get("positions", probe.length)
     if probe.length > positions:
         raise ModelError(

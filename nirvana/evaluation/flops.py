@@ -1,14 +1,14 @@
-"""Floating-point operations of a model's matrix products, from its layout alone: the speed that pruning could give.
+"""Floating-point operations of a model's matrix products, from its layout alone: the ideal speed of a pruned model.
 
 A product of (m, k) with (k, n) counts 2 m k n. Counted are
 
 - every linear layer of a block: 2 x its weights for each token that it reads,
 - attention: 4 x query heads x head_dim for each pair of a query and a key (scores, and their product with the values),
   masked pairs included, as the library multiplies them,
-- the output head, 2 x hidden x vocabulary, for the last position only, which is all that generation asks for.
+- the output head, 2 x hidden x vocabulary, for the last position only, as in generation.
 
-Embeddings, norms, activations, softmax and rotary positions are left out: they are no products of matrices, or small
-ones. A sliding window is not taken off.
+Embeddings, norms, activations, softmax and rotary positions are excluded: they are not matrix products, or small. A
+sliding window is not deducted.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ Geometry = Mapping[str, int]  # as `Family.geometry` gives it
 
 
 def prefill_flops(layout: Layout, geometry: Geometry, *, batch: int, prompt: int) -> int:
-    """Until the first new token: the prompt of `prompt` tokens is read, and one position is predicted.
+    """Operations until the first new token: read the prompt of `prompt` tokens and predict one position.
 
-    An encoder-decoder reads the prompt with its encoder, and its decoder the token that starts every text.
+    An encoder-decoder reads the prompt with its encoder, and its decoder the start token.
     """
     own = 1 if ENCODER in layout.stacks else prompt
     total = _head(geometry)
@@ -36,7 +36,7 @@ def prefill_flops(layout: Layout, geometry: Geometry, *, batch: int, prompt: int
 
 
 def decode_flops(layout: Layout, geometry: Geometry, *, batch: int, prompt: int, new_tokens: int) -> int:
-    """From the first new token to the last: `new_tokens` - 1 steps of one token, with everything before it cached."""
+    """Operations after the first new token: `new_tokens` - 1 steps of one token with a cache."""
     before = 1 if ENCODER in layout.stacks else prompt
     total = 0
     for step in range(1, new_tokens):
@@ -49,7 +49,7 @@ def decode_flops(layout: Layout, geometry: Geometry, *, batch: int, prompt: int,
 
 
 def cache_bytes(layout: Layout, geometry: Geometry, *, batch: int, prompt: int, new_tokens: int, itemsize: int) -> int:
-    """Bytes of the keys and values that are kept while a text of that length is written."""
+    """Bytes of the cache of keys and values for a text of that length."""
     own = (1 if ENCODER in layout.stacks else prompt) + new_tokens - 1
     total = 0
     for site in layout.pool(KV_GROUP):
@@ -64,7 +64,9 @@ def _head(geometry: Geometry) -> int:
 
 
 def _linear(layout: Layout, geometry: Geometry, site: Site, tokens: int, read: int) -> int:
-    """Linear layers of a site; cross-attention's keys and values are those of the `read` tokens of the encoder."""
+    """Operations of the linear layers of a site; cross-attention computes keys and values of the encoder's `read`
+    tokens.
+    """
     weights = layout[site].parameters
     if site.module != CROSS_ATTENTION:
         return 2 * weights * tokens

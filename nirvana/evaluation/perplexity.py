@@ -21,7 +21,7 @@ from nirvana.progress import ProgressCallback, report
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-CHARACTERS_PER_TOKEN = 8  # read at first for each token wanted: English has about 4.5
+CHARACTERS_PER_TOKEN = 8  # characters read at first for each token; English has about 4.5
 STAGE = "Perplexity"
 
 
@@ -37,17 +37,17 @@ def perplexity(
     """exp of the mean negative log-likelihood, in nats per token, of text in windows that do not overlap.
 
     Documents are joined with blank lines and tokenised once. Each window predicts window - 1 tokens from those before
-    them in the window alone, so the result depends on the window: compare like with like. Logits are computed in
-    float32 for a few hundred positions at a time.
+    them in the window alone, so results of different windows are not comparable. Logits are computed in float32 for a
+    few hundred positions at a time.
 
-    An encoder-decoder predicts the missing part of each window given the rest (see `task`): the decoder's tokens that
-    come from the text count, sentinels and ends do not.
+    An encoder-decoder predicts the masked part of each window given the rest (see `task`); only labels that are tokens
+    of the text count, not sentinels and end tokens.
 
     Args:
         text: a corpus, of which the evaluation split is read; or a split, a string or documents, used whole.
         window: tokens in a window, 2 or more.
-        max_tokens: read at most this many tokens; what does not fill a window is left out.
-        task: for an encoder-decoder, "span corruption", "continuation", or "auto" for what it was trained on.
+        max_tokens: read at most this many tokens; an incomplete last window is dropped.
+        task: for an encoder-decoder, "span corruption", "continuation", or "auto" for the task that it was trained on.
         progress: called after every few hundred tokens; may raise `Cancelled`.
 
     Raises:
@@ -60,7 +60,7 @@ def perplexity(
     report(progress, STAGE, 0, 0)
     windows, sizes = _windows(lm, split, window, max_tokens)
     examples = _examples(lm, windows, task)
-    counted = examples.origin >= 0  # as many in each window
+    counted = examples.origin >= 0  # the same number in each window
     losses = _losses(lm, examples, progress)[counted].reshape(len(windows), -1)
     scored_bytes = int(np.take_along_axis(sizes, np.maximum(examples.origin, 0), axis=1)[counted].sum())
     per_window = losses.mean(axis=1, dtype=np.float64)
@@ -87,7 +87,7 @@ def perplexity(
 
 
 def check_text(lm: LM, text: Text, *, window: int) -> None:
-    """Refuse, before anything is computed, what `perplexity` could not measure.
+    """Check, before computing, that `perplexity` can measure the text.
 
     Raises:
         CorpusError: the text does not fill one window, or the window is below 2.
@@ -112,7 +112,7 @@ def _check(lm: LM, window: int, max_tokens: int) -> None:
 
 
 def _examples(lm: LM, windows: np.ndarray, task: str) -> Examples:
-    """Windows (N, T) -> what the model reads and what it should say; the same windows always give the same examples."""
+    """Windows (N, T) -> inputs and labels; the same windows always give the same examples."""
     if task:
         return make_pairs(lm, windows, task, np.random.default_rng(0))
     origin = np.tile(np.arange(1, windows.shape[1]), (len(windows), 1))
@@ -142,7 +142,7 @@ def _losses(lm: LM, examples: Examples, progress: ProgressCallback | None) -> np
 
 
 def _windows(lm: LM, split: CorpusSplit, window: int, max_tokens: int) -> tuple[np.ndarray, np.ndarray]:
-    """int64 (N, window) of the first tokens, and how many UTF-8 bytes of the text each of them adds."""
+    """int64 (N, window) of the first tokens, and the number of UTF-8 bytes of each."""
     text = split.text
     # Encoders get their end token with each window, not with the text.
     ids, ends = _first_tokens(lm.tokenizer, text, max_tokens, special=not lm.family.encoder_decoder)
@@ -163,7 +163,7 @@ def _first_tokens(
 ) -> tuple[list[int], list[int]]:
     """The first `count` tokens of the text and, for each, the character where it ends.
 
-    Only the beginning of a long text is tokenised: a cut can change the last few tokens before it, no earlier ones.
+    Only the beginning of a long text is tokenised: a cut can change only the last few tokens before it.
     """
     margin = 64
     length = (count + margin) * CHARACTERS_PER_TOKEN
@@ -179,7 +179,7 @@ def _first_tokens(
     if tokenizer.is_fast:
         spans = [end for _, end in encoded["offset_mapping"][:count]]
         return ids, list(itertools.accumulate(spans, max))  # special tokens end at 0
-    if is_bytes(tokenizer):  # a character ends with its first byte, and takes the others along
+    if is_bytes(tokenizer):  # a character counts with its first byte
         pieces = [int(0 <= token - FIRST_BYTE < 256 and (token - FIRST_BYTE) & 0xC0 != 0x80) for token in ids]
     else:
         pieces = [len(tokenizer.decode([token])) for token in ids]

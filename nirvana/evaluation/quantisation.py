@@ -1,7 +1,7 @@
-"""Quantised copies to hold pruned models against: what else the same number of bytes could have bought.
+"""Quantised copies of models, as a baseline for pruned models of the same size in bytes.
 
-LLM.int8() (arXiv:2208.07339) and 4-bit NormalFloat (QLoRA, arXiv:2305.14314), both as bitsandbytes makes them. The
-linear layers of the blocks are quantised; embeddings, norms and the output head keep their type, as is usual.
+LLM.int8() (arXiv:2208.07339) and 4-bit NormalFloat (QLoRA, arXiv:2305.14314), both by bitsandbytes. The linear layers
+of the blocks are quantised; embeddings, norms and the output head keep their type, as is usual.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from nirvana.models.lm import LM
 from nirvana.progress import ProgressCallback, track
 
 DEVICES = ("cpu", "cuda", "xpu")
-OUTLIER = 6.0  # activations beyond this stay in 16 bit, as in the paper of LLM.int8()
+OUTLIER = 6.0  # activations above this stay in 16 bit, as in LLM.int8()
 BLOCK = 64  # weights that share one scale, as in QLoRA
 
 
 @dataclass(eq=False, repr=False)
 class QuantisedLM(LM):
-    """An LM whose weights take fewer bytes than its dtype says; everything that measures takes it as it is.
+    """An LM with quantised weights, accepted by every measurement.
 
     Attributes:
-        stored: bytes of the weights, scales included, summed over what is stored.
+        stored: bytes of the weights, scales included.
     """
 
     stored: int = 0
@@ -45,7 +45,7 @@ class QuantisedLM(LM):
 class PaddedLinear(nn.Module):
     """A linear layer that reads `missing` zeros after its inputs.
 
-    On a CPU, bitsandbytes reads rows of 4-bit weights wrongly where they do not fill whole blocks.
+    On a CPU, bitsandbytes reads rows of 4-bit weights incorrectly unless they fill whole blocks.
     """
 
     def __init__(self, linear: nn.Module, missing: int) -> None:
@@ -58,9 +58,9 @@ class PaddedLinear(nn.Module):
 
 
 def quantise(lm: LM, scheme: str = "int8", *, progress: ProgressCallback | None = None) -> QuantisedLM:
-    """A copy of `lm` with the linear layers of its blocks in 8 or 4 bits, for measuring; `lm` is untouched.
+    """A copy of `lm` with the linear layers of its blocks in 8 or 4 bits; `lm` is unchanged.
 
-    Layers that the library itself keeps in float32, such as the last of T5's MLPs, are left as they are.
+    Layers that the library keeps in float32, such as T5's wo, are not quantised.
 
     Args:
         lm: dense or pruned, with its weights in memory.
@@ -68,22 +68,22 @@ def quantise(lm: LM, scheme: str = "int8", *, progress: ProgressCallback | None 
         progress: called after each layer; may raise `Cancelled`.
 
     Raises:
-        ModelError: there is no such scheme, bitsandbytes is missing or knows nothing of the device, or the weights
-            are not in memory.
+        ModelError: the scheme is unknown, bitsandbytes is missing or does not support the device, or the weights are
+            not in memory.
     """
     if scheme not in SCHEMES:
         raise ModelError(f"There is no quantisation {scheme!r}.", f"Use {' or '.join(SCHEMES)}.")
     if isinstance(lm, QuantisedLM):
-        raise ModelError(f"{lm.source.name} is quantised already.", "Start from the model before that.")
+        raise ModelError(f"{lm.source.name} is quantised already.", "Start from the original model.")
     if lm.device.type not in DEVICES:
         raise ModelError(f"Quantised models do not run on {lm.device.type} here.", "Use the CPU or CUDA.")
     library = _library()
     source, layers = lm.weights(), _linear_layers(lm)
-    quantised: dict[int, object] = {}  # id of a layer -> what takes its place in the copy
+    quantised: dict[int, object] = {}  # id of a layer -> its replacement in the copy
     make = _int8 if scheme == "int8" else _int4
     for layer in track(layers, progress, f"Quantising to {scheme}", len(layers)):
         quantised[id(layer)] = make(library, layer, lm.dtype).to(lm.device).eval()
-    model = copy.deepcopy(source, memo=quantised)  # asks the memo first, so what was quantised is not copied
+    model = copy.deepcopy(source, memo=quantised)  # deepcopy asks the memo first, so quantised layers are not copied
     base, version = lm.compute_hash, metadata.version("bitsandbytes")
     note = f"{scheme} weights in the blocks (bitsandbytes {version})"
     own = {item.name: getattr(lm, item.name) for item in fields(LM)}
@@ -99,7 +99,7 @@ def quantise(lm: LM, scheme: str = "int8", *, progress: ProgressCallback | None 
 
 
 def stored_bytes(model: nn.Module) -> int:
-    """Bytes of all tensors that saving `model` would write, those that are shared counted once."""
+    """Bytes of all tensors of a saved `model`, shared ones counted once."""
     found: dict[tuple[int, int], int] = {}
     for tensor in model.state_dict().values():
         found[tensor.data_ptr(), tensor.nbytes] = tensor.nbytes
@@ -129,7 +129,7 @@ def _int4(library: Any, layer: nn.Linear, dtype: torch.dtype) -> nn.Module:
     made: Any = library.nn.Linear4bit(
         layer.in_features + missing, layer.out_features, bias=False, compute_dtype=dtype, **form
     )
-    # Some CPUs have a kernel whose packing takes only certain widths, and pruned layers have others.
+    # Some CPUs have a kernel whose packing supports only certain widths; pruned layers may have others.
     made.support_avx512bf16_for_cpu = False
     values = functional.pad(_values(layer), (0, missing))
     weight = library.nn.Params4bit(values, requires_grad=False, blocksize=BLOCK, module=made, **form)
@@ -144,12 +144,12 @@ def _fill(made: nn.Module, layer: nn.Linear, weight: nn.Parameter) -> nn.Module:
 
 
 def _values(layer: nn.Linear) -> torch.Tensor:
-    """A copy on the CPU: the library quantises what is moved to its device."""
+    """A copy on the CPU; the library quantises weights when they are moved to the device."""
     return layer.weight.detach().to("cpu", copy=True).contiguous()
 
 
 def _library() -> Any:
-    # It warns at every product that activations are cast to float16, which is how LLM.int8() is defined.
+    # It warns at every product of the cast to float16, which is part of LLM.int8().
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     try:
         import bitsandbytes

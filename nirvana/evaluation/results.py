@@ -9,16 +9,16 @@ from typing import Any
 
 import numpy as np
 
-MOST_PARTS = 4096  # of a measurement that are kept; more take too much of a report, and pair no better
+MOST_PARTS = 4096  # kept of a measurement; more would enlarge a report for little gain in pairing
 
 
 @dataclass(frozen=True)
 class Perplexity:
     """exp of the mean negative log-likelihood per token over non-overlapping windows (paper, evaluation).
 
-    `standard_error` is that of `value`, from the spread over windows (delta method: value times the standard
-    error of the mean negative log-likelihood). `tokens` counts predicted tokens: window - 1 for each window, or what
-    the `task` of an encoder-decoder leaves to predict.
+    `standard_error` is that of `value`, from the spread over windows (delta method: value times the standard error of
+    the mean negative log-likelihood). `tokens` counts predicted tokens: window - 1 for each window, or the labels of an
+    encoder-decoder's `task`.
     """
 
     value: float
@@ -38,11 +38,10 @@ class Measurement:
     """One number of a report.
 
     `metric` is "perplexity", "bits per byte", "KL divergence", "parameters", "bytes" ...; `subject` is "dense" or
-    "pruned"; `protocol` says how it was measured, e.g. `{"corpus": "python-docs", "window": 512, "tokens": 32256}`.
-    `n` is the number of independent parts that `standard_error` comes from (windows, probe samples, items). Of an
-    accuracy, `outcomes` holds which items were right, so that two models can be compared item by item: see
-    `nirvana.evaluation.zero_shot.results`. For the same end `parts` holds what each of the n parts gave (see
-    `part_values`): the loss of a perplexity, in nats per token, and else the metric itself.
+    "pruned"; `protocol` is e.g. `{"corpus": "python-docs", "window": 512, "tokens": 32256}`. `n` is the number of
+    independent parts that `standard_error` comes from (windows, probe samples, items). For an accuracy, `outcomes`
+    holds which items were right, for paired comparisons (see `nirvana.evaluation.zero_shot.results`). Likewise `parts`
+    holds the value of each part (see `part_values`): nats per token for a perplexity, otherwise the metric itself.
     """
 
     metric: str
@@ -56,7 +55,7 @@ class Measurement:
 
     @property
     def part_values(self) -> np.ndarray | None:
-        """float32 (n,): what each part gave, or None where that was not kept."""
+        """float32 (n,) values of the parts, or None where they were not kept."""
         values = np.frombuffer(base64.b64decode(self.parts), "<f4")
         return values if len(values) and len(values) == self.n else None
 

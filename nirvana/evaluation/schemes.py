@@ -1,4 +1,4 @@
-"""Names of the ways to quantise, for pages and command lines, which load no torch."""
+"""Names of quantisation schemes, without torch, for pages and the command line."""
 
 from __future__ import annotations
 

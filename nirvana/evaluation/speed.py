@@ -1,4 +1,4 @@
-"""Measured speed: how fast models read a prompt and write on, taken in turns so that nobody has the quieter machine."""
+"""Measured speed of prefill and decoding, with models in turns so that load on the machine affects all alike."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from nirvana.models.lm import LM
 from nirvana.progress import ProgressCallback, report
 
 STAGE = "Timing"
-SEED = 0  # of the prompt: which tokens it has does not matter to the time
+SEED = 0  # of the prompt, whose tokens do not affect the time
 clock = time.perf_counter
 
 
 class Turn(NamedTuple):
-    """One model reads the prompt and writes on: seconds to the first token, seconds for the others, peak bytes."""
+    """One timed generation of one model: seconds to the first token, seconds for the others, peak bytes."""
 
     first: float
     others: float
-    peak: int | None  # None where no device counts them
+    peak: int | None  # None where the device does not count them
 
 
 def measure_speed(
@@ -39,23 +39,23 @@ def measure_speed(
     repeats: int = 5,
     progress: ProgressCallback | None = None,
 ) -> SpeedReport:
-    """Tokens a second of each model, in turns A B A B, after one turn of each that does not count.
+    """Tokens a second of each model, in turns A B A B, after a warm-up turn of each.
 
-    A turn reads `batch` prompts of random tokens at once and takes the most likely token `new_tokens` times, through
-    the library's own forward and cache. An encoder-decoder reads the prompt with its encoder. The time to the first
-    token is that of the whole prefill; tokenising and decoding text are not in it.
+    A turn reads `batch` prompts of random tokens at once and decodes `new_tokens` tokens greedily with the library's
+    own forward and cache. An encoder-decoder reads the prompt with its encoder. The time to the first token is that of
+    the prefill, without tokenisation.
 
     Args:
-        models: names and models; the first is what the others are compared with.
+        models: names and models; the first is the baseline.
         batch: prompts at once.
         prompt: tokens of each.
-        new_tokens: written after each, at least 2.
-        repeats: turns of each model that count.
+        new_tokens: generated after each, at least 2.
+        repeats: turns of each model after the warm-up.
         progress: called after every token; may raise `Cancelled`.
 
     Raises:
-        ModelError: there is no model, a number is out of range, the text is longer than a model's positions, or the
-            models are on different devices.
+        ModelError: no models, a number out of range, a text longer than a model's positions, or models on different
+            devices.
     """
     _check(models, batch, prompt, new_tokens, repeats)
     turns: dict[str, list[Turn]] = {name: [] for name in models}
@@ -93,7 +93,7 @@ def prompt_tokens(lm: LM, batch: int, length: int) -> torch.Tensor:
 
 
 def take_turn(lm: LM, tokens: torch.Tensor, new_tokens: int, step: Any) -> Turn:
-    """Read `tokens`, (B, T), and write `new_tokens` after them; `step()` is called after each."""
+    """Read `tokens`, (B, T), and generate `new_tokens` after them; `step()` is called after each."""
     model: Any = lm.weights()
     cuda = lm.device.type == "cuda"
     held = 0
@@ -110,7 +110,7 @@ def take_turn(lm: LM, tokens: torch.Tensor, new_tokens: int, step: Any) -> Turn:
         newest = output.logits[:, -1:].argmax(-1)  # (B, 1)
         first = _now(lm.device)
         step()
-        inputs |= cached(lm, output)  # which the library extends in place
+        inputs |= cached(lm, output)  # the library extends it in place
         name = "decoder_input_ids" if lm.family.encoder_decoder else "input_ids"
         for _ in range(new_tokens - 1):
             inputs[name] = newest
@@ -123,7 +123,7 @@ def take_turn(lm: LM, tokens: torch.Tensor, new_tokens: int, step: Any) -> Turn:
 
 
 def cached(lm: LM, output: Any) -> dict[str, Any]:
-    """The argument that gives a forward the keys and values of an earlier `output`; transformers renamed both."""
+    """The argument that passes the cache of an earlier `output` to a forward; transformers renamed both."""
     name = "cache" if "cache" in inspect.signature(lm.weights().forward).parameters else "past_key_values"
     return {name: getattr(output, name)}
 
@@ -149,7 +149,7 @@ def _summary(lm: LM, turns: list[Turn], batch: int, prompt: int, new_tokens: int
 
 
 def _now(device: torch.device) -> float:
-    """The time once the device has done what it was given."""
+    """The time after the device has finished its queue."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":
@@ -177,7 +177,7 @@ def _check(models: Mapping[str, LM], batch: int, prompt: int, new_tokens: int, r
         if not lm.family.generates_with_cache(lm.settings):
             raise ModelError(
                 f"{lm.source.name} has more decoder than encoder layers, for which transformers has no cache.",
-                "Its speed cannot be measured; leave it out.",
+                "Its speed cannot be measured; remove it from the models.",
             )
         positions = lm.family.geometry(lm.settings).get("positions", prompt + new_tokens)
         if prompt + new_tokens > positions:

@@ -13,7 +13,7 @@ METRICS = ("prefill", "decode", "first_token")
 
 @dataclass(frozen=True)
 class Spread:
-    """Repeated measurements of one thing: their median and quartiles, and all `values` in the order they were taken."""
+    """Repeated measurements of one quantity: median, quartiles, and all `values` in order."""
 
     median: float
     low: float
@@ -28,18 +28,18 @@ class Spread:
 
 @dataclass(frozen=True)
 class ModelSpeed:
-    """How fast one model is, and what it takes.
+    """Speed and memory of one model.
 
     Attributes:
         prefill: prompt tokens read a second.
-        decode: new tokens written a second, after the first.
+        decode: new tokens generated a second, after the first.
         first_token: seconds until the first new token.
-        memory_bytes: at the most, for weights, activations and cache, where `memory_measured`; otherwise an estimate,
-            weights and cache alone.
+        memory_bytes: measured peak of weights, activations and cache where `memory_measured`; otherwise an estimate for
+            weights and cache.
         file_bytes: of the weights in a file.
         prefill_flops: matrix products until the first new token.
         decode_flops: matrix products of all further ones.
-        note: what has to be said of the model's numbers.
+        note: caveat of the model's numbers.
     """
 
     prefill: Spread
@@ -62,9 +62,9 @@ class ModelSpeed:
 
 @dataclass(frozen=True)
 class SpeedReport:
-    """Models measured in turns, in one process, after a turn of each that does not count.
+    """Models measured in turns, in one process, after a warm-up turn of each.
 
-    `models` keeps the order of the turns; the first is what the others are compared with.
+    `models` keeps the order of the turns; the first is the baseline.
     """
 
     models: dict[str, ModelSpeed]
@@ -76,9 +76,9 @@ class SpeedReport:
     threads: int
 
     def ratio(self, name: str, metric: str) -> Spread:
-        """How many times as fast as the first model `name` is, turn by turn: "prefill", "decode" or "first_token".
+        """Speed of model `name` relative to the first, turn by turn, for "prefill", "decode" or "first_token".
 
-        A turn of both lies close together in time, so what slows the whole machine down hardly shows.
+        Turns of both are adjacent in time, so load on the machine has little effect.
         """
         first = getattr(next(iter(self.models.values())), metric).values
         own = getattr(self.models[name], metric).values
@@ -86,19 +86,19 @@ class SpeedReport:
         return Spread.of([old / new if metric == "first_token" else new / old for new, old in pairs])
 
     def ideal(self, name: str, metric: str) -> float:
-        """The same ratio if time were proportional to the matrix products' operations."""
+        """The ratio if time were proportional to the operations of matrix products."""
         counted = "decode_flops" if metric == "decode" else "prefill_flops"
         return float(getattr(next(iter(self.models.values())), counted) / getattr(self.models[name], counted))
 
     @property
     def protocol(self) -> str:
-        """How it was measured, in a sentence."""
+        """The protocol as a sentence."""
         dtypes = ", ".join(dict.fromkeys(speed.dtype for speed in self.models.values()))
         threads = f", {self.threads} thread{'' if self.threads == 1 else 's'}" if self.device.startswith("cpu") else ""
         return (
             f"Batch {self.batch}, prompt of {self.prompt:,} random tokens, {self.new_tokens:,} new tokens, greedy. "
-            f"{self.repeats} turns of each model, one after the other in one process, after one that does not "
-            f"count. {dtypes} on {self.device}{threads}."
+            f"{self.repeats} turns of each model, alternating in one process, after a warm-up turn of each. "
+            f"{dtypes} on {self.device}{threads}."
         )
 
     def to_json(self) -> dict[str, Any]:

@@ -1,1 +1,1 @@
-"""Jobs: work on runs, its queue, and the worker process that does it. No torch in the parent."""
+"""Jobs: tasks, queue, and worker processes. The parent does not import torch."""

@@ -1,4 +1,4 @@
-"""Execution of a task: the one way in for the worker and the command line."""
+"""Execution of a task, for the worker and the command line."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 
 def check_task(run: Run, task: str, arguments: Mapping[str, Any]) -> Schema:
-    """Validate a task before any work; its request.
+    """Validate a task before any work; returns its request.
 
     Args:
-        arguments: values of the request by field name, as JSON values; fields that are left out take their defaults.
+        arguments: values of the request by field name, as JSON values; missing fields take their defaults.
 
     Raises:
         RunError: the task or an argument is unknown or out of range, or the run is the example and would change.
-        NirvanaError: the run cannot be used for the task.
+        NirvanaError: the run does not suit the task.
     """
     found = find_task(task)
     request = found.request.from_json(arguments)
@@ -39,10 +39,10 @@ def check_task(run: Run, task: str, arguments: Mapping[str, Any]) -> Schema:
 def execute(
     run: Run, task: str, arguments: Mapping[str, Any], reporter: Reporter, models: ModelCache | None = None
 ) -> dict[str, Any]:
-    """Perform a task on a run; its result as JSON values.
+    """Perform a task on a run; returns its result as JSON values.
 
     Args:
-        run: the task's input, and the place of its results.
+        run: holds the task's input and results.
         task: one of `nirvana.jobs.registry.TASKS`.
         arguments: see `check_task`.
         reporter: receives the steps and their progress; may raise `Cancelled`.
@@ -62,13 +62,14 @@ def execute(
 
 @contextmanager
 def translated(models: ModelCache | None = None) -> Iterator[None]:
-    """Raise every failure in the block as a `NirvanaError`; the traceback of an unexpected one is written to stderr.
+    """Raise every failure in the block as a `NirvanaError`; the traceback of an unexpected failure is written to
+    stderr.
 
     Out of memory becomes an error with advice, after `models` are dropped.
     """
     try:
         yield
-    except (NirvanaError, BrokenPipeError):  # the latter has no message: the reader of stdout has ended
+    except (NirvanaError, BrokenPipeError):  # the latter has no message: stdout was closed by its reader
         raise
     except Exception as error:
         if memory.is_out_of_memory(error):
@@ -77,6 +78,4 @@ def translated(models: ModelCache | None = None) -> Iterator[None]:
             raise RunError(memory.MESSAGE, memory.HINT) from error
         traceback.print_exc()
         message = f"{type(error).__name__}: {error}".removesuffix(".")
-        raise RunError(
-            f"{message}.", "This is a defect of the program: report it with the traceback in the log."
-        ) from error
+        raise RunError(f"{message}.", "This is a bug: report it with the traceback in the log.") from error

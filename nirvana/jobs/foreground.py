@@ -1,4 +1,4 @@
-"""A job that this very process performs, as the command line does; other processes see it as a live job."""
+"""Jobs performed in this process, by the command line; other processes see them as live jobs."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 def execute_here(
     run: Run, task: str, arguments: Mapping[str, Any], reporter: Reporter, models: ModelCache | None = None
 ) -> dict[str, Any]:
-    """`execute`, recorded as a job of `run`: live while it lasts, then as it ended. The example records nothing.
+    """`execute`, recorded as a job of `run`: live while it runs, then with its outcome. Not recorded for the example.
 
     Raises:
-        NirvanaError: see `execute`. A request that is refused leaves no job behind.
+        NirvanaError: see `execute`. An invalid request records no job.
     """
     request = check_task(run, task, arguments).to_json()
     if run.index is None:
@@ -39,7 +39,7 @@ def execute_here(
 
 
 class _Noting:
-    """A reporter that passes everything on and knows the current step."""
+    """A reporter that forwards reports and keeps the current step."""
 
     def __init__(self, reporter: Reporter) -> None:
         self.current = ""

@@ -1,4 +1,4 @@
-"""One device: its queue of jobs and the worker process that does them. This is the parent's side."""
+"""Lane of one device: its queue of jobs and its worker process, on the parent's side."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ class Live:
     """State of a job while it runs.
 
     `done` of `total` units of `stage` are done in `step`, the `step_number`-th of `steps`; a total of 0 means that the
-    length is not known. `text` is the text written so far. Times are seconds since 1970.
+    length is not known. `text` is the text generated so far. Times are seconds since 1970.
 
     Attributes:
-        begun: when the step began, or the first of the points of a study, and the number of that.
-        first: when the first report with a known length came, and the fraction of the step that was done.
-        last: the same of the report that had the largest fraction so far.
+        begun: start time of the step, or of a study's first point, and its number.
+        first: time of the first report with a known length, and its fraction of the step.
+        last: likewise of the report with the largest fraction so far.
     """
 
     stage: str = ""
@@ -70,7 +70,7 @@ class Live:
 
 @dataclass(eq=False)
 class Entry:
-    """A job that this process owns."""
+    """A job of this process."""
 
     id: str
     command: dict[str, Any]
@@ -80,7 +80,7 @@ class Entry:
 
 
 class WorkerProcess:
-    """The child with its pipes. `events` yields what it sends, then None once it has ended."""
+    """The child with its pipes. `events` yields its events, then None at its end."""
 
     def __init__(self, command: Sequence[str], on_line: Callable[[str], None]) -> None:
         package = str(Path(nirvana.__file__).parents[1])
@@ -105,7 +105,7 @@ class WorkerProcess:
         return self._process.poll() is None
 
     def send(self, command: dict[str, Any]) -> None:
-        """Pass a command on; a worker that is gone shows in `events`."""
+        """Send a command; the end of a worker shows in `events`."""
         stdin = self._process.stdin
         assert stdin is not None
         try:
@@ -125,7 +125,7 @@ class WorkerProcess:
             return None
 
     def drain(self) -> None:
-        """Wait for the last lines of its log, once it has ended."""
+        """Wait for the last lines of its log after its end."""
         self._lines.join(timeout=1)
 
     def _read_events(self) -> None:
@@ -149,7 +149,7 @@ class WorkerProcess:
 
 
 class Lane:
-    """Jobs of one device, one at a time, in the order they came.
+    """Jobs of one device, one at a time, in order of submission.
 
     `on_start(entry)` and `on_end(entry, outcome)` are called from the lane's own thread.
     """
@@ -184,7 +184,9 @@ class Lane:
             self._changed.notify_all()
 
     def cancel(self, entry: Entry) -> bool:
-        """Stop a job; True if it was still waiting. A running one is asked, and after GRACE its worker is killed."""
+        """Stop a job; True if it was still queued. A running one is asked to stop, and after GRACE its worker is
+        killed.
+        """
         with self._changed:
             entry.cancelled = True
             if entry in self._waiting:
@@ -195,7 +197,7 @@ class Lane:
         return False
 
     def unload(self) -> bool:
-        """Drop an idle worker and with it all memory; False while jobs need it."""
+        """End an idle worker to release its memory; False while jobs need it."""
         with self._changed:
             if self._current is not None or self._waiting:
                 return False
@@ -203,7 +205,7 @@ class Lane:
             return True
 
     def close(self) -> list[Entry]:
-        """Kill the worker and stop; the jobs that are left undone."""
+        """Kill the worker and stop; returns the unfinished jobs."""
         with self._changed:
             self._closed = True
             undone = [*([self._current] if self._current else []), *self._waiting]
@@ -231,11 +233,11 @@ class Lane:
                 self._on_start(entry)
                 outcome = self._perform(entry)
             except Exception as error:
-                log.exception("Job %s could not be done", entry.id)
+                log.exception("Job %s failed", entry.id)
                 outcome = Outcome("failed", {"message": f"The job could not be started: {error}.", "hint": ""})
             with self._changed:
                 if self._closed:
-                    return  # whoever closed the lane records the end of the job
+                    return  # the caller of `close` records the end of the job
             try:
                 self._on_end(entry, outcome)
             except Exception:
@@ -281,7 +283,7 @@ class Lane:
                 entry.live = entry.live.after(event)
 
     def _died(self, entry: Entry, worker: WorkerProcess) -> Outcome:
-        """The worker ended without saying how the job ended."""
+        """The outcome of a job whose worker ended without reporting one."""
         code = worker.wait()
         worker.drain()
         self.resident = []

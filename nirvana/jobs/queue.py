@@ -1,4 +1,4 @@
-"""Jobs: tasks on runs, performed by one worker process a device, in a queue that is kept on disk."""
+"""Jobs: tasks on runs, performed by one worker process a device, in a queue on disk."""
 
 from __future__ import annotations
 
@@ -30,9 +30,8 @@ WORKER = (sys.executable, "-P", "-m", "nirvana.jobs.worker")
 
 @dataclass(frozen=True, kw_only=True)
 class Job(Live):
-    """A job as it is now.
-
-    `position` is 0 while it runs, else its place in the queue of its device, from 1. Times are seconds since 1970.
+    """The present state of a job. `position` is 0 while it runs, else its place in its device's queue, from 1. Times
+    are seconds since 1970.
     """
 
     id: str
@@ -54,7 +53,7 @@ class Job(Live):
 
     @property
     def fraction(self) -> float:
-        """Share of the current step that is done, in [0, 1]."""
+        """Finished share of the current step, in [0, 1]."""
         if not self.live:
             return 1.0 if self.status == "done" else 0.0
         return min(self.done / self.total, 1.0) if self.total else 0.0
@@ -66,7 +65,7 @@ class Job(Live):
 
     @property
     def eta(self) -> float | None:
-        """Seconds left in the current step at its pace so far; None before a second and 2 % of it are done."""
+        """Seconds left in the current step at its pace so far; None in the first second and the first 2 %."""
         if self.status != "running" or self.first is None or self.last is None:
             return None
         (start, before), (newest, fraction) = self.first, self.last
@@ -77,10 +76,8 @@ class Job(Live):
 
 
 class JobManager:
-    """Queues jobs, starts workers when they are needed, and records how each job ended. Safe to share by threads.
-
-    Several managers may use one store; each owns the jobs that were submitted to it. Jobs of owners that are gone
-    are marked interrupted when a manager starts.
+    """Queues jobs, starts workers on demand, and records outcomes. Thread-safe. Several managers may use one store;
+    each owns the jobs submitted to it. Jobs of owners that have ended are marked interrupted when a manager starts.
     """
 
     def __init__(self, store: Store, *, worker: Sequence[str] = WORKER) -> None:
@@ -125,7 +122,7 @@ class JobManager:
         return self.job(job_id)
 
     def jobs(self, run_id: str | None = None, *, limit: int = 200) -> list[Job]:
-        """Jobs of a run, or of all runs, the newest first."""
+        """Jobs of a run, or of all runs, newest first."""
         if not self.store.index.exists:
             return []
         where, values = ("WHERE run_id = ?", [run_id]) if run_id else ("", [])
@@ -133,23 +130,19 @@ class JobManager:
         return self._jobs(self.store.index.rows(query, *values, limit))
 
     def job(self, job_id: str) -> Job:
-        """One job as it is now.
-
-        Raises:
-            RunError: there is no such job.
-        """
+        """The present state of a job. Raises: RunError: there is no such job."""
         rows = self.store.index.rows("SELECT * FROM jobs WHERE id = ?", job_id)
         if not rows:
             raise RunError("There is no such job.", "Its run may have been deleted.")
         return self._jobs(rows)[0]
 
     def live(self, run_id: str) -> Job | None:
-        """The job of a run that is running, or else the next one in the queue; None if there is neither."""
+        """The running job of a run, else its next queued one, or None."""
         live = [job for job in self.jobs(run_id) if job.live]
         return min(live, key=lambda job: (job.position, job.created), default=None)
 
     def log(self, job_id: str, lines: int = 40) -> list[str]:
-        """The last lines that a job's worker wrote."""
+        """The last lines of a job's log."""
         owned = self._owned.get(job_id)
         if owned is not None:
             return list(owned[0].lines)[-lines:]
@@ -159,9 +152,10 @@ class JobManager:
             return []
 
     def cancel(self, job_id: str) -> None:
-        """Stop a job: at once where it waits; a running one is asked, and its worker killed if it does not stop.
+        """Stop a job. A queued one ends at once; a running one is asked to stop, and its worker is killed if it does
+        not.
 
-        Results of finished steps stay. Nothing happens to a job that has ended.
+        Results of finished steps stay. Ignored for a job that has ended.
 
         Raises:
             RunError: the job is unknown, or belongs to another program.
@@ -176,7 +170,7 @@ class JobManager:
             raise RunError("This job belongs to another program.", "Cancel it there.")
 
     def unload(self) -> None:
-        """End the workers and give their memory back.
+        """End the workers to release their memory.
 
         Raises:
             RunError: a job is live.
@@ -193,9 +187,9 @@ class JobManager:
             return [model for lane in self._lanes.values() for model in lane.resident]
 
     def close(self) -> None:
-        """End all workers at once; jobs that are not done are marked interrupted."""
+        """End all workers at once; unfinished jobs are marked interrupted."""
         if os.getpid() != self._pid:
-            return  # a fork has a copy of this object, not the workers
+            return  # a fork has a copy of this object without the workers
         atexit.unregister(self.close)
         with self._lock:
             self._closed = True
@@ -216,9 +210,9 @@ class JobManager:
                 run.steps.sweep()
             if entry.lines:
                 write_bytes(self._log_file(run_id, entry.id), ("\n".join(entry.lines) + "\n").encode())
-        except NirvanaError as error:  # a full disk must not hide how the job ended
+        except NirvanaError as error:  # a full disk must not hide the outcome
             entry.lines.append(str(error))
-        for _ in range(RECORDING_ATTEMPTS):  # or it would count as running for as long as this process lives
+        for _ in range(RECORDING_ATTEMPTS):  # otherwise it would count as running while this process lives
             try:
                 self.store.index.finish(entry.id, outcome.status, error=outcome.error, result=outcome.result)
                 break

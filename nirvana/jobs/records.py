@@ -1,4 +1,4 @@
-"""Records of jobs in the index of runs, whoever performs them."""
+"""Records of jobs in the index of runs."""
 
 from __future__ import annotations
 
@@ -25,20 +25,22 @@ class Outcome:
 
 
 def outcome_of(error: BaseException, step: str = "") -> Outcome:
-    """The outcome of a job that raised `error`; all but a `NirvanaError` is an interrupt, and counts as cancelled."""
+    """The outcome of a job that raised `error`; any other exception than a `NirvanaError` is an interrupt and counts as
+    cancelled.
+    """
     known = error if isinstance(error, NirvanaError) else Cancelled()
     status = "cancelled" if isinstance(known, Cancelled) else "failed"
     return Outcome(status, {"step": step, "message": known.message, "hint": known.hint})
 
 
 def device_of(run: Run) -> str:
-    """Name of the device that the run's recipe asks for; "auto" is the first one."""
+    """Name of the recipe's device; "auto" is the first one."""
     asked = run.recipe.model.device
     return devices()[0].name if asked == "auto" else asked
 
 
 def record_job(run: Run, task: str, arguments: dict[str, Any], *, running: bool) -> str:
-    """Insert a live job that this process owns; its id.
+    """Insert a live job of this process; returns its id.
 
     If this process is killed, the next one to open the store marks the job interrupted.
 

@@ -23,7 +23,8 @@ class Task(ABC, Generic[Request]):
         name: identifies the task in the queue.
         title: heading of its progress.
         request: schema of its arguments.
-        reads_only: whether it can be performed on the packaged example; its result is then returned and not kept.
+        reads_only: whether it can be performed on the packaged example; its result is then returned without being
+            stored.
     """
 
     name: str
@@ -43,7 +44,7 @@ class Task(ABC, Generic[Request]):
         """Do the work; the job's result as JSON values.
 
         Args:
-            models: holds models between tasks.
+            models: cache of models between tasks.
             reporter: receives the steps and their progress; raises `Cancelled` to stop the work.
         """
 

@@ -1,7 +1,7 @@
-"""The worker process: performs one job after another and keeps the model loaded in between.
+"""The worker process: performs jobs in turn and keeps the model loaded between them.
 
-Its protocol is JSON lines: commands on stdin, events on stdout. It ends when stdin closes, so it never outlives the
-process that started it, whatever that process died of.
+Its protocol is JSON lines: commands on stdin, events on stdout. It ends when stdin closes, so it never outlives its
+parent.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ INTERVAL = 0.2  # seconds between progress events
 
 
 class Channel:
-    """Events to the parent. The real stdout is moved away, so that no library's print can garble it."""
+    """Events to the parent. The real stdout is redirected, so that no library prints into it."""
 
     def __init__(self) -> None:
         self._out: IO[str] = os.fdopen(os.dup(1), "w", encoding="utf-8")
@@ -43,11 +43,11 @@ class Channel:
                 self._out.write(line + "\n")
                 self._out.flush()
         except (OSError, ValueError):
-            os._exit(0)  # nobody listens any more
+            os._exit(0)  # the parent has ended
 
 
 class Commands:
-    """Commands from the parent, read by a thread of its own so that they arrive during a computation."""
+    """Commands from the parent, read in a separate thread so that they arrive during a computation."""
 
     def __init__(self) -> None:
         self._in: IO[str] = os.fdopen(os.dup(0), "r", encoding="utf-8")
@@ -67,7 +67,7 @@ class Commands:
                 else:
                     self.jobs.put(command)
         finally:
-            os._exit(0)  # the parent is gone: stop in the middle of whatever is being computed
+            os._exit(0)  # the parent has ended: stop during the computation
 
 
 class JobReporter:
@@ -94,7 +94,7 @@ class JobReporter:
             self._channel.send("progress", job=self.job, **progress._asdict())
 
     def row(self, row: object) -> None:
-        """Nothing: the parent reads rows from the study's journal."""
+        """Ignored: the parent reads rows from the study's journal."""
 
     def _check(self) -> None:
         if self.job in self._commands.cancelled:
@@ -109,7 +109,7 @@ def main() -> None:
     while True:
         command = commands.jobs.get()
         outcome = perform(command, JobReporter(command["job"], channel, commands), models)
-        print(f"\n{LOG_END}", file=sys.stderr, flush=True)  # after a progress bar, which ends no line
+        print(f"\n{LOG_END}", file=sys.stderr, flush=True)  # a progress bar does not end its line
         channel.send("resident", models=models.resident())
         channel.send("end", job=command["job"], **vars(outcome))
 

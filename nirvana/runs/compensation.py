@@ -1,4 +1,4 @@
-"""Compensation of a recipe's pruned model: its statistics, cached in memory and on disk, and the record of it."""
+"""Compensation of a recipe's pruned model: its statistics, cached in memory and on disk, and its record."""
 
 from __future__ import annotations
 
@@ -24,30 +24,30 @@ from nirvana.runs.recipe import Recipe
 from nirvana.runs.results import PruneSummary
 from nirvana.runs.step_cache import Origin, cache_key, through_cache
 
-FILE_BYTES = 512 << 20  # of statistics in a file; larger ones are collected anew
+FILE_BYTES = 512 << 20  # of statistics in a file; larger ones are not cached
 MEMORY_SHARE = 0.25  # of the free memory that statistics may take between prunings
 
 
 class StatisticsCache:
-    """Statistics by model and windows, on disk and, while `holds` is set, the last ones in memory."""
+    """Statistics by model and windows, on disk and, if `holds` is set, the last ones in memory."""
 
     def __init__(self) -> None:
         self.holds = False
         self.clear()
 
     def clear(self) -> None:
-        """Give back the memory of the last statistics."""
+        """Release the memory of the last statistics."""
         self._key = ""
         self._last: Statistics | None = None
 
     def collect(
         self, lm: LM, windows: CalibrationSet, *, second: bool, progress: ProgressCallback | None
     ) -> tuple[Statistics, Origin]:
-        """`collect_statistics(lm, windows, second_moments=second)` where neither memory nor disk has its result."""
+        """`collect_statistics(lm, windows, second_moments=second)`, through memory and disk."""
         key = cache_key("statistics", windows=windows.hash, second=second, **cache_fields(lm))
         if self._last is not None and self._key == key:
             return self._last, {"cached": True, "seconds": self._last.seconds}
-        self.clear()  # before others take their place in memory
+        self.clear()  # release the last ones before others are in memory
         statistics, origin = through_cache(
             key,
             Statistics.from_bytes,
@@ -61,7 +61,7 @@ class StatisticsCache:
 
 
 def statistics_windows(recipe: Recipe, lm: LM, corpus: Corpus) -> CalibrationSet:
-    """Draw the windows of `corpus` that the recipe's statistics are collected from.
+    """Draw the recipe's windows for statistics from `corpus`.
 
     Raises:
         CorpusError: the text is too short for them.
@@ -72,7 +72,7 @@ def statistics_windows(recipe: Recipe, lm: LM, corpus: Corpus) -> CalibrationSet
 
 
 def check_statistics(recipe: Recipe, lm: LM, corpora: Iterable[Corpus]) -> None:
-    """Check before the expensive steps that the statistics can be collected, from whichever text is chosen.
+    """Check before the expensive steps that the statistics can be collected from every text that may be chosen.
 
     Raises:
         CompensationError: they do not fit in memory.
@@ -85,13 +85,13 @@ def check_statistics(recipe: Recipe, lm: LM, corpora: Iterable[Corpus]) -> None:
 
 
 def compensation_record(lm: LM, small: LM, origin: Origin) -> dict[str, Any]:
-    """The compensation that `small` adds to `lm`, with the time that its statistics took; {} without one."""
+    """The record of the compensation that `small` adds to `lm`, with the time of its statistics; {} without one."""
     made = small.compensations[len(lm.compensations) :]
     return made[-1] | {"seconds": origin.get("seconds"), "cached": origin.get("cached", False)} if made else {}
 
 
 def check_compensation(summary: PruneSummary | None, lm: LM, small: LM) -> None:
-    """Check that `small`, made again, is compensated like the model that a run's numbers belong to.
+    """Check that `small`, pruned again, has the compensation of the run's measured model.
 
     Raises:
         RunError: the recipe or the calibration text has changed since.
@@ -100,4 +100,4 @@ def check_compensation(summary: PruneSummary | None, lm: LM, small: LM) -> None:
     if any(noted.get(name) != made.get(name) for name in ("method", "regularisation")):
         raise RunError("The pruned model of this run was compensated in another way.", "Prune again.")
     if [each["hash"] for each in noted.get("sets", ())] != [each["hash"] for each in made.get("sets", ())]:
-        raise RunError("The text that the compensation was computed from has changed.", "Prune again in a new run.")
+        raise RunError("The calibration text of the compensation has changed.", "Prune again in a new run.")

@@ -40,7 +40,7 @@ def continue_with_both(
 
 
 def _titled(progress: ProgressCallback | None, before: str) -> ProgressCallback | None:
-    """A callback that passes reports on with `before` in front of their text."""
+    """A callback that prepends `before` to the text of each report."""
     if progress is None:
         return None
 

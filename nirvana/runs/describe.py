@@ -1,4 +1,4 @@
-"""Choices of a recipe in words, one phrase a choice: what names, headings, labels and protocols are put together of."""
+"""Choices of a recipe in words, one phrase a choice, for names, headings, labels and protocols."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def default_name(recipe: Recipe) -> str:
 
 
 def setting(recipe: Recipe) -> list[str]:
-    """Choices of allocation and compensation that are not left at "none", without criterion and sparsity."""
+    """Choices of allocation and compensation, without criterion and sparsity."""
     allocation, criterion = recipe.allocation, recipe.saliency.criterion
     return [
         *([ALLOCATIONS[allocation.method]] if allocation.method != "shared" else []),
@@ -33,7 +33,7 @@ def setting(recipe: Recipe) -> list[str]:
 
 
 def plan_setting(criterion: str, method: str, gamma: float, normalisation: float) -> list[str]:
-    """E.g. ["gamma 4", "normalisation 0.5"]; no gamma where the allocation makes no use of one."""
+    """E.g. ["gamma 4", "normalisation 0.5"]; no gamma where the allocation does not use it."""
     found = [f"gamma {gamma:g}"] if uses_gamma(method, criterion) else []
     return found + ([f"normalisation {normalisation:g}"] if normalisation else [])
 

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 
 class Format(NamedTuple):
-    """How the result of one step becomes a file."""
+    """File format of a step's result."""
 
     name: str
     suffix: str
@@ -49,7 +49,7 @@ def _read_calibration(content: bytes) -> CalibrationSelection | CalibrationSet:
 
 
 def _write_plan(plan: PruningPlan) -> bytes:
-    """The plan's JSON with one bit a unit, base64, in place of the lists of kept indices."""
+    """The plan's JSON with one bit a unit, in base64, instead of lists of kept indices."""
     bits = {}
     for site, kept in plan.kept.items():
         mask = np.zeros(plan.layout[site].units, bool)
@@ -78,7 +78,7 @@ FORMATS = {
 
 
 class Attachment(NamedTuple):
-    """A result beside the steps: `kind`, which converts to JSON and back, of the result of `step`."""
+    """Attachment of the result of `step`: an object of `kind`, which converts to JSON and back."""
 
     step: str
     kind: Any
@@ -95,15 +95,15 @@ class StepFolder:
     """Results by step, and their attachments.
 
     A result's file carries the hash of its content in its name, e.g. `saliency-3f2a91c05d7e.npz`, and the record
-    `saliency.info.json` names the file. So a new result takes effect in one move, a reader never pairs it with the
-    record of another, and a damaged file is noticed.
+    `saliency.info.json` names the file. So a new result takes effect atomically, is never paired with another's record,
+    and damage is detected.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def info(self, step: str) -> dict[str, Any] | None:
-        """The record of a step, or None where there is no whole result."""
+        """The record of a step, or None without a complete result."""
         info = self._read_record(step)
         while info is not None and not (self.path / info["file"]).is_file():
             newer = self._read_record(step)
@@ -123,13 +123,13 @@ class StepFolder:
             return None
 
     def read(self, step: str) -> Any:
-        """The result of a step, or None. A damaged one is logged and counts as missing from then on."""
+        """The result of a step, or None. A damaged one is logged and then counts as missing."""
         while info := self.info(step):
             path = self.path / info["file"]
             try:
                 content = read_file(path)
                 if content_hash(content)[:12] not in path.name:
-                    raise ValueError("its content is not what was written")
+                    raise ValueError("its content has changed since it was written")
                 return FORMATS[step].read(content)
             except FileNotFoundError:
                 continue  # a newer result took its place since the record was read
@@ -147,7 +147,7 @@ class StepFolder:
         return None
 
     def put(self, step: str, content: bytes, info: dict[str, Any]) -> None:
-        """Store a result's bytes and its record; the earlier one stays until the new one is whole.
+        """Store a result's bytes and its record; the earlier one stays until the new one is complete.
 
         Raises:
             NirvanaError: the disk is full or the folder cannot be written.
@@ -161,7 +161,7 @@ class StepFolder:
                 old.unlink(missing_ok=True)
 
     def copy(self, step: str, source: StepFolder) -> None:
-        """Take a step over from another run's folder; nothing happens where it cannot be read."""
+        """Copy a step from another run's folder; one that cannot be read is skipped."""
         while info := source.info(step):
             try:
                 content = read_file(source.path / info["file"])
@@ -177,7 +177,7 @@ class StepFolder:
         return self.path / f"{FORMATS[step].name}.info.json"
 
     def continuations(self) -> list[Continuation]:
-        """Continuations by the pruned model that is there now, oldest first."""
+        """Continuations by the present pruned model, oldest first."""
         fingerprint = self._fingerprint("prune")
         return [
             Continuation.from_json({key: value for key, value in item.items() if key != "fingerprint"})
@@ -186,7 +186,7 @@ class StepFolder:
         ]
 
     def add_continuation(self, continuation: Continuation) -> None:
-        """Append one, in place of an earlier one of the same prompt and settings.
+        """Append a continuation, replacing one of the same prompt and settings.
 
         Raises:
             RunError: there is no pruned model.
@@ -209,7 +209,7 @@ class StepFolder:
             return []
 
     def attachment(self, name: str) -> Any:
-        """The attachment of that name, or None where there is none of the step's present result."""
+        """The attachment of that name to the step's present result, or None."""
         step, kind = ATTACHMENTS[name]
         try:
             record = read_json(self.path / f"{name}.json")
@@ -223,7 +223,7 @@ class StepFolder:
             return None
 
     def attach(self, name: str, result: Any) -> None:
-        """Keep an attachment in place of the earlier one of that name.
+        """Store an attachment, replacing an earlier one of that name.
 
         Raises:
             RunError: its step has no result.
@@ -254,7 +254,7 @@ class StepFolder:
         return fingerprint
 
     def sweep(self) -> None:
-        """Remove what a killed writer left half done; only while nobody writes here."""
+        """Remove incomplete files of killed writers; only while there is no other writer."""
         import shutil
 
         for leftover in self.path.glob(".*"):

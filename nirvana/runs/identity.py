@@ -12,7 +12,7 @@ from functools import lru_cache
 import psutil
 
 ID = re.compile(r"[0-9a-z]{12}", re.ASCII)
-_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # base 32 without letters that are taken for digits
+_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # base 32 without letters that resemble digits
 _last_stamp = 0
 _stamp_lock = threading.Lock()
 
@@ -32,7 +32,7 @@ def _identity(pid: int) -> tuple[int, float]:
 
 
 def this_process() -> tuple[int, float]:
-    """Process id and start time: together they name a process even after its id is used again."""
+    """Process id and start time: together they identify a process even after its id is reused."""
     return _identity(os.getpid())
 
 
@@ -43,4 +43,4 @@ def is_alive(pid: int, started: float) -> bool:
     except psutil.NoSuchProcess:
         return False
     except psutil.Error:
-        return True  # someone else's process: it is there, and that is all that can be known
+        return True  # another user's process: it exists, but its start time is not readable

@@ -1,4 +1,4 @@
-"""The index of runs and jobs: one SQLite file in WAL mode that several processes read and write at once."""
+"""The index of runs and jobs: one SQLite file in WAL mode, shared by several processes."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ LIVE = ("queued", "running")
 VERSION = 3
 log = logging.getLogger(__name__)
 _INTERRUPTED = {
-    "message": "The program that computed this stopped before it was done.",
-    "hint": "Start it again; the steps that were finished are kept.",
+    "message": "The program that computed this stopped before it finished.",
+    "hint": "Start it again; the finished steps are kept.",
 }
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS runs (
@@ -56,7 +56,7 @@ CREATE INDEX IF NOT EXISTS jobs_of_run ON jobs (run_id, number);
 CREATE INDEX IF NOT EXISTS jobs_by_status ON jobs (status);
 CREATE INDEX IF NOT EXISTS runs_of_study ON runs (study);
 """
-_CHANGES = {  # version of an older index: what makes the next one of it
+_CHANGES = {  # version of an older index -> statement that upgrades it to the next
     1: "ALTER TABLE runs ADD COLUMN study TEXT REFERENCES runs(id) ON DELETE CASCADE",
     2: "ALTER TABLE runs DROP COLUMN updated",
 }
@@ -67,22 +67,21 @@ UNION ALL SELECT 1 FROM jobs WHERE (
     json_valid(arguments) AND json_valid(coalesce(error, '{}')) AND json_valid(coalesce(result, '{}'))
     AND owner_pid BETWEEN 1 AND 4294967295 AND typeof(owner_started) = 'real' AND typeof(created) = 'real'
 ) IS NOT 1
-"""  # rows that this program does not write
+"""  # rows that this program never writes
 
 
 class IndexReplaced(RunError):
-    """The index turned out to be damaged within a transaction, and there is a new one now."""
+    """A transaction found the index damaged; it has been replaced."""
 
 
 class Index:
-    """Rows of runs and jobs. A connection lives for one call, so that threads and forks share none.
-
-    All that it holds of a run is also in the run's folder (`nirvana.runs.record`): a missing index is made anew from
-    there, and a damaged one is moved aside, kept, and replaced.
+    """Rows of runs and jobs. Each call opens its own connection, so threads and forks share none. The data of a run are
+    also in its folder (`nirvana.runs.record`): a missing index is rebuilt from there, and a damaged one is moved aside,
+    kept, and replaced.
 
     Attributes:
         path: the file.
-        notices: sentences for the user about an index that this object replaced or completed.
+        notices: messages for the user about an index that was replaced or completed.
     """
 
     def __init__(self, path: Path) -> None:
@@ -92,7 +91,7 @@ class Index:
 
     @property
     def exists(self) -> bool:
-        """Whether there is an index, or a folder of runs to make one from.
+        """Whether there is an index, or a folder of runs to build one from.
 
         Raises:
             RunError: the data folder cannot be read.
@@ -104,9 +103,8 @@ class Index:
 
     @contextmanager
     def connect(self, begin: str = "BEGIN IMMEDIATE") -> Iterator[sqlite3.Connection]:
-        """A transaction: committed at the end of the block, undone if it raises.
-
-        It takes the write lock at once, since a reader that turns writer half way can fail.
+        """A transaction: committed at the end of the block, rolled back if it raises. It takes the write lock at once,
+        since a reader that becomes a writer can fail.
 
         Raises:
             IndexReplaced: the file was damaged and has been replaced.
@@ -127,16 +125,18 @@ class Index:
             ) from error
 
     def verify(self) -> None:
-        """Replace the index where it is damaged. It is read as a whole; `connect` meets damage only where it reads."""
+        """Read the whole index and replace it if it is damaged; `connect` finds damage only in the rows that it
+        reads.
+        """
         try:
             damaged = self._is_damaged("quick_check")
         except OSError:
-            return  # `connect` says more
+            return  # `connect` raises the error
         if damaged:
             self._replace(None)
 
     def adopt(self) -> None:
-        """List runs that have a folder but no row, e.g. where an older copy of the index was put back.
+        """Add runs with a folder but no row, e.g. after an older copy of the index was restored.
 
         Raises:
             RunError: as `connect`.
@@ -155,7 +155,7 @@ class Index:
         log.warning(sentence)
 
     def _open(self) -> sqlite3.Connection:
-        """A connection to a whole index of this version."""
+        """A connection to a complete index of this version."""
         try:
             return self._prepare()
         except (sqlite3.Error, OSError) as error:
@@ -165,7 +165,7 @@ class Index:
 
     def _prepare(self) -> sqlite3.Connection:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        if self.path.exists() and not self.path.is_file():  # SQLite would wait for a named pipe
+        if self.path.exists() and not self.path.is_file():  # SQLite would block on a named pipe
             raise IsADirectoryError(f"{self.path.name} is not a file")
         connection = sqlite3.connect(self.path, timeout=10, isolation_level=None)
         try:
@@ -185,12 +185,12 @@ class Index:
         return connection
 
     def _upgrade(self, connection: sqlite3.Connection) -> None:
-        """Make the tables and list the runs that have folders, or bring those of an older version up to date."""
+        """Create the tables and add the runs that have folders, or upgrade an older index."""
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("BEGIN IMMEDIATE")
         found = None
         with _undone_on_error(connection):
-            version = _version(connection)  # again: another process may have been faster
+            version = _version(connection)  # again: another process may have upgraded it
             for older in range(version or VERSION, VERSION):
                 connection.execute(_CHANGES[older])
             if version < VERSION:
@@ -199,20 +199,20 @@ class Index:
                 connection.execute(f"PRAGMA user_version = {VERSION}")
             if version == 0:
                 found = adopt(connection, self.folders)
-            elif version < VERSION:  # their folders hold no records yet
+            elif version < VERSION:  # their folders have no records yet
                 for row in connection.execute("SELECT * FROM runs").fetchall():
                     folder, record = self.folders / row["id"], record_of(row)
                     if record is not None and folder.is_dir():
                         write_record(folder, record)
             connection.execute("COMMIT")
         if found is not None and (found.count or found.unreadable):
-            self._tell(f"The index of runs was made anew: {found}. The history of jobs is lost.")
+            self._tell(f"The index of runs was rebuilt: {found}. The history of jobs is lost.")
 
     def _replace(self, error: Exception | None) -> bool:
-        """Move a damaged index and its journals aside; whether `error` came from one that is out of the way now."""
+        """Move a damaged index and its journals aside; True if the index behind `error` was moved."""
         try:
             with FileLock(self.path.with_name(f"{self.path.name}.lock"), timeout=10):
-                if not self._is_damaged():  # another process may have been faster
+                if not self._is_damaged():  # another process may have moved it
                     return _is_damage(error)
                 name = f"{self.path.name}.damaged-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
                 for suffix in ("-wal", "-shm", "-journal", ""):
@@ -263,7 +263,7 @@ class Index:
             return [dict(row) for row in connection.execute(query, values)]
 
     def interrupt(self, job_id: str | None = None) -> None:
-        """Mark live jobs whose owner is gone (or `job_id`, whoever owns it) as interrupted; their results stay."""
+        """Mark live jobs whose owner has ended (or `job_id`, whoever owns it) as interrupted; their results stay."""
         if not self.exists:
             return
         for job in self.rows("SELECT id, owner_pid, owner_started FROM jobs WHERE status IN (?, ?)", *LIVE):
@@ -294,7 +294,7 @@ def _version(connection: sqlite3.Connection) -> int:
 
 def _is_damage(error: Exception | None) -> bool:
     if isinstance(error, sqlite3.OperationalError) and not hasattr(error, "sqlite_errorname"):
-        return True  # text that is no UTF-8
+        return True  # text that is not UTF-8
     named = getattr(error, "sqlite_errorname", "").startswith(_DAMAGE)
     return named or isinstance(error, IsADirectoryError | UnicodeDecodeError)
 
@@ -304,7 +304,7 @@ def _undone_on_error(connection: sqlite3.Connection) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        if connection.in_transaction:  # some errors, such as a full disk, have undone it already
+        if connection.in_transaction:  # some errors, such as a full disk, roll back by themselves
             connection.execute("ROLLBACK")
         raise
 

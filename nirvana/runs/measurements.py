@@ -34,7 +34,7 @@ PROMPT, NEW_TOKENS = "A function in Python is defined with", 48
 def evaluate(workspace: Workspace) -> Report:
     """All measurements of both models; with a run, also a first continuation of one prompt by both.
 
-    The points of a study have no continuation: nobody reads hundreds, and writing takes longer than measuring.
+    Points of a study get no continuation, which would take longer than the measurements.
     """
     choice, task, progress = workspace.recipe.evaluation, workspace.recipe.calibration.task, workspace.progress
     subjects, corpora, probe = workspace.subjects(), workspace.evaluation_texts(), workspace.probe()
@@ -56,13 +56,13 @@ def measure(
     task: str = "auto",
     parts: int | None = None,
 ) -> list[Measurement]:
-    """Parameters and bytes, perplexity and bits per byte on each corpus, KL on the probe if there is one, accuracies.
+    """Parameters and bytes, perplexity and bits per byte on each corpus, KL on a given probe, accuracies.
 
     Args:
         subjects: "dense", "pruned" or both; KL needs both.
         probe: windows of the dense model's tokens.
-        task: training task of an encoder-decoder, made of each window of a corpus.
-        parts: of the progress, where more follow than are measured here.
+        task: training task of an encoder-decoder on each window of a corpus.
+        parts: number of parts of the progress, if more than are measured here.
     """
     measurements = sizes(subjects)
     parts = parts or len(subjects) * (len(corpora) + len(choice.zero_shot)) + (probe is not None)
@@ -142,7 +142,8 @@ def divergence_of(
     """KL( dense || pruned ) on a probe.
 
     Args:
-        reference: returns the dense model's predictions, shared by several comparisons; called if KL is not cached.
+        reference: returns the dense model's predictions, shared by several comparisons; called only if KL is not
+            cached.
     """
 
     def measure() -> list[Measurement]:
@@ -169,7 +170,7 @@ def divergence_of(
 
 
 def _accuracies(lm: LM, subject: str, name: str, items: int, progress: ProgressCallback | None) -> list[Measurement]:
-    """Accuracies on one zero-shot task, or on the tasks that a folder holds."""
+    """Accuracies on one zero-shot task, or on the tasks in a folder."""
     tasks = find_tasks([name], items=items)
     asked = [[task.name, task.hash if isinstance(task, LocalTask) else str(items)] for task in tasks]
 

@@ -1,4 +1,4 @@
-"""Models in memory between steps and jobs: one dense, and the last that was pruned from it."""
+"""Models in memory between steps and jobs: one dense model, and the last one pruned from it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class ModelCache:
-    """Keeps one dense model and one pruned from it; asking for another model drops the first."""
+    """Keeps one dense model and one pruned from it; a request for another model replaces them."""
 
     def __init__(self) -> None:
         self._dense: LM | None = None
@@ -29,7 +29,7 @@ class ModelCache:
         self._plan = ""
 
     def dense(self, choice: ModelChoice, progress: ProgressCallback | None = None) -> LM:
-        """The model that `choice` names, loaded where needed; a file or folder that changed is loaded again.
+        """The model of `choice`, loaded where needed, also if its files changed.
 
         Raises:
             ModelError: it cannot be found, read or fitted in memory.
@@ -55,11 +55,11 @@ class ModelCache:
         source: Any = None,
         progress: ProgressCallback | None = None,
     ) -> LM:
-        """`lm` without the units that `plan` removes; a run stores its pruned model as base and plan.
+        """`lm` pruned by `plan`.
 
         Args:
             compensation: see `nirvana.prune`.
-            statistics: returns the statistics of the compensation; called where the model is not in memory.
+            statistics: returns the statistics of the compensation; called if the model is not in memory.
             source: identifies these statistics, as a JSON value.
             progress: called while the model is pruned.
 
@@ -93,7 +93,7 @@ class ModelCache:
         return [{"model": lm.source.name + suffix, "bytes": lm.weight_bytes} for lm, suffix in held if lm is not None]
 
     def drop_pruned(self) -> None:
-        """Drop the pruned model and give its memory back."""
+        """Drop the pruned model and release its memory."""
         if self._pruned is not None:
             self._pruned.unload()
         self._pruned = None

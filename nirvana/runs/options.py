@@ -27,6 +27,6 @@ def apply_options(recipe: Recipe, arguments: argparse.Namespace) -> Recipe:
 
 
 def option_words(recipe: Recipe, always: Iterable[str] = ()) -> list[str]:
-    """Words of a command line that gives `recipe`; defaults are left out, but for the flags in `always`."""
+    """Command-line words for `recipe`, without defaults except for the flags in `always`."""
     shown = set(always)
     return [word for section in SECTIONS for word in words(getattr(recipe, section), shown)]

@@ -1,7 +1,7 @@
 """Pace of a model on this machine: measured seconds a token of each kind of work, to estimate durations from.
 
-The paces are kept in one file of the data folder, by machine and model. Results that were computed elsewhere, such as
-those of the example run, are no part of it.
+Stored in one file of the data folder, by machine and model. Results computed on another machine, such as those of the
+example run, are not used.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ CHARACTERS_PER_TOKEN = 4.5  # of English
 
 
 def tokens_read(step: str, recipe: Recipe) -> float:
-    """Tokens that pass through a model in the step; those that gradients are taken of count 3.3 times."""
+    """Tokens that the model reads in the step; tokens with a backward pass count 3.3 times."""
     choice, evaluation = recipe.calibration, recipe.evaluation
     probe = choice.probe_samples * choice.probe_length
     if step == "calibration" and choice.trials > 1:
@@ -50,11 +50,11 @@ def _scored(recipe: Recipe, criterion: str) -> float:
 
 
 def zero_shot_characters(recipe: Recipe) -> int | None:
-    """Characters that a model reads of the zero-shot tasks; None where that is known only after a download."""
+    """Characters of the zero-shot tasks; None where they are known only after a download."""
     try:
         return characters(recipe.evaluation.zero_shot, recipe.evaluation.zero_shot_items)
     except NirvanaError:
-        return None  # the panel that the tasks are chosen in shows the error
+        return None  # the panel of the tasks shows the error
 
 
 def kind_of_work(step: str, recipe: Recipe) -> str:
@@ -68,13 +68,13 @@ def kind_of_work(step: str, recipe: Recipe) -> str:
 
 
 def read_pace(model: ModelChoice) -> dict[str, float]:
-    """The paces of `model` on this machine by kind of work; empty before it was loaded here."""
+    """The paces of `model` on this machine by kind of work; empty before its first load on this machine."""
     kinds = _read().get(_key(model))
     return {kind: value for kind, value in kinds.items() if _is_pace(value)} if isinstance(kinds, dict) else {}
 
 
 def record_pace(model: ModelChoice, paces: Mapping[str, float]) -> None:
-    """Keep paces in place of earlier ones of the same kinds. A full disk is no failure: an estimate is not worth it."""
+    """Store paces, replacing earlier ones of the same kinds. A full disk is ignored."""
     known = _read()
     known[_key(model)] = read_pace(model) | dict(paces)
     with contextlib.suppress(NirvanaError):
@@ -89,7 +89,7 @@ def record_loading(model: ModelChoice, lm: LM, seconds: float) -> None:
 
 
 def record_step(step: str, recipe: Recipe, info: Mapping[str, Any]) -> None:
-    """Record the pace of a step by the record of its result, unless that was cached, as parts of a report may be."""
+    """Record the pace of a step from the record of its result, unless the result or a part of it was cached."""
     tokens = tokens_read(step, recipe)
     if tokens and step != "evaluate" and not info.get("cached") and _is_pace(info.get("seconds")):
         record_pace(recipe.model, {kind_of_work(step, recipe): info["seconds"] / tokens})

@@ -44,10 +44,10 @@ def compute_steps(
     on_step: StepCallback | None = None,
     corpora: dict[str, Corpus] | None = None,
 ) -> None:
-    """Compute every step up to `until` whose result is not what the run's recipe asks for.
+    """Compute every step up to `until` whose result is not current for the run's recipe.
 
-    Each result is stored as soon as it is computed, so finished steps survive a failure or a cancellation. Results
-    are also cached by the hash of their inputs: another run with the same inputs computes nothing again.
+    Each result is stored as soon as it is computed, so finished steps survive a failure or a cancellation. Results are
+    also cached by the hash of their inputs: other runs with the same inputs reuse them.
 
     Args:
         run: gives the recipe and stores the results.
@@ -55,10 +55,10 @@ def compute_steps(
         progress: called with the progress within each step; may raise `Cancelled`.
         models: keeps models in memory between calls; a new cache by default.
         on_step: called when a step begins.
-        corpora: open texts by name; those that are opened here are added.
+        corpora: open texts by name, to which newly opened ones are added.
 
     Raises:
-        RunError: `until` is no step, or a value of the recipe is out of range.
+        RunError: `until` is not a step, or a value of the recipe is out of range.
         NirvanaError: a model, corpus or plan cannot be read or computed; see the engine's functions.
     """
     if until not in STEPS:
@@ -72,7 +72,7 @@ def compute_steps(
     announced = _announce(on_step, todo, 1)
     card = None if "model" in todo else run.model()
     if card is None or (set(todo) - {"allocation"} and card.hash != workspace.lm.hash):
-        todo = list(steps)  # the model is new, or its files are not those that the results were made from
+        todo = list(steps)  # the model is new, or its files have changed since the results were computed
     for number, step in enumerate(todo, start=1):
         if (step, len(todo)) != announced:
             announced = _announce(on_step, todo, number)
@@ -93,11 +93,11 @@ def _announce(on_step: StepCallback | None, todo: Sequence[str], number: int) ->
 
 
 def _check_ahead(workspace: Workspace, card: ModelCard, steps: tuple[str, ...]) -> None:
-    """Check before the expensive steps whatever would make a later one fail."""
+    """Check for foreseeable failures of later steps before the expensive ones."""
     recipe, lm = workspace.recipe, workspace.lm
     check_against_model(recipe, card, steps)
     corpora = []
-    if "calibration" in steps and not any(map(_is_generated, recipe.calibration.texts)):  # the model writes it first
+    if "calibration" in steps and not any(map(_is_generated, recipe.calibration.texts)):  # the model generates it first
         corpora = workspace.texts()
         if "evaluate" in steps or recipe.calibration.trials > 1:
             workspace.draw_probe()
@@ -109,7 +109,7 @@ def _check_ahead(workspace: Workspace, card: ModelCard, steps: tuple[str, ...]) 
 
 
 def _is_generated(name: str) -> bool:
-    """Whether the model writes a corpus, or a part of it."""
+    """Whether the corpus or a part of it is self-generated."""
     return SELF_GENERATED.name in part_names(name)
 
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from nirvana.models import tiny
 from nirvana.runs.recipe import ModelChoice, Recipe
 
-BYTES = 4  # of English that a token of a usual vocabulary stands for
+BYTES = 4  # characters of English per token of a usual vocabulary
 
 
 class Preset(NamedTuple):
@@ -20,8 +20,8 @@ class Preset(NamedTuple):
     def recipe(self, model: str = ModelChoice().name) -> Recipe:
         """The recipe for `model`.
 
-        Where a token is a byte, windows and probes are 4 times as long. The evaluation reads twice as many tokens only,
-        half the usual text, so that a first run stays short.
+        Where a token is a byte, windows and probes are 4 times as long. The evaluation reads twice as many, about half
+        the usual text, to keep a first run short.
         """
         recipe = self.tokens.change("model", name=model)
         if model not in tiny.NAMES:
@@ -45,7 +45,7 @@ PRESETS = {
     ),
     "paper": Preset(
         "As in the paper",
-        "This recipe is NIRVANA's: its own scores, calibration text chosen by KL, gamma 3.36, and no compensation.",
+        "NIRVANA's recipe: its saliency, calibration text chosen by KL, gamma 3.36, and no compensation.",
         Recipe(),
     ),
 }

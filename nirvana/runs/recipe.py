@@ -1,4 +1,4 @@
-"""A recipe: everything that determines a run, and the fingerprints by which results are known to be current."""
+"""A recipe: everything that determines a run, with fingerprints that identify current results."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ class ModelChoice(Schema):
 
 
 class CalibrationChoice(Schema):
-    """Calibration text, how it is drawn and, with more than one candidate, chosen by KL.
+    """Calibration text, its windows and, with more than one candidate, the choice by KL.
 
-    The sparsity, gamma and criterion of the trial prunings are fixed here, so that a change of the allocation does not
-    ask for a new choice. `task` is the training task of an encoder-decoder, here and in the evaluation.
+    The trial prunings have their own sparsity, gamma and criterion, so that the choice does not depend on the
+    allocation. `task` is the training task of an encoder-decoder, here and in the evaluation.
 
-    With `alternatives`, KL chooses among `corpus` and those texts, each with `candidates` seeds, and with `mixtures`
-    among uniform mixtures of them too. `trial_method` and the fields after it are as in `AllocationChoice`.
+    With `alternatives`, KL chooses among `corpus` and these texts, each with `candidates` seeds, and with `mixtures`
+    also among their uniform mixtures. `trial_method` and the fields after it are as in `AllocationChoice`.
     """
 
     section: ClassVar[str] = "calibration"
@@ -49,7 +49,7 @@ class CalibrationChoice(Schema):
     corpus: str = option(
         "python-docs",
         "--corpus",
-        "calibration text: a name that `corpora` lists, a file, or a uniform mixture, 'first + second'",
+        "calibration text: a name listed by `corpora`, a file, or a uniform mixture, 'first + second'",
         error=CorpusError,
     )
     candidates: int = option(4, "--candidates", "sets of each text to choose from by KL; 1 draws one", ge=1, le=64)
@@ -74,9 +74,9 @@ class CalibrationChoice(Schema):
         error=CorpusError,
     )
     alternatives: Many[str] = option(
-        (), "--or-corpus", "further text among which KL chooses; may be repeated", error=CorpusError
+        (), "--or-corpus", "further text for the choice by KL; may be repeated", error=CorpusError
     )
-    mixtures: bool = option(False, "--mixtures", "let KL choose uniform mixtures of these texts as well")
+    mixtures: bool = option(False, "--mixtures", "include uniform mixtures of these texts in the choice by KL")
     trial_method: str = option(
         "shared", "--trial-allocation", "allocation of the trial prunings", choices=lambda: FROM_SCORES, error=PlanError
     )
@@ -94,7 +94,7 @@ class CalibrationChoice(Schema):
 
     @property
     def trials(self) -> int:
-        """Number of trial sets, at most: a mixture that is among the texts already is not tried twice."""
+        """Upper bound of the number of trial sets: a mixture that is also one of the texts is tried once."""
         texts = len(self.texts)
         mixed = {1: 0, 2: 1, 3: 4}.get(texts, 1) if self.mixtures else 0
         return self.candidates * (texts + mixed)
@@ -123,7 +123,7 @@ class AllocationChoice(Schema):
 
     sparsity: float = option(0.2, "--sparsity", "share of attention and MLP weights to remove", gt=0, lt=1)
     gamma: Extended = option(3.36, "--gamma", "MLP pruning rate over attention pruning rate, from 0 to inf", ge=0)
-    multiple_of: int = option(8, "--multiple-of", "MLP widths stay multiples of this", ge=1, le=65_536)
+    multiple_of: int = option(8, "--multiple-of", "MLP widths are multiples of this", ge=1, le=65_536)
     protected: Many[int] = option((), "--protect", "layer that keeps all its units; may be repeated", ge=0)
     uniform: bool = option(False, "--uniform", "equal widths in all layers")
     method: str = option("shared", "--allocation", "allocation rule", choices=lambda: METHODS)
@@ -131,7 +131,7 @@ class AllocationChoice(Schema):
 
 
 class PruneChoice(Schema):
-    """Compensation of the output projections, and the calibration statistics that it is computed from.
+    """Compensation of the output projections, and its calibration statistics.
 
     The statistics are of `samples` windows of `length` tokens, drawn with `seed` from the calibration text.
     """
@@ -153,8 +153,8 @@ class PruneChoice(Schema):
 class EvaluationChoice(Schema):
     """Protocol of perplexity, over the evaluation split of each corpus, and zero-shot tasks.
 
-    `zero_shot` names tasks (see `nirvana.evaluation.zero_shot`), of each of which the first `zero_shot_items` items are
-    asked; 0 asks all.
+    `zero_shot` names tasks (see `nirvana.evaluation.zero_shot`), measured on their first `zero_shot_items` items; 0 for
+    all.
     """
 
     section: ClassVar[str] = "evaluation"
@@ -167,7 +167,7 @@ class EvaluationChoice(Schema):
     zero_shot: Many[str] = option(
         (), "--zero-shot", "minimal-pairs, a hub task such as piqa, a .jsonl file or folder; may be repeated"
     )
-    zero_shot_items: int = option(0, "--zero-shot-items", "items asked of each task; 0 asks all", ge=0, le=MAX_ITEMS)
+    zero_shot_items: int = option(0, "--zero-shot-items", "items of each task; 0 for all", ge=0, le=MAX_ITEMS)
 
 
 class Recipe(Schema):
@@ -181,7 +181,7 @@ class Recipe(Schema):
     evaluation: EvaluationChoice = Field(default_factory=EvaluationChoice)
 
     def fingerprint(self, step: str) -> str:
-        """Hash of every choice that the result of `step` depends on; equal fingerprints, equal results."""
+        """Hash of all choices that determine the result of `step`."""
         data = self.to_json()
         return json_hash({section: data[section] for section in list(data)[: STEPS.index(step) + 1]})
 
@@ -194,7 +194,7 @@ class Recipe(Schema):
         return self.with_values(**{section: getattr(self, section).with_values(**values)})
 
     def portable(self) -> Recipe:
-        """A copy to hand on: files are named without the folders that they lie in here."""
+        """A copy for other machines: file names without their folders."""
         evaluation = {name: tuple(map(_bare, getattr(self.evaluation, name))) for name in ("corpora", "zero_shot")}
         copy = self.change("model", name=_bare(self.model.name)).change("evaluation", **evaluation)
         first, *others = map(_bare, self.calibration.texts)

@@ -1,4 +1,4 @@
-"""`run.json` in a run's folder: everything that the index holds of the run, so that an index can be made anew."""
+"""`run.json` in a run's folder: the index's data of the run, from which an index can be rebuilt."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 class Record(BaseModel):
-    """A run without its results. `study` is the id of the run whose study it belongs to, or empty."""
+    """A run without its results. `study` is the id of the run with the study of which this is a point, or empty."""
 
     model_config = ConfigDict(frozen=True, strict=True)
 
@@ -40,7 +40,7 @@ def one_line(name: str) -> str:
 
 
 def record_of(row: Mapping[str, Any]) -> Record | None:
-    """The record of a row of the index; None, logged, where its recipe cannot be read."""
+    """The record of a row of the index; None, with a log entry, where its recipe cannot be read."""
     try:
         recipe, pinned, study = parse_json(row["recipe"]), bool(row["pinned"]), row["study"] or ""
         return Record(name=row["name"], recipe=recipe, created=row["created"], pinned=pinned, study=study)
@@ -50,7 +50,7 @@ def record_of(row: Mapping[str, Any]) -> Record | None:
 
 
 def write_record(folder: Path, record: Record) -> None:
-    """Write `run.json`, in place of an earlier one.
+    """Write or replace `run.json`.
 
     Raises:
         NirvanaError: the disk is full or the folder cannot be written.
@@ -59,7 +59,7 @@ def write_record(folder: Path, record: Record) -> None:
 
 
 def read_record(folder: Path) -> Record | None:
-    """The record in a folder; None where there is none; one that cannot be read is logged."""
+    """The record in a folder; None where it is missing or, with a log entry, cannot be read."""
     try:
         return Record.model_validate(read_json(folder / FILE))
     except FileNotFoundError:
@@ -71,7 +71,7 @@ def read_record(folder: Path) -> Record | None:
 
 @dataclass(frozen=True)
 class Adopted:
-    """How many folders of runs were listed, and which ones hold results but no readable record."""
+    """Number of runs added to the index, and folders with results but without a readable record."""
 
     count: int
     unreadable: tuple[str, ...]
@@ -89,8 +89,7 @@ def unlisted(folders: Path, known: set[str]) -> Iterator[Path]:
 
 
 def adopt(connection: sqlite3.Connection, folders: Path) -> Adopted:
-    """List the runs that have a folder and a record, but no row in the index. A point whose study has neither is listed
-    as a run of its own."""
+    """Add runs with a folder and a record to the index. A point whose study is missing is added as a separate run."""
     known = {row[0] for row in connection.execute("SELECT id FROM runs")}
     records = {}
     unreadable = []

@@ -39,8 +39,8 @@ class ModelCard:
 class PruneSummary:
     """Sizes before and after pruning. The plan itself is the allocation step's result.
 
-    `compensation` is empty without one, else its record in `LM.compensations` with "seconds", which the collection of
-    its statistics took, and "cached".
+    `compensation` is empty without one, else its record in `LM.compensations` with "seconds" and "cached" of its
+    statistics.
     """
 
     parameters: dict[str, int]  # "dense", "pruned"
@@ -61,9 +61,9 @@ class PruneSummary:
 
 @dataclass(frozen=True)
 class ScoredText:
-    """A text token by token, with the probability of each, given all before it, under both models.
+    """The tokens of a text, with the probability of each given all before it under both models.
 
-    `texts` join to the whole text. A token that ends within a letter has an empty one, its last token the letter.
+    `texts` join to the whole text; of the tokens of one character only the last has text.
     """
 
     texts: tuple[str, ...]
@@ -83,7 +83,7 @@ class ScoredText:
 class Continuation:
     """Greedy continuations of one prompt by both models.
 
-    `scored` has each of them, "dense" and "pruned", token by token; it is empty where that was not recorded.
+    `scored` has the tokens of "dense" and "pruned"; it is empty where they were not recorded.
     """
 
     prompt: str

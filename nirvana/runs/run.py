@@ -27,7 +27,7 @@ PACKAGES = ("nirvana-studio", "torch", "transformers", "tokenizers", "numpy", "s
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """One run: the recipe that it had when it was opened, and the results that its folder holds now.
+    """One run: its recipe when it was opened, and the present results of its folder.
 
     Results are read on each call; None stands for a missing result. `created` is in seconds since 1970.
     """
@@ -39,7 +39,7 @@ class Run:
     pinned: bool
     folder: Path
     index: Index | None  # None for the example
-    study: str = ""  # id of the run that this one is a point of
+    study: str = ""  # id of the run with the study of which this is a point
 
     @property
     def is_example(self) -> bool:
@@ -48,7 +48,8 @@ class Run:
     @property
     def status(self) -> str:
         """ "running" or "queued" while a job is live; "done" with every step current; "failed", "cancelled" or
-        "interrupted" as the last job ended; else "partial" or "empty" by what there is."""
+        "interrupted" by the last job; else "partial" or "empty" by its results.
+        """
         jobs = self._jobs()
         live = {job["status"] for job in jobs if job["status"] in LIVE}
         if live:
@@ -59,7 +60,7 @@ class Run:
         last = next((job["status"] for job in jobs if job["task"] == "run"), "done")
         if last != "done":
             return str(last)
-        return "empty" if all(state == "missing" for state in states) and not jobs else "partial"  # it has a study
+        return "empty" if all(state == "missing" for state in states) and not jobs else "partial"  # a run with a study
 
     def failure(self) -> dict[str, Any] | None:
         """The error of the last job, unless it ended well: "step", "message", "hint", "finished", "task", "status"."""
@@ -74,7 +75,7 @@ class Run:
         return self.steps.info(step)
 
     def step_state(self, step: str, recipe: Recipe | None = None) -> str:
-        """ "done" where the result belongs to `recipe`, by default the run's own; else "stale" or "missing"."""
+        """ "done" where the result is of `recipe`, by default the run's own; else "stale" or "missing"."""
         info = self.info(step)
         if info is None:
             return "missing"
@@ -109,21 +110,21 @@ class Run:
         return result
 
     def continuations(self) -> list[Continuation]:
-        """Continuations by the pruned model that the run holds now, oldest first."""
+        """Continuations by the run's present pruned model, oldest first."""
         return self.steps.continuations()
 
     def speed(self) -> SpeedReport | None:
-        """The last timing of the models that the run holds now."""
+        """The last timing of the run's present models."""
         found: SpeedReport | None = self.steps.attachment("speed")
         return found
 
     def sizes(self) -> Report | None:
-        """Quality against bytes of both models and their quantised copies, likewise."""
+        """The last measurement of quality against bytes of the run's present models and their quantised copies."""
         found: Report | None = self.steps.attachment("sizes")
         return found
 
     def sensitivity(self) -> Sensitivity | None:
-        """The last scan with the scores that the run holds now."""
+        """The last sensitivity scan with the run's present scores."""
         found: Sensitivity | None = self.steps.attachment("sensitivity")
         return found
 
@@ -133,7 +134,7 @@ class Run:
         return found if found is not None and found.protocol.get("compensation") else None
 
     def attach(self, name: str, result: SpeedReport | Report | Sensitivity) -> None:
-        """Keep "speed", "sizes" or "sensitivity" with the result that it was measured on.
+        """Attach "speed", "sizes" or "sensitivity" to the result that it was measured on.
 
         Raises:
             RunError: the run is the example, or lacks that result.
@@ -143,7 +144,7 @@ class Run:
         self.steps.attach(name, result)
 
     def add_continuation(self, continuation: Continuation) -> None:
-        """Keep a continuation with the pruned model that wrote it.
+        """Attach a continuation to the pruned model that generated it.
 
         Raises:
             RunError: the run is the example, or holds no pruned model.
@@ -167,7 +168,7 @@ class Run:
             "cached": False,
             "versions": package_versions(),
         }
-        with index.connect() as connection:  # its lock lets one process at a time write results
+        with index.connect() as connection:  # its lock serialises writers of results
             if connection.execute("SELECT 1 FROM runs WHERE id = ?", (self.id,)).fetchone() is None:
                 raise RunError(f"Run {self.id} was deleted.", "Start a new run.")
             self.steps.put(step, content, record | info)
@@ -190,7 +191,7 @@ class Run:
 
 @lru_cache(maxsize=1)
 def package_versions() -> dict[str, str]:
-    """Versions of the packages that results depend on, those that are installed."""
+    """Versions of the installed packages that results depend on."""
     versions = {}
     for name in PACKAGES:
         try:

@@ -1,4 +1,4 @@
-"""Speed of a recipe's models, and their quality against their bytes, quantised copies included."""
+"""Speed and quality against bytes of a recipe's models and their quantised copies."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ SCHEMES_HELP = "also measure a quantised copy of each model"
 
 
 class SpeedRequest(Schema):
-    """Batch, lengths and repeats of the timing, and the quantised copies to time as well."""
+    """Protocol of the timing, and the quantised copies to include."""
 
     batch: int = option(1, "--batch", "prompts in a batch", ge=1, le=256)
     prompt: int = option(128, "--prompt", "tokens of each prompt", ge=1, le=32_768)
-    new_tokens: int = option(32, "--new-tokens", "tokens to write after it", ge=2, le=4_096)
+    new_tokens: int = option(32, "--new-tokens", "tokens to generate after it", ge=2, le=4_096)
     repeats: int = option(5, "--repeats", "turns of each model", ge=1, le=50)
     schemes: Many[str] = option((), "--quantised", SCHEMES_HELP, choices=lambda: SCHEMES)
 
@@ -37,7 +37,7 @@ SPEED = SpeedRequest()
 
 
 class SizesRequest(Schema):
-    """The quantised copies whose quality and bytes are measured."""
+    """The quantised copies to include."""
 
     schemes: Many[str] = option(tuple(SCHEMES), "--quantised", SCHEMES_HELP, choices=lambda: SCHEMES)
 
@@ -64,10 +64,10 @@ def measure_speeds(workspace: Workspace, request: SpeedRequest = SPEED) -> Speed
 
 
 def quality_against_bytes(workspace: Workspace, schemes: Sequence[str] = tuple(SCHEMES)) -> Report:
-    """Bytes of the weights, and perplexity on the recipe's first evaluation corpus: dense, pruned, and both quantised.
+    """Bytes of the weights, and perplexity on the recipe's first evaluation corpus: dense, pruned, and quantised copies
+    of both.
 
-    A pruned model competes with a quantised dense one for the same bytes, and the two can be combined. Subjects are
-    "dense", "pruned", "dense int8", "pruned int8" and so on; one quantised copy is in memory at a time.
+    Subjects are "dense", "pruned", "dense int8", "pruned int8" and so on; one quantised copy is in memory at a time.
 
     Raises:
         ModelError: see `nirvana.quantise`.

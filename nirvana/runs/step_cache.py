@@ -1,4 +1,4 @@
-"""Results of expensive steps by the hash of what they were computed from, shared by all runs."""
+"""Cache of expensive steps' results by the hash of their inputs, shared by all runs."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from nirvana.errors import NirvanaError
 from nirvana.files import cache_folder, json_hash, parse_json, read_file, write_bytes
 
 LIMIT = 1 << 30  # bytes of a folder; beyond it the least recently used results are removed
-LARGE = ("statistics",)  # kinds of result with a folder of their own, where they displace no others
-ABANDONED = 3600  # seconds after which a half-written file has lost its writer
+LARGE = ("statistics",)  # kinds of result with a separate folder and limit
+ABANDONED = 3600  # seconds after which an incomplete file is abandoned
 Origin = dict[str, Any]  # "cached": whether the result was read; "seconds": how long its computation took
 Result = TypeVar("Result")
 log = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ def through_cache(
     *,
     keep: bool = True,
 ) -> tuple[Result, Origin]:
-    """The result of that key: read where it is cached, else computed and, with `keep`, cached."""
+    """The result of `key`: read from the cache, or computed and, with `keep`, cached."""
     found = read_cached(key)
     if found is not None:
         meta, content = found
@@ -42,7 +42,7 @@ def through_cache(
             return read(content), {"cached": True, "seconds": meta.get("seconds")}
         except MemoryError:
             raise
-        except Exception as error:  # whatever a parser makes of foreign bytes
+        except Exception as error:  # parsers raise many kinds on foreign bytes
             log.warning("%s is computed again: %s", key, error)
     start = time.perf_counter()
     result = compute()
@@ -70,7 +70,7 @@ def read_cached(key: str) -> tuple[dict[str, Any], bytes] | None:
 
 
 def write_cached(key: str, content: bytes, **meta: Any) -> None:
-    """Store a result. A full disk is no failure: the result is computed again next time."""
+    """Store a result. A full disk is ignored: the result is computed again next time."""
     head = json.dumps({**meta, "bytes": len(content)}).encode()
     try:
         write_bytes(_path(key), head + b"\n" + content)
@@ -90,7 +90,7 @@ def _trim(folder: Path) -> None:
         try:
             found = path.stat()
         except FileNotFoundError:
-            continue  # another process trims too
+            continue  # another process may trim too
         if path.name.startswith("."):
             if found.st_mtime < time.time() - ABANDONED:
                 path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Runs on disk: an index of all, and a folder of results each. No torch, and safe to use from several processes."""
+"""Runs on disk: an index, and a folder of results each. Safe for several processes; does not import torch."""
 
 from __future__ import annotations
 
@@ -41,10 +41,9 @@ class Store:
         self.index.adopt()
 
     def create(self, recipe: Recipe, *, name: str = "", parent: Run | None = None, study: Run | None = None) -> Run:
-        """A new run; results of `parent` that hold for `recipe` too are copied.
+        """Create a run; results of `parent` that are current for `recipe` are copied.
 
-        With `study` it becomes a point of that run's study, such as a sweep: it is listed with that run only, and
-        deleted with it.
+        With `study` it is a point of that run's study, listed and deleted with that run only.
 
         Raises:
             RunError: the name is unusable, the index cannot be written, or `study` is the example or itself a point.
@@ -101,7 +100,7 @@ class Store:
         return self._select("study IS NULL ORDER BY pinned DESC, created DESC, id DESC")
 
     def children(self, run_id: str) -> list[Run]:
-        """The points of a run's study, the oldest first; empty without one."""
+        """The points of a run's study, oldest first."""
         return self._select("study = ? ORDER BY created, id", run_id)
 
     def rename(self, run_id: str, name: str) -> None:
@@ -113,7 +112,7 @@ class Store:
         self._change(run_id, name=_clean_name(name))
 
     def pin(self, run_id: str, pinned: bool) -> None:
-        """Keep a run at the top of the list, or not.
+        """Pin or unpin a run at the top of the list.
 
         Raises:
             RunError: the run is unknown or the example.
@@ -121,7 +120,7 @@ class Store:
         self._change(run_id, pinned=int(pinned))
 
     def set_recipe(self, run_id: str, recipe: Recipe) -> Run:
-        """Change what a run asks for. Results stay; those that no longer hold count as stale until computed again.
+        """Change a run's recipe. Results stay; those that no longer fit are stale until computed again.
 
         Raises:
             RunError: the run is unknown or the example.
@@ -130,8 +129,8 @@ class Store:
         return self.open(run_id)
 
     def measured_like(self, run: Run, evaluation: EvaluationChoice, among: Iterable[Run]) -> Run:
-        """The choices of `run` with another evaluation: one of the runs `among` which there is to choose, else a new
-        run with the results of `run` that hold. `run` stays as it is.
+        """A run with the recipe of `run` and another evaluation: one of `among` if it fits, else a new run with the
+        current results of `run`, which is unchanged.
 
         Raises:
             NirvanaError: see `create`.
@@ -163,10 +162,10 @@ class Store:
             shutil.rmtree(folder, ignore_errors=True)
 
     def _hide(self, run_ids: Sequence[str]) -> list[Path]:
-        """Rename folders at once, before their many files are removed: a folder in its place is listed again.
+        """Rename folders before their many files are removed, since a folder under its name would be listed again.
 
         Raises:
-            RunError: one cannot be renamed; then all are where they were.
+            RunError: one cannot be renamed; then all keep their names.
         """
         hidden: dict[Path, Path] = {}
         for folder in map(self._folder, run_ids):
@@ -186,7 +185,7 @@ class Store:
         return sum(run.steps.size() for run in (self.open(run_id), *self.children(run_id)))
 
     def _select(self, where: str, *values: Any) -> list[Run]:
-        """Those runs of the index whose recipes can be read."""
+        """Runs of the index with readable recipes."""
         runs = []
         if self.index.exists:
             for row in self.index.rows(f"SELECT * FROM runs WHERE {where}", *values):
@@ -201,7 +200,7 @@ class Store:
         try:
             recipe = _read_recipe(row["recipe"])
         except (ValueError, NirvanaError) as error:
-            record = read_record(folder)  # the same, unless the index is damaged
+            record = read_record(folder)  # equal, unless the index is damaged
             try:
                 recipe = Recipe.from_json(record and record.recipe)
             except NirvanaError:
@@ -221,7 +220,7 @@ class Store:
             self._keep(connection, run_id)
 
     def _keep(self, connection: sqlite3.Connection, run_id: str) -> None:
-        """Write the record of a run as its row is now; the index stays as it was where that fails."""
+        """Write the record of a run from its row; on failure the index is unchanged."""
         record = record_of(connection.execute("SELECT * FROM runs WHERE id = ?", (run_id,)).fetchone())
         if record is not None:
             write_record(self._folder(run_id), record)
@@ -262,7 +261,7 @@ def _clean_name(name: str) -> str:
     """One line without control characters.
 
     Raises:
-        RunError: nothing is left, or it is too long.
+        RunError: it is empty or too long.
     """
     clean = one_line(name)
     if not 0 < len(clean) <= NAME_LENGTH:

@@ -1,4 +1,6 @@
-"""Checks of a recipe that concern several values, the machine or the model, before any work. No torch."""
+"""Validation of a recipe before any work: values against each other, the machine and the model. Does not import
+torch.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,7 @@ MOST_TRIALS = 256
 
 
 def check_recipe(recipe: Recipe, steps: Iterable[str] = STEPS) -> None:
-    """Validate the values of a recipe against each other, as far as `steps` read them.
+    """Validate the values of a recipe that `steps` use against each other.
 
     Raises:
         ModelError: the model has no name.
@@ -55,7 +57,7 @@ def check_against_model(recipe: Recipe, card: ModelCard, steps: Iterable[str] = 
     Raises:
         RunError: a window is longer than the model's positions.
         CorpusError: a task is chosen for a model without an encoder.
-        TaskError: a zero-shot task is not for this model.
+        TaskError: a zero-shot task does not fit this model.
         PlanError: the sparsity is out of reach, naming the reachable maximum, or a protected layer does not exist.
     """
     wanted = set(steps)
@@ -84,10 +86,10 @@ def check_reachable(choice: AllocationChoice, criterion: str, layout: Layout) ->
     """Check that a sparsity is reachable with the scores of this criterion.
 
     Raises:
-        PlanError: it is out of reach, naming the reachable maximum, or the allocation cannot do what is asked of it.
+        PlanError: it is out of reach, naming the reachable maximum, or the allocation does not support an option.
     """
     constraints = dict(vars(choice))
-    sparsity, _ = constraints.pop("sparsity"), constraints.pop("normalisation")  # which changes no limit
+    sparsity, _ = constraints.pop("sparsity"), constraints.pop("normalisation")  # it changes no limit
     limit = reachable_sparsity(layout, criterion=criterion, **constraints)
     if sparsity > limit:
         why = f" with gamma {choice.gamma:g}" if uses_gamma(choice.method, criterion) else ""

@@ -36,21 +36,21 @@ Result = TypeVar("Result")
 
 
 class Workspace:
-    """Assembles each part of a recipe when it is first asked for.
+    """Assembles each part of a recipe on first use.
 
     `calibration`, `saliency`, `plan` and `pruned` return results; `choose_calibration`, `score_units`, `make_plan` and
-    `prune_model` compute them. The workspace of a run returns the results that the run holds, any other computes them
-    on first use. Computed results are cached on disk by the hash of their inputs, across workspaces and runs.
+    `prune_model` compute them. The workspace of a run returns the run's results; any other computes them on first use.
+    Computed results are cached on disk by the hash of their inputs, across workspaces and runs.
 
-    Every method that takes long has a `progress`, by default the workspace's own, which may raise `Cancelled`.
+    Long methods have a `progress`, by default the workspace's own, which may raise `Cancelled`.
 
     Attributes:
         recipe: the choices.
         models: models in memory, shared with other workspaces.
         corpora: open texts by name.
-        origins: "cached" and "seconds" of each result that was computed here, by step, and of the "statistics".
-        run: whose results are used; None for a bare recipe.
-        weights: the hash that the model must have; empty where any will do.
+        origins: "cached" and "seconds" of each computed result, by step, and of the "statistics".
+        run: the run with the results; None for a recipe alone.
+        weights: required hash of the model; empty for any.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Workspace:
         weights: str = "",
         progress: ProgressCallback | None = None,
     ) -> None:
-        """A workspace with a dense model `lm` or a `plan` in place of those that the recipe would give, where given."""
+        """A workspace; `lm` and `plan` replace those of the recipe."""
         self.recipe, self.run, self.weights, self.progress = recipe, run, weights, progress
         self.models = ModelCache() if models is None else models
         self.corpora = {} if corpora is None else corpora
@@ -78,7 +78,7 @@ class Workspace:
 
     @classmethod
     def of(cls, run: Run, *, models: ModelCache | None = None, progress: ProgressCallback | None = None) -> Workspace:
-        """The workspace of a run, whose model must still be the one that the results were computed from.
+        """The workspace of a run, whose model files must be unchanged since its results were computed.
 
         Raises:
             RunError: the run has no result of its model.
@@ -96,18 +96,18 @@ class Workspace:
         return other
 
     def clear(self) -> None:
-        """Give back the memory of models, results, statistics and references; they are computed again on demand."""
+        """Release the memory of models, results, statistics and references; they are computed again on demand."""
         self._references.clear()
         self._results.clear()
         self._statistics.clear()
         if self._lm is None:
             self.models.clear()
         else:
-            self.models.drop_pruned()  # the dense model is the caller's
+            self.models.drop_pruned()  # the dense model belongs to the caller
 
     @property
     def lm(self) -> LM:
-        """The dense model, loaded where it is not in memory.
+        """The dense model, loaded if it is not in memory.
 
         Raises:
             ModelError: it cannot be found, read or fitted in memory.
@@ -122,7 +122,7 @@ class Workspace:
         """A text by name, or a mixture "a + b" of texts; the model writes self-generated text.
 
         Raises:
-            CorpusError: nothing is found by that name, or it is empty, too short or malformed.
+            CorpusError: no corpus of that name, or it is empty, too short or malformed.
         """
         if name not in self.corpora:
             self.corpora[name] = load_parts(name, self._load_corpus)
@@ -134,7 +134,7 @@ class Workspace:
         return self.corpora[name] if name in self.corpora else load_corpus(name)
 
     def texts(self) -> list[Corpus]:
-        """The texts that the calibration set is chosen from."""
+        """The texts for the choice of the calibration set."""
         return [self.corpus(name) for name in self.recipe.calibration.texts]
 
     def evaluation_texts(self) -> dict[str, Corpus]:
@@ -146,12 +146,12 @@ class Workspace:
         return self._result("calibration", self.choose_calibration, progress)
 
     def calibration_set(self, progress: ProgressCallback | None = None) -> CalibrationSet:
-        """The calibration set alone."""
+        """The calibration set without the record of its choice."""
         chosen = self.calibration(progress)
         return chosen.calibration if isinstance(chosen, CalibrationSelection) else chosen
 
     def calibration_text(self, progress: ProgressCallback | None = None) -> Corpus:
-        """The text that the calibration set was drawn from.
+        """The text of the calibration set.
 
         Raises:
             CorpusError: it is not among the recipe's texts any more, or one of them cannot be read.
@@ -163,7 +163,7 @@ class Workspace:
         for corpus in texts:
             if source in ("", corpus.hash):
                 return corpus
-        raise CorpusError("The text that the calibration set was drawn from has changed.", "Choose the set again.")
+        raise CorpusError("The text of the calibration set has changed.", "Choose the set again.")
 
     def choose_calibration(self, progress: ProgressCallback | None = None) -> CalibrationSelection | CalibrationSet:
         """Draw one calibration set, or several of which KL chooses. The scores of all of them are cached too.
@@ -189,7 +189,7 @@ class Workspace:
                 **drawn,
                 **trial,
             )
-            for candidate in selection.candidates:  # the winner is scored next, and any other may be looked at
+            for candidate in selection.candidates:  # the winner is scored next, and pages show the others
                 if candidate.saliency is not None:
                     seconds = candidate.saliency.details.get("seconds")
                     key = _saliency_key(lm, candidate.calibration, choice.trial_criterion)
@@ -201,7 +201,7 @@ class Workspace:
         return self._cached("calibration", key, select)
 
     def probe(self) -> CalibrationSet:
-        """The windows that KL is measured on: those of the choice by KL, where one was made."""
+        """The windows for KL: those of the choice by KL, where one was made."""
         chosen = self._results.get(self.recipe.fingerprint("calibration")) if self.run is None else self.calibration()
         return chosen.probe if isinstance(chosen, CalibrationSelection) else self.draw_probe()
 
@@ -241,7 +241,7 @@ class Workspace:
         return self._result("saliency", self.score_units, progress)
 
     def score_units(self, progress: ProgressCallback | None = None) -> Saliency:
-        """Score every unit with the calibration set, whose seed a criterion that draws takes.
+        """Score every unit with the calibration set; its seed is also that of random scores.
 
         Raises:
             NirvanaError: see `score`.
@@ -255,7 +255,7 @@ class Workspace:
         )
 
     def plan(self, progress: ProgressCallback | None = None) -> PruningPlan:
-        """The units that stay."""
+        """The pruning plan."""
         return self._result("allocation", self.make_plan, progress)
 
     def make_plan(self, progress: ProgressCallback | None = None) -> PruningPlan:
@@ -323,10 +323,10 @@ class Workspace:
         return curves
 
     def pruned(self, progress: ProgressCallback | None = None) -> LM:
-        """The pruned model, made again where it is not in memory.
+        """The pruned model, pruned again if it is not in memory.
 
         Raises:
-            RunError: it would not be the model that the run's numbers belong to.
+            RunError: it would differ from the run's measured model.
             NirvanaError: see `prune_model`.
         """
         small = self.prune_model(progress)
@@ -367,7 +367,7 @@ class Workspace:
     def _result(
         self, step: str, compute: Callable[[ProgressCallback | None], Result], progress: ProgressCallback | None
     ) -> Result:
-        """The result of a step: the run's, or without a run the one that was computed first."""
+        """The result of a step: the run's, or without a run the first one computed."""
         if self.run is not None:
             stored: Result | None = self.run.steps.read(step)
             if stored is None:

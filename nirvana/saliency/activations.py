@@ -20,8 +20,8 @@ STAGE = "Scoring"
 class Features:
     """Statistics of the d input features of one output projection, over the tokens that count.
 
-    Filled a batch at a time: means and squared deviations of two sets of tokens make those of both, without the
-    cancellation that a difference of large sums has.
+    Updated a batch at a time: means and squared deviations of two sets of tokens are merged, without the cancellation
+    of a difference of large sums.
     """
 
     tokens: int
@@ -29,7 +29,7 @@ class Features:
     deviations: np.ndarray  # float64 (d,): sum over tokens of (x - mean)^2
 
     def add(self, inputs: torch.Tensor) -> None:
-        """Take in float32 (n, d)."""
+        """Add float32 (n, d)."""
         count = len(inputs)
         centre = inputs.mean(dim=0)
         spread = (inputs - centre).square_().sum(dim=0).cpu().numpy().astype(np.float64)
@@ -52,10 +52,10 @@ class Features:
 
 
 def read_features(request: Request) -> dict[Site, Features]:
-    """Site -> the features that its output projection (o_proj, down_proj, T5's o and wo) reads. One forward pass.
+    """Site -> the input features of its output projection (o_proj, down_proj, T5's o and wo), from one forward pass.
 
     Raises:
-        SaliencyError: there is no calibration set, or it does not suit the model.
+        SaliencyError: no calibration set, or one that does not suit the model.
     """
     lm = request.lm
     found: dict[Site, Features] = {}

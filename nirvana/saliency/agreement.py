@@ -1,4 +1,4 @@
-"""How far two criteria agree: in the order of units, and in which of them stay."""
+"""Agreement of two criteria: rank correlation of units, and overlap of the kept units."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import numpy as np
 
 
 class Overlap(NamedTuple):
-    """Two sets of units that stay, as shares of the units that either keeps (Jaccard index).
+    """Overlap of two sets of kept units (Jaccard index).
 
-    `share` is NaN where both are empty. `chance` is what sets of these sizes, drawn at random, share on average.
+    `share` is NaN where both are empty. `chance` is the expected overlap of random sets of these sizes.
     """
 
     share: float
@@ -20,7 +20,7 @@ class Overlap(NamedTuple):
 def rank_correlation(one: np.ndarray, other: np.ndarray) -> float:
     """Spearman's rank correlation of two scores of the same units, in [-1, 1]; equal scores share their mean rank.
 
-    NaN where either gives all units the same score, which is no order.
+    NaN where either gives all units the same score.
     """
     ranks = [_mean_ranks(values) for values in (one, other)]
     centred = [values - values.mean() for values in ranks]

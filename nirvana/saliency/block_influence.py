@@ -1,9 +1,9 @@
-"""Block influence (ShortGPT, arXiv 2403.03853): how far a layer turns the hidden states that pass through it.
+"""Block influence (ShortGPT, arXiv 2403.03853): the change of direction of the hidden states by a layer.
 
     BI = 1 - mean over tokens t of  cos(hidden states of t into the layer, out of it)
 
-It is a score of whole layers: every unit of a layer has its layer's, and as published whole layers are removed, those
-of least influence first.
+It scores whole layers: every unit has its layer's score. As published, whole layers are removed, the lowest influence
+first.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def unit_scores(request: Request) -> Scored:
 
 
 def _layers(lm: LM) -> dict[Layer, nn.Module]:
-    """Every block that is there."""
+    """All blocks of the model."""
     return {
         (stack, layer): block
         for stack, blocks in lm.family.blocks(lm.weights()).items()

@@ -1,4 +1,4 @@
-"""How first-order scores are computed in the memory there is: micro-batches or recomputation, by an estimate."""
+"""Choice between micro-batches and recomputation by estimated memory."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from nirvana.models.limits import available_memory
 from nirvana.models.lm import LM
 
 MICRO_BATCHES, RECOMPUTE = "micro-batches", "recompute"
-SHARE = 0.8  # of the free memory: an estimate is not a promise
+SHARE = 0.8  # of the free memory: the estimate is not exact
 CPU_TOKENS = 256  # larger micro-batches run no faster on a CPU
 GPU_TOKENS = 8192
 SCRATCH = 64 << 20  # one weight's gradient pieces, logits of a vocabulary chunk, the allocator's slack
@@ -34,11 +34,11 @@ def choose(
     memory: int | None = None,
     per_sample: bool = False,
 ) -> Choice:
-    """The fastest way that fits `memory` bytes (default: most of what is free on the device).
+    """The fastest strategy that fits `memory` bytes (default: most of the device's free memory).
 
-    Micro-batches cost one forward and backward; recomputation costs one more forward of the blocks, and little
-    memory. A single micro-batch with all samples needs no accumulated gradients. With `per_sample` samples pass one at
-    a time and nothing is accumulated.
+    Micro-batches cost one forward and backward; recomputation costs another forward of the blocks and little memory. A
+    single micro-batch with all samples needs no accumulated gradients. With `per_sample`, samples run one at a time and
+    nothing is accumulated.
 
     Raises:
         SaliencyError: nothing fits.
@@ -64,7 +64,7 @@ def choose(
 
 
 def estimate(lm: LM, samples: int, length: int, strategy: str, micro_batch: int, *, accumulated: bool = True) -> int:
-    """Bytes above the loaded model that scoring takes at its peak.
+    """Peak bytes of scoring above the loaded model.
 
     `accumulated`: gradients add up over micro-batches before they are reduced.
     """

@@ -13,15 +13,15 @@ class Criterion(NamedTuple):
     """Description of a criterion, without importing it.
 
     Attributes:
-        module: has `unit_scores(request: Request) -> Scored`, and is imported when it is first asked for.
-        title: its name in menus.
+        module: defines `unit_scores(request: Request) -> Scored`; imported on first use.
+        title: name in menus.
         description: what it measures, in one line.
         published: how its authors allocate sparsity. "shared": attention and MLP each ranked over all layers, their
             rates tied by gamma. "per-layer": one rate in every layer, ranked within each. "per-layer-middle": the same,
-            but the first few and the last layers are left alone. "joint": heads and neurons in one ranking over all
-            layers, by score for their parameters. "layers": whole layers go.
-        compensation: what its authors do about the units that go.
-        reads: what it takes of the calibration text: nothing, one forward pass, or gradients.
+            but the first few and the last layers are not pruned. "joint": heads and neurons in one ranking over all
+            layers, each counting its own parameters. "layers": whole layers are removed.
+        compensation: the authors' compensation for removed units.
+        reads: use of the calibration text: none, one forward pass, or gradients.
     """
 
     module: str
@@ -48,7 +48,7 @@ CRITERIA = {
     "nirvana-per-sample": Criterion(
         "nirvana.saliency.nirvana_per_sample",
         "NIRVANA, absolute value per sample",
-        "as NIRVANA, but samples cannot cancel each other; one at a time, so slower",
+        "as NIRVANA, but gradients of samples cannot cancel; slower, since samples are not batched",
         "shared",
     ),
     "taylor": Criterion(
@@ -60,7 +60,7 @@ CRITERIA = {
     "second-order": Criterion(
         "nirvana.saliency.second_order",
         "Second order",
-        "loss that remains after least squares compensates for a removed unit; one unit after another, so slower",
+        "loss after least squares compensates for a removed unit; slower, since units are removed one by one",
         "shared",
         "least_squares",
     ),
@@ -75,32 +75,32 @@ CRITERIA = {
     "wanda-sp": Criterion(
         "nirvana.saliency.wanda_sp",
         "Wanda-sp",
-        "size of the output projection's weights times the norm of what they read",
+        "magnitude of the output projection's weights times the norm of its inputs",
         "per-layer",
         reads="activations",
     ),
     "block-influence": Criterion(
         "nirvana.saliency.block_influence",
         "Block influence (ShortGPT)",
-        "how far a whole layer turns the hidden states; its units share one score",
+        "change of direction of the hidden states by a layer, whose units share one score",
         "layers",
         reads="activations",
     ),
     "magnitude": Criterion(
         "nirvana.saliency.magnitude",
         "Magnitude",
-        "size of the weights, without reading text",
+        "magnitude of the weights; reads no text",
         "per-layer",
         reads="nothing",
     ),
     "random": Criterion(
-        "nirvana.saliency.random", "Random", "a seeded draw, the baseline", "per-layer", reads="nothing"
+        "nirvana.saliency.random", "Random", "a seeded random draw, the baseline", "per-layer", reads="nothing"
     ),
 }
 
 
 def available() -> list[str]:
-    """Names that `score` takes as its criterion."""
+    """Names of the criteria."""
     return list(CRITERIA)
 
 
@@ -117,7 +117,7 @@ def find_criterion(name: str) -> Criterion:
     """The description of a criterion.
 
     Raises:
-        SaliencyError: there is none of that name.
+        SaliencyError: unknown name.
     """
     if name not in CRITERIA:
         raise SaliencyError(f"There is no criterion {name!r}.", f"Criteria are {', '.join(CRITERIA)}.")

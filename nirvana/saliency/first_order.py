@@ -1,17 +1,16 @@
 """First-order scores: sum |W * dF/dW| per unit, for any scalar F of the last hidden states.
 
-A criterion gives `output_gradient(head, hidden, batch)`, the gradient of F at those states; what follows is shared.
-F adds up over samples, but the absolute value comes after that sum, so each weight's gradient has to be complete
-before it is reduced. Two ways to keep that in memory:
+A criterion gives `output_gradient(head, hidden, batch)`, the gradient of F at those states; the rest is shared. F is a
+sum over samples, and the absolute value is taken after it, so each weight's gradient must be complete before it is
+reduced. Two strategies bound the memory:
 
-- micro-batches: samples pass a few at a time and the gradients of all prunable weights are accumulated in float32
-  until the last ones arrive, which completes them one by one;
+- micro-batches: a few samples at a time, accumulating the gradients of all prunable weights in float32; the last
+backward pass completes them one by one;
 - recompute: the forward pass keeps only the blocks' inputs. Then block by block, from the last, all samples pass
   through that block again, a few at a time, with autograd. Only one block's gradients exist at any moment.
 
-Either way a gradient that is complete is reduced to its unit sums at once and freed. Where the absolute value is taken
-per sample, each sample completes its gradients: samples pass one at a time, and every one costs a pass over all
-prunable weights besides its own forward and backward.
+In both a complete gradient is reduced to its unit sums at once and freed. Where the absolute value is taken per sample,
+samples run one at a time, and each costs a pass over all prunable weights besides its forward and backward.
 """
 
 from __future__ import annotations
@@ -60,10 +59,10 @@ def first_order_scores(request: Request, output_gradient: OutputGradient, *, per
     """Scores of every unit for the F whose gradient at the last hidden states is given.
 
     Args:
-        request: what to score, on which tokens, in how much memory.
+        request: model, tokens and memory.
         output_gradient: (head, hidden (b, T, H), batch) -> (b, T, H), the gradient of F times the number of tokens of
             the whole set: a value per token that neither overflows nor vanishes in half precision.
-        per_sample: take the absolute value for each sample, and sum after it.
+        per_sample: take the absolute value for each sample before the sum.
 
     Raises:
         SaliencyError: the calibration set does not suit the model, or the memory does not suffice.
@@ -105,7 +104,7 @@ def first_order_scores(request: Request, output_gradient: OutputGradient, *, per
 
 
 class _Steps:
-    """Counts small steps of work and reports them; what raises here stops the pass it is called from."""
+    """Counts small steps of work and reports them; an exception raised here stops the pass."""
 
     def __init__(self, progress: ProgressCallback | None) -> None:
         self.progress = progress
@@ -118,10 +117,10 @@ class _Steps:
 
 
 class _Gradients:
-    """The gradients of prunable weights on their way to unit sums. A context that leaves the model as it was.
+    """Reduces gradients of prunable weights to unit sums; a context manager that restores the model.
 
-    Until `arriving` says that the last ones come, gradients are accumulated, in float32. Then each one that arrives
-    completes its weight, is reduced and freed; with `per_sample`, all do.
+    Gradients are accumulated in float32 until `arriving(last=True)`. Then each gradient completes its weight, is
+    reduced and freed; with `per_sample`, every gradient is.
     """
 
     def __init__(self, lm: LM, steps: _Steps, *, per_sample: bool) -> None:
@@ -152,12 +151,12 @@ class _Gradients:
         self._partial.clear()
 
     def require(self, sites: set[Site]) -> None:
-        """Ask autograd for the gradients of these sites' weights, and no others."""
+        """Require gradients of these sites' weights only."""
         for site, _, weight in self.weights:
             weight.requires_grad_(site in sites)
 
     def arriving(self, *, last: bool) -> None:
-        """Say whether those that arrive next are the last of their weights."""
+        """Set whether the next gradients are the last of their weights."""
         self._last = last or self._per_sample
 
     def _hook(self, site: Site, part: WeightSlice) -> Callable[[torch.Tensor], None]:
@@ -218,7 +217,7 @@ def _recompute(
 
 
 class _Call(NamedTuple):
-    """Arguments of a block: its input states, and the rest (positions, mask) as the library passed it."""
+    """Arguments of a block: its input states, and the rest (positions, mask) as the library passed them."""
 
     states: torch.Tensor  # (b, T, H)
     args: tuple[Any, ...]
@@ -231,15 +230,14 @@ class _Call(NamedTuple):
 
 
 class _Pass:
-    """A forward pass of some samples without autograd, of which the blocks' inputs are kept.
-
-    Autograd was on between the last block of each stack and what comes next, so that a gradient gets across: from the
-    last hidden states through the final norm, and from what a decoder reads of an encoder into the encoder.
+    """A forward pass of some samples without autograd, keeping the blocks' inputs. Autograd is on after the last block
+    of each stack, so that gradients pass from the last hidden states through the final norm, and from the decoder's
+    cross-attention into the encoder.
 
     Attributes:
         calls: stack -> the calls of its blocks that are still to be recomputed.
         ends: stack -> the output of its last block.
-        outputs: stack -> what the next stack reads of it; the last has none.
+        outputs: stack -> its output as the next stack reads it; the last has none.
         upstream: the gradient at the output of the block that is recomputed next.
     """
 
@@ -252,14 +250,16 @@ class _Pass:
         self._before = dict(zip(list(stacks)[1:], stacks, strict=False))
 
     def note(self, stack: str, call: _Call) -> None:
-        """Keep a block's call. What has a gradient in it is what it reads of the stack before."""
+        """Keep a block's call. Its only argument with a gradient is the output of the previous stack."""
         self.calls[stack].append(call)
         for value in (*call.args, *call.kwargs.values()):
             if isinstance(value, torch.Tensor) and value.requires_grad:
                 self.outputs[self._before[stack]] = value
 
     def through(self, stack: str, block: nn.Module, *, first: bool) -> None:
-        """Run `block` again with autograd, and move `upstream` to its input; `first` in the stack needs no more."""
+        """Run `block` again with autograd and move `upstream` to its input, except for the `first` block of the
+        stack.
+        """
         call = self.calls[stack].pop()
         before = self._before.get(stack)
         if before is not None:
@@ -275,7 +275,7 @@ class _Pass:
             self.upstream = states.grad
 
     def into_the_stack_before(self, stack: str) -> None:
-        """Move `upstream` from what all blocks of `stack` read of the stack before to the end of that one."""
+        """Move `upstream` from the cross-attention of all blocks of `stack` to the end of the previous stack."""
         before = self._before.get(stack)
         if before is not None:
             torch.autograd.backward(self.outputs.pop(before), self._read.pop(before).grad)
@@ -287,7 +287,7 @@ class _Pass:
         self.upstream = gradient
 
     def finish(self, lm: LM, hidden: torch.Tensor, batch: Batch, output_gradient: OutputGradient) -> None:
-        """Start `upstream`: the gradient at the end of the last stack."""
+        """Initialise `upstream`, the gradient at the end of the last stack."""
         with torch.no_grad():
             upstream = output_gradient(lm.family.head(lm.weights()), hidden.detach(), batch)
         last = list(self.calls)[-1]
@@ -329,7 +329,7 @@ def _forward(lm: LM, stacks: dict[str, list[nn.Module]], batch: Batch, output_gr
 
 
 def _stacks(lm: LM) -> dict[str, list[nn.Module]]:
-    """Stack -> its blocks, in the order in which they run."""
+    """Stack -> its blocks, in order of execution."""
     return {stack: list(blocks) for stack, blocks in lm.family.blocks(lm.weights()).items()}
 
 

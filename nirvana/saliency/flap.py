@@ -1,12 +1,12 @@
 """FLAP's fluctuation metric (arXiv 2312.11983), WIFV with adaptive search over layers and modules (AL-AM).
 
-A feature that hardly varies can be replaced by its mean, so feature j of o_proj or down_proj counts as
+A feature of low variance can be replaced by its mean, so feature j of o_proj or down_proj has the importance
 
     WIFV_j = variance of X_j over the tokens * ||W_:,j||^2
 
-For attention it is squared. Then it is standardised over the features of the layer, which makes layers comparable, and
-averaged over a unit's features. Scores are in standard deviations from the layer's mean: about half are below 0. As
-published, heads and neurons are ranked jointly, and the mean of the removed units becomes a bias of the projection.
+squared for attention. It is standardised over the features of the layer, which makes layers comparable, and averaged
+over a unit's features. Scores are in standard deviations from the layer's mean: about half are below 0. As published,
+heads and neurons are ranked jointly, and the mean of the removed units becomes a bias of the projection.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from nirvana.saliency.request import Request, Scored
 
 
 def unit_scores(request: Request) -> Scored:
-    """Standardised WIFV, its mean over a unit's features. A layer whose features are all alike scores 0."""
+    """Standardised WIFV, its mean over a unit's features. A layer of equal features scores 0."""
     lm, scores = request.lm, {}
     for site, features in read_features(request).items():
         weight = output_projection(lm, site).weight.detach().float()
@@ -35,4 +35,4 @@ def _standardised(values: np.ndarray) -> np.ndarray:
     """Mean 0, standard deviation 1 (of a sample)."""
     centred = values - values.mean()
     spread = float(values.std(ddof=1)) if len(values) > 1 else 0.0
-    return np.zeros_like(centred) if spread == 0 else centred / spread  # NaN stays, and is refused
+    return np.zeros_like(centred) if spread == 0 else centred / spread  # NaN stays, and is rejected by `Saliency`

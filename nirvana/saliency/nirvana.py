@@ -25,7 +25,7 @@ def unit_scores(request: Request) -> Scored:
 def output_gradient(head: nn.Linear, hidden: torch.Tensor, batch: Batch) -> torch.Tensor:
     """The gradient of f at `hidden`, (b, T, H), times the tokens of the whole set, in the dtype of `hidden`.
 
-    Positions that do not count can hold no maximum.
+    Positions that do not count are excluded from the maximum.
     """
     gradient = torch.zeros_like(hidden, dtype=torch.float32)
     vocabulary = head.weight.shape[0]

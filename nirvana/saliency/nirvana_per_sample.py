@@ -2,8 +2,8 @@
 
     S(W) = sum over samples b of | df_b/dW * W |,  f_b = mean over vocabulary entries v of max over t of logits[b, t, v]
 
-As published, gradients of different samples may cancel before the absolute value is taken. Here they cannot, at the
-price of one sample at a time: no batching, and a reduction of all prunable weights' gradients for each.
+As published, gradients of different samples may cancel before the absolute value is taken. Here they cannot, but
+samples are not batched, and the gradients of all prunable weights are reduced for each.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
     f = mean over the positions that count of  max over vocabulary entries v of logits[b, t, v]
 
-The rest is as published, so that comparing the two tells what the choice of the maximum is worth.
+Otherwise as published, so a comparison of the two measures the effect of the maximum.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ def unit_scores(request: Request) -> Scored:
 
 
 def output_gradient(head: nn.Linear, hidden: torch.Tensor, batch: Batch) -> torch.Tensor:
-    """The gradient of f at `hidden`, (b, T, H), times the tokens of the whole set: the head's row that is highest."""
+    """The gradient of f at `hidden`, (b, T, H), times the tokens of the whole set: the head's row of the highest
+    logit.
+    """
     gradient = torch.zeros_like(hidden)
     scale = batch.samples * batch.length / batch.positions
     for sample, states in enumerate(hidden):

@@ -1,4 +1,4 @@
-"""Random: a seeded draw per unit, the line that every other criterion has to beat."""
+"""Random: a seeded draw per unit, the baseline."""
 
 from __future__ import annotations
 

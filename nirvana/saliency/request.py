@@ -21,7 +21,7 @@ Strategy = Literal["auto", "micro-batches", "recompute"]
 
 
 class Scored(NamedTuple):
-    """Site -> float32 (units,), and how it was done, as JSON values."""
+    """Site -> float32 (units,), and details of the computation as JSON values."""
 
     scores: dict[Site, np.ndarray]
     details: dict[str, object]
@@ -29,7 +29,7 @@ class Scored(NamedTuple):
 
 @dataclass(frozen=True)
 class Request:
-    """The arguments of `nirvana.score`, as a criterion gets them."""
+    """The arguments of `nirvana.score`, as passed to a criterion."""
 
     lm: LM
     calibration: CalibrationSet | CalibrationSelection | None

@@ -1,4 +1,4 @@
-"""`score`: from a model and a calibration set to one score per unit (paper: saliency)."""
+"""`score`: one score per unit from a model and a calibration set (paper: saliency)."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ def score(
     strategy: Strategy = "auto",
     progress: ProgressCallback | None = None,
 ) -> Saliency:
-    """Score every prunable unit of `lm`; the higher, the longer it is kept.
+    """Score every prunable unit of `lm`; units of lower scores are removed first.
 
     Args:
         lm: a model with its weights in memory, dense or already pruned. It is not changed.
-        calibration: (N, T) tokens. None will do for criteria that look at weights only.
+        calibration: (N, T) tokens. None for criteria that use weights only.
         criterion: one of `available()`; "nirvana" is the paper's.
         seed: of the draw, for "random".
-        memory: bytes that scoring may use above the loaded model; default, what is free on the device.
-        strategy: "micro-batches" is faster, "recompute" needs less memory; both give the same scores. "auto" takes
-            the first of them that fits.
+        memory: bytes that scoring may use above the loaded model; default: the free memory of the device.
+        strategy: "micro-batches" is faster, "recompute" needs less memory; both give the same scores. "auto" takes the
+            first that fits.
         progress: called several times a second; may raise `Cancelled`.
 
     Returns:
-        Site -> float32 (units,), with `details` on how it was computed (`seconds`, `strategy` ...).
+        Site -> float32 (units,), with `details` of the computation (`seconds`, `strategy` ...).
 
     Raises:
         SaliencyError: the criterion is unknown, the seed negative, the calibration set does not suit the model, a score

@@ -1,4 +1,4 @@
-"""Saliency: one score per prunable unit, and the order in which units would go."""
+"""Saliency: one score per prunable unit, and the order of removal."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from nirvana.layout import Layout, Site
 class Saliency(Mapping[Site, np.ndarray]):
     """Site -> float32 (units,), e.g. `saliency[Site("decoder", 5, "mlp")]` of shape (1536,); higher is kept longer.
 
-    `details` says how the scores were computed: `strategy`, `seconds`, `micro_batch` ...
+    `details` of the computation: `strategy`, `seconds`, `micro_batch` ...
 
     Raises:
         SaliencyError: a score is not finite, or the scores do not fit the layout.
@@ -67,8 +67,8 @@ class Saliency(Mapping[Site, np.ndarray]):
     def ranks(self) -> dict[Site, np.ndarray]:
         """Site -> int64 (units,): each unit's place in the ascending order of its kind over all layers.
 
-        Equal scores rank in model order (lower layer, then lower index), so there is one answer. Computed once
-        and kept, so that replanning after a slider move sorts nothing.
+        Equal scores rank in model order (lower layer, then lower index), so the order is unique. Cached, so replanning
+        after a slider move sorts nothing.
         """
         ranks: dict[Site, np.ndarray] = {}
         for kind in {site.kind for site in self.layout.values()}:
@@ -82,7 +82,7 @@ class Saliency(Mapping[Site, np.ndarray]):
 
     @cached_property
     def sorted_ranks(self) -> dict[Site, np.ndarray]:
-        """Site -> its units' ranks in ascending order: how many of them lie below a cut is one binary search."""
+        """Site -> its units' ranks in ascending order, for a binary search of a cut."""
         return {site: np.sort(ranks) for site, ranks in self.ranks.items()}
 
     @cached_property

@@ -1,14 +1,13 @@
 """Second-order scores: the loss of a unit's removal after compensation by least squares.
 
 The Optimal Brain Surgeon for units of an output projection y = W x, as in ZipLM (arXiv 2302.04089), with G the
-regularised second moment E[x x^T], of which the compensation "least_squares" is made too. Without feature j the best
-weights leave row i with the squared error W_ij^2 / [G^-1]_jj. Rows are weighted by what errors in them cost,
+regularised second moment E[x x^T], as in the compensation "least_squares". Without feature j the best weights leave row
+i with the squared error W_ij^2 / [G^-1]_jj. Rows are weighted by the cost of their errors, a_i = mean over labels of
+the squared gradient of their negative log-likelihood with respect to y_i,
 
-    a_i = mean over labels of the squared gradient of their negative log-likelihood with respect to y_i,
-
-the empirical Fisher information of y. Units go one after another, the cheapest first, and W and G^-1 are updated after
-each, so that of two units that stand in for each other only the first is cheap. A unit's score is what its turn costs.
-A unit of several columns P goes as a block: tr(a W_P ([G^-1]_PP)^-1 W_P^T).
+the empirical Fisher information of y. Units are removed one by one, the cheapest first, and W and G^-1 are updated
+after each, so of two redundant units only the first is cheap. A unit's score is the cost of its removal. A unit of
+several columns P is removed as a block: tr(a W_P ([G^-1]_PP)^-1 W_P^T).
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from nirvana.saliency.budget import MICRO_BATCHES, choose
 from nirvana.saliency.request import Request, Scored
 from nirvana.saliency.taylor import check_labels, loss_gradient
 
-PENDING = 32  # columns that go before the large matrices are updated, with one product for all of them
+PENDING = 32  # columns removed between updates of the large matrices, each one product
 PARTS = 3
 
 
@@ -96,11 +95,11 @@ def row_costs(request: Request) -> dict[Site, torch.Tensor]:
 
 
 def removal_costs(weight: torch.Tensor, rows: torch.Tensor, moments: Moments, units: int) -> np.ndarray:
-    """float32 (units,): what each unit's turn costs, for a weight (out, d), row weights (out,) and moments of x.
+    """float32 (units,): cost of each unit's removal, for a weight (out, d), row weights (out,) and moments of x.
 
-    A turn that costs no more than the one before counts as just above it, so that ranking keeps the order of the turns.
-    Computed in float64, where the weight lies if that device knows it, else on the CPU. Of inputs that are always
-    zero, 0.
+    A removal that costs no more than the previous one scores just above it, so that ranking keeps the order of removal.
+    Computed in float64, on the weight's device if it has float64, else on the CPU. Units of inputs that are always zero
+    score 0.
     """
     assert moments.second is not None
     place = torch.device("cpu") if weight.device.type == "mps" else weight.device
@@ -129,8 +128,9 @@ def removal_costs(weight: torch.Tensor, rows: torch.Tensor, moments: Moments, un
 
 
 class _Gone(NamedTuple):
-    """Units that went, in order, what each cost, and how the matrices change: G^-1 by -reach change^T, and
-    W^T a W by -(half change^T + change half^T)."""
+    """Removed units in order, their costs, and the changes of the matrices: G^-1 by -reach change^T, and W^T a W by
+    -(half change^T + change half^T).
+    """
 
     places: list[int]
     prices: list[float]
@@ -140,9 +140,8 @@ class _Gone(NamedTuple):
 
 
 def _turns(inverse: torch.Tensor, loss: torch.Tensor, size: int, most: int) -> _Gone:
-    """Remove up to `most` units of `size` columns, the cheapest first. `inverse` and `loss` are left as they are.
-
-    Of the matrices as they become, a turn needs the diagonal blocks and the columns of the unit that goes.
+    """Remove up to `most` units of `size` columns, the cheapest first; `inverse` and `loss` are unchanged. A removal
+    needs only the diagonal blocks and the removed unit's columns of the updated matrices.
     """
     width = len(inverse)
     units = width // size
@@ -168,7 +167,7 @@ def _turns(inverse: torch.Tensor, loss: torch.Tensor, size: int, most: int) -> _
         blocks -= parts[0] @ parts[1].mT
         shift = parts[2] @ parts[1].mT
         losses -= shift + shift.mT
-        blocks[unit] = torch.eye(size, dtype=blocks.dtype, device=blocks.device)  # gone, but not singular
+        blocks[unit] = torch.eye(size, dtype=blocks.dtype, device=blocks.device)  # removed, but not singular
     return _Gone(places, prices, reach, change, half)
 
 

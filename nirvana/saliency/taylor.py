@@ -3,7 +3,7 @@
     L = mean over the set's labels of -log softmax(logits)[label]
 
 Gradients add up over the whole calibration set before the absolute value is taken, and a unit's score is the sum over
-its weights. The label of a position is the token that comes next; of an encoder-decoder, what the decoder should say.
+its weights. The label of a position is the next token; for an encoder-decoder, the decoder's label.
 
 The gradient at the last hidden states, (softmax - one-hot) W / labels, is computed for a few positions at a time,
 without autograd.
@@ -19,7 +19,7 @@ from nirvana.forward.tokens import UNLABELLED
 from nirvana.saliency.first_order import Batch, first_order_scores
 from nirvana.saliency.request import Request, Scored
 
-CHUNK = 1 << 22  # logits at a time, in float32: with their gradient half of what the memory estimate sets aside
+CHUNK = 1 << 22  # logits at a time, in float32; with their gradient half of the memory estimate
 
 
 def unit_scores(request: Request) -> Scored:

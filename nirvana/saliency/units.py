@@ -1,4 +1,4 @@
-"""From weights to units: sums over the rows or columns that each unit owns."""
+"""Sums of weights over the rows or columns of each unit."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def unit_weights(lm: LM) -> Iterator[tuple[Site, WeightSlice, nn.Parameter]]:
 def add_unit_sums(sums: torch.Tensor, part: WeightSlice, weight: torch.Tensor, factor: torch.Tensor | None) -> None:
     """Add sum |weight * factor| over each unit's weights to `sums`, float32 (units,), in float32.
 
-    `weight` and `factor` have one shape: rows of `part.size` a unit along `part.dim`. Works through a few rows at a
-    time, so that it needs no copy of the matrix.
+    `weight` and `factor` have one shape: rows of `part.size` a unit along `part.dim`. Processes a few rows at a time
+    instead of copying the matrix.
     """
     height, width = weight.shape
     rows = max(1, CHUNK // width)

@@ -1,8 +1,8 @@
-"""Wanda-sp: size of the output projection's weights times the norm of what they read.
+"""Wanda-sp: magnitude of the output projection's weights times the norm of its inputs.
 
 Wanda (arXiv 2306.11695) scores a weight by |W_ij| ||X_j||_2. Its structured form, a baseline in the FLAP paper (arXiv
 2312.11983), averages that over the rows i of o_proj or down_proj and sums it over a unit's columns j. Norms of
-activations are not comparable across layers: units are meant to be ranked within each layer.
+activations are not comparable across layers, so units are ranked within each layer.
 """
 
 from __future__ import annotations

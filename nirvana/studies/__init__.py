@@ -1,1 +1,1 @@
-"""Studies: many pruned models as one piece of work that can be stopped and continued."""
+"""Studies: resumable work on many pruned models."""

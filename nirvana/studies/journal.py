@@ -1,8 +1,8 @@
 """The journal of a study: JSON lines in the folder of its run, readable while the study is running.
 
 A header line records a request and the settings that its rows depend on; row lines follow, each under the key of its
-settings. The file is only ever appended to, so rows of earlier requests stay. A line that a killed program left half
-written, or that cannot be read, is skipped and stays too.
+settings. The file is append-only, so rows of earlier requests stay. A line that is incomplete or cannot be read is
+skipped.
 """
 
 from __future__ import annotations
@@ -39,18 +39,18 @@ class Journal:
         self.path = path
 
     def latest(self) -> Header | None:
-        """The last request; None where there is none."""
+        """The last request, or None."""
         headers = [line for line in self._lines() if isinstance(line, Header)]
         return headers[-1] if headers else None
 
     def rows(self, key: str | None = None) -> list[dict[str, Any]]:
-        """Rows in the order they were finished, those of one key or all."""
+        """Rows in order of completion, of one key or all."""
         return [
             row for found, row in (line for line in self._lines() if isinstance(line, tuple)) if key in (None, found)
         ]
 
     def begin(self, header: Header) -> None:
-        """Record a request, unless it is the latest already.
+        """Record a request, unless it equals the latest.
 
         Raises:
             NirvanaError: the disk is full or the folder cannot be written.
@@ -89,7 +89,7 @@ class Journal:
 
 
 def _read(data: dict[str, Any], key: str) -> list[Header | tuple[str, dict[str, Any]]]:
-    """Content of a line; lines of version 1 have no keys of their own and belong to the header before them."""
+    """Content of a line; lines of version 1 have no key and belong to the preceding header."""
     if "row" in data:
         return [(str(data["key"]), dict(data["row"]))]
     if "request" in data:
@@ -106,5 +106,5 @@ def _read(data: dict[str, Any], key: str) -> list[Header | tuple[str, dict[str, 
 
 
 def as_read_back(value: Any) -> Any:
-    """A JSON value as the journal gives it back: tuples as lists, keys as text, numbers that JSON lacks as text."""
+    """A JSON value as read from the journal: tuples as lists, keys and non-finite numbers as text."""
     return json.loads(json.dumps(strict(value)))

@@ -27,11 +27,11 @@ Point = tuple[str, int]  # calibration text, seed; DENSE is the model before pru
 
 
 class MatrixRequest(Schema):
-    """The texts, each of which is calibrated on and read."""
+    """The texts of both axes."""
 
-    corpora: Many[str] = option((), "--corpus", "text to calibrate on and to measure on; two or more")
-    mixture: bool = option(True, "--mixture", "calibrate on a uniform mixture of all texts as well")
-    seeds: int = option(1, "--seeds", "calibration sets of each text, over which results are averaged", ge=1, le=16)
+    corpora: Many[str] = option((), "--corpus", "text for calibration and measurement; two or more")
+    mixture: bool = option(True, "--mixture", "also calibrate on a uniform mixture of all texts")
+    seeds: int = option(1, "--seeds", "calibration sets of each text, whose results are averaged", ge=1, le=16)
 
     def check(self) -> None:
         """Validate the texts.
@@ -42,7 +42,7 @@ class MatrixRequest(Schema):
         if not FEWEST <= len(self.corpora) <= MOST:
             raise RunError(
                 f"A matrix has {FEWEST} to {MOST} texts, not {len(self.corpora)}.",
-                "Name each text that the model should read.",
+                "Name each text to calibrate and measure on.",
             )
         for name in self.corpora:
             if not name.strip():
@@ -87,22 +87,22 @@ def calibration_matrix(
 ) -> CalibrationMatrix:
     """Prune with a calibration set from each text, and measure each model on every text.
 
-    KL is measured on probes from each text's probe split, perplexity on its evaluation split; no split shares text
-    with another. Results are kept by their inputs, as those of a run are, so the dense model is measured once.
+    KL is measured on probes from each text's probe split, perplexity on its evaluation split; no split shares text with
+    another. Results are cached by their inputs, so the dense model is measured once.
 
     Args:
         corpora: names, paths or corpora, two or more.
-        sparsity: of every model; like `criterion` and `compensation`, by default what `base` says.
-        mixture: calibrate on a uniform mixture of all texts as well.
+        sparsity: of every model; like `criterion` and `compensation`, by default that of `base`.
+        mixture: also calibrate on a uniform mixture of all texts.
         seeds: calibration sets of each text, whose results are averaged; the first has the seed of `base`.
-        base: gives every other choice: sizes of samples, probes and windows, gamma, protected layers ...
-        folder: keeps rows as they are finished; a matrix that was stopped continues with the first missing row.
+        base: recipe with all other choices: samples, probes, windows, gamma, protected layers ...
+        folder: stores finished rows; a stopped matrix resumes with the first missing row.
         models: holds the pruned models between rows.
         progress: over all rows; may raise `Cancelled`, and the rows so far are kept.
-        on_row: called with each row that was computed, when it is finished.
+        on_row: called with each computed row.
 
     Raises:
-        RunError: there are not 2 to 12 different texts, or the seeds are not from 1 to 16.
+        RunError: not 2 to 12 different texts, or not 1 to 16 seeds.
         CorpusError: a text is not found, or too short for its samples, probes or windows.
         NirvanaError: see `score`, `allocate`, `prune` and `perplexity`.
     """

@@ -1,4 +1,4 @@
-"""The cells of a matrix: one pruned model a row, each of its measurements through the cache."""
+"""Cells of a matrix: one pruned model a row, measured through the cache."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class Cells:
     """Computes rows for one model and one set of texts.
 
     Attributes:
-        rows: texts to calibrate on by name, the mixture of all last where it is wanted.
+        rows: calibration texts by name, with an optional mixture of all last.
         columns: texts to measure on.
-        protocol: what the numbers depend on, as JSON values.
+        protocol: the choices and hashes behind the numbers, as JSON values.
 
     Raises:
         CorpusError: a text is not found or too short for its samples, probes or windows.
@@ -66,7 +66,7 @@ class Cells:
             yield self._perplexity(self.lm, "dense", name, within(progress, name, part, len(self.columns)))
 
     def row(self, name: str, seed: int, progress: ProgressCallback | None) -> MatrixRow:
-        """Score, allocate and prune with a set of one text, and measure the model on all of them."""
+        """Score, allocate and prune with a set of one text, and measure the model on all texts."""
         workspace, parts = self._drawn_from(name, seed=seed), 2 + 2 * len(self.columns)
         plan = workspace.plan(within(progress, "Scores", 0, parts))
         small = workspace.pruned(within(progress, "Pruning", 1, parts))
@@ -79,7 +79,7 @@ class Cells:
         return MatrixRow(name, seed, plan.sparsity, tuple(kl), tuple(losses), workspace.calibration_set().hash)
 
     def release(self) -> None:
-        """Give the memory of models, scores and references back; they are computed again on demand."""
+        """Release the memory of models, scores and references; they are computed again on demand."""
         self._workspace.clear()
 
     def _perplexity(self, lm: LM, subject: str, name: str, progress: ProgressCallback | None) -> Measurement:
@@ -93,7 +93,7 @@ class Cells:
         return self._workspace.variant(self.recipe.change("calibration", **one, **values))
 
     def _check(self) -> None:
-        """Check before the work whatever would fail later."""
+        """Check for foreseeable failures before the work."""
         for name in self.rows:
             self._drawn_from(name).calibration()
         check_statistics(self.recipe, self.lm, self.rows.values())

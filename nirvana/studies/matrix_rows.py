@@ -1,4 +1,4 @@
-"""Calibration text against evaluation text: whether what is chosen on one holds on another (paper: task-agnostic)."""
+"""Calibration text against evaluation text: cost of calibration on another text (paper: task-agnostic)."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from nirvana.runs.recipe import Recipe
 from nirvana.studies.journal import Journal
 
 FILE = "matrix.jsonl"
-DENSE = ("", 0)  # the point of the dense model
-USED = {  # of a recipe, by section; the rest of it changes nothing here
+DENSE = ("", 0)  # point of the dense model
+USED = {  # fields that a matrix depends on, by section
     "model": ("name", "device", "dtype"),
     "calibration": ("samples", "length", "seed", "probe_samples", "probe_length", "probe_seed", "task"),
     "saliency": ("criterion",),
@@ -42,7 +42,7 @@ class MatrixRow:
 
     Attributes:
         calibration: name of the text, or of a mixture.
-        seed: that drew the calibration set.
+        seed: of the calibration set.
         sparsity: achieved.
         kl: KL( dense || pruned ) on the probe split of each text, in the order of the matrix.
         perplexity: on the evaluation split of each text, likewise.
@@ -73,13 +73,13 @@ class MatrixRow:
 
 @dataclass(frozen=True)
 class Transfer:
-    """Cost of calibration on another text than the one that is read, over all cells off the diagonal.
+    """Cost of calibration on another text than the evaluated one, over all cells off the diagonal.
 
-    Losses are in nats per token, compared window by window with the model that was calibrated on the text itself.
+    Losses are in nats per token, compared window by window with the model calibrated on the evaluated text.
 
     Attributes:
         off: mean excess off the diagonal, with its standard error over the windows.
-        own: mean excess of the diagonal over the dense model: what pruning itself costs.
+        own: mean excess of the diagonal over the dense model, the cost of pruning.
         worst: calibration text, evaluation text, and the excess there.
         mixed: mean excess of the mixture, None without one.
     """
@@ -95,9 +95,9 @@ class CalibrationMatrix:
     """KL and perplexity by calibration text (rows) and evaluation text (columns), averaged over calibration seeds.
 
     Attributes:
-        texts: names of the texts, the columns; each is also a row, once it is finished.
+        texts: names of the texts, the columns; each is also a row.
         dense: perplexity of the dense model on each text.
-        rows: one a calibration text and seed, in the order they were finished.
+        rows: one a calibration text and seed, in order of completion.
         protocol: the choices behind it: "recipe" (sections of a `Recipe`), "hashes" of the texts, weights, dtype.
         failed: rows that failed.
     """
@@ -110,7 +110,7 @@ class CalibrationMatrix:
 
     @property
     def calibrations(self) -> list[str]:
-        """Texts that were calibrated on: those of the columns in their order, then mixtures."""
+        """Calibration texts: those of the columns in their order, then mixtures."""
         found = dict.fromkeys(row.calibration for row in self.rows)
         return [*(name for name in self.texts if name in found), *(name for name in found if name not in self.texts)]
 
@@ -131,11 +131,11 @@ class CalibrationMatrix:
         return _exp(_mean(self._parts("perplexity", calibration, text) - _losses(self.dense[self.texts.index(text)])))
 
     def seeds(self, calibration: str) -> list[int]:
-        """Those of the rows of one calibration text."""
+        """Seeds of the rows of one calibration text."""
         return [row.seed for row in self.rows if row.calibration == calibration]
 
     def transfer(self) -> Transfer | None:
-        """None before two texts have their rows."""
+        """The cost of calibration on other texts; None before two texts have rows."""
         done = [name for name in self.texts if name in self.calibrations]
         if len(done) < 2:
             return None
@@ -181,7 +181,7 @@ class CalibrationMatrix:
 
 
 def read_matrix(folder: Path) -> CalibrationMatrix | None:
-    """The last matrix of a run's folder, as far as it is finished; None before the dense model was measured."""
+    """The finished rows of a run folder's last matrix; None before the dense model was measured."""
     journal = Journal(folder / FILE)
     header = journal.latest()
     if header is None:
@@ -215,7 +215,7 @@ def assemble(settings: Mapping[str, Any], rows: Sequence[MatrixRow]) -> Calibrat
 
 
 def used(recipe: Recipe) -> dict[str, dict[str, Any]]:
-    """The choices of a recipe that a matrix depends on, as JSON values."""
+    """Choices of a recipe that a matrix depends on, as JSON values."""
     data = recipe.to_json()
     found = {section: {name: data[section][name] for name in names} for section, names in USED.items()}
     for values in found.values():
@@ -224,7 +224,7 @@ def used(recipe: Recipe) -> dict[str, dict[str, Any]]:
 
 
 def _values(cell: Measurement, whole: float) -> np.ndarray:
-    """float64 (n,): what was kept of each part, or the whole as the only one."""
+    """float64 (n,) values of the parts, or the total as the only one."""
     parts = cell.part_values
     return np.array([whole]) if parts is None else parts.astype(np.float64)
 

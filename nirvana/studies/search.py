@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from nirvana.runs.model_cache import ModelCache
     from nirvana.studies.search_objective import Objective
 
-STARTUP = 8  # trials that are drawn at random before the sampler goes by what did well
-NEW_SCORES = 4  # every so many trials may score anew, which takes longest; the others make plans of scores there are
-ATTEMPTS = 24  # at a point that was not tried yet
+STARTUP = 8  # random trials before the sampler uses earlier results
+NEW_SCORES = 4  # only every so many trials computes new scores, which takes longest
+ATTEMPTS = 24  # to find an untried point
 MINUTES = 10.0
 BASE = Recipe().change("calibration", samples=48, length=256)
 OnTrial = Callable[[Trial, Trial | None], None]
@@ -39,8 +39,8 @@ class Tuning:
     """Result of a search: `trials`, the lowest KL first, and `best`, the pruned model of the first.
 
     Attributes:
-        failed: trials that gave no model, with why.
-        settings: what was searched and how it was measured, as JSON values.
+        failed: trials without a model.
+        settings: search space and protocol, as JSON values.
     """
 
     def __init__(
@@ -57,11 +57,11 @@ class Tuning:
         """The trial with the lowest KL.
 
         Raises:
-            RunError: no trial gave a model.
+            RunError: no trial succeeded.
         """
         if not self.trials:
             why = self.failed[0].failure if self.failed else "There was no time for one."
-            raise RunError(f"No trial gave a model. {why}", "Lower the sparsity, or give more minutes.")
+            raise RunError(f"No trial succeeded. {why}", "Lower the sparsity, or give more minutes.")
         return self.trials[0]
 
     @property
@@ -71,20 +71,20 @@ class Tuning:
 
     @property
     def best(self) -> LM:
-        """Pruned by the best recipe, which is its `recipe`; made when it is first asked for.
+        """The model pruned by the best recipe, which is its `recipe`; pruned on first use.
 
         Raises:
             RunError: no trial gave a model, or the search was read from its journal.
         """
         trial = self.best_trial
         if self._make is None:
-            raise RunError("A search that was read from its journal holds no model.", "Run the best recipe.")
+            raise RunError("A search read from its journal has no model.", "Run the best recipe.")
         if self._best is None:
             self._best = self._make(trial)
         return self._best
 
     def correlation(self) -> Correlation:
-        """Spearman's rank correlation of the trials' KL and perplexity: the paper chooses by one to get the other."""
+        """Spearman's rank correlation of the trials' KL and perplexity, the premise of a choice by KL."""
         return correlation(self.trials)
 
     def to_json(self) -> dict[str, Any]:
@@ -114,26 +114,27 @@ def tune(
     """Search criterion, gamma, normalisation, calibration text and seed, compensation and protected layers.
 
     Each trial prunes once and is measured by its mean KL to `lm` on probes drawn uniformly from all texts, and by its
-    perplexity on their probe splits. Evaluation splits are not read. The first trials are the paper's recipe and what
-    did well elsewhere; then optuna's TPE sampler suggests. Scores and statistics that were computed once serve all
-    trials, so most of them change only what is made of scores that are there.
+    perplexity on their probe splits. Evaluation splits are not read. The first trials are the paper's recipe and the
+    benchmarks' best choices; then optuna's TPE sampler suggests. Scores and statistics are shared by all trials, so
+    most trials only allocate and prune.
 
     Args:
-        corpora: names, paths or corpora: text to calibrate on, each alone, a uniform mixture of all, and of each
-            pair of three. The best recipe names them, so it runs by itself where names or paths were given.
+        corpora: names, paths or corpora: calibration texts: each alone, a uniform mixture of all, and of each pair if
+            there are three. The best recipe refers to them by name, so it can be run again only if names or paths were
+            given.
         sparsity: of every trial, in (0, 1).
-        minutes: stop when they are over; the trial that runs is finished. 10 where `trials` is not given either.
-        trials: stop after so many, those of an earlier call counted.
+        minutes: time limit; the running trial is finished. Default 10 if `trials` is not given either.
+        trials: limit of trials, including those of an earlier call.
         criteria: to choose from.
-        seed: of the search; with the same trials, it continues the same way.
-        base: gives every choice that is not searched, such as samples and length.
-        folder: keeps trials as they are finished; a search that was stopped goes on from it, and one that was asked
-            for something else begins anew.
+        seed: of the search; equal trials continue equally.
+        base: recipe with the choices that are not searched, such as samples and length.
+        folder: stores finished trials; a stopped search resumes from it, and a different request starts from the
+            beginning.
         progress: called with the progress within each trial; may raise `Cancelled`, and trials so far are kept.
-        on_trial: called with each trial when it is finished, and the best so far, None where there is none.
+        on_trial: called with each finished trial and the best so far, or None.
 
     Raises:
-        RunError: there is no text, criterion or budget.
+        RunError: no text, criterion or limit.
         PlanError: the sparsity is not in (0, 1), or out of reach with every gamma.
         CorpusError: a text is not found or too short.
     """
@@ -164,14 +165,14 @@ def tune(
 
 
 class SearchRequest(Schema):
-    """Search space and limits; 0 minutes or trials are no limit of that kind."""
+    """Search space and limits; 0 minutes or trials for no limit."""
 
-    corpora: Distinct[str] = option((), "--corpus", "calibration text; may be repeated, and is mixed")
+    corpora: Distinct[str] = option((), "--corpus", "calibration text; may be repeated, and mixtures are tried")
     sparsity: float = option(0.2, "--sparsity", "sparsity of every trial", gt=0, lt=1, error=PlanError)
     minutes: float = option(
         MINUTES, "--minutes", "stop after this time; the running trial is finished", ge=0, le=10_080
     )
-    trials: int = option(0, "--trials", "stop after so many trials; 0 for no limit", ge=0, le=10_000)
+    trials: int = option(0, "--trials", "stop after this many trials; 0 for no limit", ge=0, le=10_000)
     criteria: Distinct[str] = option(
         CRITERIA, "--criterion", "criterion to choose from; may be repeated", choices=available, error=SaliencyError
     )
@@ -181,7 +182,7 @@ class SearchRequest(Schema):
         """Validate the request as a whole.
 
         Raises:
-            RunError: there is no text, no criterion or no limit.
+            RunError: no text, no criterion or no limit.
         """
         if not self.minutes and not self.trials:
             raise RunError("A search needs a limit.", "Give minutes or trials.")
@@ -255,10 +256,10 @@ class _Session(Session[Choices, Trial]):
 def suggest(
     space: Space, done: Sequence[Trial], seed: int, is_possible: Callable[[Choices], bool] = lambda choices: True
 ) -> Choices | None:
-    """The next point, the same for the same trials and seed. None where no new point is found.
+    """The next point, determined by trials and seed; None where no new point is found.
 
-    Scoring takes longest, so unless it is the turn of a new text, seed or criterion, those of the best trial that has
-    the suggested criterion are taken.
+    Scoring takes longest, so only some trials use a new text, seed or criterion; the others take those of the best
+    trial with the suggested criterion.
     """
     first = space.first()
     tried = {trial.choices for trial in done}
@@ -302,6 +303,6 @@ def _maker(objective: Objective) -> Callable[[Trial], LM]:
             recipe = objective.recipe(trial.choices)
             return replace(objective.prune(recipe), recipe=recipe)
         except NirvanaError as error:
-            raise RunError(f"The best model cannot be made again: {error}", "Search anew.") from error
+            raise RunError(f"The best model cannot be pruned again: {error}", "Search anew.") from error
 
     return make

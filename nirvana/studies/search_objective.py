@@ -30,15 +30,15 @@ from nirvana.studies.search_space import Choices, Space
 from nirvana.studies.search_trials import Trial
 
 PROBES, PROBE_LENGTH, PROBE_SEED = 64, 64, 42
-WINDOW, TOKENS = 512, 2_048  # of the perplexity, at most so many tokens of each text
-GAMMA_STEPS = 49  # at which the reach is looked up
+WINDOW, TOKENS = 512, 2_048  # of the perplexity, tokens of each text at most
+GAMMA_STEPS = 49  # at which the reachable sparsity is computed
 PARTS = 4  # scores, pruning, KL, perplexity
 
 
 class Objective:
-    """Measures trials of one model; holds the texts, the probes, scores, and the statistics that were used last.
+    """Measures trials of one model; holds texts, probes, scores, and the last statistics.
 
-    `known` has the trials that measured each model, by `Trial.model`.
+    `known` maps `Trial.model` to the trial that measured the model.
 
     Raises:
         CorpusError: a text is not found or too short for its samples or probes.
@@ -73,7 +73,7 @@ class Objective:
             "corpora": {name: corpus.hash for name, corpus in self.parts.items()},
             "criteria": list(space.criteria),
             "sparsity": sparsity,
-            "base": self.base.change("evaluation", **vars(EvaluationChoice())).to_json(),  # the rest of it counts
+            "base": self.base.change("evaluation", **vars(EvaluationChoice())).to_json(),  # all else counts
             "layers": self.layers,
             "probe": {"samples": PROBES, "length": PROBE_LENGTH, "seed": PROBE_SEED, "hash": self.probe.hash},
             "perplexity": {"split": "probe", "window": self.window, "max_tokens": TOKENS},
@@ -83,11 +83,11 @@ class Objective:
         self.known: dict[str, Trial] = {}
 
     def recipe(self, choices: Choices) -> Recipe:
-        """The whole recipe of a point."""
+        """The complete recipe of a point."""
         return choices.recipe(self.base, self.sparsity, self.layers)
 
     def is_possible(self, choices: Choices) -> bool:
-        """Whether the sparsity is in reach with this gamma and these protected layers."""
+        """Whether the sparsity is reachable with this gamma and these protected layers."""
         try:
             check_reachable(self.recipe(choices).allocation, choices.criterion, self.lm.layout)
         except PlanError:
@@ -95,7 +95,7 @@ class Objective:
         return True
 
     def gammas(self, space: Space) -> tuple[float, float]:
-        """The lowest and the highest gamma of the space with which the sparsity is in reach, no layer protected.
+        """The lowest and the highest gamma of the space with a reachable sparsity, without protected layers.
 
         Raises:
             PlanError: there is none.
@@ -115,7 +115,7 @@ class Objective:
         Raises:
             NirvanaError: the choices cannot be met.
         """
-        report(progress, "Scores", 0, PARTS)  # at once: of a model that is known nothing else is reported
+        report(progress, "Scores", 0, PARTS)  # at once: a known model has no other progress
         recipe = self.recipe(choices)
         check_reachable(recipe.allocation, choices.criterion, self.lm.layout)
         workspace = self._workspace.variant(recipe)
@@ -132,13 +132,13 @@ class Objective:
         return trial
 
     def release(self) -> None:
-        """Give the memory of models, scores and statistics back; they are computed again on demand."""
+        """Release the memory of models, scores and statistics; they are computed again on demand."""
         self._workspace.clear()
 
     def prune(self, recipe: Recipe) -> LM:
-        """The pruned model of a recipe, the caller's to keep."""
+        """The pruned model of a recipe, owned by the caller."""
         small = self._workspace.variant(recipe).pruned()
-        self._workspace.models = ModelCache()  # which would unload it when the next is made
+        self._workspace.models = ModelCache()  # it would unload the model with the next one
         return small
 
     def _perplexities(self, small: LM, progress: ProgressCallback | None) -> dict[str, list[float]]:

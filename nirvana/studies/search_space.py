@@ -22,7 +22,7 @@ MOST_PROTECTED, SHARE = 3, 8  # layers at either end: at most 3, and an eighth o
 
 @dataclass(frozen=True)
 class Choices:
-    """One point of the search. `first` and `last`: how many layers at either end keep all their units."""
+    """One point of the search. `first` and `last`: number of protected layers at either end."""
 
     criterion: str
     corpus: str
@@ -39,7 +39,7 @@ class Choices:
         return self.criterion, self.corpus, self.seed
 
     def recipe(self, base: Recipe, sparsity: float, layers: Sequence[int]) -> Recipe:
-        """The recipe of this point; what is not chosen is as in `base`.
+        """The recipe of this point; other choices are those of `base`.
 
         Args:
             layers: the model's layers in order, of which the ends are protected.
@@ -69,7 +69,7 @@ class Choices:
 class Space:
     """Ranges of the choices: `criteria`; `corpora`, the names of texts, with their mixtures; `gammas`, from and to.
 
-    `layers`: how many the model has.
+    `layers`: number of the model's layers.
     """
 
     criteria: tuple[str, ...]
@@ -79,25 +79,25 @@ class Space:
 
     @property
     def mixtures(self) -> dict[str, tuple[str, ...]]:
-        """Name -> parts of a uniform mixture: each pair of three, and last all."""
+        """Name -> parts of a uniform mixture: each pair if there are three, then all."""
         pairs = list(combinations(self.corpora, 2)) if len(self.corpora) == 3 else []
         wanted = [*pairs, self.corpora] if len(self.corpora) > 1 else []
         return {PLUS.join(names): names for names in wanted}
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """Each text by itself, then the mixtures."""
+        """Each text alone, then the mixtures."""
         return (*self.corpora, *self.mixtures)
 
     def inside(self, gamma: float) -> float:
-        """The nearest gamma that is searched."""
+        """The nearest gamma of the space."""
         return min(max(gamma, self.gammas[0]), self.gammas[1])
 
     def check(self) -> None:
         """Validate the search space.
 
         Raises:
-            RunError: there is no text or criterion.
+            RunError: no text or criterion.
             SaliencyError: a criterion is unknown.
         """
         if not self.corpora:
@@ -108,8 +108,9 @@ class Space:
             find_criterion(name)
 
     def first(self) -> list[Choices]:
-        """Points that are tried before any are suggested: the paper's recipe, and each other criterion with what did
-        well elsewhere."""
+        """Points before the sampler's suggestions: the paper's recipe, and each other criterion with the benchmarks'
+        best choices.
+        """
         paper, good = PRESETS["paper"].recipe(), PRESETS["recommended"].recipe()
         criterion = paper.saliency.criterion if paper.saliency.criterion in self.criteria else self.criteria[0]
         published = Choices(criterion, self.corpora[0], 0, paper.allocation.gamma, 0.0, paper.prune.compensation)

@@ -1,4 +1,4 @@
-"""Trials of a search: what each measured, and reading them from the journal. No torch."""
+"""Trials of a search and their journal. Does not import torch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from nirvana.studies.journal import Journal
 from nirvana.studies.search_space import Choices
 
 FILE = "tuning.jsonl"
-FEWEST = 4  # trials that a correlation is told of
+FEWEST = 4  # fewest trials of a correlation
 log = logging.getLogger(__name__)
 
 
@@ -28,11 +28,11 @@ class Trial:
     Attributes:
         number: in the order of the search, from 0.
         kl: mean KL( dense || pruned ) on the probes in nats, with `kl_error`, its standard error; NaN where it failed.
-        perplexity: text -> of its probe split, [value, standard error].
+        perplexity: text -> [value, standard error] on its probe split.
         sparsity: achieved.
-        seconds: what the trial took.
-        failure: why there is no pruned model; empty where there is one.
-        model: the same for trials that make the same model, though their choices differ.
+        seconds: duration of the trial.
+        failure: error of a failed trial; else empty.
+        model: identity of the pruned model, equal for trials of other choices that give the same model.
     """
 
     number: int
@@ -55,7 +55,7 @@ class Trial:
 
 
 def ranked(trials: Sequence[Trial]) -> list[Trial]:
-    """The lowest KL first; those that failed are left out."""
+    """Successful trials, the lowest KL first."""
     return sorted((trial for trial in trials if not trial.failure), key=lambda trial: (trial.kl, trial.number))
 
 
@@ -68,7 +68,7 @@ class Correlation:
 
 
 def correlation(trials: Sequence[Trial]) -> Correlation:
-    """Spearman correlation of KL with geometric-mean perplexity over the texts; the paper claims that it is high."""
+    """Spearman correlation of KL with geometric-mean perplexity over the texts, high according to the paper."""
     measured = [trial for trial in trials if not trial.failure and trial.perplexity]
     found = list({trial.model or trial.number: trial for trial in measured}.values())
     if len(found) < FEWEST:
@@ -88,7 +88,7 @@ def recipe_of(settings: Mapping[str, Any], choices: Choices) -> Recipe:
 
 
 def read_trials(folder: Path) -> tuple[dict[str, Any] | None, list[Trial]]:
-    """Settings of the last search of a run's folder, and its trials so far; None where there is no search."""
+    """Settings of the last search of a run's folder, and its trials so far; None without a search."""
     journal = Journal(folder / FILE)
     header = journal.latest()
     if header is None:

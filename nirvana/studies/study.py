@@ -1,7 +1,7 @@
-"""Studies: many points, each measured into one row, as work that can be stopped and continued.
+"""Studies: resumable work on many points, each measured into one row.
 
 A new study is one module here: a request (`Schema`), a `Study` that validates it, and a `Session` that names the points
-and measures them. The journal, resumption, failed points and progress are the same for all.
+and measures them. Journal, resumption, failed points and progress are shared.
 """
 
 from __future__ import annotations
@@ -45,17 +45,17 @@ RowCallback = Callable[[Any], None]
 
 
 class Session(ABC, Generic[Point, Row]):
-    """An open study: the model and the texts are in memory, and nothing that can be checked ahead is wrong.
+    """An open study, with model and texts in memory and all checks passed.
 
     Attributes:
-        settings: JSON values that rows depend on besides their point; rows of other settings do not count.
+        settings: JSON values that rows depend on besides their point; rows of other settings are ignored.
     """
 
     settings: dict[str, Any]
 
     @abstractmethod
     def read(self, data: dict[str, Any]) -> Row:
-        """A row of the journal."""
+        """Parse a row of the journal."""
 
     @abstractmethod
     def next(self, rows: Sequence[Row]) -> Point | None:
@@ -63,7 +63,7 @@ class Session(ABC, Generic[Point, Row]):
 
     @abstractmethod
     def place(self, point: Point, rows: Sequence[Row]) -> tuple[str, int, int]:
-        """Label of a point, its number from 1, and how many points there are; 0 where that is not known."""
+        """Label of a point, its number from 1, and the number of points (0 where unknown)."""
 
     @abstractmethod
     def measure(self, point: Point, progress: ProgressCallback | None) -> Row:
@@ -78,17 +78,14 @@ class Session(ABC, Generic[Point, Row]):
         """The row of a failed point."""
 
     def release(self) -> None:
-        """Give memory back after a point ran out of it."""
+        """Release memory after a point ran out of it."""
 
 
 class Study(ABC, Generic[Request]):
-    """A kind of study, as task and command see it.
+    """A kind of study, for its task and command.
 
-    Class attributes:
-        name: of its task and subcommand.
-        title: heading of its progress.
-        file: of its journal in the folder of its run.
-        request: schema of what can be asked for.
+    Class attributes: name: of its task and subcommand. title: heading of its progress. file: of its journal in the
+        folder of its run. request: schema of its requests.
     """
 
     name: ClassVar[str]
@@ -102,7 +99,7 @@ class Study(ABC, Generic[Request]):
 
     @classmethod
     def last_request(cls, run: Run) -> Request | None:
-        """The request that the run's study was last started with; None without one, or where it cannot be read."""
+        """The last request of the run's study; None without one, or where it cannot be read."""
         header = cls.journal(run).latest()
         try:
             return cls.request.from_json(header.request) if header else None  # type: ignore[return-value]
@@ -125,14 +122,14 @@ class Study(ABC, Generic[Request]):
     def open(
         self, run: Run, request: Request, models: ModelCache, progress: ProgressCallback | None
     ) -> Session[Any, Any]:
-        """Load the model and the texts, and check whatever would fail later.
+        """Load the model and the texts, and check for foreseeable failures.
 
         Raises:
             NirvanaError: the model or a text cannot be used.
         """
 
     def perform(self, run: Run, request: Request, models: ModelCache, reporter: Reporter) -> dict[str, Any]:
-        """Measure every point that has no row yet; how many points there are, and how many failed.
+        """Measure every point without a row; the numbers of points and of failed points.
 
         Raises:
             Cancelled: the reporter asked for it; finished rows are kept.
@@ -165,16 +162,16 @@ def measure_points(
     on_point: PointCallback | None = None,
     on_row: RowCallback | None = None,
 ) -> list[Row]:
-    """Measure the points of a session one after another; all rows, those of the journal first.
+    """Measure the points of a session in turn; returns all rows, those of the journal first.
 
-    Each row is recorded as soon as it is finished. A failed point, out of memory included, is recorded with its error.
+    Each row is recorded when it is finished. A failed point, also by lack of memory, is recorded with its error.
 
     Args:
-        journal: keeps the rows; None keeps none.
+        journal: stores the rows; optional.
         request: recorded with them.
         progress: over each point; may raise `Cancelled`.
         on_point: called before each point with its label, number and the number of points (0 where unknown).
-        on_row: called with each row that was measured.
+        on_row: called with each measured row.
     """
     header = Header(as_read_back(request), session.settings)
     rows: list[Row] = []
@@ -203,7 +200,7 @@ def _read(session: Session[Point, Row], data: dict[str, Any]) -> Row | None:
     try:
         return session.read(data)
     except (KeyError, TypeError, ValueError, NirvanaError):
-        return None  # written by other code than this; it stays in the file
+        return None  # written by another version; it stays in the file
 
 
 def _measured(session: Session[Point, Row], point: Point, progress: ProgressCallback | None) -> Row:
@@ -216,5 +213,5 @@ def _measured(session: Session[Point, Row], point: Point, progress: ProgressCall
     except Exception as error:
         if not out_of_memory.is_out_of_memory(error):
             raise
-        session.release()  # the next point may need less
+        session.release()  # the next point may need less memory
         return session.failed(point, f"{out_of_memory.MESSAGE} {out_of_memory.HINT}")

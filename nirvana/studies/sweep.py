@@ -1,7 +1,7 @@
-"""Sweep: every point of a grid as a run of its own, around the recipe of one run, whose study they are.
+"""Sweep: every point of a grid as a separate run, around the recipe of one run.
 
-The points are computed by the pipeline like any run. They share the models in memory and the results that are cached by
-their inputs, so a saliency pass serves all plans made from it, and the dense model is measured once.
+Points are computed by the pipeline. They share models in memory and cached results, so one saliency pass serves all its
+plans, and the dense model is measured once.
 """
 
 from __future__ import annotations
@@ -49,17 +49,17 @@ def sweep(
     progress: ProgressCallback | None = None,
     on_point: PointCallback | None = None,
 ) -> list[Row]:
-    """Compute the points of `grid` that have no row yet; the rows of all of them, in the grid's order.
+    """Compute the points of `grid` without a row; returns the rows of all points in the grid's order.
 
-    A sweep that was stopped continues with the first missing point, and a grid that grew computes what is new. A failed
-    point is recorded with its error, and tried again by the next call.
+    A stopped sweep resumes with the first missing point, and an extended grid computes its new points. A failed point
+    is recorded with its error and tried again by the next call.
 
     Args:
-        base: gives every choice that the grid does not; its folder keeps the rows.
+        base: run with the choices outside the grid; its folder stores the rows.
         grid: the points.
         models: holds models between calls; a new holder by default.
         progress: called with the progress within each point; may raise `Cancelled`.
-        on_point: called before each point that is computed with its label, its number from 1, and how many there are.
+        on_point: called before each computed point with its label, its number from 1, and the number of points.
 
     Raises:
         RunError: `base` is the example or a point itself, or the grid is too large.
@@ -76,7 +76,7 @@ def sweep(
 
 
 class _Session(Session[Point, Row]):
-    """The points of one grid, and what they share."""
+    """The points of one grid and their shared state."""
 
     def __init__(self, base: Run, grid: Grid, models: ModelCache, progress: ProgressCallback | None) -> None:
         assert base.index is not None
@@ -84,11 +84,11 @@ class _Session(Session[Point, Row]):
         self.store = Store(base.index.path.parent)
         self.settings = {"recipe": as_read_back(Point.around(base.recipe).to_json())}
         self._tried: set[Point] = set()
-        self._last: Run | None = None  # whose results the next point may share
+        self._last: Run | None = None  # the next point may share its results
         self.weights = ""  # of the dense model, once it is in memory
 
     def _open(self) -> None:
-        """Load the model and the texts, which no point can do without; rows of other weights no longer count."""
+        """Load the model and the texts; rows of other weights are ignored."""
         from nirvana.runs.workspace import Workspace
 
         recipe = self.base.recipe
@@ -97,7 +97,7 @@ class _Session(Session[Point, Row]):
         self.weights = lm.hash
         positions = lm.family.geometry(lm.settings).get("positions")
         if self.grid.speed and positions is not None and positions < SPEED.prompt + SPEED.new_tokens:
-            raise RunError(f"{lm.source.name} has too few positions to be timed: {positions}.", "Leave speed out.")
+            raise RunError(f"{lm.source.name} has too few positions for timing: {positions}.", "Sweep without speed.")
         for name in (*recipe.calibration.texts, *recipe.evaluation.corpora):
             workspace.corpus(name)
 
@@ -111,7 +111,7 @@ class _Session(Session[Point, Row]):
         return next((point for point in self.points if not self._is_done(point, newest.get(point))), None)
 
     def _is_done(self, point: Point, row: Row | None) -> bool:
-        """Whether its row holds all that is asked for. A point that failed before this session is tried again."""
+        """Whether its row is complete. A point that failed before this session is tried again."""
         if point in self._tried:
             return True
         there = (
@@ -136,13 +136,13 @@ class _Session(Session[Point, Row]):
         self.models.clear()
 
     def _compute(self, point: Point, recipe: Recipe, progress: ProgressCallback | None) -> Run:
-        """The run of a point with every step done."""
+        """Compute the run of a point."""
         from nirvana.runs.pipeline import compute_steps
 
         check_recipe(recipe)
         donor = self._last or self.base
         card = donor.model()
-        if card is not None:  # its results may be copied, and then nobody looks ahead any more
+        if card is not None:  # the pipeline does not check steps whose results are copied
             check_against_model(recipe, card)
         run = self._started(recipe) or self.store.create(recipe, name=point.label, parent=donor, study=self.base)
         steps = _Steps(progress)
@@ -151,7 +151,7 @@ class _Session(Session[Point, Row]):
         return run
 
     def _started(self, recipe: Recipe) -> Run | None:
-        """The run of a point that was stopped half way, or whose row was lost."""
+        """The run of a point that was interrupted, or whose row was lost."""
         for run in self.store.children(self.base.id):
             card = run.model()
             if run.recipe == recipe and (card is None or card.hash == self.weights):
@@ -160,7 +160,7 @@ class _Session(Session[Point, Row]):
         return None
 
     def _time(self, run: Run, progress: ProgressCallback | None) -> SpeedReport:
-        """Time a point's two models in turns; the result is kept with its run, unless that holds another timing."""
+        """Time a point's two models in turns; the result is attached to its run, unless that has another timing."""
         from nirvana.runs.speed import measure_speeds
         from nirvana.runs.workspace import Workspace
 
@@ -175,13 +175,13 @@ class _Session(Session[Point, Row]):
 
 
 def _same_protocol(report: SpeedReport | None) -> SpeedReport | None:
-    """A timing as a sweep makes it, or None: one with another batch or prompt is no point of the same chart."""
+    """A timing with the sweep's protocol, or None: other batches or prompts are not comparable."""
     same = report is not None and all(getattr(report, name) == value for name, value in SPEED.protocol.items())
     return report if same else None
 
 
 class _Steps:
-    """Progress through the steps of one point, as one stage that goes from nothing to all."""
+    """Progress through the steps of one point as a single stage."""
 
     def __init__(self, progress: ProgressCallback | None) -> None:
         self._progress = self._nested = progress

@@ -1,4 +1,4 @@
-"""Points of a sweep: every combination of some choices, around the recipe of one run. No torch."""
+"""Points of a sweep: combinations of choices around the recipe of one run. Does not import torch."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from nirvana.saliency.criteria import available, find_criterion
 from nirvana.schema import Distinct, Extended, Schema, option
 
 MOST_POINTS = 400
-PUBLISHED_GAMMA = AllocationChoice().gamma  # what NIRVANA's authors use
+PUBLISHED_GAMMA = AllocationChoice().gamma  # of NIRVANA's authors
 DRAWN = ("corpus", "samples", "length", "probe_samples", "probe_length", "probe_seed", "task")  # of one calibration set
 
 
 class Point(NamedTuple):
     """One pruned model of a sweep, e.g. `Point(0, "taylor", "published", 0.2, "none", 3.36)`.
 
-    `method`: "shared", or "published" for what the criterion's authors do, their compensation with it. `gamma` has
-    no effect where the allocation makes no use of it.
+    `method`: "shared", or "published" for the allocation and compensation of the criterion's authors. `gamma` has no
+    effect where the allocation does not use it.
     """
 
     seed: int
@@ -36,14 +36,14 @@ class Point(NamedTuple):
 
     @property
     def as_published(self) -> bool:
-        """Whether it is what the criterion's authors publish; of some criteria, that is the shared allocation too."""
+        """Whether it is the published method of the criterion, which for some is the shared allocation."""
         known = find_criterion(self.criterion)
         own = (self.compensation, self.gamma, self.normalisation) == (known.compensation, PUBLISHED_GAMMA, 0)
         return self.method == "published" or (self.method == known.published == "shared" and own)
 
     @property
     def setting(self) -> str:
-        """Settings that distinguish it within its criterion and sparsity, e.g. "gamma 4, least squares"."""
+        """Settings other than criterion and sparsity, e.g. "gamma 4, least squares"."""
         plan = plan_setting(self.criterion, self.method, self.gamma, self.normalisation)
         return ", ".join([*plan, *compensation(self.compensation)])
 
@@ -54,10 +54,10 @@ class Point(NamedTuple):
         return ", ".join([*filter(None, parts), f"seed {self.seed}"])
 
     def recipe(self, base: Recipe) -> Recipe:
-        """The recipe of this point's run: that of the whole sweep's run with its own choices.
+        """The recipe of this point's run: the sweep's recipe with the point's choices.
 
-        One calibration set is drawn, with the point's seed, and none is chosen by KL, so that seeds are independent.
-        The statistics of a compensation are drawn anew with each seed too.
+        One calibration set is drawn with the point's seed, without a choice by KL, so that seeds are independent.
+        Statistics of a compensation are drawn with the point's seed, too.
         """
         kept = {name: getattr(base.calibration, name) for name in DRAWN}
         one = CalibrationChoice(candidates=1, seed=self.seed, **kept)
@@ -77,12 +77,12 @@ class Point(NamedTuple):
 
     @classmethod
     def around(cls, recipe: Recipe) -> Recipe:
-        """The values that all points of a sweep around `recipe` share; equal for two recipes, equal sweeps."""
+        """The values shared by all points of a sweep around `recipe`; recipes with equal values have equal sweeps."""
         return cls(0, "random", "shared", 0.5, "least_squares", 1.0).recipe(recipe)
 
 
 class Grid(Schema):
-    """Choices of which a sweep tries every combination, e.g. `Grid(criteria=("nirvana", "flap"), seeds=(0, 1, 2))`.
+    """Choices of a sweep, which measures every combination, e.g. `Grid(criteria=("nirvana", "flap"), seeds=(0, 1, 2))`.
 
     `methods`: "shared", the same allocation for all; "published", each criterion with its authors' allocation,
     compensation and, where it has one, gamma 3.36; "measured", by loss curves, which each criterion and seed take
@@ -136,9 +136,9 @@ class Grid(Schema):
     speed: bool = option(False, "--speed", "measure the speed of each pruned model beside the dense one")
 
     def points(self) -> list[Point]:
-        """Every combination once, so ordered that neighbours share most: seed, then criterion, then sparsity.
+        """Every combination once, ordered by seed, criterion and sparsity, so that neighbours share most results.
 
-        Where a criterion's authors publish the shared allocation, one point serves both methods.
+        Where the published allocation is the shared one, one point serves both methods.
         """
         return list(dict.fromkeys(self._points()))
 
@@ -181,5 +181,5 @@ class Grid(Schema):
         if count > MOST_POINTS:
             raise RunError(
                 f"The grid has {count:,} points; a sweep has at most {MOST_POINTS}.",
-                "Take fewer criteria, sparsities or seeds. A finished sweep can be extended afterwards.",
+                "Choose fewer criteria, sparsities or seeds. A finished sweep can be extended afterwards.",
             )

@@ -1,4 +1,4 @@
-"""Rows of a sweep: what each point measured, and reading them from the journal. No torch."""
+"""Rows of a sweep and their journal. Does not import torch."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Value(NamedTuple):
 
 
 class Pace(NamedTuple):
-    """Tokens a second of the pruned model, and how many times as fast as the dense one it is, turn by turn."""
+    """Tokens a second of the pruned model, and its speed relative to the dense one, turn by turn."""
 
     tokens: float
     dense: float
@@ -48,14 +48,14 @@ class Row:
     """One finished point.
 
     Attributes:
-        run_id: the run that holds everything of it; empty where it failed before there was one.
+        run_id: of the point's run; empty where it failed before there was one.
         fingerprint: of that run's recipe.
         weights: hash of the dense model; empty where it failed.
-        failure: why there is no pruned model, and what to do; empty where there is one.
+        failure: error of a failed point with its hint; else empty.
         sparsity: achieved.
         sizes: "parameters" and "bytes" of the pruned model, and "dense parameters", "dense bytes".
-        values: what was measured, e.g. "perplexity, novels", "KL divergence", "accuracy, minimal-pairs".
-        speed: "prefill" and "decode", where speed was asked for.
+        values: measurements by name, e.g. "perplexity, novels", "KL divergence", "accuracy, minimal-pairs".
+        speed: "prefill" and "decode", if requested.
         finished: seconds since 1970.
     """
 
@@ -110,7 +110,7 @@ def row_of(point: Point, run: Run, speed: SpeedReport | None = None) -> Row:
 
 
 def _values(report: Report) -> dict[str, Value]:
-    """Perplexities, KL and accuracies of whole tasks, under the names that charts and tables show."""
+    """Perplexities, KL and accuracies of whole tasks, under their names in charts and tables."""
     found: dict[str, dict[str, Measurement]] = {}
     for item in report.measurements:
         if item.metric == "perplexity":
@@ -138,9 +138,9 @@ def _pace(report: SpeedReport, metric: str) -> Pace:
 
 
 def read_rows(run: Run) -> list[Row]:
-    """The newest row of each point, in the order they were first finished.
+    """The newest row of each point, in order of first completion.
 
-    Rows whose run was deleted are left out, and rows of another recipe or of other weights than the newest.
+    Rows of deleted runs, and of another recipe or other weights than the newest row, are excluded.
     """
     found: dict[Point, Row] = {}
     weights = ""
@@ -149,7 +149,7 @@ def read_rows(run: Run) -> list[Row]:
             row = Row.from_json(data)
             current = row.fingerprint == row.point.recipe(run.recipe).fingerprint("evaluate")
         except (ValueError, KeyError, TypeError, NirvanaError):
-            continue  # written by other code than this
+            continue  # written by another version
         there = not row.run_id or (run.folder.parent / row.run_id).is_dir()
         if current and there:
             weights = row.weights or weights
@@ -158,7 +158,7 @@ def read_rows(run: Run) -> list[Row]:
 
 
 def read_grid(run: Run) -> Grid | None:
-    """The last request; None where no sweep was started. Runs of earlier versions keep it in a file of its own."""
+    """The last request; None where no sweep was started. Runs of earlier versions store it in a separate file."""
     header = Journal(run.folder / FILE).latest()
     try:
         return Grid.from_json(header.request if header else read_json(run.folder / FIRST_GRID))

@@ -73,7 +73,7 @@ def test_whole_layers_can_go(start: Start, store: Store) -> None:
     app.segmented_control(key="allocation.method").set_value("published")
     app.slider(key="allocation.sparsity").set_value(0.5).run()
     assert not app.exception
-    assert any("Whole layers go" in note.value for note in app.info)
+    assert any("Removed layers" in note.value for note in app.info)
     app.switch_page("pages/prune.py").run()
     assert not app.exception
     saliency = run.saliency()

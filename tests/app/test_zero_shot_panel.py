@@ -98,7 +98,7 @@ def test_an_encoder_decoder_is_not_asked_minimal_pairs(start: Start, store: Stor
     run = fill(store.create(Recipe(), name="T5"), SMALL_T5, family=T5Family())
     app = open_page(start, run)
     app.toggle(key="compare.minimal_pairs").set_value(True).run()
-    assert "only answers to some input" in words(app) and app.button(key="compare.run").disabled
+    assert "sentences without an input" in words(app) and app.button(key="compare.run").disabled
 
 
 def test_a_public_demo_reads_no_paths(start: Start, filled: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -93,7 +93,7 @@ def test_a_run_removes_whole_layers_from_model_to_report(tiny_folder: Path, samp
     plan, summary = run.plan(), run.pruned()
     assert plan is not None and summary is not None
     assert plan.method == "layers" and len(plan.removed_layers) == 1
-    assert any("Whole layers go" in note for note in summary.notes)
+    assert any("Removed layers" in note for note in summary.notes)
     assert run.status == "done" and "block-influence as published" in run.name
 
 
@@ -146,5 +146,5 @@ def test_plans_of_other_models_do_not_compose(deep: LM) -> None:
 
 @pytest.mark.parametrize("steps", [0, -1, 1.5, True])
 def test_impossible_numbers_of_steps_are_refused(steps: int, deep: LM) -> None:
-    with pytest.raises(PlanError, match="whole number of steps"):
+    with pytest.raises(PlanError, match="number of steps must be a whole number"):
         nv.prune_iteratively(deep, None, sparsity=0.3, steps=steps, criterion="random")

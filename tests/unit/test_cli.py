@@ -82,7 +82,7 @@ def test_a_format_that_cannot_be_is_refused_before_the_work(
     capsys: pytest.CaptureFixture[str], small: list[str], tmp_path: Path
 ) -> None:
     folder, file = str(tmp_path / "pruned"), str(tmp_path / "pruned.gguf")
-    assert "Let it end in .gguf" in refused(capsys, "run", *small, "--export", "gguf", "--output", folder)
+    assert "Use a name that ends in .gguf" in refused(capsys, "run", *small, "--export", "gguf", "--output", folder)
     assert "did not come from a GGUF file" in refused(capsys, "run", *small, "--export", "gguf", "--output", file)
     assert Store().runs() == []
 
@@ -302,7 +302,7 @@ def test_an_output_folder_with_other_things_is_refused_before_the_work(
 ) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
     before = content_hash(*sorted(str(path) for path in tmp_path.rglob("*.tex")))
-    assert "left alone" in refused(capsys, "run", *small, "--output", str(tmp_path))
+    assert "was not changed" in refused(capsys, "run", *small, "--output", str(tmp_path))
     assert Store().runs() == []
     assert content_hash(*sorted(str(path) for path in tmp_path.rglob("*.tex"))) == before
 

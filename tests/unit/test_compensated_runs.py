@@ -147,7 +147,7 @@ def test_text_that_changed_since_is_noticed(store: Store, recipe: Recipe, text: 
     run = store.create(recipe)
     compute_steps(run, until="prune")
     text.write_text("\n\n".join(english(60, seed=1)), encoding="utf-8")
-    with pytest.raises(RunError, match="text that the compensation was computed from has changed"):
+    with pytest.raises(RunError, match="calibration text of the compensation has changed"):
         execute(run, "continue", ASKED, Reporter())
 
 

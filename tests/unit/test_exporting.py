@@ -97,7 +97,7 @@ def test_a_folder_of_other_things_is_left_alone(small: LM, tmp_path: Path) -> No
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.odt").write_text("three years")
     for format in ("checkpoint", "uniform"):
-        with pytest.raises(CheckpointError, match="left alone"):
+        with pytest.raises(CheckpointError, match="was not changed"):
             export(small, tmp_path / "out", format=format)
     assert left(tmp_path / "out") == ["thesis.odt"]
 
@@ -137,7 +137,7 @@ def lie_about_the_version(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (change_weight, "computes something else"),
+        (change_weight, "does not compute the model's logits"),
         (truncate, "truncated or not a safetensors file"),
         (lie_about_shapes, "disagree about layer 0 of the decoder"),
         (lie_about_shapes_twice, r"pruning\.json and the weights disagree: .*mlp"),
@@ -203,7 +203,7 @@ def test_the_card_says_what_this_is(small: LM, tmp_path: Path) -> None:
     assert "trust_remote_code=True" in card and "nv.load_model" in card
     assert str(tmp_path) not in card
     uniform = (export_uniform(small, tmp_path / "uniform") / "README.md").read_text()
-    assert "trust_remote_code" not in uniform and "filled up with zeros" in uniform
+    assert "trust_remote_code" not in uniform and "padded with zeros" in uniform
 
 
 def test_the_card_of_equal_widths_speaks_of_no_zeros(tiny_lm: LM, tmp_path: Path) -> None:
@@ -231,4 +231,4 @@ def test_a_gguf_header_names_the_licence(tmp_path: Path) -> None:
         path = write_gguf(tmp_path / f"model{licence}.gguf", "llama", tiny("Llama"), licence=licence)
         card = (save(load_model(path, device="cpu"), tmp_path / "out") / "README.md").read_text()
         assert (f"license: {licence}" in card) == bool(licence)
-        assert ("do not say their licence" in card) == (not licence)
+        assert ("do not name a licence" in card) == (not licence)

@@ -563,5 +563,5 @@ def test_zero_shot_needs_a_token_to_begin_with(dense: Path) -> None:
     )
     lm = load_model(dense, device="cpu")
     assert lm.tokenizer.eos_token_id is None and lm.tokenizer.bos_token_id is None
-    with pytest.raises(TaskError, match="neither an end nor a begin token"):
+    with pytest.raises(TaskError, match="neither a begin nor an end token"):
         nv.zero_shot(lm, "minimal-pairs", items=1)

@@ -361,7 +361,7 @@ def test_processes_that_open_at_once_make_one_index(root: Path, damage: Callable
         opener.join()
     assert [names for names, _ in results] == [["renamed", "study"]] * 4
     told = [sentence for _, notices in results for sentence in notices]
-    assert sum("made anew" in sentence for sentence in told) == 1
+    assert sum("rebuilt" in sentence for sentence in told) == 1
     assert len(kept(root)) == sum("is kept as" in sentence for sentence in told)
     assert len(Store(root).runs()) == 2 + 4
 

@@ -265,7 +265,7 @@ def test_pickles_beside_safetensors_are_never_read(folder: Path, tmp_path: Path)
         assert "Move the pickled files" in caught.value.hint
         (folder / name).unlink()
     (folder / "pytorch_model.bin").write_bytes(code)
-    with pytest.raises(CheckpointError, match="left alone"):
+    with pytest.raises(CheckpointError, match="was not changed"):
         save(lm, folder)
     assert (folder / "pytorch_model.bin").exists() and not trap.exists()
 

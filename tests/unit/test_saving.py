@@ -115,19 +115,19 @@ def test_saving_replaces_a_checkpoint_and_nothing_else(tiny_lm: LM, tmp_path: Pa
     save(tiny_lm, folder)
     assert read_record(folder) is None
     (folder / "thesis").mkdir()
-    with pytest.raises(CheckpointError, match="left alone"):
+    with pytest.raises(CheckpointError, match="was not changed"):
         save(small, folder)
     assert (folder / "thesis").is_dir()
     notes = tmp_path / "notes"
     notes.mkdir()
     (notes / "notes.txt").write_text("mine")
-    with pytest.raises(CheckpointError, match="left alone"):
+    with pytest.raises(CheckpointError, match="was not changed"):
         save(tiny_lm, notes)
-    with pytest.raises(CheckpointError, match="left alone"):
+    with pytest.raises(CheckpointError, match="was not changed"):
         save(tiny_lm, notes / "notes.txt")
     assert (notes / "notes.txt").read_text() == "mine"
     (notes / "config.json").write_text("{}")  # of a project, say
-    with pytest.raises(CheckpointError, match="left alone"):
+    with pytest.raises(CheckpointError, match="was not changed"):
         save(tiny_lm, notes)
     assert (notes / "notes.txt").read_text() == "mine"
 

@@ -100,7 +100,7 @@ def test_the_dense_model_runs_once(tiny_lm: LM, sample_text: Path, monkeypatch: 
 @pytest.mark.parametrize(
     ("values", "error", "message"),
     [
-        ({"candidates": 0}, CorpusError, "none"),
+        ({"candidates": 0}, CorpusError, "cannot be compared"),
         ({"sparsity": 0.0}, PlanError, "parsity"),
         ({"sparsity": math.nan}, PlanError, "parsity"),
         ({"gamma": -1.0}, PlanError, "gamma"),

@@ -292,12 +292,12 @@ def test_a_few_items_do_not_prove_anything() -> None:
     ("line", "message"),
     [
         ("{", "is not JSON"),
-        ("[1]", "is no item"),
+        ("[1]", "is not an item"),
         ('{"query": "a", "choices": ["b"], "gold": 0}', "two texts or more"),
         ('{"query": "a", "choices": ["b", ""], "gold": 0}', "two texts or more"),
         ('{"query": 3, "choices": ["b", "c"], "gold": 0}', "query is one"),
-        ('{"query": "a", "choices": ["b", "c"], "gold": 2}', "not the place"),
-        ('{"query": "a", "choices": ["b", "c"], "gold": true}', "not the place"),
+        ('{"query": "a", "choices": ["b", "c"], "gold": 2}', "not the index"),
+        ('{"query": "a", "choices": ["b", "c"], "gold": true}', "not the index"),
         ('{"context_options": ["a", "b"], "continuation": "", "gold": 0}', "continuation is one"),
         ('{"context_options": ["a", "b"], "continuation": "c", "gold": 0}', "mixes two kinds"),
     ],
@@ -328,7 +328,7 @@ def test_names_that_are_no_tasks_are_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(TaskError, match=message):
             find_tasks(names)
-    with pytest.raises(TaskError, match="no number of items"):
+    with pytest.raises(TaskError, match="not a number of items"):
         find_tasks([MINIMAL_PAIRS], items=-1)
 
 

@@ -1,7 +1,7 @@
-"""The code that goes with a pruned checkpoint, for loading it where this project is not installed.
+"""The code in a pruned checkpoint, for loading it without this project.
 
 `modeling_pruned.py` is a working module for Llama, and the template for every family with the same module names;
-`modeling_pruned_t5.py` is that for encoder-decoders with T5's.
+`modeling_pruned_t5.py` is the one for encoder-decoders with T5's.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ MODULE = "modeling_pruned"
 
 
 class Template(NamedTuple):
-    """A working module for one family: where it lies, and whose name another family's takes the place of."""
+    """A working module for one family: its file, and the class name that another family's name replaces."""
 
     file: str
     family: str
     auto_class: str
-    transformers: str  # the oldest release that it works with
-    limits: str = ""  # what older ones cannot do, for the model card
+    transformers: str  # oldest supported release
+    limits: str = ""  # limits of older ones, for the model card
 
 
-# The ending of a transformers class -> its template.
+# Suffix of a transformers class -> its template.
 TEMPLATES = {
     "ForCausalLM": Template("modeling_pruned.py", "Llama", "AutoModelForCausalLM", "4.57"),
     "ForConditionalGeneration": Template(
@@ -30,7 +30,7 @@ TEMPLATES = {
         "T5",
         "AutoModelForSeq2SeqLM",
         "5.15",
-        "Older releases, all of transformers 4 among them, refuse it: their T5 has all heads of the base model in "
+        "Older releases, including all of transformers 4, cannot load it: their T5 has all heads of the base model in "
         "every block. A uniform export loads there.",
     ),
 }

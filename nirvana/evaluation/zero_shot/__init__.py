@@ -1,5 +1,5 @@
-"""Zero-shot tasks: how often a model finds the right answer more likely than the wrong ones.
+"""Zero-shot tasks: how often the right answer is the likeliest.
 
-Scored by lm-evaluation-harness. `tasks` finds them, `minimal_pairs` writes the built-in probe, `harness` runs them, and
-`results` holds what came out, item by item, so that two models can be compared on the same items.
+Scored by lm-evaluation-harness. `tasks` finds them, `minimal_pairs` generates the built-in probe, `harness` runs them,
+and `results` holds the outcome of every item, for paired comparisons.
 """

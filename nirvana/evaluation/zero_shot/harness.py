@@ -44,17 +44,17 @@ MOST_LOGITS = 1 << 28  # of a batch: 1 GiB in float32
 
 
 class Harness(HFLM):  # type: ignore[misc]  # the library is not typed
-    """The harness's own model class with batches by tokens, progress, and checks of what it would only assert."""
+    """The harness's own model class with batches by tokens, progress, and errors in place of assertions."""
 
     def __init__(self, lm: LM, batch_size: int, progress: ProgressCallback | None) -> None:
-        tokenizer = copy.deepcopy(lm.tokenizer)  # the harness gives it a token to pad with
+        tokenizer = copy.deepcopy(lm.tokenizer)  # the harness adds a padding token
         vocabulary = lm.family.geometry(lm.settings)["vocabulary"]
         budget = BATCH_TOKENS.get(lm.device.type, BATCH_TOKENS_ACCELERATOR)
         self._budget = min(budget, MOST_LOGITS // vocabulary)
         self._name, self._progress, self._check_tokens = lm.source.name, progress, lm.check_tokens
         self._done = self._total = 0
         self._asked: list[str] = []
-        self.truncated: Counter[str] = Counter()  # by task: prompts whose beginning did not fit
+        self.truncated: Counter[str] = Counter()  # by task: prompts that were truncated at the beginning
         super().__init__(
             lm.weights(),
             backend="seq2seq" if lm.family.encoder_decoder else "causal",
@@ -65,7 +65,7 @@ class Harness(HFLM):  # type: ignore[misc]  # the library is not typed
         )
 
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
-        """As the harness does it, without its own progress bar."""
+        """As in the harness, without its progress bar."""
         self._asked = [str(request.task_name) for request in requests]
         answers: list[tuple[float, bool]] = super().loglikelihood(requests, disable_tqdm=True)
         return answers
@@ -91,7 +91,7 @@ class Harness(HFLM):  # type: ignore[misc]  # the library is not typed
         return answers
 
     def _batch_scheduler(self, pos: int, n_reordered_requests: Sequence[Any]) -> int:
-        """How many requests the batch takes that begins at `pos`: they come longest first."""
+        """Number of requests in the batch that begins at `pos`; requests are sorted longest first."""
         _, question, answer = n_reordered_requests[pos]
         length = max(len(question), len(answer)) if self.backend == "seq2seq" else len(question) + len(answer)
         return max(1, self._budget // min(length, int(self.max_length)))
@@ -111,32 +111,30 @@ def zero_shot(
     batch_size: int = 0,
     progress: ProgressCallback | None = None,
 ) -> ZeroShot:
-    """How often `lm` finds the right answer likeliest, without examples in the prompt and without a chat template.
+    """How often the right answer is the likeliest for `lm`, without examples in the prompt or a chat template.
 
     Log-likelihoods, decisions and standard errors are those of lm-evaluation-harness; the softmax is in float32. A
-    tokenizer that ends every text with a token, such as ByT5's on a language model, is used without special tokens.
-    An encoder-decoder reads the question in its encoder and is scored on the answer; minimal pairs are sentences that
-    nothing comes before, so they are for language models without an encoder.
-
-    Minimal pairs are scored by the likelihood of the whole sentence after the token that begins a text (or that ends
-    one, where there is none to begin with).
+    tokenizer that appends a token to every text, such as ByT5's on a language model, is used without special tokens. An
+    encoder-decoder reads the question in its encoder and is scored on the answer. Minimal pairs have no question, so
+    they need a model without an encoder; they are scored by the likelihood of the whole sentence after the BOS token
+    (EOS where there is none).
 
     Args:
         tasks: "minimal-pairs", names of the harness's tasks on the hub (see `zero_shot.tasks.HUB`), .jsonl files, or
             folders of them.
-        items: the first so many of each task and each phenomenon; 0 for all.
-        batch_size: requests that are run at once; 0 for as many as make some hundred tokens on a CPU.
+        items: number of items of each task and phenomenon, from the first; 0 for all.
+        batch_size: requests run at once; 0 to choose by tokens, some hundred on a CPU.
         progress: called before each batch; may raise `Cancelled`.
 
     Raises:
-        TaskError: a task is unknown, malformed, not to be downloaded, or does not fit the model.
+        TaskError: a task is unknown, malformed, cannot be downloaded, or does not fit the model.
         ModelError: the weights are not in memory, or the model's output is not a number.
     """
     wanted = find_tasks([tasks] if isinstance(tasks, str) else tasks, items=items)
     check_fit((task.name for task in wanted), lm.source.name, encoder=lm.family.encoder_decoder)
     if lm.tokenizer.eos_token_id is None and lm.tokenizer.bos_token_id is None:
         raise TaskError(
-            f"The tokenizer of {lm.source.name} has neither an end nor a begin token, with which requests start.",
+            f"The tokenizer of {lm.source.name} has neither a begin nor an end token to start requests with.",
             "Set eos_token in tokenizer_config.json.",
         )
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 0:
@@ -157,7 +155,7 @@ def zero_shot(
 
 
 def _ends(tokenizer: Any) -> bool:
-    """Whether a tokenizer ends a text with a token of its own; the harness would take it for part of the question."""
+    """Whether a tokenizer appends a token to a text, which the harness would count as part of the question."""
     return tokenizer.eos_token_id is not None and tokenizer.encode("a")[-1:] == [tokenizer.eos_token_id]
 
 
@@ -170,7 +168,7 @@ def _load(task: Task) -> Any:
         loaded = manager.load([task.name])["tasks"][task.name]
     except (NirvanaError, MemoryError):
         raise
-    except Exception as error:  # whatever a download or a data set's reader meets
+    except Exception as error:  # downloads and readers of data sets raise many kinds
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise TaskError(
             f"{task.title} cannot be read from the hub: {reason}.",
@@ -181,11 +179,11 @@ def _load(task: Task) -> Any:
 
 
 def task_config(task: LocalTask) -> dict[str, Any]:
-    """The harness's configuration of a local task: what a YAML file would say, with the items in memory."""
+    """The harness's configuration of a local task, as a YAML file would give it, with the items in memory."""
     table = datasets.Dataset.from_list([dict(item) for item in task.items])
     options, rest = ("context_options", "continuation") if task.contexts else ("choices", "query")
-    # Contexts are not normalised by their length: what is scored is the continuation, the same after each. Nor are
-    # the sentences of a pair, which are compared whole.
+    # Contexts are not normalised by length: the scored continuation is the same after each. Sentences of a pair are
+    # compared whole.
     metrics = ("acc",) if task.contexts or not task.delimiter else ("acc", "acc_norm")
     return {
         "task": task.name,
@@ -218,7 +216,7 @@ def _accuracy(lm: LM, name: str, samples: list[dict[str, Any]], protocol: dict[s
 
 
 def _with_overall(found: list[TaskAccuracy]) -> Iterator[TaskAccuracy]:
-    """`found`, with all minimal pairs together before each phenomenon."""
+    """`found`, with the sum of all minimal pairs before the phenomena."""
     parts = [item for item in found if item.task.startswith(f"{MINIMAL_PAIRS}/")]
     for item in found:
         if parts and item is parts[0]:
@@ -230,13 +228,13 @@ def _with_overall(found: list[TaskAccuracy]) -> Iterator[TaskAccuracy]:
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """Without the harness's log lines and progress bars: `progress` and our errors say the same."""
+    """Suppress the harness's log lines and progress bars, which would repeat `progress` and this project's errors."""
     logger = logging.getLogger("lm_eval")
     level = logger.level
     logger.setLevel(logging.ERROR)
     bars = datasets.are_progress_bars_disabled()
     datasets.disable_progress_bars()
-    bar = lm_eval.api.task.tqdm  # around the writing of prompts, without a switch
+    bar = lm_eval.api.task.tqdm  # its bar over prompts has no switch
     lm_eval.api.task.tqdm = lambda items, **_: items
     try:
         with quiet_library():

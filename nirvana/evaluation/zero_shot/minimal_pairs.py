@@ -1,8 +1,7 @@
-"""The built-in probe: grammatical minimal pairs from our own templates, after the design of BLiMP (arXiv 1912.00582).
+"""The built-in probe: grammatical minimal pairs from templates, after the design of BLiMP (arXiv 1912.00582).
 
-No network and no data set are needed. A model is right where it finds the whole good sentence more likely than the bad
-one. Pairs come in couples (see `phenomena`), so a unigram model is right half the time on each phenomenon whatever text
-it was counted on, e.g. the built-in corpora python-docs and library-docs.
+No network and no data set are needed. A model is right where the whole good sentence is more likely than the bad one.
+Pairs come in couples (see `phenomena`), so a unigram model of any corpus is right half the time on each phenomenon.
 """
 
 from __future__ import annotations
@@ -15,11 +14,11 @@ SEED = 0  # of the choice of words
 
 
 def minimal_pairs(phenomenon: str, *, count: int = PAIRS) -> tuple[Pair, ...]:
-    """`count` pairs of a phenomenon, no pair twice; two pairs of a couple follow each other.
+    """`count` pairs of a phenomenon, without repetitions; the two pairs of a couple are adjacent.
 
     Args:
         phenomenon: a key of `PHENOMENA`, e.g. "anaphor-gender".
-        count: how many; fewer are the first of more.
+        count: number of pairs; a smaller count gives the first of a larger.
 
     Raises:
         TaskError: there is no such phenomenon.

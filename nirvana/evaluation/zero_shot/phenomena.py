@@ -1,8 +1,7 @@
-"""The phenomena that minimal pairs probe, each a template that writes two pairs at a time.
+"""The phenomena of the minimal pairs, each a template for two pairs at a time.
 
-The two pairs of a couple undo each other: what the good sentence of one has in place of the bad one, the bad sentence
-of the other has in place of the good one. Whatever the frequencies of words are, they favour one good and one bad
-sentence, so a model that only counts words is right half the time, on any corpus.
+The word that distinguishes the good sentence of one pair distinguishes the bad sentence of the other. So word
+frequencies favour one good and one bad sentence, and a unigram model is right half the time, on any corpus.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ T = TypeVar("T")
 
 
 class Pair(NamedTuple):
-    """Two sentences that differ in a word: one English, one not."""
+    """Two sentences that differ in a word: one grammatical, one not."""
 
     good: str
     bad: str
@@ -55,7 +54,7 @@ def plural(noun: str) -> str:
 
 
 def _swap(first: tuple[str, str], second: tuple[str, str], this: str, that: str) -> Couple:
-    """`this` belongs into the gap of the first frame, `that` into the second's; the bad sentences have them swapped."""
+    """`this` fits the gap of the first frame, `that` the second; the bad sentences swap them."""
     one, other = (
         Pair(f"{before}{good}{after}", f"{before}{bad}{after}")
         for (before, after), good, bad in ((first, this, that), (second, that, this))
@@ -87,7 +86,7 @@ def agreement_phrase(draw: Draw) -> Couple:
 def agreement_clause(draw: Draw) -> Couple:
     noun, other = draw.two(words.PEOPLE)
     verb = draw.one(words.TRANSITIVE)
-    # No verb that is a noun as well: "who the visitors needed work" begins like another sentence.
+    # No verb that is also a noun: "who the visitors needed work" begins like another sentence.
     one, many, rest = draw.one([verb for verb in words.VERBS if verb[1] not in words.NOUNS_TOO])
     after = f" {draw.one(rest)}."
     clause = draw.one((f"who the {{}} {verb}", f"who {verb} the {{}}"))
@@ -185,7 +184,7 @@ PHENOMENA = {
         Phenomenon("anaphor-number", "Reflexive agrees in number", anaphor_number),
         Phenomenon("determiner-noun", "Noun agrees with its determiner", determiner_noun),
         Phenomenon("irregular-past", "Past tense and participle", irregular_past),
-        Phenomenon("negative-polarity", "Words that negation asks for", negative_polarity),
+        Phenomenon("negative-polarity", "Words licensed by negation", negative_polarity),
         Phenomenon("filler-gap", "A question word and its gap", filler_gap),
         Phenomenon("quantifiers", "Quantifiers and what they count", quantifiers),
         Phenomenon("argument-structure", "Verbs with and without object", argument_structure),

@@ -26,7 +26,7 @@ class TaskAccuracy:
         correct: "acc" (the likeliest answer is right) and, where answers differ in length, "acc_norm" (the likeliest by
             character is) -> bool (n,), item by item.
         chance: accuracy of guessing; 0 where there are no choices to guess from.
-        protocol: how it was measured: harness and its version, shots, hash of the items, version of the task ...
+        protocol: harness and its version, shots, hash of the items, version of the task ...
     """
 
     task: str
@@ -55,7 +55,11 @@ class ZeroShot:
     tasks: tuple[TaskAccuracy, ...]
 
     def find(self, task: str) -> TaskAccuracy:
-        """Raises: TaskError: it was not measured."""
+        """The accuracy of `task`.
+
+        Raises:
+            TaskError: it was not measured.
+        """
         for item in self.tasks:
             if item.task == task:
                 return item
@@ -71,9 +75,10 @@ class ZeroShot:
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """Accuracy of the pruned model less that of the dense one, on the same items.
+    """Accuracy of the pruned model minus that of the dense one, on the same items.
 
-    `low` and `high` end the 95 % interval; `lost` items only the dense model gets right, `gained` only the pruned one.
+    `low` and `high` bound the 95 % interval; `lost` counts items that only the dense model answers correctly, `gained`
+    only the pruned one.
     """
 
     value: float
@@ -90,10 +95,10 @@ class PairedDifference:
 
 
 def paired_difference(dense: TaskAccuracy, pruned: TaskAccuracy, *, metric: str = "acc") -> PairedDifference:
-    """How accuracy changed, with a 95 % interval from the items on which the two models differ.
+    """Change of accuracy, with a 95 % interval from the items on which the two models differ.
 
     Raises:
-        TaskError: the two were not measured on the same items, or not by this metric.
+        TaskError: different items, or no such metric.
     """
     for name in ("items", "harness", "shots"):
         if dense.protocol.get(name) != pruned.protocol.get(name):
@@ -106,12 +111,11 @@ def paired_difference(dense: TaskAccuracy, pruned: TaskAccuracy, *, metric: str 
 def paired_interval(dense: np.ndarray, pruned: np.ndarray) -> PairedDifference:
     """The difference of two bool vectors (n,) and its interval by Bonett and Price (2012).
 
-    A normal approximation to the difference of paired proportions, with one more item lost and one more gained: so
-    that few items, or models that never differ, do not give an interval without width.
-    Source: doi.org/10.3102/1076998611411915.
+    A normal approximation to the difference of paired proportions, with one more item lost and one more gained, so that
+    the interval never has zero width. Source: doi.org/10.3102/1076998611411915.
     """
     if dense.shape != pruned.shape or not len(dense):
-        raise TaskError("The two models were not asked the same items.", "Measure both on the same ones.")
+        raise TaskError("The two models were measured on different items.", "Measure both on the same ones.")
     lost, gained = int((dense & ~pruned).sum()), int((pruned & ~dense).sum())
     n = len(dense)
     down, up = (lost + 1) / (n + 2), (gained + 1) / (n + 2)
@@ -160,7 +164,7 @@ def _difference(sides: Mapping[str, Measurement]) -> PairedDifference | None:
 
 
 def measurements(found: ZeroShot, subject: str, protocol: Mapping[str, Any]) -> list[Measurement]:
-    """`found` as a report has it: one measurement for each metric of each task, with its outcomes."""
+    """`found` as measurements of a report: one for each metric of each task, with its outcomes."""
     return [
         Measurement(
             ACCURACIES[metric],

@@ -1,4 +1,4 @@
-"""Which zero-shot tasks there are: the built-in probe, local .jsonl files, and tasks of the harness on the hub."""
+"""Zero-shot tasks: the built-in probe, local .jsonl files, and the harness's tasks on the hub."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MAX_ITEMS = 1_000_000
 
 @dataclass(frozen=True)
 class HubTask:
-    """A task that the harness defines and the hub has the items of; `folder` is where its definition lies there."""
+    """A task defined by the harness with items on the hub; `folder` holds its definition in the harness."""
 
     name: str
     title: str
@@ -31,11 +31,11 @@ class HubTask:
 
 @dataclass(frozen=True, eq=False)
 class LocalTask:
-    """A task whose items are at hand.
+    """A task with its items in memory.
 
-    Each item has `query`, `choices` and `gold`: which choice continues the query best; or `context_options`,
-    `continuation` and `gold`: after which context the continuation is likeliest (`contexts` is true), as WinoGrande is
-    scored. `gold` counts from 0. `delimiter` stands between the two texts.
+    Each item has `query`, `choices` and `gold`: the index of the best continuation; or `context_options`,
+    `continuation` and `gold`: the context after which the continuation is likeliest (`contexts` is true), as WinoGrande
+    is scored. `gold` counts from 0. `delimiter` stands between the two texts.
     """
 
     name: str
@@ -67,7 +67,7 @@ HUB = {
 
 
 def find_tasks(names: Iterable[str], *, items: int = 0) -> list[Task]:
-    """The tasks of some names, each with at most its first `items` items; 0 for all.
+    """Tasks by name, each with at most its first `items` items; 0 for all.
 
     Args:
         names: "minimal-pairs", names of `HUB`, .jsonl files, or folders of them.
@@ -77,7 +77,7 @@ def find_tasks(names: Iterable[str], *, items: int = 0) -> list[Task]:
         TaskError: a name is unknown, a file cannot be read or is malformed, or two tasks have the same name.
     """
     if isinstance(items, bool) or not isinstance(items, int) or not 0 <= items <= MAX_ITEMS:
-        raise TaskError(f"{items} is no number of items.", "Use 0 for all, or a whole number.")
+        raise TaskError(f"{items} is not a number of items.", "Use 0 for all, or a whole number.")
     found: list[Task] = []
     for name in names:
         check_name(name)
@@ -90,7 +90,7 @@ def find_tasks(names: Iterable[str], *, items: int = 0) -> list[Task]:
     seen: set[str] = set()
     for task in found:
         if task.name in seen:
-            raise TaskError(f"Two tasks are called {task.name}.", "Leave one out, or rename its file.")
+            raise TaskError(f"Two tasks are called {task.name}.", "Remove one, or rename its file.")
         seen.add(task.name)
     if not found:
         raise TaskError("No zero-shot task is named.", f"Use {MINIMAL_PAIRS}, {', '.join(HUB)}, or a .jsonl file.")
@@ -98,10 +98,10 @@ def find_tasks(names: Iterable[str], *, items: int = 0) -> list[Task]:
 
 
 def check_name(name: str) -> None:
-    """Find out whether there is a task of that name, without reading items.
+    """Check that a task of that name exists, without reading items.
 
     Raises:
-        TaskError: there is none.
+        TaskError: it does not.
     """
     if name != MINIMAL_PAIRS and name not in HUB:
         files(name)
@@ -115,7 +115,7 @@ def check_fit(names: Iterable[str], model: str, *, encoder: bool) -> None:
     """
     if encoder and any(name.partition("/")[0] == MINIMAL_PAIRS for name in names):
         raise TaskError(
-            f"Minimal pairs are whole sentences, and {model}, an encoder-decoder, only answers to some input.",
+            f"Minimal pairs are sentences without an input, which {model}, an encoder-decoder, needs.",
             "Choose tasks with a question and answers, such as a local .jsonl file.",
         )
 
@@ -144,7 +144,7 @@ def read_task(path: Path, *, items: int = 0) -> LocalTask:
     """Read a local task from a .jsonl file, one item a line.
 
     Raises:
-        TaskError: it cannot be read, or a line is not what `LocalTask` describes.
+        TaskError: it cannot be read, or a line does not have the fields of `LocalTask`.
     """
     try:
         if path.stat().st_size > LIMIT:
@@ -164,7 +164,7 @@ def read_task(path: Path, *, items: int = 0) -> LocalTask:
 
 
 def characters(names: Sequence[str], items: int) -> int | None:
-    """How many characters a model reads for the tasks of these names; None where the hub has some of them.
+    """Number of characters of the tasks of these names; None where some are on the hub.
 
     Raises:
         TaskError: see `find_tasks`.
@@ -180,12 +180,12 @@ def characters(names: Sequence[str], items: int) -> int | None:
 
 
 def harness_version() -> str:
-    """E.g. "lm-eval 0.4.13": accuracies of other versions do not compare."""
+    """E.g. "lm-eval 0.4.13": accuracies of different versions are not comparable."""
     return f"lm-eval {metadata.version('lm-eval')}"
 
 
 def task_title(name: str) -> str:
-    """A task's name as people read it, e.g. "PIQA", "Reflexive agrees in gender", "piqa.jsonl"."""
+    """Display name of a task, e.g. "PIQA", "Reflexive agrees in gender", "piqa.jsonl"."""
     if name == MINIMAL_PAIRS:
         return "Minimal pairs"
     group, _, key = name.partition("/")
@@ -195,7 +195,7 @@ def task_title(name: str) -> str:
 
 
 def _phenomenon(key: str, items: int) -> LocalTask:
-    """Which choice is right alternates, so that a model to which all is the same to is right half the time."""
+    """The right choice alternates, so that a constant model is right half the time."""
     pairs = minimal_pairs(key, count=items) if items else minimal_pairs(key)
     rows = tuple(
         {"query": "", "choices": list(pair if index % 2 == 0 else pair[::-1]), "gold": index % 2}
@@ -214,11 +214,11 @@ def _item(line: str, place: str) -> dict[str, Any]:
             texts, other, gold = data[options], data[rest], data["gold"]
             sound = isinstance(texts, list) and len(texts) > 1 and all(isinstance(t, str) and t for t in texts)
             if not sound or not isinstance(other, str) or (rest == "continuation" and not other):
-                raise TaskError(f"{place}: {options} are two texts or more, {rest} is one.", "Correct it.")
+                raise TaskError(f"{place}: {options} must be two texts or more, {rest} one text.", "Correct it.")
             if isinstance(gold, bool) or not isinstance(gold, int) or not 0 <= gold < len(texts):
-                raise TaskError(f"{place}: gold is {gold!r}, not the place of a choice.", "Count from 0.")
+                raise TaskError(f"{place}: gold is {gold!r}, not the index of a choice.", "Count from 0.")
             return {options: texts, rest: other, "gold": gold}
     raise TaskError(
-        f"{place} is no item of a task.",
+        f"{place} is not an item of a task.",
         "Give query, choices and gold, or context_options, continuation and gold.",
     )

@@ -1,8 +1,8 @@
-"""Words that minimal pairs are written with. Frequent ones, so that a small model knows them."""
+"""Words of the minimal pairs: frequent ones, for small models."""
 
 from __future__ import annotations
 
-PEOPLE = (  # each takes a plain -s in the plural
+PEOPLE = (  # each has a regular plural in -s
     "author", "doctor", "teacher", "student", "farmer", "singer", "driver", "painter", "lawyer", "pilot", "guard",
     "nurse", "waiter", "visitor", "actor", "manager", "officer", "dancer", "writer", "soldier", "baker", "worker",
     "player", "reporter", "banker",
@@ -25,7 +25,7 @@ FEMALE = ("girl", "queen", "sister", "mother", "daughter", "lady", "princess", "
 MALE = ("boy", "king", "brother", "father", "son", "gentleman", "prince", "priest", "uncle", "grandfather")
 PLURALS = {"lady": "ladies", "princess": "princesses", "actress": "actresses", "gentleman": "gentlemen"}
 
-# Singular and plural of a verb, with what may follow it.
+# Singular and plural of a verb, with possible continuations.
 VERBS = (
     ("laughs", "laugh", ("every day", "at night", "all the time", "in the garden")),
     ("works", "work", ("every day", "at night", "in the city", "on Sundays")),

@@ -1,1 +1,1 @@
-"""The tasks: one module each. They import torch and the engine only when they are performed."""
+"""The tasks: one module each. They import torch and the engine only in `perform`."""

@@ -20,12 +20,12 @@ class ContinueRequest(Schema):
     """The prompt, and the length of its continuations."""
 
     prompt: str = option("", "", "text to continue")
-    chat: bool = option(False, "", "put the prompt into the model's chat template")
-    max_new_tokens: int = option(64, "", "tokens to write, at most", ge=1, le=512)
+    chat: bool = option(False, "", "apply the model's chat template to the prompt")
+    max_new_tokens: int = option(64, "", "limit of new tokens", ge=1, le=512)
 
 
 class Continue(Task[ContinueRequest]):
-    """Continue the prompt with both models, and keep the texts with the run."""
+    """Continue the prompt with both models, and attach the texts to the run."""
 
     name = "continue"
     title = "Continuing the prompt"

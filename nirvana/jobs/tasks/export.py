@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 TITLES = {"checkpoint": "Checkpoint", "uniform": "Uniform checkpoint", "gguf": "GGUF file"}
 CHUNK = 1 << 22
-MARGIN = 32 << 20  # bytes beside the weights: tokenizer, configs
+MARGIN = 32 << 20  # bytes for tokenizer and configs
 
 
 class ExportRequest(Schema):
-    """The format of the file."""
+    """The export format."""
 
     format: str = option(
         FORMATS[0],
@@ -38,10 +38,8 @@ class ExportRequest(Schema):
 
 
 class Export(Task[ExportRequest]):
-    """Write the pruned model in a format, verify it by reading it back, and pack a folder into one file.
-
-    The result has "path", "bytes", "format", "plan" (fingerprint of the plan it was made by) and "checks" (verified
-    properties).
+    """Write the pruned model in a format, verify it by reading it back, and pack a folder into one file. The result has
+    "path", "bytes", "format", "plan" (fingerprint of the plan) and "checks" (verified properties).
     """
 
     name = "export"
@@ -87,17 +85,17 @@ class Export(Task[ExportRequest]):
 def _check_room(run: Run, small: LM, format: str) -> None:
     dtype = str(small.dtype).removeprefix("torch.")
     size = export_sizes(small.layout, small.kept, dtype=dtype)[format]
-    needed = (1 if format == "gguf" else 2) * size + MARGIN  # a folder lies there twice while it is packed
+    needed = (1 if format == "gguf" else 2) * size + MARGIN  # a folder exists twice while it is packed
     free = shutil.disk_usage(run.folder).free
     if free < needed:
         raise RunError(
-            f"The export needs {needed / 1e9:.1f} GB while it is made; {free / 1e9:.1f} GB are free.",
+            f"The export needs {needed / 1e9:.1f} GB of temporary space; {free / 1e9:.1f} GB are free.",
             "Free some space, or delete runs that are not needed.",
         )
 
 
 def _pack(folder: Path, archive: Path, reporter: Reporter) -> None:
-    """Pack `folder` without compressing: weights hardly shrink, and it would take minutes."""
+    """Pack `folder` without compression, which takes minutes and hardly reduces weights."""
     files = sorted(file for file in folder.rglob("*") if file.is_file())
     total = sum(file.stat().st_size for file in files)
     progress = within(reporter.progress, "Packing", 1, 2)

@@ -22,7 +22,7 @@ class RunRequest(Schema):
 
     @property
     def steps(self) -> tuple[str, ...]:
-        """All steps up to it."""
+        """All steps up to `until`."""
         return STEPS[: STEPS.index(self.until) + 1]
 
 

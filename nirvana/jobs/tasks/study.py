@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class StudyTask(Task[Any]):
-    """A study as a task; the rows are kept in the journal of the run."""
+    """A study as a task; rows are stored in the run's journal."""
 
     def __init__(self, study: Study[Any]) -> None:
         self.study = study
