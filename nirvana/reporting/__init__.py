@@ -1,1 +1,1 @@
-"""Figures, HTML, wording and code of runs and studies. No streamlit, no torch."""
+"""Figures, HTML, wording and code of runs and studies. Imports neither streamlit nor torch."""

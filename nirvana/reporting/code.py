@@ -1,4 +1,4 @@
-"""The recipe as code: what a page does, as a Python script and as a command line."""
+"""Recipes as code: the steps of a page as Python script and command line."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from nirvana.studies.sweep_grid import DRAWN, Grid
 
 WIDTH = 96
 GENERATED = "self-generated"
-SHOWN = ("sparsity", "gamma", "multiple_of")  # of the allocation, also at their defaults
+SHOWN = ("sparsity", "gamma", "multiple_of")  # flags of the allocation that are shown also at their defaults
 ALWAYS = ("--model", "--sparsity", "--gamma")
 SWEPT = ("criteria", "sparsities", "seeds")  # of a sweep's grid, likewise
 
 
 def python_code(recipe: Recipe, step: str, format: str = "") -> str:
-    """A script that does every step up to `step`, with the choices of `recipe`.
+    """A script of the steps up to `step` with the choices of `recipe`.
 
-    With a `format` it exports the pruned model in that one, verified; without, it saves it.
+    It exports the pruned model in `format`, verified, or saves it without one.
     """
     wanted = STEPS[: STEPS.index(step) + 1]
     lines = ["import nirvana as nv", ""]
@@ -151,7 +151,7 @@ def _probe(recipe: Recipe, text: str = "text") -> str:
 
 
 def _task(recipe: Recipe) -> dict[str, str]:
-    """The argument `task`, where it is not left to the model."""
+    """The argument `task`, unless it is the model's default."""
     task = recipe.calibration.task
     return {} if task == "auto" else {"task": task}
 
@@ -160,7 +160,7 @@ def _corpus(name: str) -> str:
     if name == GENERATED:
         return "nv.generate_corpus(lm)"
     parts = part_names(name)
-    if GENERATED in parts:  # which load_corpus cannot write
+    if GENERATED in parts:  # load_corpus cannot generate it
         return f"nv.mix([{', '.join(map(_corpus, parts))}])"
     return f"nv.load_corpus({_literal(name)})"
 
@@ -181,7 +181,7 @@ def _literal(value: object) -> str:
 
 
 def command_line(recipe: Recipe, step: str, format: str = "") -> str:
-    """One shell command that does every step up to `step`; options at their default are left out."""
+    """The equivalent shell command for the steps up to `step`, without options at their defaults."""
     line = ["nirvana", "run", *option_words(recipe, ALWAYS), *words(RunRequest(until=step))]
     if step in ("prune", "evaluate"):
         line += ["--output", _output(format), *(words(ExportRequest(format=format)) if format else [])]
@@ -189,7 +189,9 @@ def command_line(recipe: Recipe, step: str, format: str = "") -> str:
 
 
 def speed_code(recipe: Recipe, protocol: Mapping[str, int], schemes: Sequence[str]) -> str:
-    """Code that times both models and measures quality against bytes, after the script that makes `lm` and `small`."""
+    """Code that times both models and measures quality against bytes, to append to a script that defines `lm` and
+    `small`.
+    """
     lines = ['models = {"dense": lm, "pruned": small}']
     if schemes:
         lines += [
@@ -210,13 +212,13 @@ def speed_code(recipe: Recipe, protocol: Mapping[str, int], schemes: Sequence[st
 
 
 def speed_command(run_id: str, protocol: Mapping[str, int], schemes: Sequence[str]) -> str:
-    """One shell command that does the same with a kept run."""
+    """The equivalent shell command for a stored run."""
     request = SpeedRequest(**protocol, schemes=tuple(schemes))
     return shlex.join(["nirvana", "speed", run_id, *words(request), *(["--sizes"] if schemes else [])])
 
 
 def sweep_code(recipe: Recipe, grid: Grid) -> str:
-    """A script that sweeps around `recipe` and shows every point."""
+    """A script for a sweep around `recipe`."""
     data = _around(recipe).to_json()
     default = Recipe().to_json()
     changed = {
@@ -242,7 +244,7 @@ def sweep_code(recipe: Recipe, grid: Grid) -> str:
 
 
 def sweep_command(recipe: Recipe, grid: Grid) -> str:
-    """One shell command that sweeps around `recipe`."""
+    """The shell command of a sweep around `recipe`."""
     shown = ("--criterion", "--sparsity", "--seed")
     line = ["nirvana", "sweep", *option_words(_around(recipe), ("--model",)), *words(grid, shown)]
     return shlex.join(line)
@@ -260,5 +262,5 @@ def _around(recipe: Recipe) -> Recipe:
 
 
 def _output(format: str) -> str:
-    """Where the pruned model goes: a folder, or a file."""
+    """Output path of the pruned model: a folder or a file."""
     return "pruned.gguf" if format == "gguf" else "pruned"

@@ -1,4 +1,4 @@
-"""Runs side by side: each against its own dense model, and a winner among those that were measured alike."""
+"""Comparison of runs: each against its own dense model, with a winner among equal protocols."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from nirvana.runs.describe import ALLOCATIONS, COMPENSATIONS, layers, model_name
 from nirvana.runs.recipe import Recipe
 from nirvana.runs.run import Run
 
-LOWER = ("perplexity", "bits per byte", "KL divergence")  # over windows of tokens: of models with one tokenizer
-SPARSITY, SIZES = "sparsity", ("sparsity", "parameters", "bytes")  # exact, and no contest
+LOWER = ("perplexity", "bits per byte", "KL divergence")  # over windows of tokens: comparable with one tokenizer only
+SPARSITY, SIZES = "sparsity", ("sparsity", "parameters", "bytes")  # exact, without a winner
 ORDER = (*SIZES, *LOWER, *HIGHER)
 STATES = {"done": "measured", "stale": "stale", "missing": "not measured"}
 HEADINGS = ("measured", "winner")  # other columns of the tables
@@ -26,11 +26,11 @@ class Column:
     """A run.
 
     Attributes:
-        heading: its name, and the choices in which it differs that the name does not mention.
+        heading: its name, with differing choices that the name does not mention.
         state: "measured", "stale" (its numbers belong to earlier choices) or "not measured".
         model, weights: name and hash of the dense model.
         sparsity: achieved, or None.
-        differs: how its protocols differ from the first run's, e.g. "tokens 32,704 instead of 16,352".
+        differs: differences of its protocols from the first run's, e.g. "tokens 32,704 instead of 16,352".
     """
 
     run_id: str
@@ -49,9 +49,9 @@ class Cell:
     """One number of one run's pruned model.
 
     Attributes:
-        dense, dense_error: the run's own dense model, measured the same way; None where it was not.
+        dense, dense_error: the run's own dense model with the same protocol; None without one.
         ratio: value over dense.
-        alike: whether it was measured like the first run's number of that kind, with a model that reads text alike.
+        alike: whether its protocol and tokenizer are those of the first run's number.
         protocol: in words.
     """
 
@@ -73,9 +73,8 @@ class Line:
 
     Attributes:
         metric, text: e.g. "perplexity" on "python-docs", "accuracy" of "piqa".
-        cells: one for each column, None where it was not measured.
-        winner: the column that is clearly better than every other that was measured alike.
-        reason: why there is no winner, or how it was found.
+        cells: one for each column, None without a measurement.
+        winner: the column that is clearly better than every other of equal protocol.
     """
 
     metric: str
@@ -91,7 +90,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Comparison:
-    """`findings`: where another criterion does clearly better than NIRVANA."""
+    """`findings`: texts on which another criterion is clearly better than NIRVANA."""
 
     columns: tuple[Column, ...]
     lines: tuple[Line, ...]
@@ -117,10 +116,10 @@ _Row = Sequence[_Pair]  # one for each run
 
 
 def compare_runs(runs: Sequence[Run]) -> Comparison:
-    """Align the measurements of `runs`; a run that comes twice counts once.
+    """Align the measurements of `runs`, without repetitions.
 
-    Numbers are compared with the first run's where the protocols agree: others keep their cell, marked as not alike,
-    and take no part in the contest.
+    Numbers are compared with the first run's where the protocols agree; others are marked as not alike and excluded
+    from the contest.
     """
     chosen = list({run.id: run for run in runs}.values())
     found: dict[tuple[str, str], list[_Pair]] = {}
@@ -160,8 +159,7 @@ def compare_runs(runs: Sequence[Run]) -> Comparison:
 
 
 def headings(runs: Sequence[Run]) -> list[str]:
-    """For each run its name, and in brackets the choices that others do not share and it does not mention; no two
-    alike."""
+    """Unique headings: each run's name, with differing choices that it does not mention in brackets."""
     parts = [_parts(run.recipe) for run in runs]
     heads = []
     for run, own in zip(runs, parts, strict=True):
@@ -179,7 +177,7 @@ def headings(runs: Sequence[Run]) -> list[str]:
 
 
 def _parts(recipe: Recipe) -> list[str]:
-    """Choices that a heading may name, in the order of the steps; "" where there is nothing to choose."""
+    """Choices that a heading may name, in the order of the steps; "" for none."""
     calibration, allocation, prune, evaluation = recipe.calibration, recipe.allocation, recipe.prune, recipe.evaluation
     return [
         model_name(recipe),
@@ -203,7 +201,7 @@ def _parts(recipe: Recipe) -> list[str]:
 
 
 def _different(metric: str, row: _Row, states: Sequence[str], weights: Sequence[str]) -> list[tuple[str, ...]]:
-    """For each run how its number was measured otherwise than that of the first run with current results."""
+    """For each run the differences of its protocols from those of the first run with current results."""
     there = [place for place, pair in enumerate(row) if pair.pruned or pair.dense]
     first = min(there, key=lambda place: (states[place] != "measured", place))
     reference = row[first].pruned or row[first].dense
@@ -239,12 +237,12 @@ def _line(metric: str, text: str, row: _Row, different: Sequence[tuple[str, ...]
 
 
 def _winner(metric: str, row: _Row, cells: Sequence[Cell | None], columns: Sequence[Column]) -> tuple[int | None, str]:
-    """The column that beats all others, or why there is none."""
+    """The winning column, or the reason for none."""
     if metric in SIZES:
         return None, ""
     current = [place for place, cell in enumerate(cells) if cell and columns[place].state == "measured"]
     alike = [place for place in current if (cell := cells[place]) and cell.alike]
-    left = " Runs measured differently are left out." if len(alike) < len(current) else ""
+    left = " Runs measured differently are excluded." if len(alike) < len(current) else ""
     items = [item for place in alike if (item := row[place].pruned)]
     if len(items) < 2:
         return None, "Measured differently, so not compared." if left else ""
@@ -262,7 +260,7 @@ def _winner(metric: str, row: _Row, cells: Sequence[Cell | None], columns: Seque
 
 
 def _findings(columns: Sequence[Column], rows: Mapping[str, _Row]) -> Iterator[str]:
-    """Where another criterion does clearly better than NIRVANA at the same sparsity, text by text."""
+    """Texts on which another criterion is clearly better than NIRVANA at the same sparsity."""
     for text, row in rows.items():
         current = [place for place, column in enumerate(columns) if column.state == "measured" and row[place].pruned]
         for ours in current:
@@ -279,7 +277,7 @@ def _findings(columns: Sequence[Column], rows: Mapping[str, _Row]) -> Iterator[s
             if rivals and mine is not None:
                 value, best = min(rivals)
                 yield (
-                    f"On {text} {columns[best].heading} does better than {columns[ours].heading}: perplexity "
+                    f"On {text} {columns[best].heading} is better than {columns[ours].heading}: perplexity "
                     f"{value:,.4g} against {mine.value:,.4g}, and the interval of the difference excludes zero."
                 )
 

@@ -1,4 +1,4 @@
-"""Which of several numbers is better: the one rule for runs, sweeps, baselines and calibration sets.
+"""Significance of differences, for runs, sweeps, baselines and calibration sets.
 
 A difference is clear where its 95 % interval excludes zero. The interval is of paired differences where both numbers
 come from the same parts (windows, probes, items, seeds), else it follows from the standard errors. A contender wins
@@ -17,12 +17,17 @@ from nirvana.evaluation.results import Measurement
 from nirvana.evaluation.zero_shot.results import ACCURACIES, Z, paired_interval, unpack_outcomes
 
 CONFIDENCE = 0.95
-HIGHER = tuple(ACCURACIES.values())  # metrics of which more is better
-IGNORED = ("device", "note", "chance", "harness_seconds")  # of a protocol: fields that leave numbers comparable
+HIGHER = tuple(ACCURACIES.values())  # metrics where higher is better
+IGNORED = (
+    "device",
+    "note",
+    "chance",
+    "harness_seconds",
+)  # fields of a protocol that may differ between comparable numbers
 
 
 class Difference(Protocol):
-    """One number against another."""
+    """Difference of two numbers."""
 
     @property
     def side(self) -> int:
@@ -43,7 +48,7 @@ class Interval(NamedTuple):
 
 
 class Contest(NamedTuple):
-    """The contenders from best to worst, the winner or None, and those that are not clearly worse than the best."""
+    """Contenders from best to worst, the winner or None, and those not clearly worse than the best."""
 
     ranking: tuple[int, ...]
     winner: int | None
@@ -53,10 +58,10 @@ class Contest(NamedTuple):
 def contest(
     values: Sequence[float], difference: Callable[[int, int], Difference | None], *, lower: bool = True
 ) -> Contest:
-    """Rank contenders by `values`, at least one; the first wins where it differs clearly from all others.
+    """Rank one or more contenders by `values`; the first wins if it differs clearly from all others.
 
     Args:
-        difference: of two contenders; None where nothing is known about it.
+        difference: of two contenders; None where it is unknown.
         lower: whether lower is better.
     """
     sign = 1 if lower else -1
@@ -72,13 +77,13 @@ def better(difference: Difference | None, *, lower: bool = True) -> bool:
 
 
 def difference(one: Measurement | None, other: Measurement | None) -> Interval | None:
-    """One's number less the other's with its 95 % interval; None where it is unknown, or measured differently.
+    """Difference of two measurements with its 95 % interval; None where it is unknown or the protocols differ.
 
-    Of perplexities it is the difference of the losses.
+    For perplexities it is the difference of losses.
     """
     if one is None or other is None or math.isnan(one.value) or math.isnan(other.value) or differing(one, other):
         return None
-    if math.isinf(one.value) or math.isinf(other.value):  # a model that broke down is worse beyond all doubt
+    if math.isinf(one.value) or math.isinf(other.value):  # an infinite perplexity is always worse
         gap = 0.0 if one.value == other.value else one.value - other.value
         return Interval(gap, gap, gap, False)
     if one.outcomes and other.outcomes and one.n == other.n:
@@ -98,7 +103,7 @@ def difference(one: Measurement | None, other: Measurement | None) -> Interval |
 
 
 def differing(one: Measurement, other: Measurement) -> list[str]:
-    """Fields in which the protocols disagree; numbers are compared only where there are none."""
+    """Fields in which the protocols disagree; numbers are comparable only without any."""
     names = dict.fromkeys([*one.protocol, *other.protocol])
     return [
         name for name in names if name not in IGNORED and str(one.protocol.get(name)) != str(other.protocol.get(name))

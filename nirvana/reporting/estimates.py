@@ -1,4 +1,4 @@
-"""Expected durations, all from what was measured on this machine: paces of earlier work, then the job's own pace."""
+"""Expected durations from measurements on this machine: paces of earlier work, then the job's own pace."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from nirvana.studies.sweep_rows import Row
 
 Pace = Mapping[str, float]  # see `nirvana.runs.pace.read_pace`
 UNKNOWN = "duration unknown until the first run on this machine"
-TRUSTED = 0.25  # share of a step after which its own pace alone counts
+TRUSTED = 0.25  # share of a step from which only its own pace counts
 
 
 def in_words(seconds: float | None) -> str:
@@ -40,13 +40,13 @@ def expected_seconds(step: str, recipe: Recipe, pace: Pace) -> float | None:
 
 
 def forward_seconds(tokens: float, pace: Pace, kind: str = FORWARD) -> float | None:
-    """Seconds of reading so many tokens, at the pace of a kind of work where that is known."""
+    """Seconds for a number of tokens, at the pace of a kind of work if known."""
     rate = pace.get(kind, pace.get(FORWARD))
     return 0.0 if not tokens else None if rate is None else tokens * rate
 
 
 def total_seconds(steps: Iterable[str], recipe: Recipe, pace: Pace) -> float | None:
-    """Seconds of several steps; None where that of one is unknown."""
+    """Seconds of several steps; None where one is unknown."""
     return summed(expected_seconds(step, recipe, pace) for step in steps)
 
 
@@ -71,7 +71,7 @@ def sweep_seconds(todo: Sequence[Point], rows: Sequence[Row], recipe: Recipe, pa
 
 
 def time_left(job: Job, recipe: Recipe, todo: Iterable[str], pace: Pace) -> str:
-    """The time that a running job still takes, e.g. "about 40 s left", "about 12 s left in this step".
+    """Remaining time of a running job, e.g. "about 40 s left", "about 12 s left in this step".
 
     Args:
         recipe: of the job's run.
@@ -88,7 +88,7 @@ def time_left(job: Job, recipe: Recipe, todo: Iterable[str], pace: Pace) -> str:
         place = STEPS.index(job.step)
         later = total_seconds([step for step in todo if STEPS.index(step) > place], recipe, pace)
     if left is None:
-        return "time left not known yet"
+        return "time left unknown"
     words = f"about {duration(max(left + (later or 0.0), 1.0))} left"
     return f"{words} in this step" if later is None else words
 
@@ -105,7 +105,7 @@ def step_left(job: Job, expected: float | None) -> float | None:
 
 
 def study_left(job: Job) -> float | None:
-    """Seconds left in a study: at the pace of its points so far, and at most until its minutes are over."""
+    """Seconds left in a study, at the pace of its points so far and within its time limit."""
     if not job.step:
         return None
     start, first = job.begun

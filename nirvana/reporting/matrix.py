@@ -1,4 +1,4 @@
-"""The matrix of calibration by evaluation text in words, as code, and how long it may take. No streamlit, no torch."""
+"""The calibration matrix in words, as code, and its expected duration. Imports neither streamlit nor torch."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from nirvana.runs.recipe import Recipe
 from nirvana.studies.matrix import MatrixRequest
 from nirvana.studies.matrix_rows import CalibrationMatrix, Estimate, Transfer, used
 
-CLEAR = 2.0  # standard errors from which a difference is more than noise
-LITTLE, SMALL = 0.1, 0.01  # of what pruning itself costs; of the perplexity
+CLEAR = 2.0  # standard errors from which a difference is significant
+LITTLE, SMALL = 0.1, 0.01  # of the cost of pruning; of the perplexity
 MIXTURE = "uniform mixture of all"
 Label = Callable[[str], str]
 
@@ -28,15 +28,15 @@ def row_label(matrix: CalibrationMatrix, name: str, label: Label = short_text) -
 
 
 def in_words(matrix: CalibrationMatrix, label: Label = short_text) -> str:
-    """Loss off the diagonal, and whether the paper's claim holds on this model."""
+    """Loss off the diagonal, and the paper's claim on this model."""
     found = matrix.transfer()
     if found is None:
-        return "It takes the rows of two texts to say."
+        return "This needs the rows of two texts."
     name, text, most = found.worst
     sentences = [
-        f"Calibrated on another text, the pruned model's perplexity is {_higher(found.off)} than calibrated on the "
-        f"text itself. {_verdict(found)}",
-        f"The largest difference: calibrated on {label(name)} and read on {label(text)}, {_higher(most)}.",
+        f"Calibrated on another text, the pruned model's perplexity is {_higher(found.off)} than calibrated on "
+        f"the evaluated text. {_verdict(found)}",
+        f"The largest difference: calibrated on {label(name)} and evaluated on {label(text)}, {_higher(most)}.",
     ]
     if found.mixed is not None:
         sentences.append(f"Calibrated on {MIXTURE}, it is {_higher(found.mixed)}.")
@@ -48,19 +48,19 @@ def in_words(matrix: CalibrationMatrix, label: Label = short_text) -> str:
 def _verdict(found: Transfer) -> str:
     off, own = found.off, found.own.value
     if math.isnan(off.error):
-        return "One window a text does not tell whether that is more than noise."
+        return "With one window a text, the significance is unknown."
     cost = f"pruning itself costs {100 * math.expm1(own):.3g} %"
     little, most = max(LITTLE * max(own, 0), SMALL), off.value + CLEAR * off.error
     if off.value <= CLEAR * off.error:
         if most < little:
-            return "That is no more than noise: here the choice carries over to other text, as the paper claims."
+            return "That is not significant: the choice transfers to other text, as the paper claims."
         return (
-            f"That is no more than noise, but with so few windows it could be as much as {100 * math.expm1(most):.2g} "
-            f"%, where {cost}: too little to say whether the choice carries over. Read more of each text."
+            f"That is not significant, but with so few windows it could be as much as {100 * math.expm1(most):.2g} "
+            f"%, where {cost}: too little data to decide whether the choice transfers. Read more of each text."
         )
     if off.value < little:
-        return f"That is more than noise, but little, where {cost}: the choice carries over, as the paper claims."
-    return f"That is more than noise, where {cost}: on this model it matters what is calibrated on."
+        return f"That is significant but small, where {cost}: the choice transfers, as the paper claims."
+    return f"That is significant, where {cost}: on this model the calibration text matters."
 
 
 def _higher(loss: Estimate) -> str:
@@ -71,12 +71,12 @@ def _higher(loss: Estimate) -> str:
 
 
 def is_current(matrix: CalibrationMatrix, recipe: Recipe, request: MatrixRequest) -> bool:
-    """Whether a matrix goes on with these choices, or is what they ask for."""
+    """Whether a matrix is of these choices, complete or to be continued."""
     return matrix.protocol.get("recipe") == used(recipe) and list(matrix.texts) == list(request.corpora)
 
 
 def rows_to_do(matrix: CalibrationMatrix | None, recipe: Recipe, request: MatrixRequest) -> int:
-    """How many rows are missing of what is asked for."""
+    """Number of missing rows."""
     wanted = (len(request.corpora) + request.mixture) * request.seeds
     if matrix is None or not is_current(matrix, recipe, request):
         return int(wanted)
@@ -123,7 +123,7 @@ def python_code(recipe: Recipe, request: MatrixRequest) -> str:
 
 
 def command_line(recipe: Recipe, request: MatrixRequest) -> str:
-    """One shell command that does the same."""
+    """The equivalent shell command."""
     line = ["nirvana", "matrix", *words(request)]
     return shlex.join([*line, *option_words(Recipe.from_json(used(recipe)), ("--model", "--sparsity"))])
 
@@ -133,7 +133,7 @@ def _literal(value: Any) -> str:
 
 
 def describe(protocol: dict[str, Any], seeds: Sequence[int]) -> str:
-    """How a matrix was measured, e.g. "nirvana at 20 %, gamma 3.36; 32 x 128 tokens a set, seed 0; ..."."""
+    """The protocol of a matrix, e.g. "nirvana at 20 %, gamma 3.36; 32 x 128 tokens a set, seed 0; ..."."""
     recipe = Recipe.from_json(protocol["recipe"])
     choice = recipe.calibration
     how = ", ".join([f"{recipe.saliency.criterion} at {percent(recipe.allocation.sparsity)}", *setting(recipe)])

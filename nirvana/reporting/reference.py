@@ -11,9 +11,9 @@ from nirvana.schema import Option, options
 
 HEAD = """# Recipes
 
-A recipe determines a run: one section a step. As JSON it is an object of these sections; sections and values that are
-left out take their defaults. `nirvana run recipe.json` reads one, options override its values, and `recommended` and
-`paper` name two that come with the program. This page is generated from the schema.
+A recipe determines a run: one section a step. As JSON it is an object of these sections; missing sections and values
+take their defaults. `nirvana run recipe.json` reads one, options override its values, and `recommended` and `paper`
+name two that come with the program. This page is generated from the schema.
 
 ```json
 {"model": {"name": "tiny-llama"}, "allocation": {"sparsity": 0.3, "gamma": "inf"}}
@@ -22,7 +22,7 @@ left out take their defaults. `nirvana run recipe.json` reads one, options overr
 
 
 def recipe_reference() -> str:
-    """One table a section: value, option, range, default and meaning."""
+    """A table for each section: value, option, range, default and meaning."""
     parts = [HEAD]
     for name, schema in SECTIONS.items():
         lines = [f"## {name}\n", f"{inspect.cleandoc(schema.__doc__ or '')}\n"]

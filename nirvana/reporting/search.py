@@ -43,7 +43,7 @@ def describe(choices: Choices) -> str:
 
 
 def trials_table(trials: Sequence[Trial]) -> pd.DataFrame:
-    """A row for each trial that gave a model, in the order given: choices, KL, perplexities, sparsity, seconds."""
+    """A row for each successful trial, in the given order: choices, KL, perplexities, sparsity, seconds."""
     import pandas as pd
 
     rows = []
@@ -69,7 +69,7 @@ def trials_table(trials: Sequence[Trial]) -> pd.DataFrame:
 
 
 def protocol_words(settings: Mapping[str, Any], label: Callable[[str], str]) -> str:
-    """How a search measures its trials; `label` names a text."""
+    """The protocol of a search; `label` names a text."""
     probe, read = settings["probe"], settings["perplexity"]
     return (
         f"KL on {probe['samples']} x {probe['length']} probe tokens, uniformly from "
@@ -80,7 +80,7 @@ def protocol_words(settings: Mapping[str, Any], label: Callable[[str], str]) -> 
 
 
 def python_code(recipe: Recipe, request: SearchRequest) -> str:
-    """A script that searches as `asked`, the arguments of the task, around `recipe`."""
+    """A script for the search with the task's arguments `asked`, around `recipe`."""
     kept = _around(recipe)
     changes = [
         f'.change("{section}", {", ".join(f"{name}={value!r}" for name, value in values.items())})'
@@ -115,7 +115,7 @@ def python_code(recipe: Recipe, request: SearchRequest) -> str:
 
 
 def command_line(recipe: Recipe, request: SearchRequest) -> str:
-    """One shell command that does the same, and writes the best recipe."""
+    """The equivalent shell command, which writes the best recipe."""
     base = Recipe().change("model", **vars(recipe.model))
     words = ["nirvana", "tune", *option_words(base, ("--model",))]
     flags = {"samples": "--samples", "length": "--length", "task": "--task"}
@@ -127,7 +127,7 @@ def command_line(recipe: Recipe, request: SearchRequest) -> str:
 
 
 def _around(recipe: Recipe) -> dict[str, dict[str, Any]]:
-    """Section -> what a search takes of a recipe, besides its model."""
+    """Section -> values that a search takes from a recipe, besides the model."""
     calibration, prune = recipe.calibration, recipe.prune
     kept: dict[str, dict[str, Any]] = {"calibration": {"samples": calibration.samples, "length": calibration.length}}
     if calibration.task != "auto":

@@ -1,4 +1,4 @@
-"""Text whose tokens are shaded by their probability, as HTML: the likelier, the stronger."""
+"""Text with tokens shaded by probability, as HTML."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pandas as pd
 from nirvana.reporting.figures import theme
 from nirvana.runs.results import ScoredText
 
-STRONGEST = 0.5  # opacity at probability 1: text stays readable on it in light and dark
-UNLIKELY = 0.1  # below it a token is underlined, so that more than a colour says so
+STRONGEST = 0.5  # opacity at probability 1, readable in the light and dark themes
+UNLIKELY = 0.1  # tokens below it are also underlined, for readers who cannot see the colours
 BLOCK = (
     "font-family: ui-monospace, monospace; font-size: 0.875rem; line-height: 1.9; white-space: pre-wrap; "
     "overflow-wrap: anywhere"
@@ -19,9 +19,8 @@ BLOCK = (
 
 
 def shaded(text: ScoredText, under: str) -> str:
-    """The text as HTML, each token shaded by its probability under "dense" or "pruned"; a tooltip says both.
-
-    Tokens may come from anywhere: they are escaped.
+    """The text as HTML, each token shaded by its probability under "dense" or "pruned"; a tooltip shows both. Tokens
+    are escaped.
     """
     spans = []
     for piece, dense, pruned in zip(text.texts, text.dense, text.pruned, strict=True):
@@ -53,7 +52,7 @@ def token_table(texts: dict[str, ScoredText]) -> pd.DataFrame:
 
 
 def text_perplexity(probabilities: tuple[float, ...]) -> float:
-    """exp of the mean negative log-probability; NaN for no token, infinite where one has none."""
+    """exp of the mean negative log-probability; NaN without tokens, infinite with a zero probability."""
     if not probabilities:
         return math.nan
     if min(probabilities) <= 0:

@@ -1,4 +1,4 @@
-"""Where a run stands among others of the same model: only numbers that were measured alike are compared."""
+"""Comparison of a run with others of the same model, on numbers of equal protocols."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from nirvana.reporting.figures.compare import COLLAPSED, pairs
 from nirvana.reporting.text import plain
 from nirvana.runs.store import Run
 
-BASELINES = ("random", "magnitude")  # criteria that any other should beat
+BASELINES = ("random", "magnitude")  # criteria that serve as baselines
 SIMILAR = 0.01  # sparsities this close are compared
 
 
@@ -27,7 +27,7 @@ class Standing:
     name: str
     criterion: str
     sparsity: float
-    balance: str  # how the sparsity was shared out
+    balance: str  # allocation rule
     weights: str  # hash of the dense model
     report: Report
 
@@ -37,7 +37,7 @@ class Standing:
 
 
 class Duel(NamedTuple):
-    """Two runs' perplexities, measured alike at similar sparsity."""
+    """Two runs' perplexities, of equal protocol and similar sparsity."""
 
     other: Standing
     corpus: str
@@ -52,7 +52,7 @@ class Duel(NamedTuple):
 
 
 def read_standing(run: Run) -> Standing | None:
-    """None until every result is what the run's own recipe asks for."""
+    """The standing of a run; None unless every result is current."""
     if run.step_state("evaluate") != "done" or run.step_state("prune") != "done":
         return None
     card, plan, report = run.model(), run.plan(), run.report()
@@ -63,7 +63,7 @@ def read_standing(run: Run) -> Standing | None:
 
 
 def duels(mine: Standing, others: Sequence[Standing]) -> list[Duel]:
-    """Every comparison that is fair: same model, same protocol, sparsities within 0.01."""
+    """All pairs with the same model and protocol and sparsities within 0.01."""
     return [
         Duel(other, str(ours.protocol.get("corpus", "")), ours, theirs)
         for other in others
@@ -75,7 +75,7 @@ def duels(mine: Standing, others: Sequence[Standing]) -> list[Duel]:
 
 
 def collapses(report: Report, vocabulary: int | None) -> list[str]:
-    """One sentence for each corpus on which the pruned model has broken down, as Markdown."""
+    """A sentence for each corpus on which the pruned model no longer models language, as Markdown."""
     found = []
     for pair in pairs(report, "perplexity"):
         if pair.dense is None or pair.pruned is None:
@@ -94,7 +94,7 @@ def collapses(report: Report, vocabulary: int | None) -> list[str]:
 
 
 def against_baselines(found: Sequence[Duel], side: int) -> list[str]:
-    """One sentence for each baseline on that side of this run (see `Duel.side`), as Markdown."""
+    """A sentence for each baseline on that side of this run (see `Duel.side`), as Markdown."""
     return [_result(duel) for duel in found if duel.other.criterion in BASELINES and duel.side == side]
 
 

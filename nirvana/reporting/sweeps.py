@@ -17,7 +17,7 @@ from nirvana.studies.sweep_grid import Point
 from nirvana.studies.sweep_rows import ACCURACY, Row
 
 OURS = "nirvana"
-SIMILAR = 0.01  # sparsities this close to what was asked for are compared
+SIMILAR = 0.01  # largest deviation from the target sparsity of compared points
 
 
 class Way(NamedTuple):
@@ -64,17 +64,17 @@ class Cell:
 
     @property
     def sparsity(self) -> float:
-        """Achieved, averaged over seeds."""
+        """Achieved sparsity, averaged over seeds."""
         return float(np.mean([row.sparsity for row in self.rows.values()]))
 
     @property
     def fair(self) -> bool:
-        """Whether as much was removed as was asked for, near enough to be compared."""
+        """Whether the achieved sparsity is near enough to the target for a comparison."""
         return all(abs(row.sparsity - self.asked) <= SIMILAR for row in self.rows.values())
 
 
 class Gap(NamedTuple):
-    """How one way differs from another seed by seed: a ratio, or a difference of accuracies; with its 95 % interval."""
+    """Paired difference of two ways over seeds: a ratio, or a difference of accuracies, with its 95 % interval."""
 
     value: float
     low: float
@@ -88,7 +88,7 @@ class Gap(NamedTuple):
         return (self.low > self.neutral) - (self.high < self.neutral)
 
     def __str__(self) -> str:
-        """With as many digits as show which side of no difference it lies on."""
+        """With enough digits to show the side of no difference."""
         ends = [abs(end - self.neutral) for end in self[:3] if math.isfinite(end) and end != self.neutral]
         small = -math.floor(math.log10(min(ends))) if ends else 0  # decimals up to the first that is not zero
         if self.neutral:
@@ -99,7 +99,7 @@ class Gap(NamedTuple):
 
 
 HEADINGS = {
-    "beaten": "NIRVANA is beaten",
+    "beaten": "Better than NIRVANA",
     "winner": "Clear winner",
     "tie": "No clear winner",
     "unknown": "One seed: significance unknown",
@@ -119,12 +119,12 @@ def metrics(rows: Iterable[Row]) -> list[str]:
 
 
 def words(metric: str) -> str:
-    """In a sentence, e.g. "perplexity on novels", "KL divergence", "accuracy on minimal-pairs"."""
+    """Name of a metric in a sentence, e.g. "perplexity on novels", "KL divergence", "accuracy on minimal-pairs"."""
     return metric.replace(", ", " on ", 1)
 
 
 def title(metric: str) -> str:
-    """As an axis or a table is called, e.g. "Perplexity on novels"."""
+    """Title of an axis or table, e.g. "Perplexity on novels"."""
     named = words(metric)
     return named[0].upper() + named[1:]
 
@@ -142,8 +142,7 @@ def ways(point: Point) -> list[Way]:
 def cells(rows: Iterable[Row], metric: str) -> list[Cell]:
     """Every way at every sparsity, as published first, that has a value of `metric`.
 
-    Where no point was computed for the published allocation alone, there is nothing to set side by side, and each is
-    of the same allocation only.
+    If no point is of the published allocation alone, all are of the shared allocation only.
     """
     rows = list(rows)
     both = any(row.point.method == "published" for row in rows)
@@ -162,7 +161,7 @@ def cells(rows: Iterable[Row], metric: str) -> list[Cell]:
 
 
 def paired_gap(one: Cell, other: Cell) -> Gap | None:
-    """`one` over `other` (or less it, for accuracies), on the seeds that both have; None for fewer than two.
+    """`one` over `other` (minus, for accuracies) on the seeds of both; None for fewer than two.
 
     The interval is Student's, of the mean over seeds of the difference; of logarithms, where it is a ratio.
     """
@@ -179,7 +178,7 @@ def paired_gap(one: Cell, other: Cell) -> Gap | None:
 
 
 def verdicts(rows: Iterable[Row], metric: str) -> list[Verdict]:
-    """Who wins each contest, where that can be said, and plainly who beats NIRVANA; as Markdown-free sentences."""
+    """The winner of each contest and every criterion better than NIRVANA, as sentences without Markdown."""
     contests: dict[tuple[float, str], list[Cell]] = {}
     for cell in cells(rows, metric):
         contests.setdefault((cell.asked, cell.way.contest), []).append(cell)
@@ -202,7 +201,7 @@ def _contest(where: str, contenders: Sequence[Cell], metric: str, aside: Sequenc
     )
     first, *others = (contenders[index] for index in found.ranking)
     best = f"{first.way.criterion} has the {'lowest' if lower else 'highest'} {words(metric)}, {number(first)}"
-    left_out = f" Left out: {', '.join(aside)}, which removed another share." if aside else ""
+    left_out = f" Excluded: {', '.join(aside)}, with another achieved sparsity." if aside else ""
     if first.n < 2:
         text = f"{where}: {best}, from one seed: significance unknown, use more seeds."
         said = [Verdict("unknown", text + left_out)]
@@ -226,7 +225,7 @@ def _contest(where: str, contenders: Sequence[Cell], metric: str, aside: Sequenc
 
 
 def _over(gaps: Iterable[Gap | None]) -> str:
-    """On how many seeds that both have the gaps were taken."""
+    """Number of common seeds of the gaps."""
     counts = sorted({gap.n for gap in gaps if gap is not None})
     return f"over {seeds(counts[0])}" if len(counts) == 1 else f"over {counts[0]} to {counts[-1]} seeds"
 
@@ -269,7 +268,7 @@ def comparison(rows: Sequence[Row], metric: str) -> tuple[list[str], list[Line]]
 
 
 def dense_value(rows: Iterable[Row], metric: str) -> tuple[float, float | None] | None:
-    """The dense model's, with its standard error; of KL there is none."""
+    """The dense model's value with its standard error; none for KL."""
     for row in rows:
         value = row.values.get(metric)
         if value is not None and value.dense is not None:
@@ -278,7 +277,7 @@ def dense_value(rows: Iterable[Row], metric: str) -> tuple[float, float | None] 
 
 
 def points_table(rows: Iterable[Row]) -> pd.DataFrame:
-    """Every finished point: its choices, what was measured with standard errors, and its run."""
+    """Every finished point: choices, measurements with standard errors, and run."""
     found = []
     for row in rows:
         point = row.point

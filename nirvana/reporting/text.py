@@ -10,7 +10,7 @@ _SPECIAL = re.compile(r"([\\`*_\[\]{}()<>#$:|~!&])")
 
 
 def plain(text: object) -> str:
-    """Text that came from elsewhere, such as a name or a message, so that Markdown shows it letter by letter."""
+    """Foreign text, such as a name or a message, escaped for Markdown."""
     return _SPECIAL.sub(r"\\\1", str(text)).replace("\n", " ")
 
 
@@ -50,7 +50,7 @@ def short(value: float) -> str:
 
 
 def plus_minus(value: float, error: float | None) -> str:
-    """A number with its standard error, which has two significant digits, e.g. "12.74 ± 0.31"; alone without one."""
+    """A number with its standard error, if any, to two significant digits of the error, e.g. "12.74 ± 0.31"."""
     if math.isnan(value):
         return "not a number"
     if math.isinf(value):

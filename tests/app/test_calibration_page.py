@@ -97,7 +97,7 @@ def test_the_hardest_probe_comes_first(start: Start, filled: Run) -> None:
     hardest = int(np.argmax(selection.candidates[selection.winner].divergence.per_sample))
     app = open_page(start, filled)
     assert selection.probe.texts[hardest] in [code.value for code in app.code]
-    assert f"Where do predictions part on probe {hardest + 1}?" in words(app)
+    assert f"At which positions of probe {hardest + 1} do predictions differ?" in words(app)
 
 
 def test_one_set_has_token_statistics_instead(start: Start, store: Store) -> None:

@@ -71,7 +71,7 @@ def test_from_a_mixture_to_the_matrix(start: Start, store: Store, small: Recipe,
     found = read_matrix(store.open(app.query_params["run"]).folder)
     assert found is not None and found.calibrations == [*paths, "first.txt + second.txt"]
     text = words(app)
-    assert "How many times the dense perplexity, on each text?" in text
+    assert "How many times the dense perplexity on each text?" in text
     assert "Calibrated on another text, the pruned model's perplexity is" in text and "first.txt (file)" in text
     assert app.button(key=RUN).disabled and app.button(key=RUN).label == "The matrix is current"
 
@@ -95,7 +95,7 @@ def test_a_matrix_that_was_stopped_shows_what_there_is(
     (run.folder / "matrix.jsonl").unlink()
     write_matrix(run.folder, CalibrationMatrix(whole.texts, whole.dense, whole.rows[:1], whole.protocol))
     app = open_page(start, run)
-    assert "It takes the rows of two texts to say." in words(app)
+    assert "This needs the rows of two texts." in words(app)
     assert app.button(key=RUN).label == "Continue" and "Prunes 2 models more" in words(app)
     assert not tables(app, "calibrated on")
     (run.folder / "matrix.jsonl").write_text("{", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Zero-shot tasks on the Compare page: chosen with a click, asked by the worker, shown with what is beyond chance."""
+"""Zero-shot tasks on the Compare page: chosen with a click, measured by the worker, shown with significant differences."""
 
 from __future__ import annotations
 
@@ -85,11 +85,11 @@ def test_answers_are_shown_with_what_is_beyond_chance(start: Start, filled: Run)
     with_tasks(filled)
     app = open_page(start, filled)
     text = words(app)
-    assert "### Zero-shot tasks" in text and "clearly worse on Minimal pairs; 1 other difference may be chance" in text
+    assert "### Zero-shot tasks" in text and "clearly worse on Minimal pairs; not significant: 1 other difference" in text
     assert "On which phenomenon did pruning make a difference?" in text and "A question word and its gap" in text
     assert "lm-eval 0.0, no examples in the prompt" in text.replace("\\", "")
     charts = [json.loads(chart.proto.spec) for chart in app.get("plotly_chart")]
-    assert sum(chart["layout"]["xaxis"]["title"]["text"] == "Pruned less dense, same items" for chart in charts) == 2
+    assert sum(chart["layout"]["xaxis"]["title"]["text"] == "Pruned minus dense, same items" for chart in charts) == 2
     (everything,) = tables(app, "harness")
     assert set(everything["task"].dropna()) >= {"minimal-pairs", "own *task*.jsonl"} and "outcomes" not in everything
 

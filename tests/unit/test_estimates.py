@@ -118,10 +118,10 @@ def test_a_run_adds_the_steps_that_follow() -> None:
 
 def test_before_anything_was_measured_a_step_has_its_own_pace_only() -> None:
     at: dict[str, Any] = {"step": "saliency", "step_number": 2, "steps": 4}
-    assert time_left(job(**at), RECIPE, STEPS, {}) == "time left not known yet"
+    assert time_left(job(**at), RECIPE, STEPS, {}) == "time left unknown"
     assert time_left(job(done=50, **at), RECIPE, STEPS, {}) == "about 10 s left in this step"
     assert time_left(job(done=50, **at), RECIPE, ("saliency", "allocation"), {}) == "about 10 s left"
-    assert time_left(job(step=""), RECIPE, STEPS, {}) == "time left not known yet"
+    assert time_left(job(step=""), RECIPE, STEPS, {}) == "time left unknown"
 
 
 def test_a_study_has_the_pace_of_its_points() -> None:
@@ -139,11 +139,11 @@ def test_a_search_ends_with_its_minutes_or_its_trials() -> None:
     assert study_left(job("tune", spent=300, **timed)) == 0
     both: dict[str, Any] = {"arguments": {"minutes": 2, "trials": 4}, "steps": 4}
     assert study_left(job("tune", spent=30, done=50, first=1, step_number=2, **both)) == pytest.approx(20 * 2.5)
-    assert time_left(job("tune", begun=(0.0, 1), **timed | {"step": ""}), RECIPE, (), {}) == "time left not known yet"
+    assert time_left(job("tune", begun=(0.0, 1), **timed | {"step": ""}), RECIPE, (), {}) == "time left unknown"
     counted: dict[str, Any] = {"arguments": {"minutes": 0, "trials": 0}, "steps": 0}
-    assert time_left(job("tune", **counted), RECIPE, (), {}) == "time left not known yet"
+    assert time_left(job("tune", **counted), RECIPE, (), {}) == "time left unknown"
 
 
 def test_a_task_of_one_step_has_the_pace_of_its_step() -> None:
     assert time_left(job("speed", done=50), RECIPE, (), {}) == "about 10 s left"
-    assert time_left(job("export"), RECIPE, (), {}) == "time left not known yet"
+    assert time_left(job("export"), RECIPE, (), {}) == "time left unknown"

@@ -135,8 +135,8 @@ def test_differences_are_taken_probe_by_probe() -> None:
         assert row["difference"] == pytest.approx(difference.mean(), abs=1e-9)
         error = difference.std(ddof=1) / math.sqrt(len(difference))
         assert row["standard error"] == pytest.approx(error, rel=1e-6)
-        assert row["more than noise"] == (difference.mean() > 2.0227 * error)  # Student's t, 39 degrees of freedom
-    by_set = chart.table.set_index("set")["more than noise"]
+        assert row["significant"] == (difference.mean() > 2.0227 * error)  # Student's t, 39 degrees of freedom
+    by_set = chart.table.set_index("set")["significant"]
     assert by_set[2] and not by_set[3 if selection.winner == 0 else 1]
     assert chart.takeaway.startswith("Not clearly: ") and "1 of the 2 other sets" in chart.takeaway
 
@@ -152,7 +152,7 @@ def test_equal_candidates_do_not_beat_each_other() -> None:
     found = calibration.verdict(SELECTIONS["equal"])
     assert found is not None and found.margin == 0 and found.clear is False
     assert "same mean KL, 0.25 nats" in calibration.candidate_divergences(SELECTIONS["equal"]).takeaway
-    assert not calibration.margins(SELECTIONS["equal"]).table["more than noise"].any()
+    assert not calibration.margins(SELECTIONS["equal"]).table["significant"].any()
 
 
 def test_one_probe_sample_cannot_tell() -> None:

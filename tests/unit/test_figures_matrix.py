@@ -60,11 +60,11 @@ def make(excess: float, *, noise: float = 0.01, windows: int = 20, names: tuple[
 @pytest.mark.parametrize(
     ("excess", "noise", "verdict"),
     [
-        (0.2, 0.01, "it matters what is calibrated on"),
+        (0.2, 0.01, "the calibration text matters"),
         (0.02, 0.001, "but little, where pruning itself costs 64.9 %"),
-        (0.004, 0.05, "no more than noise: here the choice carries over"),
-        (0.02, 0.5, "too little to say whether the choice carries over"),
-        (-0.1, 0.01, "no more than noise: here the choice carries over"),
+        (0.004, 0.05, "not significant: the choice transfers"),
+        (0.02, 0.5, "too little data to decide whether the choice transfers"),
+        (-0.1, 0.01, "not significant: the choice transfers"),
     ],
 )
 def test_the_verdict_follows_from_the_numbers(excess: float, noise: float, verdict: str) -> None:
@@ -81,10 +81,10 @@ def test_the_verdict_follows_from_the_numbers(excess: float, noise: float, verdi
 
 
 def test_one_window_says_nothing_of_noise() -> None:
-    assert "does not tell" in in_words(make(0.2, windows=1))
+    assert "the significance is unknown" in in_words(make(0.2, windows=1))
     half = make(0.2)
     partial = CalibrationMatrix(half.texts, half.dense, half.rows[:1], half.protocol)
-    assert in_words(partial) == "It takes the rows of two texts to say."
+    assert in_words(partial) == "This needs the rows of two texts."
     chart = ratio_by_text(partial, str)
     assert len(chart.table) == 2 and len(chart.figure.layout.shapes) == 1
     assert "two texts" in kl_by_text(partial, str).takeaway
@@ -161,7 +161,7 @@ def test_the_report_has_the_matrix_without_folders(own_home: Path) -> None:
     assert "Calibration text against evaluation text" not in report_html(run)
     write_matrix(run.folder, make(0.2, names=("/secret/a.txt", "b.txt")))
     html = report_html(run)
-    assert "Calibration text against evaluation text" in html and "it matters what is calibrated on" in html
+    assert "Calibration text against evaluation text" in html and "the calibration text matters" in html
     assert "a.txt" in html and "/secret" not in html
 
 

@@ -58,7 +58,7 @@ def test_units_are_counted_with_what_one_costs(layout: Layout) -> None:
 
 def test_every_size_of_the_architecture_is_explained() -> None:
     table = model.geometry_table(LlamaFamily().geometry(CONFIG))
-    assert (table["what it is"] != "").all()
+    assert (table["meaning"] != "").all()
     assert "48" in table["value"].to_list()
 
 
@@ -77,7 +77,7 @@ def test_an_encoder_decoder_is_described_by_stack() -> None:
     assert table["parameters"].sum() == layout.prunable
     assert model.part_table(layout)["parameters"].sum() == layout.parameters
     sizes = model.geometry_table(geometry).set_index("size")
-    assert (sizes["what it is"] != "").all()
+    assert (sizes["meaning"] != "").all()
     assert sizes.loc["Encoder layers", "value"] == "3" and sizes.loc["Decoder layers", "value"] == "2"
 
 

@@ -36,7 +36,7 @@ def test_bars_are_medians_and_lines_what_operations_promise(report: SpeedReport)
     assert list(prefill.error_y.array) == [5.0, 2.0] and list(prefill.error_y.arrayminus) == [5.0, 3.0]
     assert list(promised.x) == ["pruned"] and list(promised.y) == [np.float32(120.0)]
     assert "reads 1.50 times as fast as dense (its operations promise 1.20)" in chart.takeaway
-    assert "writes 1.00 times as fast as dense" in chart.takeaway and "do not tell from 1" in chart.takeaway
+    assert "generates 1.00 times as fast as dense" in chart.takeaway and "quartiles include 1" in chart.takeaway
     assert "3 turns" in chart.reading and "2 threads" in chart.reading
     row = chart.table.iloc[1]
     assert row["prefill, times the first"] == 1.5 and row["prefill quartiles"] == "147 to 152"

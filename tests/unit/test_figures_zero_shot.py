@@ -78,7 +78,7 @@ def test_only_what_leaves_zero_out_is_called_different(rows: tuple[list[Chart], 
     chart = rows[1][1]
     assert chart.takeaway == (
         "The pruned model is clearly worse on Reflexive agrees in gender and clearly better on "
-        "A question word and its gap; 1 other difference may be chance."
+        "A question word and its gap; not significant: 1 other difference."
     )
     assert list(chart.table["better"]) == ["dense", "pruned", ""]
     assert list(chart.table["lost"]) == [60, 0, 20] and list(chart.table["gained"]) == [0, 40, 18]
@@ -90,7 +90,7 @@ def test_only_what_leaves_zero_out_is_called_different(rows: tuple[list[Chart], 
 def test_a_model_alone_has_accuracies_and_no_differences() -> None:
     found = comparisons(make_report("dense"))
     chart = zero_shot.accuracies(found, "task")
-    assert chart is not None and chart.takeaway == "Only one of the models was asked."
+    assert chart is not None and chart.takeaway == "Only one of the models was measured."
     assert zero_shot.differences(found, "task") is None and zero_shot.accuracies([], "task") is None
 
 

@@ -172,7 +172,7 @@ def test_what_is_lost_off_the_diagonal_by_hand() -> None:
     [
         ({"corpora": [corpus("one", 1)]}, RunError, "2 to 12 texts, not 1"),
         ({"corpora": ["python-docs", "python-docs"]}, RunError, "named twice"),
-        ({"seeds": 0}, RunError, "from 1 to 16"),
+        ({"seeds": 0}, RunError, "1 to 16"),
         ({"sparsity": 1.5}, PlanError, "parsity"),
         ({"corpora": ["python-docs", "missing.txt"]}, CorpusError, "missing.txt"),
         (

@@ -295,10 +295,10 @@ def test_a_few_items_do_not_prove_anything() -> None:
         ("[1]", "is not an item"),
         ('{"query": "a", "choices": ["b"], "gold": 0}', "two texts or more"),
         ('{"query": "a", "choices": ["b", ""], "gold": 0}', "two texts or more"),
-        ('{"query": 3, "choices": ["b", "c"], "gold": 0}', "query is one"),
+        ('{"query": 3, "choices": ["b", "c"], "gold": 0}', "query one text"),
         ('{"query": "a", "choices": ["b", "c"], "gold": 2}', "not the index"),
         ('{"query": "a", "choices": ["b", "c"], "gold": true}', "not the index"),
-        ('{"context_options": ["a", "b"], "continuation": "", "gold": 0}', "continuation is one"),
+        ('{"context_options": ["a", "b"], "continuation": "", "gold": 0}', "continuation one text"),
         ('{"context_options": ["a", "b"], "continuation": "c", "gold": 0}', "mixes two kinds"),
     ],
 )

@@ -76,7 +76,7 @@ def in_words(selection: CalibrationSelection) -> str:
     if found.clear is None:
         return f"{text} With one probe sample, significance is unknown.{spread}"
     if found.clear:
-        return f"{text} **That is more than noise**: the runner-up, {gap}, and the 95 % interval excludes zero.{spread}"
+        return f"{text} **That is significant**: the runner-up, {gap}, and the 95 % interval excludes zero.{spread}"
     return (
         f"{text} **The lead is within noise**: the runner-up, {gap}, and the 95 % interval includes zero. Either would "
         f"do; more probe samples would tell them apart, if they differ.{spread}"

@@ -165,7 +165,7 @@ def explain() -> None:
     )
     st.markdown(
         "The **standard error** estimates how far the number would move on other text of the same kind: it comes from "
-        "the spread over windows (over probe samples for KL). Differences of less than two of them may be chance."
+        "the spread over windows (over probe samples for KL). Differences of less than two of them are not significant."
     )
 
 

@@ -107,7 +107,7 @@ class Scan(MeasurementTask[ScanRequest]):
         if run.info("saliency") is None:
             raise RunError("There are no scores yet.", "Score the units first.")
         if run.step_state("saliency") != "done":
-            raise RunError("The scores are stale.", "Score the units again first.")
+            raise RunError("The scores belong to earlier choices.", "Score the units again first.")
 
     def measure(self, workspace: Workspace, request: ScanRequest) -> Sensitivity:
         probe = (request.samples, request.length) if request.samples else None

@@ -1,1 +1,1 @@
-"""Figures: pure functions from data to a Chart. No streamlit, no torch."""
+"""Figures: pure functions from data to a Chart. Imports neither streamlit nor torch."""

@@ -1,4 +1,4 @@
-"""Criterion against criterion: how alike two of them order the units of a layer, and keep them."""
+"""Agreement of two criteria: order of a layer's units, and kept units."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from nirvana.reporting.figures.saliency import module_sites, modules
 from nirvana.saliency.agreement import kept_overlap, rank_correlation
 from nirvana.saliency.scores import Saliency
 
-FEW = 8  # units: a correlation over so few takes few values
+FEW = 8  # units: a correlation over fewer takes few values
 
 
 def same_order(one: Saliency, other: Saliency, stack: str, names: tuple[str, str]) -> Chart:
     """Spearman's rank correlation of two criteria's scores within each layer of `stack`.
 
-    `names` are what to call them. Both must be of one layout.
+    `names` label them. Both must have one layout.
     """
     table = pd.DataFrame(
         [

@@ -1,4 +1,4 @@
-"""Figures of the Allocation page: what a plan keeps, where its cuts lie, and what gamma does to the two rates."""
+"""Figures of the Allocation page: kept units, cuts in the rankings, and the two rates by gamma."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from nirvana.reporting.figures.names import layer_name, part_colour, part_name
 from nirvana.saliency.scores import Saliency
 
 BINS = 72
-EQUAL = "Here all layers were to have equal widths."
+EQUAL = "Here all layers have equal widths."
 MARGIN = {"l": 8, "r": 8, "t": 8, "b": 8}
 LEGEND = {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0}
 
 
 def stacked_height(parts: int) -> int:
-    """Pixels of a figure of one stacked bar: on a narrow screen its legend takes a row for every two parts."""
+    """Pixels of a figure of one stacked bar: on a narrow screen its legend has two parts a row."""
     return 130 + 12 * parts
 
 
@@ -35,7 +35,7 @@ def gamma_label(gamma: float) -> str:
 
 
 def kept_shares(plan: PruningPlan, stack: str) -> Chart:
-    """Share of each layer's attention and MLP units that stay."""
+    """Kept share of each layer's attention and MLP units."""
     layout, table = plan.layout, site_table(plan)
     table = table[table["stack"] == stack]
     figure = go.Figure()
@@ -66,7 +66,7 @@ def kept_shares(plan: PruningPlan, stack: str) -> Chart:
     lowest = table.nsmallest(1, "kept share").iloc[0]
     whole = int((table.groupby("layer")["kept share"].min() == 1).sum())
     return Chart(
-        title=f"How much of each {layer_name(layout, stack)} stays?",
+        title=f"How much of each {layer_name(layout, stack)} is kept?",
         figure=figure,
         takeaway=f"Layer {lowest['layer']} loses most: {1 - lowest['kept share']:.0%} of its "
         f"{part_name(layout, stack, lowest['module'])}. {count(whole, 'layer')} of {len(layers)} "
@@ -77,9 +77,8 @@ def kept_shares(plan: PruningPlan, stack: str) -> Chart:
 
 
 def score_histogram(saliency: Saliency, plan: PruningPlan, kind: str) -> Chart:
-    """How one pool's scores are distributed, split into what `plan` keeps and removes, with the cut.
-
-    Counts come from each layer's sorted scores, so that a slider move costs one search per layer.
+    """Histogram of one pool's scores, split into units that `plan` keeps and removes, with the cut. Counts come from
+    each layer's sorted scores, so a slider move costs one search per layer.
     """
     sites = saliency.layout.pool(kind)
     low = min(float(saliency.sorted_scores[site][0]) for site in sites)
@@ -143,7 +142,7 @@ def score_histogram(saliency: Saliency, plan: PruningPlan, kind: str) -> Chart:
         takeaway=takeaway,
         table=table,
         reading=(
-            f"The dashed line is the highest score that goes, {short(cut)}. Kept units left of it are spared by a "
+            f"The dashed line is the highest removed score, {short(cut)}. Units left of it are kept by a "
             "floor, a protected layer, the width multiple, or a rule that ranks within layers."
             if lost
             else ""
@@ -152,7 +151,7 @@ def score_histogram(saliency: Saliency, plan: PruningPlan, kind: str) -> Chart:
 
 
 def removed_scores(saliency: Saliency, plan: PruningPlan, site: Site) -> np.ndarray:
-    """Scores of the units that go, ascending: a site's lowest, unless several sites had to keep the same units."""
+    """Scores of the removed units, ascending: a site's lowest, unless several sites must keep the same units."""
     ascending = saliency.sorted_scores[site]
     kept = plan.get(site)
     if kept is not None and plan.uniform and (site.stack, site.module) in plan.layout.plain.same_units:
@@ -189,7 +188,7 @@ def rates_by_gamma(layout: Layout, sparsity: float, gamma: float, reachable: flo
                 mode="markers",
                 marker={"color": colour, "size": 11, "line": {"color": "white", "width": 1.5}},
                 showlegend=False,
-                hovertemplate=f"gamma {gamma_label(gamma)}<br>%{{y:.1%}} of {name} goes<extra></extra>",
+                hovertemplate=f"gamma {gamma_label(gamma)}<br>%{{y:.1%}} of {name} removed<extra></extra>",
             )
         )
     ticks = [0, 0.25, 0.5, 1, 2, 4, 10, math.inf]
@@ -206,12 +205,14 @@ def rates_by_gamma(layout: Layout, sparsity: float, gamma: float, reachable: flo
     figure.update_yaxes(title="Removed", tickformat=".0%", range=[0, 1.25], zeroline=False)
     table = pd.DataFrame({"gamma": gammas, "attention removed": rates[:, 0], "MLP removed": rates[:, 1]})
     return Chart(
-        title=f"How does gamma share out {sparsity:.1%}?",
+        title=f"How does gamma distribute a sparsity of {sparsity:.1%}?",
         figure=figure,
-        takeaway=f"With gamma {gamma_label(gamma)}, {now[0]:.1%} of attention and {now[1]:.1%} of the MLP go; at most "
-        f"{reachable:.1%} can be removed in all.",
+        takeaway=(
+            f"With gamma {gamma_label(gamma)}, {now[0]:.1%} of attention and {now[1]:.1%} of the MLP are removed; "
+            f"at most {reachable:.1%} can be removed in all."
+        ),
         table=table,
-        reading="Above 100 % gamma asks for more than there is. The axis is gamma / (1 + gamma).",
+        reading="Above 100 %, gamma cannot be satisfied. The axis is gamma / (1 + gamma).",
     )
 
 
@@ -238,7 +239,7 @@ def site_table(plan: PruningPlan) -> pd.DataFrame:
 
 
 def _rates(layout: Layout, sparsity: float, gamma: float) -> tuple[float, float]:
-    """Pruning rates, NaN where gamma names a pool that the model does not have."""
+    """Pruning rates, NaN where gamma prunes only a kind of unit that the model lacks."""
     try:
         return pruning_rates(layout, sparsity=sparsity, gamma=gamma)
     except PlanError:

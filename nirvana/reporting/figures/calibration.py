@@ -1,4 +1,4 @@
-"""Figures of the Calibration page: how candidate sets differ, and whether the winner is more than luck."""
+"""Figures of the Calibration page: differences of candidate sets, and significance of the winner."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from nirvana.reporting.figures.names import wrapped_label
 
 POINTS = 2048  # drawn in one chart
 WIDE = 10.0  # largest over smallest value from which an axis is logarithmic
-NAMED = 16  # candidates that an axis names the texts of
+NAMED = 16  # candidates up to which an axis names their texts
 WINNER, OTHER = theme.ATTENTION, theme.NEUTRAL
 
 
 class Verdict(NamedTuple):
-    """The winner against the runner-up: how much higher that is on the same probes, in nats.
+    """Excess KL of the runner-up over the winner on the same probes, in nats.
 
     `clear`: whether the 95 % interval of the difference excludes zero; None with one probe sample.
     """
@@ -36,7 +36,7 @@ class Verdict(NamedTuple):
 
 
 def several_texts(selection: CalibrationSelection) -> bool:
-    """Whether the candidates were drawn from more than one text."""
+    """Whether the candidates are from more than one text."""
     return len({candidate.calibration.source_hash for candidate in selection.candidates}) > 1
 
 
@@ -47,7 +47,7 @@ def set_name(selection: CalibrationSelection, index: int) -> str:
 
 
 def verdict(selection: CalibrationSelection) -> Verdict | None:
-    """None where there is only one candidate."""
+    """The winner against the runner-up; None with a single candidate."""
     others = [index for index in selection.ranking if index != selection.winner]
     if not others:
         return None
@@ -57,7 +57,7 @@ def verdict(selection: CalibrationSelection) -> Verdict | None:
 
 
 def interval(selection: CalibrationSelection, index: int) -> Interval:
-    """The KL of a candidate less the winner's on the same probes."""
+    """The KL of a candidate minus the winner's on the same probes."""
     return paired_mean(*(selection.candidates[each].divergence.per_sample for each in (index, selection.winner)))
 
 
@@ -144,7 +144,7 @@ def candidate_divergences(selection: CalibrationSelection) -> Chart:
 
 
 def margins(selection: CalibrationSelection) -> Chart:
-    """How much higher every other candidate is than the winner on the same probes; two candidates or more."""
+    """Excess KL of every other candidate over the winner on the same probes; needs two candidates or more."""
     order = winner_first(selection)[1:]
     found = np.array([selection.margin(index) for index in order])  # (others, 2)
     difference, error = found[:, 0], found[:, 1]
@@ -156,7 +156,7 @@ def margins(selection: CalibrationSelection) -> Chart:
     figure.add_hline(y=0, line={"color": WINNER, "width": 2})
     for name, mine, colour, symbol in (
         ("higher than the winner", clear, theme.REMOVED, "circle"),
-        ("too close to tell", ~clear, OTHER, "circle-open"),
+        ("not significantly higher", ~clear, OTHER, "circle-open"),
     ):
         if not mine.any():
             continue
@@ -189,7 +189,7 @@ def margins(selection: CalibrationSelection) -> Chart:
             "difference": difference,
             "standard error": error,
             "in standard errors": np.divide(difference, error, out=np.full_like(error, np.nan), where=error > 0),
-            "more than noise": clear,
+            "significant": clear,
         }
     )
     return Chart(
@@ -197,9 +197,11 @@ def margins(selection: CalibrationSelection) -> Chart:
         figure=figure,
         takeaway=_distinguishable(selection, int(clear.sum())),
         table=table,
-        reading="Differences are taken probe by probe, so what makes a probe hard cancels out. Bars: 95 % intervals; a "
-        "set whose bar crosses the line could as well have won. The winner was picked on these same probes, which "
-        "flatters it a little.",
+        reading=(
+            "Differences are paired by probe, so the difficulty of a probe cancels out. Bars: 95 % intervals; a set "
+            "whose bar crosses the line is not significantly worse. The winner was chosen on these same probes, a "
+            "slight bias in its favour."
+        ),
     )
 
 
@@ -234,7 +236,7 @@ def winner_first(selection: CalibrationSelection) -> list[int]:
 
 
 def is_wide(values: np.ndarray) -> bool:
-    """Whether a log axis shows `values` better: all positive, and far apart."""
+    """Whether `values` need a log axis: all positive, with a large range."""
     return bool(np.isfinite(values).all() and values.min() > 0 and values.max() >= WIDE * values.min())
 
 
@@ -256,15 +258,15 @@ def _lowest(selection: CalibrationSelection) -> str:
 def _distinguishable(selection: CalibrationSelection, clear: int) -> str:
     found = verdict(selection)
     if found is None:
-        return "There is nothing to compare the only candidate with."
+        return "There is only one candidate."
     others = len(selection.candidates) - 1
     if found.clear is None:
-        return "One probe sample cannot tell: there is no standard error."
+        return "Unknown: one probe sample has no standard error."
     gap = f"{set_name(selection, found.runner_up)}, is {plus_minus(found.margin, found.error)} nats higher"
     if not found.clear:
         rest = f"; {clear} of the {others} other sets are clearly higher" if clear else ""
         return f"Not clearly: the runner-up, {gap}, which is within noise{rest}."
-    rest = f"; {clear} of the {others} other sets are more than noise away" if clear < others else ""
+    rest = f"; {clear} of the {others} other sets are significantly worse" if clear < others else ""
     rest = f"; so are all {others} other sets" if 1 < others == clear else rest
     return f"Yes: the runner-up, {gap}{rest}."
 

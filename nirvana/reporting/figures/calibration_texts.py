@@ -1,4 +1,4 @@
-"""Which of several texts prunes best: the candidates of a choice, by the text that they were drawn from."""
+"""Candidates of a choice by text."""
 
 from __future__ import annotations
 
@@ -63,8 +63,10 @@ def by_text(selection: CalibrationSelection) -> Chart:
         figure=figure,
         takeaway=_takeaway(selection, table),
         table=table.assign(sets=[", ".join(map(str, sets)) for sets in table["sets"]]),
-        reading="Each point is one set, with one standard error over the probe samples, which come uniformly "
-        "from all of the texts. Linear axis.",
+        reading=(
+            "Each point is one set, with one standard error over the probe samples, drawn uniformly from all texts. "
+            "Linear axis."
+        ),
     )
 
 
@@ -88,7 +90,7 @@ def text_table(selection: CalibrationSelection) -> pd.DataFrame:
 
 
 def _takeaway(selection: CalibrationSelection, table: pd.DataFrame) -> str:
-    """The first two texts, and whether their averages over seeds differ by more than noise on the same probes."""
+    """The best two texts, and whether their averages over seeds differ significantly on the same probes."""
     first, second = table.iloc[0], table.iloc[1]
     values = [
         np.mean([selection.candidates[index - 1].divergence.per_sample for index in row["sets"]], axis=0)
@@ -96,7 +98,7 @@ def _takeaway(selection: CalibrationSelection, table: pd.DataFrame) -> str:
     ]
     text = f"{first['text']}, averaged over {count(len(first['sets']), 'set')}"
     if len(values[0]) < 2:
-        return f"{text}; one probe sample cannot tell whether that is more than noise."
+        return f"{text}; with one probe sample its significance is unknown."
     found = paired_mean(values[1], values[0])
     error = float((values[1] - values[0]).std(ddof=1) / np.sqrt(len(values[0])))
     words = f"{second['text']}, the next, is {plus_minus(found.value, error)} nats higher on the same probes"

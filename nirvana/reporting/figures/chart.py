@@ -1,4 +1,4 @@
-"""A chart as a page shows it: the question, the figure, the answer, and the numbers behind it."""
+"""A chart of a page: question, figure, answer, and data."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ from nirvana.reporting.text import short as short
 
 @dataclass(frozen=True)
 class Chart:
-    """`title` is the one question that `figure` answers, `takeaway` the answer in one sentence, from the data.
+    """`title` is the question that `figure` answers, `takeaway` the answer in one sentence.
 
-    `table` holds the numbers behind the figure, one row a mark or a bin; `reading` says how to read it: axes,
-    binning, aggregate, clipping.
+    `table` holds the figure's data, one row a mark or bin; `reading` explains axes, bins, aggregates and clipping.
     """
 
     title: str
@@ -37,9 +36,9 @@ def count(value: float, noun: str) -> str:
 
 
 def positive_floor(values: np.ndarray) -> float | None:
-    """The smallest positive value, which stands in for zeros on a log axis.
+    """The smallest positive value, which replaces zeros on a log axis.
 
-    None where a log axis shows nothing: no value is positive, or one is negative.
+    None where a log axis is impossible: no value is positive, or one is negative.
     """
     positive = values[values > 0]
     return float(positive.min()) if positive.size and not (values < 0).any() else None

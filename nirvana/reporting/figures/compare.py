@@ -1,4 +1,4 @@
-"""Figures of the Compare page: what pruning cost, on each text."""
+"""Figures of the Compare page: cost of pruning on each text."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from nirvana.reporting.figures.allocation import LEGEND, MARGIN
 from nirvana.reporting.figures.chart import Chart, log_axis, plus_minus
 from nirvana.reporting.figures.names import text_label
 
-# Two numbers are compared only where these agree.
+# Numbers are comparable only where these fields agree.
 SAME_TEXT = ("corpus", "corpus_hash", "split", "window", "tokens", "task")
 FIRST_COLUMNS = (
     "metric",
@@ -60,7 +60,9 @@ class Pair:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """The ratio less and plus two standard errors, on a log scale: there the mean loss's error is symmetric."""
+        """The ratio minus and plus two standard errors, on a log scale, where the error of the mean loss is
+        symmetric.
+        """
         reach = math.exp(min(BARS * self.relative_error, 50.0))
         return self.ratio / reach, self.ratio * reach
 
@@ -125,14 +127,16 @@ def perplexity_ratios(report: Report) -> Chart | None:
         figure=figure,
         takeaway=f"{takeaway}.",
         table=comparison_table(report, ["perplexity"]),
-        reading=f"The dashed line, 1, is the dense model. Bars: {BARS:g} standard errors each way, as if the two "
-        "models had read different text. They read the same, so the ratio is better known than that. "
-        f"{'Log' if log else 'Linear'} axis.",
+        reading=(
+            f"The dashed line, 1, is the dense model. Bars: {BARS:g} standard errors each way, computed as for "
+            "independent texts; both models read the same text, so the actual error is smaller. "
+            f"{'Log' if log else 'Linear'} axis."
+        ),
     )
 
 
 def bits_per_byte(report: Report) -> Chart | None:
-    """Bits per byte of both models on each corpus; None where there is none."""
+    """Bits per byte of both models on each corpus; None without any."""
     found = [pair for pair in pairs(report, "bits per byte") if pair.dense and pair.pruned]
     if not found:
         return None
@@ -173,7 +177,7 @@ def bits_per_byte(report: Report) -> Chart | None:
     takeaway = f"Pruning adds {words[most]} bits per byte on {found[most].corpus}"
     takeaway += f" and {words[least]} on {found[least].corpus}." if least != most else "."
     return Chart(
-        title="How many bits does a byte of text cost?",
+        title="How many bits per byte does each model need?",
         figure=figure,
         takeaway=takeaway,
         table=comparison_table(report, ["bits per byte"]),
@@ -183,7 +187,7 @@ def bits_per_byte(report: Report) -> Chart | None:
 
 
 def comparison_table(report: Report, metrics: Sequence[str] | None = None) -> pd.DataFrame:
-    """One row for each metric and text: both values, their standard errors, the ratio, and how they were measured."""
+    """One row for each metric and text: both values, their standard errors, the ratio, and the protocol."""
     names = metrics or list(dict.fromkeys(item.metric for item in report.measurements))
     rows = []
     for pair in (pair for metric in names for pair in pairs(report, metric)):
@@ -206,7 +210,7 @@ def comparison_table(report: Report, metrics: Sequence[str] | None = None) -> pd
 
 
 def report_table(report: Report) -> pd.DataFrame:
-    """Every measurement with every entry of its protocol, one row each."""
+    """A row for each measurement, with its complete protocol."""
     rows = [
         {
             "metric": item.metric,
@@ -224,7 +228,7 @@ def report_table(report: Report) -> pd.DataFrame:
 
 
 def describe_protocol(measurement: Measurement) -> str:
-    """How a number was measured, e.g. "python-docs 3f2a91c0, 16,352 tokens in windows of 512, cpu float32"."""
+    """A protocol in words, e.g. "python-docs 3f2a91c0, 16,352 tokens in windows of 512, cpu float32"."""
     protocol = measurement.protocol
     text = " ".join(
         part for part in (str(protocol.get("corpus", "")), str(protocol.get("corpus_hash", ""))[:8]) if part

@@ -1,4 +1,4 @@
-"""Any set of runs as a table and a chart: a column a run, each against its own dense model."""
+"""A comparison of runs as table and chart: a column a run, each against its own dense model."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from nirvana.runs.recipe import Recipe
 
 WINNER, OTHERWISE = "★ ", "≠ "  # marks of a cell
 WIDE = 8.0  # highest over lowest from which an axis is logarithmic
-SMALL = 0.0005  # relative changes below it are not shown, nor coloured
+SMALL = 0.0005  # smaller relative changes are neither shown nor coloured
 
 
 def title(line: Line) -> str:
@@ -31,7 +31,7 @@ def title(line: Line) -> str:
 
 
 def shown_table(found: Comparison) -> pd.DataFrame:
-    """Text cells: the measurement, "dense → pruned" of each run, and how the winner was found."""
+    """Text cells: the measurement, "dense → pruned" of each run, and the reason for the winner."""
     rows = []
     for line in found.lines:
         row = {"measured": title(line)}
@@ -52,7 +52,7 @@ def cell_text(line: Line, cell: Cell | None) -> str:
 
 
 def number_table(found: Comparison) -> pd.DataFrame:
-    """A row a number: metric, text, run, value, dense, standard errors, whether it is compared, winner, protocol."""
+    """A row a number: metric, text, run, value, dense, standard errors, whether comparable, winner, protocol."""
     rows = []
     for line in found.lines:
         for place, (column, cell) in enumerate(zip(found.columns, line.cells, strict=True)):
@@ -78,7 +78,7 @@ def number_table(found: Comparison) -> pd.DataFrame:
 
 
 def directions(found: Comparison) -> pd.DataFrame:
-    """For each cell of `shown_table` "better" or "worse" than dense, "otherwise" where it was measured otherwise."""
+    """For each cell of `shown_table` "better" or "worse" than dense, "otherwise" with another protocol."""
     table = shown_table(found)
     marks = pd.DataFrame("", index=table.index, columns=table.columns)
     for row, line in enumerate(found.lines):
@@ -92,7 +92,7 @@ def directions(found: Comparison) -> pd.DataFrame:
 
 
 def recipe_table(recipes: Mapping[str, Recipe]) -> pd.DataFrame:
-    """Choices in which recipes differ: a row a choice, a column a run."""
+    """Settings that differ: a row a setting, a column a run."""
     data = {head: recipe.to_json() for head, recipe in recipes.items()}
     first = next(iter(data.values()), {})
     rows = []
@@ -105,8 +105,7 @@ def recipe_table(recipes: Mapping[str, Recipe]) -> pd.DataFrame:
 
 
 def line_chart(found: Comparison, line: Line) -> Chart:
-    """One measurement of the runs that were measured alike, with error bars, beside the dense model of each; the winner
-    is ringed."""
+    """One measurement of runs with equal protocols, with error bars, beside each dense model; the winner is ringed."""
     drawn = [
         (column, cell, place == line.winner)
         for place, (column, cell) in enumerate(zip(found.columns, line.cells, strict=True))
@@ -153,9 +152,10 @@ def line_chart(found: Comparison, line: Line) -> Chart:
         figure=figure,
         takeaway=_takeaway(found, line, len(drawn)),
         table=number_table(Comparison(found.columns, (line,), ())),
-        reading=f"{'Lower' if line.lower_is_better else 'Higher'} is better. Bars: two standard errors of each alone; "
-        "runs that read the same text are compared pair by pair, which tells smaller differences. Runs that were "
-        "measured differently are not drawn.",
+        reading=(
+            f"{'Lower' if line.lower_is_better else 'Higher'} is better. Bars: two standard errors of each run; on "
+            "the same text, paired differences are more precise. Runs with another protocol are not drawn."
+        ),
     )
 
 
@@ -164,7 +164,7 @@ def _takeaway(found: Comparison, line: Line, drawn: int) -> str:
     if line.winner is not None and cell is not None:
         value = plus_minus(cell.value, cell.standard_error)
         return f"**{plain(found.columns[line.winner].heading)}**, at {value}. {plain(line.reason)}"
-    alone = "There is nothing to compare it with. " if drawn < 2 else ""
+    alone = "There is no other run to compare it with. " if drawn < 2 else ""
     return f"{alone}{plain(line.reason)}" or "No winner is named."
 
 

@@ -1,4 +1,4 @@
-"""How scores spread: between the layers of a model, and over the units of one layer."""
+"""Distributions of scores: by layer of a model, and over the units of one layer."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def layer_distributions(saliency: Saliency, stack: str, module: str) -> Chart:
 
 
 def score_curve(saliency: Saliency, site: Site, plan: PruningPlan | None = None) -> Chart:
-    """One site's scores from best to worst, with the units that `plan` removes set apart."""
+    """One site's scores from best to worst, with the units that `plan` removes in another colour."""
     kind = saliency.layout[site].kind
     order = np.argsort(saliency.ranks[site])[::-1]
     values = saliency[site][order]
@@ -158,7 +158,7 @@ def score_curve(saliency: Saliency, site: Site, plan: PruningPlan | None = None)
     if kept < units:
         takeaway = f"{units - kept:,} of {count(units, kind)} go ({(units - kept) / units:.1%})"
         total = float(values.sum(dtype=np.float64))
-        shares = total > 0 and values[-1] >= 0  # scores that are differences from a mean add up to nothing
+        shares = total > 0 and values[-1] >= 0  # scores relative to a mean sum to zero
         lost = float(values[kept:].sum(dtype=np.float64)) / total if shares else 0.0
         takeaway += f", with {lost:.1%} of this layer's saliency." if shares else "."
     return Chart(

@@ -17,9 +17,9 @@ from nirvana.reporting.matrix import Label, in_words, row_label
 from nirvana.studies.matrix_rows import CalibrationMatrix, Estimate
 
 ROW = 56  # pixels
-NOTHING = 0.05  # a difference to a text's own model that is hardly coloured, as a share of that
+NOTHING = 0.05  # differences from a text's own model below this share are hardly coloured
 READING = (
-    "Framed: read on other parts of the text that it was calibrated on. Within a column, orange is worse than the "
+    "Framed: evaluated on other parts of its calibration text. Within a column, orange is worse than the "
     "framed cell and purple better; colours are linear."
 )
 
@@ -28,7 +28,7 @@ def kl_by_text(matrix: CalibrationMatrix, label: Label) -> Chart:
     """KL( dense || pruned ) of every pruned model on the probes of every text."""
     figure = _heatmap(matrix, label, matrix.kl, "KL %{customdata:.3~g} nats")
     return Chart(
-        title="How far from the dense model, on each text?",
+        title="What is the KL to the dense model on each text?",
         figure=figure,
         takeaway=_lowest(matrix, label),
         table=matrix_table(matrix, label),
@@ -40,7 +40,7 @@ def ratio_by_text(matrix: CalibrationMatrix, label: Label) -> Chart:
     """Perplexity of every pruned model on every text, over the dense model's."""
     figure = _heatmap(matrix, label, matrix.ratio, "%{customdata:.3~f} times the dense perplexity")
     return Chart(
-        title="How many times the dense perplexity, on each text?",
+        title="How many times the dense perplexity on each text?",
         figure=figure,
         takeaway=in_words(matrix, label),
         table=matrix_table(matrix, label),
@@ -103,7 +103,7 @@ def _heatmap(matrix: CalibrationMatrix, label: Label, measure: Callable[[str, st
             text=[_cell(cell) for line in cells for cell in line],
             textfont={"color": ["white" if each else "#1b1b1b" for each in dark.ravel()], "size": 13},
             customdata=values.ravel(),
-            hovertext=[f"calibrated on {escape(name)}<br>read on {escape(label(text))}" for name in names
+            hovertext=[f"calibrated on {escape(name)}<br>evaluated on {escape(label(text))}" for name in names
                        for text in columns],
             hovertemplate=f"%{{hovertext}}<br>{hover}<extra></extra>",
             showlegend=False,
@@ -136,7 +136,7 @@ def _heatmap(matrix: CalibrationMatrix, label: Label, measure: Callable[[str, st
 
 
 def _own(matrix: CalibrationMatrix, values: np.ndarray) -> np.ndarray:
-    """float32 (columns,): in each column the value of the text's own model, or the mean until there is one."""
+    """float32 (columns,): in each column the value of the model calibrated on the text, or the mean without one."""
     rows = matrix.calibrations
     return np.array(
         [
@@ -153,16 +153,16 @@ def _frame(figure: go.Figure, column: int, row: int) -> None:
 
 
 def _cell(estimate: Estimate) -> str:
-    """Value over its error, in the digits that the error leaves."""
+    """Value over its error, rounded to the error's digits."""
     number, _, error = plus_minus(estimate.value, estimate.error).partition(" ± ")
     return f"{number}<br>± {error}" if error else number
 
 
 def _lowest(matrix: CalibrationMatrix, label: Label) -> str:
-    """On how many texts the model that was calibrated on them is closest to the dense one."""
+    """Number of texts whose own model is the closest to the dense one."""
     done = [name for name in matrix.texts if name in matrix.calibrations]
     if len(done) < 2:
-        return "It takes the rows of two texts to compare."
+        return "A comparison needs the rows of two texts."
     own = 0
     worst, gap = ("", ""), -math.inf
     for text in done:
@@ -171,11 +171,9 @@ def _lowest(matrix: CalibrationMatrix, label: Label) -> str:
         name = max(values, key=lambda name: values[name])
         if values[name] - values[text] > gap:
             worst, gap = (name, text), values[name] - values[text]
-    words = (
-        f"On {own} of {len(done)} texts, the model that was calibrated on that text is the closest to the dense one."
-    )
+    words = f"On {own} of {len(done)} texts, the model calibrated on that text is the closest to the dense one."
     if gap > 0:
         name, text = worst
-        words += f" The largest difference: read on {label(text)}, KL is {plus_minus(gap, None)} nats higher when "
+        words += f" The largest difference: on {label(text)}, KL is {plus_minus(gap, None)} nats higher when "
         words += f"calibrated on {label(name)}."
     return words

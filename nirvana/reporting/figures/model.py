@@ -1,4 +1,4 @@
-"""Figures of the Model page: what a model consists of, from its layout alone."""
+"""Figures of the Model page: the parts of a model, from its layout alone."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from nirvana.reporting.figures.names import part_colour, part_name, parts, unit_
 from nirvana.reporting.text import millions
 
 OTHER = ("#B77D00", theme.NEUTRAL, theme.PRUNED, "#8C6D5A")
-GEOMETRY = {  # key of ModelPreview.geometry: label, what it means
+GEOMETRY = {  # key of ModelPreview.geometry: label, meaning
     "layers": ("Layers", "blocks of attention and MLP, one after the other"),
-    "decoder_layers": ("Decoder layers", "the same with cross-attention, which reads the encoder's output"),
-    "hidden": ("Hidden size", "numbers that stand for one token between layers"),
-    "heads": ("Query heads per layer", "each looks at earlier tokens in its own way"),
+    "decoder_layers": ("Decoder layers", "blocks with cross-attention to the encoder's output"),
+    "hidden": ("Hidden size", "size of a token's hidden state"),
+    "heads": ("Query heads per layer", "each has its own attention weights"),
     "kv_heads": ("KV groups per layer", "key and value heads; query heads share them"),
-    "head_dim": ("Head size", "numbers a head works with per token"),
+    "head_dim": ("Head size", "size of a head's queries, keys and values"),
     "intermediate": ("MLP neurons per layer", "the width of the MLP"),
-    "vocabulary": ("Vocabulary", "tokens that the model knows"),
-    "positions": ("Context", "tokens that it can read at once"),
+    "vocabulary": ("Vocabulary", "number of tokens"),
+    "positions": ("Context", "longest input in tokens"),
 }
 
 
@@ -94,21 +94,21 @@ def unit_table(layout: Layout) -> pd.DataFrame:
 
 
 def geometry_table(geometry: Mapping[str, int]) -> pd.DataFrame:
-    """The sizes of the architecture, with what each means."""
+    """The sizes of the architecture and their meaning."""
     labels = {key: (key.replace("_", " "), "") for key in geometry} | GEOMETRY
     if "decoder_layers" in geometry:
         labels["layers"] = ("Encoder layers", GEOMETRY["layers"][1])
     rows = [(labels[key][0], f"{value:,}", labels[key][1]) for key, value in geometry.items()]
-    return pd.DataFrame(rows, columns=["size", "value", "what it is"])
+    return pd.DataFrame(rows, columns=["size", "value", "meaning"])
 
 
 def prunable_sentence(layout: Layout) -> str:
-    """E.g. "90 KV groups and 46,080 neurons can be cut."."""
+    """E.g. "90 KV groups and 46,080 neurons are prunable."."""
     parts = [
         count(sum(layout[site].units for site in layout.pool(kind)), kind)
         for kind in dict.fromkeys(place.kind for place in layout.values())
     ]
-    return f"{' and '.join(parts)} can be cut."
+    return f"{' and '.join(parts)} are prunable."
 
 
 def _range(values: set[int]) -> str:

@@ -1,4 +1,4 @@
-"""How figures name and colour the parts of a model. A model with two stacks has each module's stack said too."""
+"""Names and colours of model parts in figures; with two stacks, names include the stack."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ COLOURS = {MLP: theme.MLP, CROSS_ATTENTION: theme.CROSS_ATTENTION}
 def part_name(layout: Layout, stack: str, module: str) -> str:
     """E.g. "attention", "MLP"; with two stacks "encoder self-attention", "cross-attention", "decoder MLP"."""
     name = MODULES.get(module, module)
-    if len(layout.stacks) == 1 or module == CROSS_ATTENTION:  # which only decoders have
+    if len(layout.stacks) == 1 or module == CROSS_ATTENTION:  # only decoders have it
         return name
     return f"{stack} {name if module == MLP else f'self-{name}'}"
 
@@ -44,12 +44,12 @@ def part_colour(module: str) -> str:
 
 
 def text_label(name: str) -> str:
-    """A corpus's name on an axis: cut in the middle, and escaped, since Plotly reads some HTML."""
+    """A corpus's name on an axis: shortened in the middle, and escaped, since Plotly interprets some HTML."""
     return escape(name if len(name) <= 24 else f"{name[:11]}…{name[-12:]}")
 
 
 def wrapped_label(name: str, width: int = 17, lines: int = 3) -> str:
-    """The same over several lines, where there is room for them."""
+    """A corpus's name over several lines."""
     found = textwrap.wrap(name, width, break_on_hyphens=False)
     kept = found[:lines] if len(found) <= lines else [*found[: lines - 1], f"{found[lines - 1][: width - 1]}…"]
     return "<br>".join(map(escape, kept))

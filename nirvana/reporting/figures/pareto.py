@@ -1,4 +1,4 @@
-"""Figures of a sweep: which pruned models nothing else beats for their size or speed."""
+"""Pareto figures of a sweep: quality against size or speed."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from nirvana.reporting.figures.sweep import BELOW, Style, drawable, hover_words,
 from nirvana.reporting.sweeps import Cell, cells, dense_value, higher_is_better, words
 from nirvana.studies.sweep_rows import Row
 
-SAME = 0.002  # relative difference between two measurements of one model on one text, on other devices at the most
+SAME = 0.002  # largest relative difference of one model's perplexity on one text between devices
 AGAINST = {"parameters": "parameters", "bytes": "bytes of the weights", "speed": "measured speed"}
 
 
 def pareto(rows: Sequence[Row], metric: str, against: str, sizes: Report | None = None) -> Chart | None:
-    """Quality against what it costs, with the front of what nothing beats in both; None where nothing was measured.
+    """Quality against size or speed, with the Pareto front; None without measurements.
 
     Args:
         rows: of the sweep.
         metric: the quality.
         against: one of AGAINST.
-        sizes: measured quality against bytes of quantised copies, which are drawn where they can be compared.
+        sizes: measured quality against bytes of quantised copies, drawn where they are comparable.
     """
     marks = _marks(rows, metric, against)
     if not any(mark.cell for mark in marks):
@@ -57,7 +57,9 @@ def pareto(rows: Sequence[Row], metric: str, against: str, sizes: Report | None 
     style.entries(figure, lines=False)
     values = np.array([mark.value for mark in marks])
     log = quality_axis(figure, values, metric)
-    axis = {"parameters": "Parameters, M", "bytes": "Weights, MB", "speed": "Times as fast as dense, writing"}[against]
+    axis = {"parameters": "Parameters, M", "bytes": "Weights, MB", "speed": "Decoding speed over the dense model's"}[
+        against
+    ]
     figure.update_xaxes(title=axis, zeroline=False, showgrid=False)
     figure.update_layout(height=style.height, margin=MARGIN, legend=BELOW, showlegend=True)
     better = "Higher" if higher_is_better(metric) else "Lower"
@@ -67,7 +69,7 @@ def pareto(rows: Sequence[Row], metric: str, against: str, sizes: Report | None 
         takeaway=_front_words(marks, front, against),
         table=_marks_table(marks, front, axis),
         reading=f"{better} and further {'right' if against == 'speed' else 'left'} is better. Each mark is a mean over "
-        "seeds; the dotted line joins what nothing else beats in both, and the others are pale. " + log,
+        "seeds; the dotted line joins the Pareto front, and the others are pale. " + log,
     )
 
 
@@ -106,7 +108,7 @@ def _mark(mark: _Mark, style: Style, on_front: bool, metric: str) -> go.Scatter:
 
 
 def _marks(rows: Sequence[Row], metric: str, against: str) -> list[_Mark]:
-    """The dense model, where it has the metric, and every way at every sparsity, once."""
+    """The dense model, where it has the metric, and every way to prune at every sparsity."""
     marks, seen = [], set()
     for cell in sorted(cells(rows, metric), key=lambda cell: cell.way.column == "published"):
         same = frozenset(row.run_id for row in cell.rows.values())
@@ -123,9 +125,8 @@ def _marks(rows: Sequence[Row], metric: str, against: str) -> list[_Mark]:
 
 
 def _quantised(sizes: Report | None, metric: str, dense: tuple[float, float | None] | None) -> list[_Mark]:
-    """Quantised copies of the dense model, where their perplexity is of the same text, measured as the rows are.
-
-    That shows in the dense model: on other tokens or in other windows its perplexity is another.
+    """Quantised copies of the dense model with a perplexity of the rows' text and protocol. The dense model's
+    perplexity tests that, since it differs on other tokens or windows.
     """
     if sizes is None or not metric.startswith("perplexity"):
         return []
@@ -147,7 +148,7 @@ def _quantised(sizes: Report | None, metric: str, dense: tuple[float, float | No
 
 
 def _front(marks: Sequence[_Mark], metric: str, against: str) -> list[_Mark]:
-    """Marks that no other is at least as good as in both, and better in one."""
+    """The Pareto front: marks that no other equals in both and exceeds in one."""
     up = -1 if higher_is_better(metric) else 1
     right = -1 if against == "speed" else 1
     placed = [(right * mark.cost, up * mark.value, mark) for mark in marks]

@@ -1,4 +1,4 @@
-"""Where in a probe the dense and the pruned model part: KL by token position."""
+"""KL between the dense and the pruned model by token position."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def by_position(selection: CalibrationSelection) -> Chart:
     table = pd.DataFrame({f"set {index + 1}": values[order.index(index)] for index in range(len(order))})
     table.insert(0, "position", np.arange(1, length + 1))
     return Chart(
-        title="Where in a probe do predictions part?",
+        title="At which positions do predictions differ?",
         figure=figure,
         takeaway=takeaway,
         table=table,
@@ -45,7 +45,7 @@ def one_probe(selection: CalibrationSelection, sample: int) -> Chart:
     figure.update_layout(height=260)
     figure.update_yaxes(title="KL, nats")
     rank = probes_by_divergence(selection).index(sample) + 1
-    takeaway = "With the winner, the pruned model predicts what the dense one does."
+    takeaway = "With the winner, both models predict the same."
     if mine.sum() > 0:
         falling = np.sort(mine)[::-1].cumsum()
         half = int(np.searchsorted(falling, falling[-1] / 2)) + 1
@@ -57,7 +57,7 @@ def one_probe(selection: CalibrationSelection, sample: int) -> Chart:
     table = pd.DataFrame({f"set {index + 1}": values[order.index(index)] for index in range(len(order))})
     table.insert(0, "position", np.arange(1, len(mine) + 1))
     return Chart(
-        title=f"Where do predictions part on probe {sample + 1}?",
+        title=f"At which positions of probe {sample + 1} do predictions differ?",
         figure=figure,
         takeaway=takeaway,
         table=table,
@@ -73,8 +73,8 @@ def probes_by_divergence(selection: CalibrationSelection) -> list[int]:
 
 def _first_position(selection: CalibrationSelection) -> str:
     if selection.probe.decoder_tokens is None:
-        return "Position 1 has seen one token."
-    return "Positions are the decoder's; at position 1 it has seen the encoder's input alone."
+        return "Position 1 is predicted from one token."
+    return "Positions are the decoder's; position 1 is predicted from the encoder's input alone."
 
 
 def _samples(selection: CalibrationSelection) -> int:

@@ -1,4 +1,4 @@
-"""Figures of the Prune page: each layer before and after."""
+"""Figures of the Prune page: each layer before and after pruning."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from nirvana.evaluation.results import Report
 
 
 def history_row(report: Report | None) -> dict[str, Any]:
-    """The numbers of a report that a list of runs shows: "perplexity" as "dense to pruned", and "KL"."""
+    """The numbers of a report in a list of runs: "perplexity" as "dense to pruned", and "KL"."""
     if report is None:
         return {"perplexity": "", "KL": None}
     pruned, divergence = report.find("perplexity", "pruned"), report.find("KL divergence", "pruned")

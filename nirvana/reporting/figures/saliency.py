@@ -1,4 +1,4 @@
-"""The heatmaps of the Saliency page: where in the model the scores are high."""
+"""Heatmaps of the Saliency page: scores by layer and unit."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from nirvana.reporting.figures.chart import Chart, layer_axis, log_ticks, positi
 from nirvana.reporting.figures.names import unit_name
 from nirvana.saliency.scores import Saliency
 
-COLUMNS = 512  # more cannot be told apart on a screen and cost megabytes on the wire
+COLUMNS = 512  # more are indistinguishable on a screen and take megabytes to transfer
 COLOURS = {"log": "log scale", "linear": "linear scale", "rank": "rank in the pool"}
 
 
@@ -144,15 +144,14 @@ def _colours(bins: Bins, colour: str, pool: int) -> tuple[np.ndarray, dict[str, 
 
 
 def _robust(z: np.ndarray) -> tuple[float, float]:
-    """The 1st and 99th percentile, so that a few extreme units do not take all the colours."""
+    """The 1st and 99th percentile, so that a few extreme units do not set the range of colours."""
     low, high = np.nanpercentile(z, [1, 99])
     return float(low), float(high if high > low else low + 1)
 
 
 def _targets(saliency: Saliency, sites: list[Site], ordered: bool) -> go.Scatter:
-    """Invisible squares that take hovers and clicks, because a heatmap reports no clicks.
-
-    Each stands for the units under it; some 2500 in all, as many as a browser draws without effort.
+    """Invisible squares for hovers and clicks, since a heatmap reports no clicks. Each covers several units; some 2500
+    in all, which a browser draws fast.
     """
     across = max(24, 2500 // len(sites))
     tiles = bin_units(saliency, sites, ordered=ordered, columns=across)
@@ -218,7 +217,11 @@ def _bin_table(sites: list[Site], bins: Bins) -> pd.DataFrame:
 
 def _heatmap_reading(kind: str, width: int, colour: str, ordered: bool, cut: bool) -> str:
     cell = f"one {kind}" if width == 1 else f"the mean over {width} neighbouring {kind}s"
-    order = " Each layer is sorted, best first" + ("; the line is how many stay." if cut else ".") if ordered else ""
+    order = (
+        " Each layer is sorted, best first" + ("; the line marks the number of kept units." if cut else ".")
+        if ordered
+        else ""
+    )
     return (
         f"Layer 0 is at the top. A cell is {cell}. Colour: {COLOURS[colour]}, clipped to the 1st to 99th percentile."
         f"{order}"

@@ -21,17 +21,17 @@ QUESTIONS = {
     "gamma": "Which gamma keeps the model closest?",
     "normalisation": "Does it help to normalise scores?",
     "text": "Which calibration text keeps the model closest?",
-    "seed": "How much is the draw of calibration samples worth?",
+    "seed": "How much does the draw of calibration samples matter?",
     "compensation": "How much does compensation recover?",
-    "protected": "Does it help to leave the first or last layers alone?",
+    "protected": "Does it help to protect the first or last layers?",
 }
 SPREAD = 0.28  # of the marks around the place of a word
 HEIGHT = 340
-STRONG, NONE = 0.8, 0.3  # rank correlations that a sentence tells apart
+STRONG, NONE = 0.8, 0.3  # rank correlations called high and moderate
 
 
 def by_choice(trials: Sequence[Trial], choice: str) -> Chart | None:
-    """KL of every trial against one of its choices, the best ringed; None before any trial gave a model."""
+    """KL of every trial against one of its choices, the best ringed; None before a trial succeeded."""
     table = trials_table(trials)
     if table.empty:
         return None
@@ -61,13 +61,16 @@ def by_choice(trials: Sequence[Trial], choice: str) -> Chart | None:
         figure=figure,
         takeaway=_choice_takeaway(table, choice),
         table=table,
-        reading="One mark a trial; the best is ringed. Other choices differ too between marks, so look at the lower "
-        "edge: how low a choice can get." + (" Marks of one place are spread sideways." if ticks else ""),
+        reading=(
+            "One mark a trial; the best is ringed. Other choices also differ between marks; the lower edge shows the "
+            "best of each choice."
+        )
+        + (" Marks of one place are spread sideways." if ticks else ""),
     )
 
 
 def over_time(trials: Sequence[Trial]) -> Chart | None:
-    """KL of the trials in their order, and the best so far; None before any trial gave a model."""
+    """KL of the trials in their order, and the best so far; None before a trial succeeded."""
     table = trials_table(trials)
     if table.empty:
         return None
@@ -90,17 +93,19 @@ def over_time(trials: Sequence[Trial]) -> Chart | None:
     first, last = values[0], values.min()
     found = int(table["trial"].to_numpy()[values.argmin()])
     return Chart(
-        title="Is the search getting anywhere?",
+        title="Does the search still improve?",
         figure=figure,
         takeaway=f"From {first:.3g} nats with the first trial to {last:.3g} with trial {found}"
-        + (f", {1 - last / first:.0%} less." if last < first else ": nothing has beaten the first."),
+        + (f", {1 - last / first:.0%} less." if last < first else ": no trial is better than the first."),
         table=table,
-        reading="Marks: trials. Line: the lowest so far. A long flat end says that more time would find little.",
+        reading=(
+            "Marks: trials. Line: the lowest so far. A long flat end suggests that more trials would improve little."
+        ),
     )
 
 
 def kl_against_perplexity(trials: Sequence[Trial]) -> Chart | None:
-    """The paper's claim on this model: what KL chooses has a low perplexity too. None before there are two trials."""
+    """The paper's claim on this model: a low KL goes with a low perplexity. None before two trials."""
     good = [trial for trial in ranked(trials) if trial.perplexity]
     if len(good) < 2:
         return None
@@ -129,7 +134,7 @@ def kl_against_perplexity(trials: Sequence[Trial]) -> Chart | None:
     texts = len(good[0].perplexity)
     of = f"{count(texts, 'text')}, the geometric mean, of " if texts > 1 else ""
     return Chart(
-        title="Does KL tell which model has the lower perplexity?",
+        title="Does KL predict which model has the lower perplexity?",
         figure=figure,
         takeaway=_claim(good),
         table=table,
@@ -141,7 +146,7 @@ def kl_against_perplexity(trials: Sequence[Trial]) -> Chart | None:
 def _claim(good: Sequence[Trial]) -> str:
     found = correlation(good)
     if math.isnan(found.value):
-        return f"{count(found.n, 'model')} so far: too few to tell."
+        return f"{count(found.n, 'model')} so far: too few for a correlation."
     lowest = min(good, key=mean_perplexity)
     same = lowest is good[0]
     words = f"Spearman's rank correlation is **{found.value:.2f}** over {found.n} models. "
@@ -150,11 +155,11 @@ def _claim(good: Sequence[Trial]) -> str:
     elif found.value >= NONE:
         words += "On this model the paper's claim holds in part: KL and perplexity often agree"
     else:
-        words += "On this model the paper's claim does not show: KL says little about perplexity"
+        words += "On this model the paper's claim does not hold: KL predicts little of perplexity"
     if same:
         return f"{words}, and the lowest of both is the same trial."
     loss = mean_perplexity(good[0]) / mean_perplexity(lowest) - 1
-    return f"{words}; choosing by KL costs {loss:.1%} of perplexity against the lowest there is."
+    return f"{words}; choosing by KL costs {loss:.1%} of perplexity against the lowest."
 
 
 def _choice_takeaway(table: pd.DataFrame, choice: str) -> str:

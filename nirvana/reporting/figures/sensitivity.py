@@ -23,7 +23,7 @@ from nirvana.saliency.agreement import rank_correlation
 
 Shifts = Mapping[Site, Shift]
 WIDE = 12.0  # highest over median KL from which colours are logarithmic
-AGREE = 0.3  # rank correlation from which a plan and a scan go together
+AGREE = 0.3  # rank correlation from which a plan is said to follow a scan
 
 
 def scan_heatmap(found: Sensitivity, level: float, layout: Layout, plan: PruningPlan | None) -> Chart:
@@ -59,7 +59,7 @@ def scan_heatmap(found: Sensitivity, level: float, layout: Layout, plan: Pruning
     figure.update_xaxes(**layer_axis(layers))
     figure.update_yaxes(autorange="reversed", automargin=True, showgrid=False)
     return Chart(
-        title="Which layers does the model miss most?",
+        title="Which layers are most sensitive?",
         figure=figure,
         takeaway=_takeaway(shifts, layout, plan),
         table=_table(shifts, layout, plan),
@@ -149,7 +149,7 @@ def scan_words(found: Sensitivity) -> str:
 
 
 def _colours(kl: np.ndarray) -> tuple[np.ndarray, dict[str, object]]:
-    """Colour values of the cells and the colour bar: logarithms where one cell would dominate."""
+    """Colour values of the cells and the colour bar: logarithmic where one cell would dominate."""
     known = kl[np.isfinite(kl) & (kl > 0)]
     bar: dict[str, object] = {"title": "KL, nats", "thickness": 12}
     if not len(known) or known.max() < WIDE * np.median(known):
@@ -178,7 +178,7 @@ def _takeaway(found: Shifts, layout: Layout, plan: PruningPlan | None) -> str:
     if plan is None:
         return words
     taken = agreement(found, plan)
-    words += f" The plan takes {_rate(plan, worst):.0%} of it."
+    words += f" The plan removes {_rate(plan, worst):.0%} of it."
     if math.isnan(taken):
         return words
     order = f" Over all modules the rank correlation of KL and the share that the plan removes is {taken:.2f}: "
@@ -196,7 +196,7 @@ def agreement(found: Shifts, plan: PruningPlan) -> float:
 
 
 def _rate(plan: PruningPlan, site: Site) -> float:
-    """Share of a site's units that go; all of them where the layer does."""
+    """Removed share of a site's units; 1 where the layer is removed."""
     return 1 - len(plan[site]) / plan.layout[site].units if site in plan else 1.0
 
 
@@ -209,7 +209,7 @@ def _table(found: Shifts, layout: Layout, plan: PruningPlan | None) -> pd.DataFr
             "standard error": shift.standard_error,
             "units removed": shift.removed,
             "units": shift.units,
-            "share that the plan takes": _rate(plan, site) if plan is not None else None,
+            "share that the plan removes": _rate(plan, site) if plan is not None else None,
         }
         for site, shift in found.items()
     ]

@@ -1,4 +1,4 @@
-"""Figures of the Allocation page: what each part of the model keeps and loses."""
+"""Figures of the Allocation page: kept and removed share of each part of the model."""
 
 from __future__ import annotations
 
@@ -46,8 +46,10 @@ def kept_by_part(plan: PruningPlan) -> Chart:
         f"its prunable weights; the {part_name(layout, least['stack'], least['module'])} keeps least, "
         f"{least['kept share']:.1%}.",
         table=table,
-        reading="Heads of both stacks and of cross-attention are ranked against each other, and so are the neurons of "
-        "both stacks: these shares follow from the scores."
+        reading=(
+            "Heads of both stacks and of cross-attention share one ranking, as do the neurons of both stacks, so the "
+            "scores determine these shares."
+        )
         if plan.method == "shared" and not plan.uniform
         else RULES[plan.method].summary,
     )
@@ -88,7 +90,7 @@ def parameters_by_part(plan: PruningPlan) -> Chart:
     return Chart(
         title="Where do the removed parameters come from?",
         figure=figure,
-        takeaway=f"{plan.removed:,} of {prunable:,} prunable parameters go ({plan.sparsity:.3%}), which is "
+        takeaway=f"{plan.removed:,} of {prunable:,} prunable parameters are removed ({plan.sparsity:.3%}), which is "
         f"{plan.removed / plan.layout.parameters:.1%} of the whole model.",
         table=table,
         reading=f"The parts sum to {int(table['parameters'].sum()):,}, the whole model.",
@@ -96,7 +98,9 @@ def parameters_by_part(plan: PruningPlan) -> Chart:
 
 
 def part_table(plan: PruningPlan) -> pd.DataFrame:
-    """Part, parameters, share of the model, and fate; the parameters sum to `plan.layout.parameters`."""
+    """Part, parameters, share of the model, and whether kept or removed; the parameters sum to
+    `plan.layout.parameters`.
+    """
     layout = plan.layout
     found: list[tuple[str, int, str]] = [(part, size, "never pruned") for part, size in layout.other.items()]
     for stack, module in parts(layout):

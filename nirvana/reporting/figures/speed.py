@@ -21,7 +21,7 @@ WIDE = 8.0  # highest over lowest perplexity from which the axis is logarithmic
 
 
 def speeds(report: SpeedReport) -> Chart:
-    """Tokens a second of each model, with quartiles, and what its operations promise."""
+    """Tokens a second of each model, with quartiles, and its ideal speed by operations."""
     names = list(report.models)
     figure = make_subplots(cols=2, subplot_titles=[title for _, title in PANELS], horizontal_spacing=0.12)
     for column, (metric, _) in enumerate(PANELS, start=1):
@@ -51,7 +51,7 @@ def speeds(report: SpeedReport) -> Chart:
                 x=names[1:],
                 y=promised[1:].astype(np.float32),
                 mode="markers",
-                name="what the operations promise",
+                name="ideal, by operations",
                 marker={
                     "symbol": "line-ew-open",
                     "size": 26,
@@ -72,13 +72,15 @@ def speeds(report: SpeedReport) -> Chart:
         figure=figure,
         takeaway=_takeaway(report),
         table=speed_table(report),
-        reading="Bars: medians, with quartiles. Lines: the first model's speed times the ratio of the matrix products' "
-        f"operations, which ignores memory and everything else. {report.protocol}",
+        reading=(
+            "Bars: medians, with quartiles. Lines: the first model's speed times the ratio of operations of matrix "
+            f"products, without memory traffic and other costs. {report.protocol}"
+        ),
     )
 
 
 def speed_table(report: SpeedReport) -> pd.DataFrame:
-    """One row a model: medians and quartiles, ratios to the first model and what its operations promise, and bytes."""
+    """One row a model: medians and quartiles, measured and ideal ratios to the first model, and bytes."""
     rows = []
     for name, speed in report.models.items():
         row: dict[str, object] = {"model": name}
@@ -96,7 +98,7 @@ def speed_table(report: SpeedReport) -> pd.DataFrame:
 
 
 def quality_against_bytes(report: Report) -> Chart | None:
-    """Perplexity over bytes of the weights, of models and their quantised copies; None where nothing was measured."""
+    """Perplexity over bytes of the weights, of models and their quantised copies; None without measurements."""
     table = sizes_table(report).astype({"bytes": float, "perplexity": float, "standard error": float})
     table = table[np.isfinite(table["perplexity"]) & (table["perplexity"] > 0)].reset_index(drop=True)
     if table.empty:
@@ -137,17 +139,19 @@ def quality_against_bytes(report: Report) -> Chart | None:
         figure.update_yaxes(**log_axis(values))
     corpus = str(table["corpus"].iloc[0])
     return Chart(
-        title=f"What quality do the bytes buy on {corpus}?",
+        title=f"Which quality at which size on {corpus}?",
         figure=figure,
         takeaway=_trade(table),
         table=table,
-        reading="Lower and further left is better. Bytes are those that are stored, scales included; embeddings, norms "
-        f"and the output head are not quantised. Bars: two standard errors. {'Log' if log else 'Linear'} axis.",
+        reading=(
+            "Lower and further left is better. Bytes are those of the stored weights, with scales; embeddings, norms "
+            f"and the output head are not quantised. Bars: two standard errors. {'Log' if log else 'Linear'} axis."
+        ),
     )
 
 
 def sizes_table(report: Report) -> pd.DataFrame:
-    """One row a model and way to store its weights: bytes, perplexity, and how it was measured."""
+    """One row a model and number format: bytes, perplexity, and protocol."""
     found: dict[str, dict[str, Measurement]] = {}
     for item in report.measurements:
         found.setdefault(item.subject, {}).setdefault(item.metric, item)
@@ -175,19 +179,19 @@ def _takeaway(report: SpeedReport) -> str:
     names = list(report.models)
     if len(names) < 2:
         speed = report.models[names[0]]
-        return f"It reads {speed.prefill.median:,.4g} and writes {speed.decode.median:,.4g} tokens a second."
+        return f"It reads {speed.prefill.median:,.4g} and generates {speed.decode.median:,.4g} tokens a second."
     name = "pruned" if "pruned" in names[1:] else names[1]
     words = []
-    for metric, verb in (("prefill", "reads"), ("decode", "writes")):
+    for metric, verb in (("prefill", "reads"), ("decode", "generates")):
         ratio = report.ratio(name, metric)
-        doubt = ", which its quartiles do not tell from 1" if ratio.low <= 1 <= ratio.high else ""
-        promised = f"its operations promise {report.ideal(name, metric):.2f}"
+        doubt = ", whose quartiles include 1" if ratio.low <= 1 <= ratio.high else ""
+        promised = f"ideal {report.ideal(name, metric):.2f}"
         words.append(f"{verb} {ratio.median:.2f} times as fast as {names[0]} ({promised}{doubt})")
     return f"The {name} model {' and '.join(words)}."
 
 
 def _trade(table: pd.DataFrame) -> str:
-    """The pruned model beside the best of what is as small."""
+    """The pruned model against the best quantised model of at most its size."""
     pruned = table[table["model"] == "pruned"].sort_values("bytes", ascending=False)
     if pruned.empty:
         return ""

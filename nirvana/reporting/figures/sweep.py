@@ -1,4 +1,4 @@
-"""Figures of a sweep: what each sparsity costs, by criterion and allocation."""
+"""Figures of a sweep: metric by sparsity, criterion and allocation."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PUBLISHED = "as published"
 
 
 def by_sparsity(rows: Sequence[Row], metric: str) -> Chart | None:
-    """`metric` over achieved sparsity, a line for each criterion and allocation; None where nothing was measured."""
+    """`metric` over achieved sparsity, a line for each criterion and allocation; None without measurements."""
     found = [cell for cell in cells(rows, metric) if drawable(cell, metric)]
     if not found:
         return None
@@ -46,12 +46,14 @@ def by_sparsity(rows: Sequence[Row], metric: str) -> Chart | None:
     figure.update_xaxes(title="Sparsity achieved", tickformat=".0%", showgrid=False, zeroline=False)
     figure.update_layout(height=style.height, margin=MARGIN, legend=BELOW, showlegend=True)
     return Chart(
-        title=f"What does each sparsity cost in {words(metric)}?",
+        title=f"How does {words(metric)} depend on sparsity?",
         figure=figure,
         takeaway=_best_by_sparsity(found, dense, metric),
         table=cells_table(found),
-        reading="Small marks: seeds. Lines: their means; bars: one standard deviation over seeds. Where a criterion's "
-        f"authors publish the shared allocation, its two lines are one. {log}",
+        reading=(
+            "Small marks: seeds. Lines: their means; bars: one standard deviation over seeds. Where the published "
+            f"allocation is the shared one, both lines coincide. {log}"
+        ),
     )
 
 
@@ -71,7 +73,7 @@ def comparison_table(rows: Sequence[Row], metric: str) -> pd.DataFrame:
 
 
 def cells_table(found: Sequence[Cell]) -> pd.DataFrame:
-    """One row a criterion, allocation and sparsity: mean and spread over seeds, and what was removed."""
+    """One row a criterion, allocation and sparsity: mean and spread over seeds, and removed share."""
     return pd.DataFrame(
         [
             {
@@ -102,11 +104,11 @@ class Style:
     def __post_init__(self) -> None:
         self.order = list(dict.fromkeys(row.point.criterion for row in self.rows))
         contests = dict.fromkeys(contest_of(cell) for cell in self.cells)
-        self.contests = sorted(contests, key=lambda name: name == PUBLISHED)  # the shared ones in their order, first
+        self.contests = sorted(contests, key=lambda name: name == PUBLISHED)  # the shared ones first, in their order
 
     @property
     def height(self) -> int:
-        """Pixels: the legend takes rows of its own below, more of them on a narrow screen."""
+        """Height in pixels: the legend is below, with more rows on a narrow screen."""
         return 400 + 10 * (len(self.order) + len(self.contests))
 
     def colour(self, cell: Cell) -> str:
@@ -119,7 +121,7 @@ class Style:
         return SYMBOLS[self.contests.index(contest_of(cell)) % len(SYMBOLS)]
 
     def entries(self, figure: go.Figure, *, lines: bool) -> None:
-        """Legend entries: a colour for each criterion, then how the allocations differ."""
+        """Legend entries: a colour for each criterion, then dashes and symbols of allocations."""
         present = [name for name in self.order if any(cell.way.criterion == name for cell in self.cells)]
         for name in present:
             colour = theme.CATEGORICAL[self.order.index(name) % len(theme.CATEGORICAL)]
@@ -178,7 +180,7 @@ def drawable(cell: Cell, metric: str) -> bool:
 
 
 def quality_axis(figure: go.Figure, values: np.ndarray, metric: str) -> str:
-    """Set up the axis of the quality; what to say of it."""
+    """Set up the axis of the metric; returns its description."""
     if higher_is_better(metric):
         figure.update_yaxes(title=title(metric), tickformat=".0%", zeroline=False)
         return "Linear axis."
@@ -200,7 +202,7 @@ def _shown(cell: Cell | None) -> str:
 
 
 def _best_by_sparsity(found: Sequence[Cell], dense: tuple[float, float | None] | None, metric: str) -> str:
-    """The best mean at each sparsity; whether it is clear is said elsewhere."""
+    """The best mean at each sparsity; verdicts give its significance."""
     up = higher_is_better(metric)
     parts = []
     for asked in sorted({cell.asked for cell in found}):

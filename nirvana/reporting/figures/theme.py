@@ -6,7 +6,7 @@ ATTENTION = "#2B83BA"  # blue
 CROSS_ATTENTION = "#7A6FC2"  # violet
 MLP = "#009E73"  # bluish green
 REMOVED = "#D55E00"  # vermilion
-NEUTRAL = "#868D97"  # what is never pruned, or a size before
+NEUTRAL = "#868D97"  # never pruned, or a size before pruning
 
 DENSE = NEUTRAL
 PRUNED = "#C2629B"  # reddish purple

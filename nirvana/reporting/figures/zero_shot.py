@@ -1,4 +1,4 @@
-"""Figures of zero-shot tasks: how often each model is right, and what pruning changed on the same items."""
+"""Figures of zero-shot tasks: accuracy of each model, and paired differences."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def split_phenomena(found: Sequence[Comparison]) -> tuple[list[Comparison], list
 
 
 def accuracies(found: Sequence[Comparison], what: str) -> Chart | None:
-    """Share of items that each model gets right, one row a task or phenomenon; None without any.
+    """Accuracy of each model, one row a task or phenomenon; None without any.
 
     Args:
-        what: what a row is, e.g. "task", "phenomenon".
+        what: kind of row, e.g. "task", "phenomenon".
     """
     if not found:
         return None
@@ -76,10 +76,10 @@ def accuracies(found: Sequence[Comparison], what: str) -> Chart | None:
 
 
 def differences(found: Sequence[Comparison], what: str) -> Chart | None:
-    """Pruned less dense accuracy with its 95 % interval; None where no row has both models' items.
+    """Pruned minus dense accuracy with its 95 % interval; None where no row has both models' items.
 
     Args:
-        what: what a row is, e.g. "task", "phenomenon".
+        what: kind of row, e.g. "task", "phenomenon".
     """
     paired = [(item, item.difference) for item in found if item.difference is not None]
     if not paired:
@@ -88,7 +88,7 @@ def differences(found: Sequence[Comparison], what: str) -> Chart | None:
     values = np.array([[change.value, change.low, change.high] for _, change in paired])  # (rows, 3)
     figure = go.Figure()
     figure.add_vline(x=0, line={"color": theme.DENSE, "width": 2, "dash": "dash"})
-    for clear, name, colour in ((True, "differs", theme.PRUNED), (False, "may be chance", theme.NEUTRAL)):
+    for clear, name, colour in ((True, "differs", theme.PRUNED), (False, "not significant", theme.NEUTRAL)):
         chosen = [index for index, (_, change) in enumerate(paired) if change.clear == clear]
         if chosen:
             part = values[chosen]
@@ -112,20 +112,20 @@ def differences(found: Sequence[Comparison], what: str) -> Chart | None:
             )
     _task_axis(figure, rows)
     figure.update_layout(height=_height(rows), margin=MARGIN, legend=LEGEND, showlegend=True)
-    figure.update_xaxes(title="Pruned less dense, same items", tickformat="+.0%", zeroline=False)
-    chance = " One interval in twenty leaves zero out by chance." if len(rows) > 4 else ""
+    figure.update_xaxes(title="Pruned minus dense, same items", tickformat="+.0%", zeroline=False)
+    chance = " One interval in twenty excludes zero by chance." if len(rows) > 4 else ""
     return Chart(
-        title=f"On which {what} did pruning make a difference?",
+        title=f"On which {what} did pruning change accuracy?",
         figure=figure,
         takeaway=_verdict(paired),
         table=table(rows),
         reading="Bars: 95 % intervals of the paired difference, from the items on which the two models disagree "
-        f"(Bonett and Price, 2012). A row counts as different where its interval leaves zero out.{chance}",
+        f"(Bonett and Price, 2012). A row counts as different where its interval excludes zero.{chance}",
     )
 
 
 def table(found: Sequence[Comparison]) -> pd.DataFrame:
-    """One row for each task and metric, with both models, the difference, and how it was measured."""
+    """One row for each task and metric, with both models, the difference, and the protocol."""
     rows = []
     for item in found:
         measured, change = item.pruned or item.dense, item.difference
@@ -147,7 +147,7 @@ def table(found: Sequence[Comparison]) -> pd.DataFrame:
 def _right(found: Sequence[Comparison]) -> str:
     both = [(item, item.dense, item.pruned) for item in found if item.dense and item.pruned]
     if not both:
-        return "Only one of the models was asked."
+        return "Only one of the models was measured."
     if len(both) == 1:
         item, dense, pruned = both[0]
         return f"The dense model is right on {_share(dense)}, the pruned one on {_share(pruned)}: {_label(item)}."
@@ -161,11 +161,11 @@ def _verdict(paired: Sequence[tuple[Comparison, PairedDifference]]) -> str:
     worse = [item for item, change in paired if item.better == "dense"]
     better = [item for item, change in paired if item.better == "pruned"]
     if not worse and not better:
-        return "No difference is beyond chance." if len(paired) > 1 else "The difference may be chance."
+        return "No difference is significant." if len(paired) > 1 else "The difference is not significant."
     parts = [f"clearly {word} on {_names(items)}" for word, items in (("worse", worse), ("better", better)) if items]
     rest = len(paired) - len(worse) - len(better)
     text = f"The pruned model is {' and '.join(parts)}"
-    return f"{text}; {count(rest, 'other difference')} may be chance." if rest else f"{text}."
+    return f"{text}; not significant: {count(rest, 'other difference')}." if rest else f"{text}."
 
 
 def _names(items: Sequence[Comparison]) -> str:
@@ -188,7 +188,7 @@ def _chance(item: Comparison) -> float:
 
 
 def _task_axis(figure: go.Figure, found: Sequence[Comparison]) -> None:
-    """Tasks from top to bottom. Names of files may be anything, and Plotly reads some HTML."""
+    """Tasks from top to bottom. Names are escaped, since Plotly interprets some HTML."""
     figure.update_yaxes(
         tickvals=list(range(len(found))),
         ticktext=[escape(_label(item)[:40]) for item in found],

@@ -1,1 +1,1 @@
-"""A run as one HTML file that needs no network and no server. No streamlit and no torch is loaded for it."""
+"""A run as one HTML file without network or server. Imports neither streamlit nor torch."""

@@ -1,4 +1,4 @@
-"""Pieces of a self-contained HTML document: text, tables, charts. Everything that comes from elsewhere is escaped."""
+"""Parts of a self-contained HTML document: text, tables, charts. All foreign text is escaped."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from plotly.offline import get_plotlyjs
 
 from nirvana.reporting.figures.chart import Chart
 
-# The browser is told to fetch nothing, whatever a name in the document may say.
+# The browser loads no resource, whatever the document's names contain.
 POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; font-src data:"
 )
@@ -28,11 +28,11 @@ pre { white-space: pre-wrap; overflow-wrap: anywhere; background: #f4f6f8; paddi
 pre, .shaded { max-height: 24rem; overflow-y: auto }
 nav a { margin-right: 1rem } .shaded { border: 1px solid #d5d9e0; padding: 0.5rem }
 """
-SMALL = 12  # rows of a table that are shown without being asked for
+SMALL = 12  # rows of a table that are shown without a click
 
 
 class Document:
-    """Collects sections; `html()` puts them together, with plotly.js once."""
+    """Collects sections; `html()` joins them, with plotly.js once."""
 
     def __init__(self, title: str) -> None:
         self.title = title
@@ -41,7 +41,7 @@ class Document:
         self._ids: Iterator[int] = itertools.count(1)
 
     def section(self, name: str, title: str) -> None:
-        """Everything that follows belongs to it."""
+        """Begin a section."""
         self._sections.append((name, title))
         self._parts.append(f'<h2 id="{escape(name)}">{escape(title)}</h2>')
 
@@ -54,12 +54,12 @@ class Document:
             self._parts.append(f'<p class="{kind}">{escape(text)}</p>' if kind else f"<p>{escape(text)}</p>")
 
     def code(self, text: str, summary: str = "") -> None:
-        """Lines as they are; behind a click where they have a `summary`."""
+        """Preformatted lines, collapsed under a `summary` if given."""
         block = f"<pre>{escape(text)}</pre>"
         self._parts.append(f"<details><summary>{escape(summary)}</summary>{block}</details>" if summary else block)
 
     def raw(self, html: str) -> None:
-        """HTML of our own, whose foreign parts are escaped."""
+        """Trusted HTML, whose foreign parts are escaped."""
         self._parts.append(html)
 
     def pairs(self, values: Mapping[str, object]) -> None:
@@ -70,7 +70,7 @@ class Document:
         self._parts.append(f'<div class="numbers"><table>{rows}</table></div>')
 
     def table(self, table: pd.DataFrame, *, summary: str = "Numbers") -> None:
-        """A table; behind a click where it is long."""
+        """A table, collapsed if it is long."""
         head = "".join(f"<th>{escape(str(name))}</th>" for name in table.columns)
         body = "".join(
             f"<tr>{''.join(f'<td>{escape(cell(value))}</td>' for value in row)}</tr>"
@@ -82,7 +82,7 @@ class Document:
         self._parts.append(block)
 
     def chart(self, chart: Chart | None, protocol: str = "", *, table: bool = True) -> None:
-        """The question, the answer, the figure, how to read it, and the numbers behind it; nothing for None."""
+        """The question, the answer, the figure, how to read it, and its numbers; nothing for None."""
         if chart is None:
             return
         self.heading(chart.title)
@@ -115,7 +115,7 @@ class Document:
 
 
 def cell(value: object) -> str:
-    """A value as a reader wants it: five digits of a number, every digit of a whole one, nothing for none."""
+    """A value as text: five digits of a float, every digit of an integer, empty for None."""
     if value is None:
         return ""
     if isinstance(value, bool | np.bool_):

@@ -1,4 +1,4 @@
-"""The report of a run: what was asked for, every result with its charts and protocol, and how it came about."""
+"""The report of a run: recipe, results with charts and protocols, and provenance."""
 
 from __future__ import annotations
 
@@ -17,9 +17,8 @@ from nirvana.runs.run import Run
 
 
 def report_html(run: Run) -> str:
-    """One HTML file with everything that the run holds; it fetches nothing and runs offline.
-
-    Files that the recipe names are named without the folders that they lie in.
+    """One HTML file with all results of the run, which works offline. File names in the recipe are given without their
+    folders.
     """
     document = Document(f"Nirvana Studio: {run.name}")
     card, scores, plan, summary, report = run.model(), run.saliency(), run.plan(), run.pruned(), run.report()
@@ -33,7 +32,7 @@ def report_html(run: Run) -> str:
     if stale:
         document.text(f"These results belong to earlier choices than the recipe: {', '.join(stale)}.", "note")
     if card is not None and card.note:
-        document.text(f"Every number is of a model with {card.note}.", "note")
+        document.text(f"All measurements are of a model with {card.note}.", "note")
     write_recipe(document, run)
     if card is not None:
         sections.write_model(document, card)
@@ -80,8 +79,8 @@ def write_recipe(document: Document, run: Run) -> None:
 
 
 def write_provenance(document: Document, run: Run) -> None:
-    """How each result came about: when, where, how long, and with which packages."""
-    document.section("provenance", "How it was made")
+    """Provenance of each result: time, device, duration, and package versions."""
+    document.section("provenance", "Provenance")
     rows: list[dict[str, object]] = []
     versions: dict[str, object] = {}
     for step in STEPS:

@@ -1,4 +1,4 @@
-"""Sections of a run's report, each written where the run has its result. They use the figures of the pages."""
+"""Sections of a run's report, one for each result of the run, with the figures of the pages."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def write_saliency(document: Document, scores: Saliency, plan: PruningPlan | Non
     same = plan if plan is not None and plan.layout.sites == scores.layout.sites else None
     for stack in scores.layout.stacks:
         for module in saliency_figures.modules(scores, stack):
-            # One number a unit is too long a table for a report; the run's files have them.
+            # A table with a row a unit is too long for a report; the run's files have the scores.
             chart = saliency_figures.unit_heatmap(scores, stack, module, ordered=True, plan=same)
             document.chart(chart, table=False)
             document.chart(distributions.layer_distributions(scores, stack, module), table=False)
@@ -93,7 +93,7 @@ def write_allocation(document: Document, plan: PruningPlan, scores: Saliency | N
             "attention removed": plan.rate(KV_GROUP),
             "MLP removed": plan.rate(NEURON),
             "gamma": plan.gamma,
-            "parameters that stay": plan.pruned_layout.parameters,
+            "kept parameters": plan.pruned_layout.parameters,
         }
     )
     for note in plan.notes:
@@ -143,7 +143,7 @@ def write_comparison(document: Document, report: Report) -> None:
     for rows, what in ((tasks, "task"), (phenomena, "phenomenon")):
         document.chart(zero_shot_figures.accuracies(rows, what))
         document.chart(zero_shot_figures.differences(rows, what), table=False)
-    document.table(compare.report_table(report), summary="Everything that was measured, with its protocol")
+    document.table(compare.report_table(report), summary="All measurements with their protocols")
 
 
 def write_speed(document: Document, run: Run) -> None:
@@ -162,7 +162,7 @@ def write_continuations(document: Document, run: Run) -> None:
     if not found:
         return
     document.section("continuations", "Continuations")
-    document.text("Greedy: each model takes its most likely token every time.", "quiet")
+    document.text("Greedy decoding.", "quiet")
     if any(item.scored for item in found):
         document.raw(shading.legend())
     for item in reversed(found):
@@ -171,7 +171,7 @@ def write_continuations(document: Document, run: Run) -> None:
         for writer, text in (("dense", item.dense), ("pruned", item.pruned)):
             if writer not in item.scored:
                 document.text(f"The {writer} model continues:")
-                document.code(text or "(ends at once)")
+                document.code(text or "(ends immediately)")
                 continue
             for judge in ("dense", "pruned"):
                 document.text(f"The {writer} model continues; as the {judge} model sees it:")

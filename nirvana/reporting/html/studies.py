@@ -1,4 +1,4 @@
-"""Sections of a report on what was studied around the run: the matrix of texts, a sweep, a search."""
+"""Sections of a report on the run's studies: matrix, sweep, search."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def write_sweep(document: Document, run: Run) -> None:
     document.table(points_table(rows), summary="Every point")
     for row in rows:
         if row.failure:
-            document.text(f"{row.point.label} could not be made.", "note")
+            document.text(f"{row.point.label} failed.", "note")
 
 
 def write_search(document: Document, run: Run) -> None:
