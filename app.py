@@ -15,7 +15,7 @@ icons, problem = {guide.key: guide.icon for guide in PAGES}, None
 try:
     now = state.read_context()
     icons = {guide.key: page_icon(now, guide) for guide in PAGES}
-except NirvanaError as error:  # the runs cannot be read: the pages are listed, and each shows why
+except NirvanaError as error:  # the runs cannot be read: the pages are listed, and each shows the error
     problem = error
 sections: dict[str, list[st.Page]] = {}
 for guide in PAGES:

@@ -1,4 +1,4 @@
-"""Allocation: how much each layer's attention and MLP lose."""
+"""Allocation: sparsity of each layer's attention and MLP."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from nirvana.saliency.scores import Saliency
 
 
 def outcome(plan: PruningPlan) -> None:
-    """The budget: asked for, achieved, and what it comes from."""
+    """The budget: target, achieved sparsity, and removed parts."""
     budget = math.floor(plan.requested * plan.layout.prunable + 1e-6)
     total = plan.layout.parameters
     with st.container(horizontal=True):
         metric(
             "Achieved sparsity",
             f"{plan.sparsity:.5f}",
-            f"{plan.sparsity - plan.requested:+.5f} of the request",
-            f"Removed over prunable weights. It misses the request by less than {smallest_step(plan)}.",
+            f"{plan.sparsity - plan.requested:+.5f} of the target",
+            f"Removed over prunable weights. It is below the target by less than {smallest_step(plan)}.",
         )
         metric("Attention removed", f"{plan.rate(KV_GROUP):.1%}")
         metric("MLP removed", f"{plan.rate(NEURON):.1%}")
@@ -68,7 +68,7 @@ if scores is None:
     st.stop()
 if state.step_state("saliency") == "stale":
     st.warning(
-        "The scores belong to earlier choices: this plan previews them. Pruning will score the units again first."
+        "The scores belong to earlier choices, so this plan is a preview. Pruning will score the units again first."
     )
 choice = allocation_controls(context.recipe.allocation, scores.layout, scores.criterion)
 if choice != context.recipe.allocation:
@@ -97,7 +97,7 @@ else:
         rates = figures.rates_by_gamma(scores.layout, choice.sparsity, choice.gamma, draft.reachable)
         show_chart("allocation.rates", rates, protocol)
 scan(context, scores, draft.plan)
-with st.expander("How is the budget shared out?", key="allocation.about"):
+with st.expander("How is the budget allocated?", key="allocation.about"):
     explain_gamma()
 page.job_panel()
 page.show_code("allocation")

@@ -1,4 +1,4 @@
-"""Calibration: the text that importance is measured on, and which sample of it prunes best."""
+"""Calibration: the calibration text, and the choice of a sample by KL."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def actions(now: state.Context) -> None:
             key="calibration.run",
             type="secondary" if done else "primary",
             disabled=done or now.job is not None,
-            help="Loads the model first where that is needed.",
+            help="Loads the model first if needed.",
         ):
             state.submit("calibration")
         if st.button(
@@ -70,6 +70,8 @@ else:
         read_probes(result, protocol)
     fingerprints(result)
 transfer(now)
-with st.expander("What is KL divergence, and how does it choose?", icon=":material/help:", key="calibration.about"):
+with st.expander(
+    "What is KL divergence, and how does it choose a set?", icon=":material/help:", key="calibration.about"
+):
     explain_kl()
 page.show_code("calibration")

@@ -1,4 +1,4 @@
-"""Compare: what pruning cost, measured on the same text with both models, and any set of runs side by side."""
+"""Compare: both models measured on the same text, and comparison of runs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def measure(now: state.Context, possible: bool) -> None:
         key="compare.run",
         type="secondary" if done else "primary",
         disabled=done or now.job is not None or not possible,
-        help="Computes the steps before it too, where they are not current. The dense model is measured once per text.",
+        help="Also computes earlier steps that are not current. The dense model is measured once per text.",
     ):
         state.submit("evaluate")
 
@@ -65,7 +65,7 @@ else:
     report_download(now.run)
 if now.run.info("prune") is not None:
     speed(now)
-    st.markdown("### Let both continue a prompt")
+    st.markdown("### Continue a prompt with both models")
     ask(now)
     history(now.run.continuations())
 with st.expander(

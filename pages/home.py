@@ -1,4 +1,4 @@
-"""Home: what this is, the demo, and recent runs."""
+"""Home: introduction, demo, and recent runs."""
 
 from __future__ import annotations
 

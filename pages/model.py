@@ -1,4 +1,4 @@
-"""Model: which one, where it runs, and what it is made of."""
+"""Model: choice, device and architecture."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def actions(now: state.Context, choice: ModelChoice, possible: bool) -> None:
             "Unload",
             key="model.unload",
             icon=":material/eject:",
-            help=f"Gives the memory of {plain(', '.join(held))} back. Results stay, and the next job loads it again.",
+            help=f"Releases the memory of {plain(', '.join(held))}. Results stay, and the next job loads it again.",
         ):
             try:
                 now.jobs.unload()

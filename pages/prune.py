@@ -1,4 +1,4 @@
-"""Prune: cut the units out, and look at the model before and after."""
+"""Prune: remove the units, and compare sizes before and after."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def actions(context: state.Context, possible: bool) -> None:
             key="prune.run",
             type="primary" if todo else "secondary",
             disabled=busy or not todo or not possible,
-            help="Cuts the units out of a copy; the dense model stays as it is.",
+            help="Removes the units from a copy; the dense model is unchanged.",
         ):
             state.submit("prune")
         if st.button(

@@ -1,4 +1,4 @@
-"""Runs: the history, and what can be done with it."""
+"""Runs: the history, and actions on runs."""
 
 from __future__ import annotations
 

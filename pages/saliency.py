@@ -1,4 +1,4 @@
-"""Saliency: which units the model's output depends on."""
+"""Saliency: score of every unit."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def choose_criterion(context: state.Context) -> None:
         available(),
         key="saliency.criterion",
         format_func=criterion_title,
-        help="How a unit's importance is measured. Each can be allocated alike, or as its authors do.",
+        help="The measure of a unit's importance. Each criterion can use the shared or its published allocation.",
     )
     if criterion != context.recipe.saliency.criterion:
         state.set_recipe(context.recipe.change("saliency", criterion=criterion))
@@ -36,7 +36,7 @@ def choose_criterion(context: state.Context) -> None:
         key="saliency.run",
         type="secondary" if done else "primary",
         disabled=done or context.job is not None,
-        help="Computes the steps before it too, where they are not current.",
+        help="Also computes earlier steps that are not current.",
     ):
         state.submit("saliency")
 
@@ -64,7 +64,7 @@ if len(stacks) > 1:
         key="saliency.stack",
         bind="query-params",
         format_func=lambda name: name.capitalize(),
-        help="The encoder reads the input; the decoder writes, and reads the encoder's output by cross-attention.",
+        help="The encoder reads the input; the decoder generates the output, with cross-attention to the encoder.",
     )
     stack = chosen if chosen in stacks else stack
 take_click(scores, stack)
@@ -76,7 +76,7 @@ layer = st.select_slider(
     scores.layout.layers(stack),
     key=LAYER,
     bind="query-params",
-    help="A click on a row of a heatmap chooses its layer too.",
+    help="A click on a row of a heatmap also chooses its layer.",
 )
 with above:
     overview(scores, stack, layer, draft.plan, protocol)

@@ -1,4 +1,4 @@
-"""Sweep: criteria, allocations, sparsities and seeds against each other."""
+"""Sweep: comparison of criteria, allocations, sparsities and seeds."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ page.job_panel()
 PANEL.watch(now)
 if rows:
     if recipe != now.run.recipe:
-        st.warning("What follows belongs to earlier choices. A sweep with these starts in a new run; this one stays.")
+        st.warning("What follows belongs to earlier choices. A sweep with the present ones starts in a new run.")
     results(now.run, rows)
 else:
     nothing_yet(now)

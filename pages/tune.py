@@ -1,4 +1,4 @@
-"""Tune: a search for the recipe that changes the model least."""
+"""Tune: search for the recipe with the lowest KL."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The plan that the draft recipe asks for, made again on each rerun from scores whose ranks are kept."""
+"""The plan of the draft recipe, allocated on each rerun from scores with cached ranks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from nirvana.saliency.scores import Saliency
 
 
 class Draft(NamedTuple):
-    """`plan` is None where `error` says why; `reachable` is the highest sparsity with these constraints."""
+    """`plan` is None with an `error`; `reachable` is the highest sparsity with these constraints."""
 
     plan: PruningPlan | None
     error: PlanError | None
@@ -24,7 +24,7 @@ class Draft(NamedTuple):
 
 
 def load_saliency(run: Run) -> Saliency | None:
-    """The run's scores with their ranks, or None before there are any. Read and sorted once per result."""
+    """The run's scores with their ranks, or None. Read and sorted once per result."""
     info = run.info("saliency")
     return _ranked(run.id, str(info["fingerprint"]), run) if info else None
 
@@ -33,7 +33,7 @@ def load_saliency(run: Run) -> Saliency | None:
 def _ranked(run_id: str, fingerprint: str, _run: Run) -> Saliency | None:
     saliency = _run.saliency()
     if saliency is not None:
-        # Filled here, so that no slider move pays for the sort and no two sessions race for it.
+        # Computed here, so that no slider move waits for the sort and no two sessions compute it.
         _ = saliency.sorted_ranks, saliency.sorted_scores, saliency.hash
     return saliency
 

@@ -20,8 +20,8 @@ from nirvana.runs.validation import check_recipe
 
 RUN, DRAFT, PROBLEM, OWN = "nirvana.run", "nirvana.draft", "nirvana.problem", "nirvana.own"
 READ = "nirvana.notices"
-PREFIXES = {guide.key for guide in PAGES if guide.step}  # of the widgets whose values are choices of a recipe
-VIEWS = ("saliency.layer", "saliency.stack", "saliency.colour", "saliency.sort")  # how to look at a run, not what it is
+PREFIXES = {guide.key for guide in PAGES if guide.step}  # prefixes of widgets whose values are choices of a recipe
+VIEWS = ("saliency.layer", "saliency.stack", "saliency.colour", "saliency.sort")  # views of a run, not choices
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +51,7 @@ def _services(root: str) -> tuple[Store, JobManager]:
 
 
 def context() -> Context:
-    """As `read_context`; where that fails, the page shows the error and ends."""
+    """`read_context`; on failure the page shows the error and stops."""
     try:
         return read_context()
     except NirvanaError as error:
@@ -60,9 +60,8 @@ def context() -> Context:
 
 
 def read_context() -> Context:
-    """The run that the URL names, else the session's, else the example; the URL is written again.
-
-    An id that is not there opens the example, and `take_problem` returns the error.
+    """The run of the URL, else of the session, else the example; the URL is updated. An unknown id opens the example,
+    and `take_problem` returns the error.
 
     Raises:
         NirvanaError: the runs cannot be read.
@@ -81,7 +80,7 @@ def read_context() -> Context:
 
 
 def open_run(run_id: str) -> None:
-    """Turn to another run; its own choices replace the draft. Where it is gone, `take_problem` returns the error."""
+    """Open another run; its recipe replaces the draft. If it was deleted, `take_problem` returns the error."""
     try:
         _adopt(store().open(run_id), keep_choices=False)
         st.query_params["run"] = run_id
@@ -95,14 +94,13 @@ def set_recipe(recipe: Recipe) -> None:
 
 
 def step_state(step: str) -> str:
-    """ "running" or "failed", where the open run's job is or stopped there; else "done", "stale" or "missing"
-    by whether the run's result is what the draft asks for."""
+    """ "running" or "failed", of the open run's job at that step; else "done", "stale" or "missing" for the draft."""
     now = context()
     return state_of(now, step)
 
 
 def state_of(now: Context, step: str) -> str:
-    """As `step_state`, for a context that is at hand."""
+    """`step_state` for a given context."""
     if now.job is not None and now.job.status == "running" and now.job.task == "run" and now.job.step == step:
         return "running"
     result = now.run.step_state(step, now.recipe)
@@ -116,9 +114,9 @@ def state_of(now: Context, step: str) -> str:
 def submit(step: str) -> None:
     """Queue every step up to `step` that is not current, and rerun the page.
 
-    The open run goes on where the draft leaves its results valid. Otherwise, and from the example, a new run starts
-    with the results that still hold, and the old one keeps all of its own. A draft that cannot be run is not queued;
-    `take_problem` says why.
+    The open run continues if its results are current for the draft. Otherwise, and from the example, a new run starts
+    with the results that are, and the old run is unchanged. An invalid draft is not queued; `take_problem` returns the
+    error.
     """
     now = context()
     try:
@@ -135,7 +133,7 @@ def submit(step: str) -> None:
 
 
 def start(recipe: Recipe, *, name: str = "", page: str = "") -> None:
-    """Queue every step of `recipe` in a new run, turn to it, and go to `page`, or rerun this one."""
+    """Queue every step of `recipe` in a new run, open it, and switch to `page` or rerun this one."""
     try:
         _check(recipe, STEPS[-1])
         _queue(_create(recipe, name=name), STEPS[-1])
@@ -148,8 +146,8 @@ def start(recipe: Recipe, *, name: str = "", page: str = "") -> None:
 
 
 def measure_alike(first: Run, others: Sequence[Run]) -> list[str]:
-    """Queue the evaluation of `others` by the protocol of `first`, where theirs is another, each in a run of its own;
-    the ids of all, in order.
+    """Queue the evaluation of `others` by the protocol of `first` where it differs, each in a new run; returns the ids
+    of all, in order.
 
     Raises:
         NirvanaError: a recipe cannot be run.
@@ -170,9 +168,8 @@ def measure_alike(first: Run, others: Sequence[Run]) -> list[str]:
 
 
 def start_task(task: str, **arguments: Any) -> None:
-    """Queue "export" or "continue" with the pruned model that the open run holds, and rerun the page.
-
-    The example is copied to a run of one's own first. The draft stays as it is: a task reads results only.
+    """Queue "export" or "continue" with the open run's pruned model, and rerun the page. The example is copied to a new
+    run first. The draft is unchanged: a task reads results only.
     """
     now = context()
     try:
@@ -186,15 +183,15 @@ def start_task(task: str, **arguments: Any) -> None:
 
 
 def as_own(now: Context, recipe: Recipe) -> Run:
-    """The run that `start_study` would use with `recipe`, to validate a request against; the example is copied."""
+    """The run that `start_study` would use with `recipe`, to validate a request; the example is copied."""
     return replace(now.run, recipe=recipe, study="", index=now.store.index)
 
 
 def start_study(task: str, recipe: Recipe, **arguments: Any) -> None:
     """Queue a study around `recipe`, such as a sweep, and rerun the page.
 
-    The open run goes on where it asks for just that; otherwise, and from the example, a new run starts with the results
-    that still hold.
+    The open run continues if it has that recipe; otherwise, and from the example, a new run starts with the results
+    that are current.
     """
     now = context()
     try:
@@ -215,13 +212,13 @@ def start_study(task: str, recipe: Recipe, **arguments: Any) -> None:
 
 
 def take_problem() -> NirvanaError | None:
-    """The last error that no page has shown yet, once."""
+    """The last error not shown by a page yet, once."""
     problem: NirvanaError | None = st.session_state.pop(PROBLEM, None)
     return problem
 
 
 def notices() -> list[str]:
-    """What happened to the index of runs since the server started, until the session has read it."""
+    """Notices about the index of runs that the session has not read yet."""
     return store().index.notices[st.session_state.get(READ, 0) :]
 
 
@@ -235,17 +232,17 @@ def own_runs() -> list[str]:
 
 
 def visible_runs() -> list[Run]:
-    """The runs that this session may see, pinned ones first; not the example."""
+    """The runs visible to this session, pinned ones first, without the example."""
     return [run for run in store().runs() if not public_demo() or run.id in own_runs()]
 
 
 def public_demo() -> bool:
-    """Whether strangers use this server: then no paths are read or shown, and only built-in models and texts run."""
+    """Whether this server is a public demo, without paths and with built-in models and texts only."""
     return os.environ.get("NIRVANA_PUBLIC_DEMO") == "1"
 
 
 def check_public(recipe: Recipe) -> None:
-    """Validate a recipe for a public demo; pages hide the other choices, but a browser can send anything.
+    """Validate a recipe for a public demo; pages hide other choices, but a browser can send any value.
 
     Raises:
         RunError: the model, a corpus or a zero-shot task is not built in.
@@ -276,14 +273,14 @@ def _create(recipe: Recipe, *, name: str = "", parent: Run | None = None) -> Run
 
 
 def _queue(run: Run, step: str) -> None:
-    """Submit, and turn to the run; its draft is what the session's controls show already."""
+    """Submit, and open the run; its draft is that of the session's controls."""
     jobs().submit(run.id, until=step)
     _adopt(run, keep_choices=run.recipe == st.session_state[DRAFT])
     st.query_params["run"] = run.id
 
 
 def _would_lose(now: Context) -> bool:
-    """Whether the draft makes a result stale that the run's own recipe holds, or changes what is being computed."""
+    """Whether the draft would make a current result stale, or change the recipe of a live job."""
     held = [step for step in STEPS if now.run.step_state(step) == "done"]
     lost = any(now.run.step_state(step, now.recipe) != "done" for step in held)
     return lost or (now.job is not None and now.recipe != now.run.recipe)

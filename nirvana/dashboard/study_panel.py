@@ -1,4 +1,4 @@
-"""The panel that all studies share: the button with its checks, live progress, failed points, and the study as code."""
+"""Panel shared by all studies: button with validation, live progress, failed points, and the study as code."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class StudyPanel:
         study: validates requests and names the task.
         key: prefix of the widget keys.
         noun: of a point, e.g. "trial".
-        seconds: what each finished point of a run took.
+        seconds: of each finished point of a run.
     """
 
     study: Study[Any]
@@ -38,11 +38,11 @@ class StudyPanel:
     seconds: Callable[[Run], Sequence[float]]
 
     def is_valid(self, now: state.Context, request: Any, recipe: Recipe, label: str, *, quiet: bool = False) -> bool:
-        """Whether the request can be met; where it cannot, the reason and a disabled button are shown.
+        """Whether the request is valid; otherwise the reason and a disabled button are shown.
 
         Args:
             label: of the button.
-            quiet: leave the reason out, e.g. while nothing is chosen yet.
+            quiet: omit the reason, e.g. while nothing is chosen yet.
         """
         try:
             self.study.check(state.as_own(now, recipe), request)
@@ -68,7 +68,7 @@ class StudyPanel:
         """The cost of the study, and the button that starts or continues it.
 
         Args:
-            complete: there is nothing left to measure.
+            complete: every point is measured.
         """
         st.caption(caption)
         if st.button(
@@ -82,7 +82,7 @@ class StudyPanel:
             state.start_study(self.study.name, recipe, **request.to_json())
 
     def watch(self, now: state.Context) -> None:
-        """Rerun the page when another point is finished, and show how many are."""
+        """Show the number of finished points, and rerun the page at each."""
         if now.job is not None and now.job.task == self.study.name:
             st.fragment(self._watch, run_every=POLL)(now.run.id, len(self.seconds(now.run)))
 
@@ -96,7 +96,7 @@ class StudyPanel:
         st.caption(f"{count(len(seconds), self.noun)} finished.")
 
     def failures(self, points: Iterable[tuple[str, str]]) -> None:
-        """Failed points as pairs of label and error, those with the same error together."""
+        """Failed points as pairs of label and error, grouped by error."""
         labels: dict[str, list[str]] = {}
         for label, failure in points:
             labels.setdefault(failure, []).append(label)

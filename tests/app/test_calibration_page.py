@@ -105,7 +105,7 @@ def test_one_set_has_token_statistics_instead(start: Start, store: Store) -> Non
     ids = np.random.default_rng(0).integers(0, 300, (3, 8))
     run.put("calibration", CalibrationSet(ids, source="python-docs", source_hash="ab" * 32, seed=5))
     app = open_page(start, run)
-    assert "nothing was compared" in words(app) and "How varied are the tokens?" in words(app)
+    assert "without trials or comparison" in words(app) and "How varied are the tokens?" in words(app)
     assert "Which candidate set prunes best?" not in words(app)
     assert " ".join(map(str, ids[0])) in [code.value for code in app.code]
     assert "these are token ids" in words(app)

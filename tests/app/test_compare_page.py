@@ -114,7 +114,7 @@ def test_a_collapse_is_said_first(start: Start, filled: Run) -> None:
 
 
 @pytest.mark.parametrize(
-    ("factor", "verdict"), [(0.5, "A baseline does better than this run"), (3.0, "Better than a baseline")]
+    ("factor", "verdict"), [(0.5, "A baseline is better than this run"), (3.0, "Better than a baseline")]
 )
 def test_a_baseline_of_the_same_model_is_held_against_the_run(
     start: Start, store: Store, filled: Run, factor: float, verdict: str
@@ -184,7 +184,7 @@ def test_a_model_without_chat_template_says_so(start: Start, filled: Run) -> Non
     [
         ("abc", "abd", "They part after 2 characters."),
         ("abc", "ab", "They part after 2 characters."),
-        ("abc", "abc", "Both models write the same."),
+        ("abc", "abc", "Both models generate the same text."),
         ("abc", "", "They differ from the first character."),
     ],
 )

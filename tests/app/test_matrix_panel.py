@@ -45,8 +45,8 @@ def small(tiny_folder: Path, paths: list[str]) -> Recipe:
 
 def test_a_run_without_a_matrix_says_what_will_be_there(start: Start, filled: Run) -> None:
     app = open_page(start, filled)
-    assert "Does the choice carry over to other text?" in words(app)
-    assert "Nothing was measured yet" in words(app) and "Prunes 3 models with" in words(app)
+    assert "Does the choice transfer to other text?" in words(app)
+    assert "No measurements yet" in words(app) and "Prunes 3 models with" in words(app)
     assert not app.button(key=RUN).disabled
     app.multiselect(key=TEXTS).set_value(["python-docs"]).run()
     assert "2 to 12 texts" in words(app) and app.button(key=RUN).disabled
@@ -100,7 +100,7 @@ def test_a_matrix_that_was_stopped_shows_what_there_is(
     assert not tables(app, "calibrated on")
     (run.folder / "matrix.jsonl").write_text("{", encoding="utf-8")
     app.run()
-    assert not app.exception and "Nothing was measured yet" in words(app)
+    assert not app.exception and "No measurements yet" in words(app)
 
 
 def test_a_public_demo_measures_installed_texts_only(

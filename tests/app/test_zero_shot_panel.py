@@ -1,4 +1,4 @@
-"""Zero-shot tasks on the Compare page: chosen with a click, measured by the worker, shown with significant differences."""
+"""Zero-shot tasks on the Compare page: chosen with a click, measured by the worker, shown with intervals."""
 
 from __future__ import annotations
 
@@ -85,7 +85,9 @@ def test_answers_are_shown_with_what_is_beyond_chance(start: Start, filled: Run)
     with_tasks(filled)
     app = open_page(start, filled)
     text = words(app)
-    assert "### Zero-shot tasks" in text and "clearly worse on Minimal pairs; not significant: 1 other difference" in text
+    assert (
+        "### Zero-shot tasks" in text and "clearly worse on Minimal pairs; not significant: 1 other difference" in text
+    )
     assert "On which phenomenon did pruning make a difference?" in text and "A question word and its gap" in text
     assert "lm-eval 0.0, no examples in the prompt" in text.replace("\\", "")
     charts = [json.loads(chart.proto.spec) for chart in app.get("plotly_chart")]

@@ -138,7 +138,7 @@ def test_the_request_is_missed_by_less_than_one_block_in_every_layer() -> None:
 def test_the_note_says_what_every_layer_keeps() -> None:
     plan = allocate(scores(model([1] * 3, [40] * 3)), sparsity=0.4, gamma=1.0, uniform=True)
     assert plan.notes[0] == f"Every layer keeps 1 KV group and {len(plan[Site('decoder', 0, MLP)])} neurons."
-    assert "gamma 1 asks for 1 KV groups; 0 go" in plan.notes[1]
+    assert "gamma 1 asks for 1 KV groups; 0 are removed" in plan.notes[1]
 
 
 def test_protected_layers_and_equal_widths_exclude_each_other() -> None:

@@ -1,4 +1,4 @@
-"""Criterion against criterion on the Saliency page: the open run's scores beside those of another run."""
+"""Agreement of criteria on the Saliency page: the open run's scores against those of another run."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ class Scored(NamedTuple):
 def criterion_against_criterion(now: state.Context, scores: Saliency, stack: str, plan: PruningPlan | None) -> None:
     """Rank correlation and overlap of kept units by layer, against a run of the same model by another criterion.
 
-    `plan` is what the draft recipe makes of `scores`, or None where it makes none.
+    `plan` is the draft recipe's plan of `scores`, or None.
     """
     st.markdown("### Against another criterion")
     found = _others(now, scores)
     if not found:
         st.caption(
             "No other run of this model has scores by another criterion. Choose another one above and score the units: "
-            "that is a run of its own, and both can be compared here."
+            "that starts a separate run, and both can be compared here."
         )
         return
     if st.session_state.get(AGAINST) not in found:
@@ -84,6 +84,6 @@ def _version(run: Run) -> str:
 
 @st.cache_data(max_entries=200, show_spinner=False)
 def _scored(run_id: str, version: str, _run: Run) -> Scored | None:
-    """None until the scores are there that the run's own recipe asks for."""
+    """None unless the run has current scores."""
     card = _run.model() if _run.step_state("saliency") == "done" else None
     return None if card is None else Scored(_run.recipe.saliency.criterion, card.hash)

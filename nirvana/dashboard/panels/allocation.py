@@ -1,4 +1,4 @@
-"""Controls of the Allocation page and what they mean."""
+"""Controls of the Allocation page and their explanations."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ GAMMAS = (
     *(1.25, 1.5, 1.75, 2.0, 2.25, 2.5, 2.75, 3.0, 3.36, 3.75),
     *(4.0, 4.5, 5.0, 6.0, 7.0, 8.0, 10.0, 15.0, 20.0, 50.0, 100.0, math.inf),
 )
-PRESETS = {  # key: label, gamma, what to expect
+PRESETS = {  # key: label, gamma, effect
     "attention": (
         "Attention only",
         0.0,
-        "Only KV groups go. There are few of them, so little can be removed.",
+        "Only KV groups are removed. There are few of them, so little can be removed.",
     ),
     "equal": ("Equal rates", 1.0, "Attention and MLP lose the same share."),
     "paper3b": (
@@ -33,7 +33,7 @@ PRESETS = {  # key: label, gamma, what to expect
         "Published for Llama-3.2-3B: the MLP loses three times the share of attention.",
     ),
     "paper8b": ("Paper, 8B", 3.36, "Published for Llama-3.1-8B."),
-    "mlp": ("MLP only", math.inf, "Only neurons go; every KV group stays."),
+    "mlp": ("MLP only", math.inf, "Only neurons are removed."),
 }
 MULTIPLES = (1, 2, 4, 8, 16, 32, 64, 128)
 SPARSITY, GAMMA, METHOD = "allocation.sparsity", "allocation.gamma", "allocation.method"
@@ -42,7 +42,7 @@ METHOD_NAMES = {"shared": "Shared allocation", "published": "As published", "mea
 
 
 def allocation_controls(choice: AllocationChoice, layout: Layout, criterion: str) -> AllocationChoice:
-    """Sliders and presets, starting from `choice`; the result is what they say now."""
+    """Sliders and presets, starting from `choice`; returns their values."""
     st.session_state.setdefault(METHOD, choice.method)
     st.session_state.setdefault(SPARSITY, min(max(choice.sparsity, LEAST), MOST))
     st.session_state.setdefault(GAMMA, choice.gamma)
@@ -64,7 +64,7 @@ def allocation_controls(choice: AllocationChoice, layout: Layout, criterion: str
         help="Share of the attention and MLP weights to remove. Embeddings, norms and the head are never pruned.",
     )
     gamma = right.select_slider(
-        "gamma: how much faster the MLP is pruned than attention",
+        "gamma: ratio of the MLP's pruning rate to attention's",
         sorted({*GAMMAS, st.session_state[GAMMA]}),
         format_func=gamma_label,
         key=GAMMA,
@@ -84,7 +84,7 @@ def allocation_controls(choice: AllocationChoice, layout: Layout, criterion: str
             )
     left, right = st.columns(2)
     multiple_of = left.selectbox(
-        "Keep MLP widths at multiples of",
+        "Multiple of MLP widths",
         sorted({*MULTIPLES, st.session_state["allocation.multiple_of"]}),
         key="allocation.multiple_of",
         help="Hardware multiplies matrices in tiles; 8 suits most. 1 follows the scores exactly.",
@@ -94,17 +94,19 @@ def allocation_controls(choice: AllocationChoice, layout: Layout, criterion: str
         layers,
         key="allocation.protected",
         placeholder="None",
-        help="These keep every unit. They still count in the target, so the other layers lose more.",
+        help="These layers keep every unit. They count in the target, so the other layers lose more.",
     )
     uniform = st.toggle("Equal widths in all layers", key="allocation.uniform", help=_equal_widths_help(layout))
     normalisation = st.slider(
-        "Normalisation of the layers' scores",
+        "Score normalisation",
         **limits(AllocationChoice, "normalisation"),
         step=0.05,
         key="allocation.normalisation",
         disabled=fixed,
-        help="0 compares scores of different layers as they are. 1 brings every layer's to the same mean first, so "
-        "that all layers lose about as much, and only the shape of a layer's scores decides.",
+        help=(
+            "Exponent of the mean score by which a layer's scores are divided (0 = off). With 1 every layer has "
+            "the same mean, so all layers lose about as much, and only the shape of a layer's scores matters."
+        ),
     )
     protects = tuple(sorted(protected))
     return AllocationChoice(
@@ -119,7 +121,7 @@ def allocation_controls(choice: AllocationChoice, layout: Layout, criterion: str
 
 
 def trial_sparsity(key: str, words: str) -> float:
-    """A slider of the sparsity that trials prune to, which is neither nothing nor all; its value comes by `key`."""
+    """A slider of the trials' sparsity, in (0, 1), with widget key `key`."""
     share = st.slider("Sparsity", min_value=LEAST, max_value=MOST, step=0.01, format="percent", key=key, help=words)
     return float(share)
 
@@ -142,37 +144,39 @@ def _method_control(criterion: str) -> str:
     elif published == "shared":
         words = f"{title} is published with the shared allocation. {RULES[published].summary}"
     else:
-        words = f"{title} as published: {RULES[published].label}. {RULES[published].summary} gamma plays no part."
+        words = f"{title} as published: {RULES[published].label}. {RULES[published].summary} gamma is not used."
     st.caption(words)
     return method
 
 
 def _equal_widths_help(layout: Layout) -> str:
     words = (
-        "Every layer keeps the same number of KV groups and of neurons, so that a plain checkpoint holds the model at "
-        "its own size, which any program reads that reads the base model. Scores choose which units stay, not "
-        "how many do in each layer."
+        "Every layer keeps the same number of KV groups and of neurons, so a plain checkpoint, for every program "
+        "that reads the base model, needs no padding. Scores choose the kept units, but not their number in each "
+        "layer."
     )
     if layout.plain.same_units:
         words += " The self-attentions of a stack keep the same heads, since they share one position bias."
     if layout.plain.groups_divide:
-        words += " The number of heads has to divide the hidden size, so fewer KV groups may go than gamma asks for."
+        words += (
+            " The number of heads has to divide the hidden size, so fewer KV groups may be removed than gamma asks for."
+        )
     return words
 
 
 def smallest_step(plan: PruningPlan) -> str:
-    """Largest difference of the achieved sparsity from the request, in words."""
+    """Largest deviation from the target sparsity, in words."""
     if plan.method == "layers":
         return "one layer"
     return "one block of neurons in every layer" if plan.uniform else "one block of neurons"
 
 
 def offer_reachable(draft: Draft) -> None:
-    """A button that sets the sparsity to the most that can be removed, where that is the trouble."""
+    """A button that sets the highest reachable sparsity, where the target is above it."""
     best = math.floor(draft.reachable * 100) / 100
     if best > 0 and draft.reachable < st.session_state[SPARSITY]:
         st.button(
-            f"Use {best:.0%}, the most that can be reached",
+            f"Use {best:.0%}, the highest reachable sparsity",
             key="allocation.use_reachable",
             on_click=_set,
             args=(SPARSITY, best),
@@ -180,16 +184,16 @@ def offer_reachable(draft: Draft) -> None:
 
 
 def explain_gamma() -> None:
-    """Where the two rates come from."""
+    """Explanation of gamma and the two rates."""
     st.markdown(
-        "**Sparsity** $s$ is the share of all prunable weights that goes. **gamma** ($\\gamma$) ties the rates at "
+        "**Sparsity** $s$ is the share of all prunable weights to remove. **gamma** ($\\gamma$) ties the rates at "
         "which attention and MLP are pruned. With $A$ attention weights and $M$ MLP weights in the whole model:"
     )
     st.latex(r"v_\mathrm{attn} = s\,\frac{A + M}{A + \gamma M} \qquad v_\mathrm{mlp} = \gamma\, v_\mathrm{attn}")
     st.markdown(
-        "KV groups are then ranked against KV groups and neurons against neurons, each over all layers at once, and "
-        "the lowest go. Nothing sets a layer's own rate: it follows from its scores. Whole KV groups are taken first, "
-        "rounded down; the MLP takes what is left of the budget, so the total is met to within one block of neurons. "
+        "KV groups and neurons are then ranked separately, each over all layers, and the lowest are removed. A "
+        "layer's rate follows from its scores. KV groups are removed first, rounded down; the rest of the "
+        "budget is taken from the MLP, so the target is met to within one block of neurons. "
         "Every layer keeps at least its best KV group and one block of its best neurons."
     )
     st.markdown(

@@ -1,4 +1,4 @@
-"""Parts of the Calibration page: the winner in words, charts, and the texts."""
+"""Parts of the Calibration page: winner, charts and texts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SET, SAMPLE, PROBE = "calibration.set", "calibration.sample", "calibration.probe
 
 
 def load_calibration(run: Run) -> CalibrationSelection | CalibrationSet | None:
-    """The run's result, or None before there is one. Read once per result."""
+    """The run's result, or None. Read once per result."""
     info = run.info("calibration")
     return _read(run.id, str(info.get("file")), run) if info else None
 
@@ -31,7 +31,7 @@ def _read(run_id: str, file: str, _run: Run) -> CalibrationSelection | Calibrati
 
 
 def winner(selection: CalibrationSelection) -> None:
-    """Who won, by how much, and whether that means anything."""
+    """The winner, its lead, and the significance."""
     best = selection.candidates[selection.winner]
     found = figures.verdict(selection)
     drawn = best.calibration
@@ -51,19 +51,19 @@ def winner(selection: CalibrationSelection) -> None:
                 f"Runner-up, set {found.runner_up + 1}",
                 f"{found.margin:+.2g} nats",
                 f"± {found.error:.2g}",
-                "The difference to the winner, probe by probe, with its standard error.",
+                "The difference to the winner, paired by probe, with its standard error.",
             )
         metric("Trial sparsity", f"{best.sparsity:.2%}", f"gamma {gamma_label(selection.gamma)}")
     st.markdown(in_words(selection))
 
 
 def in_words(selection: CalibrationSelection) -> str:
-    """Why the winner won, as Markdown."""
+    """The choice in words, as Markdown."""
     best = selection.candidates[selection.winner].divergence
     trials = count(len(selection.candidates), "model")
     text = (
-        f"**Set {selection.winner + 1} wins**{_from_text(selection, selection.winner)}: of {trials} pruned on trial, "
-        f"the one that was pruned with it predicts most like the dense model, with a mean KL of "
+        f"**Set {selection.winner + 1} wins**{_from_text(selection, selection.winner)}: of {trials} trial "
+        "prunings, the one with this set has the lowest KL to the dense model, a mean of "
         f"{plus_minus(best.mean, best.standard_error)} nats over {count(selection.probe.samples, 'probe sample')}."
     )
     found = figures.verdict(selection)
@@ -78,19 +78,19 @@ def in_words(selection: CalibrationSelection) -> str:
     if found.clear:
         return f"{text} **That is significant**: the runner-up, {gap}, and the 95 % interval excludes zero.{spread}"
     return (
-        f"{text} **The lead is within noise**: the runner-up, {gap}, and the 95 % interval includes zero. Either would "
-        f"do; more probe samples would tell them apart, if they differ.{spread}"
+        f"{text} **The lead is within noise**: the runner-up, {gap}, and the 95 % interval includes zero. More "
+        f"probe samples would give a more precise difference.{spread}"
     )
 
 
 def _from_text(selection: CalibrationSelection, index: int) -> str:
-    """Where a set was drawn from, e.g. ", drawn from novel.txt", where there was a choice."""
+    """Text of a set, e.g. ", drawn from novel.txt", if there are several."""
     source = selection.candidates[index].calibration.source
     return f", drawn from {plain(source)}" if figures.several_texts(selection) else ""
 
 
 def charts(selection: CalibrationSelection, protocol: str) -> None:
-    """Which text prunes best, every candidate, the paired differences, and where in a probe predictions part."""
+    """Charts of texts, candidates, paired differences, and KL by position."""
     if figures.several_texts(selection):
         show_chart("calibration.texts", by_text(selection), protocol)
     show_chart("calibration.divergences", figures.candidate_divergences(selection), protocol)
@@ -104,7 +104,7 @@ def charts(selection: CalibrationSelection, protocol: str) -> None:
 
 
 def read_samples(result: CalibrationSelection | CalibrationSet) -> None:
-    """The text of any sample of any set, and what its tokens are."""
+    """The text and tokens of any sample of any set."""
     st.markdown("### Read the samples")
     chosen, left = result, st.container()
     if isinstance(result, CalibrationSelection):
@@ -127,7 +127,7 @@ def read_samples(result: CalibrationSelection | CalibrationSet) -> None:
 
 
 def read_probes(selection: CalibrationSelection, protocol: str) -> None:
-    """The text of any probe sample, the hardest first."""
+    """The text of any probe sample, highest KL first."""
     st.markdown("### Read the probe")
     order = positions.probes_by_divergence(selection)
     place = _pick(
@@ -142,23 +142,23 @@ def read_probes(selection: CalibrationSelection, protocol: str) -> None:
 
 
 def show_text(calibration: CalibrationSet, sample: int) -> None:
-    """One sample's text, letter by letter; its token ids where the text was not kept."""
+    """One sample's text without formatting; its token ids where the text was not kept."""
     parts = [(calibration.texts, calibration.tokens)]
     if calibration.decoder_tokens is not None and calibration.targets is not None:
         parts.append((calibration.target_texts, calibration.targets))
-    for (texts, ids), role in zip(parts, ("The encoder reads", "The decoder should say"), strict=False):
+    for (texts, ids), role in zip(parts, ("Input of the encoder", "Labels of the decoder"), strict=False):
         if len(parts) > 1:
             st.markdown(f"**{role}**")
         text = texts[sample] if sample < len(texts) else ""
         st.code(text or " ".join(map(str, ids[sample])), language=None, wrap_lines=True)
     what = f"{_length(calibration)} of {plain(calibration.source or 'an unnamed text')}"
-    gaps = ". [1], [2] ... stand for missing spans" if calibration.task == SPANS else ""
+    gaps = ". [1], [2] ... are masked spans" if calibration.task == SPANS else ""
     st.caption(f"{what}{gaps}." if calibration.texts else f"{what}; the text was not kept, so these are token ids.")
 
 
 def token_metrics(calibration: CalibrationSet) -> None:
-    """The size of a set that nothing was compared with."""
-    st.markdown("One set was drawn, so nothing was tried and nothing was compared.")
+    """The size of a single set."""
+    st.markdown("One set was drawn, without trials or comparison.")
     with st.grid(3, min_column_width=170):
         metric("Samples", f"{calibration.samples:,}", f"of {_length(calibration)}")
         metric("Tokens", f"{calibration.tokens.size:,}")
@@ -166,7 +166,7 @@ def token_metrics(calibration: CalibrationSet) -> None:
 
 
 def fingerprints(result: CalibrationSelection | CalibrationSet) -> None:
-    """Hashes by which the same text and the same sets are recognised anywhere."""
+    """Hashes that identify the text and the sets."""
     chosen = result.calibration if isinstance(result, CalibrationSelection) else result
     rows = {"corpus": chosen.source, "corpus hash": chosen.source_hash, "calibration set": chosen.hash}
     if isinstance(result, CalibrationSelection):
@@ -177,7 +177,7 @@ def fingerprints(result: CalibrationSelection | CalibrationSet) -> None:
 
 
 def result_protocol(run: Run, result: CalibrationSelection | CalibrationSet) -> str:
-    """Where the numbers come from, e.g. "smollm2-135m (4-bit origin); trials: nirvana at 20 %, gamma 3.36; ..."."""
+    """Protocol of the results, e.g. "smollm2-135m (4-bit origin); trials: nirvana at 20 %, gamma 3.36; ..."."""
     card = run.model()
     parts = []
     if card is not None:
@@ -201,17 +201,18 @@ def _length(calibration: CalibrationSet) -> str:
 
 
 def explain_kl() -> None:
-    """KL in a formula, and how a set is chosen with it."""
+    """Explanation of KL and of the choice by it."""
     st.markdown(
-        "The dense model gives each word of its vocabulary a probability $p$, the pruned one $q$. How far they are "
-        "apart at one position of a text is the **KL divergence**, in nats:"
+        "The dense model gives each word of its vocabulary a probability $p$, the pruned one $q$. Their "
+        "difference at one position of a text is the **KL divergence**, in nats:"
     )
     st.latex(r"\mathrm{KL}(p \,\|\, q) = \sum_{v \,\in\, \mathrm{vocabulary}} p_v \log \frac{p_v}{q_v}")
     st.markdown(
-        "It is 0 where both agree and grows where the pruned model rules out what the dense one expects. It is "
-        "averaged over every token of every probe sample. Each candidate set scores the units, the lowest go, and the "
-        "pruned model reads the probe, which shares no document with the calibration samples. The dense model reads it "
-        "once. The set with the lowest mean wins, and the next page scores with it."
+        "It is 0 where both agree and large where the pruned model gives a low probability to tokens that the "
+        "dense one expects. It is averaged over every token of every probe sample. For each candidate set the "
+        "units are scored, the lowest are removed, and the pruned model reads the probe, which shares no "
+        "document with the calibration samples. The set with the lowest mean wins, and the next page scores "
+        "with it."
     )
 
 

@@ -32,7 +32,7 @@ TASKS = {
 
 
 def calibration_controls(now: state.Context) -> CalibrationChoice:
-    """Text, candidates, samples, and behind "Advanced" the trial prunings; the result is what they say now."""
+    """Controls of text, candidates, samples and, under "Advanced", the trial prunings; returns their values."""
     choice = now.recipe.calibration
     (corpus, *alternatives), mixtures = choose_texts(choice.texts, choice.mixtures)
     task = _choose_task(now)
@@ -41,19 +41,19 @@ def calibration_controls(now: state.Context) -> CalibrationChoice:
             "Sets of each text" if alternatives else "Candidate sets",
             choice,
             "candidates",
-            "Each is drawn with its own seed and tried. 1 set of one text tries nothing.",
+            "Each is drawn with its own seed and tried. With 1 set of one text there are no trials.",
         )
         samples = whole_number("Samples in a set", choice, "samples", "The paper uses 32.")
         length = whole_number("Tokens in a sample", choice, "length", "The paper uses 128.")
-        seed = whole_number("Seed", choice, "seed", "Of the first set; the others count on from it.")
+        seed = whole_number("Seed", choice, "seed", "Seed of the first set; the others have the next seeds.")
     with st.expander("Advanced: trial prunings and probe", icon=":material/tune:", key="calibration.advanced"):
         trial = _trial_controls(now)
         with st.grid(3, min_column_width=200):
             probe_samples = whole_number(
-                "Probe samples", choice, "probe_samples", "More of them tell closer sets apart."
+                "Probe samples", choice, "probe_samples", "More probes distinguish closer sets."
             )
             probe_length = whole_number("Tokens in a probe", choice, "probe_length", "The paper uses 64.")
-            probe_seed = whole_number("Probe seed", choice, "probe_seed", "Draws the probe samples.")
+            probe_seed = whole_number("Probe seed", choice, "probe_seed", "Seed of the probe samples.")
     return choice.with_values(
         corpus=corpus,
         alternatives=tuple(alternatives),
@@ -71,18 +71,18 @@ def calibration_controls(now: state.Context) -> CalibrationChoice:
 
 
 def _trial_controls(now: state.Context) -> dict[str, Any]:
-    """Criterion and allocation of the trial prunings, by their names in the recipe."""
+    """Controls of criterion and allocation of the trial prunings; values by recipe field."""
     choice = now.recipe.calibration
     st.markdown(
-        "The sets are tried with these settings, whatever you choose later, so that moving the Allocation sliders "
-        "does not ask for a new choice."
+        "The trials use these settings, independent of the Allocation page, so its sliders do not make the "
+        "choice stale."
     )
     st.button(
-        "Try with this run's criterion and allocation",
+        "Use this run's criterion and allocation",
         key="calibration.trial_own",
         icon=":material/sync:",
         on_click=_take_own,
-        help="Takes over what the Saliency and Allocation pages say now.",
+        help="Copies the settings of the Saliency and Allocation pages.",
     )
     for name, value in _as_controls(choice, now).items():
         st.session_state.setdefault(f"calibration.{name}", value)
@@ -92,7 +92,7 @@ def _trial_controls(now: state.Context) -> dict[str, Any]:
             available(),
             key="calibration.trial_criterion",
             format_func=criterion_title,
-            help="A criterion that reads no text prunes alike with every set.",
+            help="A criterion that reads no text gives the same model with every set.",
         )
         words = "Share of the attention and MLP weights that each trial removes."
         sparsity = trial_sparsity("calibration.trial_sparsity", words)
@@ -101,28 +101,28 @@ def _trial_controls(now: state.Context) -> dict[str, Any]:
             sorted({*GAMMAS, st.session_state["calibration.trial_gamma"]}),
             format_func=gamma_label,
             key="calibration.trial_gamma",
-            help="How much faster the MLP is pruned than attention, where the allocation makes use of it.",
+            help="Ratio of the MLP's pruning rate to attention's, where the allocation uses it.",
         )
         method = st.selectbox(
             "Allocation",
             list(FROM_SCORES),
             key="calibration.trial_method",
             format_func=METHOD_NAMES.__getitem__,
-            help="Shared by all criteria, or what the authors of the criterion do.",
+            help="Shared by all criteria, or as published by the criterion's authors.",
         )
         protected = st.multiselect(
             "Protected layers",
             _layers(now),
             key="calibration.trial_protected",
             placeholder="None",
-            help="These keep every unit in the trials.",
+            help="These layers keep every unit in the trials.",
         )
         normalisation = st.slider(
             "Normalisation",
             **limits(CalibrationChoice, "trial_normalisation"),
             step=0.05,
             key="calibration.trial_normalisation",
-            help="How far layers' scores are brought to the same mean before they are ranked.",
+            help="Score normalisation exponent (0 = off).",
         )
     return {
         "trial_criterion": criterion,
@@ -163,13 +163,13 @@ def _take_own() -> None:
 
 
 def _layers(now: state.Context) -> list[int]:
-    """Those of the model, where it is known; else those that the recipe names."""
+    """Layers of the model if known, else those named by the recipe."""
     card = loaded_card(now.recipe.model.name, now) or inspected(now.recipe.model.name)[0]
     return sorted({site.layer for site in card.layout} if card else now.recipe.calibration.trial_protected)
 
 
 def cost(recipe: Recipe) -> str:
-    """Tokens that will be read, and the expected duration."""
+    """Number of tokens to read, and expected duration."""
     choice = recipe.calibration
     if choice.trials == 1:
         text = f"Draws {count(choice.samples, 'sample')} of {choice.length:,} tokens; nothing is computed"
@@ -180,12 +180,12 @@ def cost(recipe: Recipe) -> str:
         )
         text += f": {in_words(expected_seconds('calibration', recipe, read_pace(recipe.model)))}"
     if any(SELF_GENERATED.name in part_names(name) for name in choice.texts):
-        text += ". The model writes the text first, once"
+        text += ". The model generates the text first, once"
     return f"{text}."
 
 
 def _choose_task(now: state.Context) -> str:
-    """Task of an encoder-decoder; nothing to choose without an encoder."""
+    """Control of the task of an encoder-decoder."""
     task, model = now.recipe.calibration.task, now.recipe.model.name
     card = loaded_card(model, now)
     found = card or inspected(model)[0]
@@ -194,13 +194,13 @@ def _choose_task(now: state.Context) -> str:
     if len(found.layout.stacks) == 1:
         return "auto"
     st.session_state.setdefault(TASK, task)
-    meant = card.task if card else "what the model was trained on"
+    meant = card.task if card else "the model's training task"
     return st.selectbox(
         "Task",
         ["auto", *TASKS],
         key=TASK,
         format_func=lambda name: f"Automatic: {meant}" if name == "auto" else TASKS[name],
         help="The encoder reads one part of each sample and the decoder predicts the other, here and in the "
-        "comparison. Span corruption is what T5, mT5 and ByT5 were trained on: 15 % of the tokens go missing, in "
-        "spans, and the decoder predicts them. Continuation suits models tuned to answer, such as Flan-T5.",
+        "comparison. Span corruption is what T5, mT5 and ByT5 were trained on: 15 % of the tokens are masked, "
+        "in spans, and the decoder predicts them. Continuation suits instruction-tuned models, such as Flan-T5.",
     )

@@ -1,4 +1,4 @@
-"""A chart on a page: question, answer, figure, how to read it, and the numbers behind it."""
+"""A chart on a page: question, answer, figure, explanation and data."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ CONFIG = {"displaylogo": False, "modeBarButtonsToRemove": ["select2d", "lasso2d"
 def show_chart(key: str, chart: Chart, protocol: str = "", *, clickable: bool = False) -> None:
     """Draw `chart` under widget key `key`; its table and CSV follow under `<key>.table`.
 
-    `protocol` says where the numbers come from, e.g. model, criterion, calibration set. With `clickable`, a click
-    reruns the page and `clicked` reads it.
+    `protocol` names e.g. model, criterion and calibration set. With `clickable`, a click reruns the page and `clicked`
+    reads it.
     """
     st.markdown(f"#### {chart.title}")
     st.markdown(chart.takeaway)
@@ -32,7 +32,7 @@ def show_chart(key: str, chart: Chart, protocol: str = "", *, clickable: bool = 
 
 
 def clicked(key: str) -> dict[str, Any] | None:
-    """The point of the chart `key` that was clicked since the last look, once; None where nothing is new.
+    """The point of the chart `key` that was clicked since the last call, else None.
 
     Call it before the widgets that the click should set.
     """
@@ -46,7 +46,7 @@ def clicked(key: str) -> dict[str, Any] | None:
 
 
 def scores_protocol(run: Run, scores: Saliency) -> str:
-    """Where scores come from, e.g. "smollm2-135m, nirvana, calibration set 3f2a91c0, 4,096 tokens (4-bit origin)."."""
+    """Protocol of scores, e.g. "smollm2-135m, nirvana, calibration set 3f2a91c0, 4,096 tokens (4-bit origin)."."""
     card = run.model()
     parts = [card.name if card else scores.layout.architecture, scores.criterion]
     chosen = run.calibration()

@@ -1,4 +1,4 @@
-"""Parts of the Compare page: both models side by side, and where the run stands."""
+"""Parts of the Compare page: both models side by side, and comparison with baselines."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from nirvana.runs.store import EXAMPLE
 
 
 def side_by_side(report: Report) -> None:
-    """A card for each thing measured, the dense model on the left and the pruned one on the right."""
+    """A card for each measurement, dense model left and pruned model right."""
     bits = {tuple(_protocol_key(pair)): pair for pair in figures.pairs(report, "bits per byte")}
     with st.grid(2, min_column_width=330):
         for pair in figures.pairs(report, "perplexity"):
@@ -35,14 +35,14 @@ def side_by_side(report: Report) -> None:
 
 
 def verdicts(run: Run, report: Report, mine: Standing | None, others: list[Standing]) -> None:
-    """A collapse, and how the run does against the baselines."""
+    """Warning of a broken model, and the run against the baselines."""
     card = run.model()
     broken = collapses(report, card.geometry.get("vocabulary") if card else None)
     if broken:
         st.error("**Pruning broke this model.**\n" + _list(broken), icon=":material/heart_broken:")
     found = duels(mine, others) if mine is not None else []
     for side, show, title, icon in (
-        (1, st.warning, "A baseline does better than this run.", ":material/trending_down:"),
+        (1, st.warning, "A baseline is better than this run.", ":material/trending_down:"),
         (0, st.info, "Not significantly different from a baseline.", ":material/trending_flat:"),
         (-1, st.success, "Better than a baseline.", ":material/trending_up:"),
     ):
@@ -52,7 +52,7 @@ def verdicts(run: Run, report: Report, mine: Standing | None, others: list[Stand
 
 
 def charts(report: Report) -> None:
-    """Cost on each text, as a ratio and in bits."""
+    """Cost on each text, as a ratio and in bits per byte."""
     note = next((str(item.protocol["note"]) for item in report.measurements if item.protocol.get("note")), "")
     found = next((item for item in report.measurements if item.metric == "perplexity"), None)
     protocol = ""
@@ -74,8 +74,8 @@ def charts(report: Report) -> None:
 
 
 def everything(run: Run, report: Report) -> None:
-    """Every measurement with its whole protocol, to read and to take along."""
-    st.markdown("#### Everything that was measured")
+    """All measurements with their protocols, with downloads."""
+    st.markdown("#### All measurements")
     table = figures.report_table(report)
     st.dataframe(
         table,
@@ -114,8 +114,8 @@ def other_runs(mine: Standing, others: list[Standing]) -> None:
             drawn[str(item.protocol.get("corpus"))] = chart
     if not drawn:
         st.caption(
-            "No other run of this model has been measured on the same tokens. Run the same sparsity with the random "
-            "and the magnitude criterion to see what the scores are worth."
+            "No other run of this model has been measured on the same tokens. Run the same sparsity with the "
+            "random and the magnitude criterion as baselines."
         )
         return
     names = list(drawn)
@@ -126,7 +126,7 @@ def other_runs(mine: Standing, others: list[Standing]) -> None:
 
 
 def standing(run: Run) -> Standing | None:
-    """As `read_standing`, read once per result."""
+    """`read_standing`, cached per result."""
     info, plan = run.info("evaluate"), run.info("allocation")
     if info is None or plan is None:
         return None
@@ -150,22 +150,23 @@ def _standing(run_id: str, key: str, _run: Run) -> Standing | None:
 def explain() -> None:
     """Perplexity and bits per byte in formulas."""
     st.markdown(
-        "For each token $x_t$ of a window, the model gave some probability to what really came. The mean of its "
-        "negative logarithm is the loss; **perplexity** is its exponential. The same loss over the length of the text, "
-        "in binary, is **bits per byte**, which does not depend on the tokenizer:"
+        "The loss is the mean negative log-probability of each token $x_t$ of a window given those before it; "
+        "**perplexity** is its exponential. The total loss in bits over the length of the text is **bits per "
+        "byte**, which does not depend on the tokenizer:"
     )
     st.latex(
         r"\mathrm{PPL} = \exp\Bigl(-\tfrac{1}{N} \sum_{t} \log p(x_t \mid x_{<t})\Bigr)"
         r"\qquad \mathrm{BPB} = \frac{-\sum_t \log_2 p(x_t \mid x_{<t})}{\mathrm{bytes}}"
     )
     st.markdown(
-        "An encoder-decoder reads one part of each window in its encoder and predicts the other, as its **task** says: "
-        "the missing spans, or the second half. Its loss is that of the predicted tokens given all the encoder reads, "
-        "so it compares with no decoder's, nor with another task's."
+        "An encoder-decoder reads one part of each window in its encoder and predicts the other, by its "
+        "**task**: the masked spans, or the second half. Its loss is that of the predicted tokens given the "
+        "encoder's input, so it is not comparable with that of a decoder or of another task."
     )
     st.markdown(
-        "The **standard error** estimates how far the number would move on other text of the same kind: it comes from "
-        "the spread over windows (over probe samples for KL). Differences of less than two of them are not significant."
+        "The **standard error** estimates the variation of the number on other text of the same kind, from the "
+        "spread over windows (over probe samples for KL). Differences of less than two of them are not "
+        "significant."
     )
 
 

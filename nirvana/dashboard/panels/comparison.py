@@ -1,4 +1,4 @@
-"""Any set of runs side by side, on the Compare page."""
+"""Comparison of runs on the Compare page."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from nirvana.runs.run import Run
 from nirvana.runs.store import EXAMPLE
 
 BESIDE, LINE = "compare.beside", "compare.line"
-KEPT = "nirvana.beside"  # while other pages are looked at
-WITH = "with"  # query parameter: ids of the runs beside the open one
+KEPT = "nirvana.beside"  # kept while other pages are open
+WITH = "with"  # query parameter: ids of the runs compared with the open one
 COLOURS = {"better": theme.MLP, "worse": theme.REMOVED, "otherwise": theme.NEUTRAL}
 ALIKE = "compare.alike"
 
 
 def set_beside(run_ids: Sequence[str]) -> None:
-    """Turn to the first run, set the others beside it, and go to the Compare page."""
+    """Open the first run, compare the others with it, and switch to the Compare page."""
     first, *others = run_ids
     state.open_run(first)
     st.session_state[BESIDE] = others
@@ -38,20 +38,20 @@ def set_beside(run_ids: Sequence[str]) -> None:
 
 
 def side_by_side(now: state.Context) -> None:
-    """Choose runs to set beside the open one, and everything that was measured of them, aligned."""
-    st.markdown("### Beside other runs")
+    """Choice of runs to compare with the open one, and their aligned measurements."""
+    st.markdown("### Comparison with other runs")
     names = _offered(now)
     if BESIDE not in st.session_state:
         asked = st.query_params.get(WITH, "").split(",") if WITH in st.query_params else st.session_state.get(KEPT, [])
         st.session_state[BESIDE] = list(asked)
     st.session_state[BESIDE] = [run_id for run_id in st.session_state[BESIDE] if run_id in names]
     chosen = st.multiselect(
-        "Runs to set beside this one",
+        "Runs to compare with this one",
         list(names),
         key=BESIDE,
         format_func=lambda run_id: names[run_id],
         placeholder="Choose runs" if names else "There is no other run yet",
-        help="Any runs, points of sweeps among them. They are in the address of this page, to share it.",
+        help="Any runs, including points of sweeps. The address of this page names them.",
     )
     st.session_state[KEPT] = list(chosen)
     if chosen:
@@ -72,7 +72,7 @@ def side_by_side(now: state.Context) -> None:
 
 
 def _offered(now: state.Context) -> dict[str, str]:
-    """Id -> name of every run that may be set beside the open one; points of a sweep after the run they belong to."""
+    """Id -> name of every run that can be compared with the open one; points of a sweep after its run."""
     runs = [each for run in state.visible_runs() for each in (run, *now.store.children(run.id))]
     example = now.store.open(EXAMPLE)
     runs += [example] if example.model() is not None else []
@@ -90,11 +90,10 @@ def _opened(now: state.Context, ids: Sequence[str]) -> list[Run]:
 
 
 def _notes(found: Comparison, now: state.Context) -> None:
-    """Where another criterion does better than NIRVANA, and which runs have no current numbers."""
+    """Texts on which another criterion is better than NIRVANA, and runs without current numbers."""
     if found.findings:
         st.warning(
-            "**Another criterion does better than NIRVANA here.**\n"
-            + "\n".join(f"- {plain(t)}" for t in found.findings),
+            "**Another criterion is better than NIRVANA here.**\n" + "\n".join(f"- {plain(t)}" for t in found.findings),
             icon=":material/trending_down:",
         )
     for column in found.columns:
@@ -139,13 +138,14 @@ def _table(found: Comparison) -> None:
     )
     st.caption(
         "Dense → pruned ± one standard error, and the change to the run's own dense model: green for the better, "
-        "vermilion for the worse. ★: better than every other run that was measured alike; the 95 % intervals of all "
-        "differences exclude zero. Differences are paired where both read the same windows, probes or items."
+        "vermilion for the worse. ★: better than every other run of equal protocol; the 95 % intervals of all "
+        "differences exclude zero. Differences are paired where both runs have the same windows, probes or "
+        "items."
     )
 
 
 def _measure_alike(found: Comparison, runs: Sequence[Run]) -> None:
-    """How the grey numbers were measured, and one button that measures those runs like the first."""
+    """Protocols of the grey numbers, and a button that measures those runs like the first."""
     lines = [
         f"- ≠ **{plain(column.heading)}**: {', '.join(map(plain, column.differs))}"
         for column in found.columns
@@ -176,7 +176,7 @@ def _measure_alike(found: Comparison, runs: Sequence[Run]) -> None:
 
 
 def _measure(runs: Sequence[Run]) -> None:
-    """Queue the jobs, and set the new runs in place of the old ones."""
+    """Queue the jobs, and replace the old runs by the new ones."""
     try:
         st.session_state[BESIDE] = state.measure_alike(runs[0], runs[1:])
     except NirvanaError as error:

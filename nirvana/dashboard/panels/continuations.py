@@ -1,4 +1,4 @@
-"""Both models continue the same prompt, greedily, and earlier continuations can be read again."""
+"""Greedy continuations of a prompt by both models, and earlier ones."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PROMPT, CHAT, LENGTH, SHOWN = "compare.prompt", "compare.chat", "compare.new_tok
 
 
 def ask(now: state.Context) -> None:
-    """A prompt, and the button that lets both models continue it."""
+    """A prompt, and the button to continue it with both models."""
     card = now.run.model()
     template = bool(card and card.has_chat_template)
     st.text_area(
@@ -37,14 +37,16 @@ def ask(now: state.Context) -> None:
             key=LENGTH,
             width=160,
             **limits(ContinueRequest, "max_new_tokens"),
-            help="A model stops earlier where it ends its text.",
+            help="A model may end its text earlier.",
         )
         st.toggle(
             "Chat template",
             key=CHAT,
             disabled=not template,
-            help="Puts the prompt into the form that a chat model was trained on, as a user's message. Off, the model "
-            "just goes on with the text."
+            help=(
+                "Formats the prompt as a user's message in the model's chat template. Off, the model continues the "
+                "text."
+            )
             if template
             else "This model has no chat template.",
         )
@@ -54,7 +56,7 @@ def ask(now: state.Context) -> None:
             key="compare.continue",
             icon=":material/edit_note:",
             disabled=now.job is not None or now.run.info("prune") is None,
-            help="Greedy: each takes its most likely token every time, so the same prompt gives the same text again.",
+            help="Greedy decoding: the same prompt always gives the same text.",
         ):
             chat = template and bool(st.session_state.get(CHAT))
             st.session_state.pop(SHOWN, None)  # the new one is shown
@@ -62,9 +64,9 @@ def ask(now: state.Context) -> None:
 
 
 def history(found: list[Continuation]) -> None:
-    """The last continuation, or whichever is chosen."""
+    """The last or the chosen continuation."""
     if not found:
-        st.caption("Nothing was continued yet.")
+        st.caption("No prompt was continued yet.")
         return
     newest = list(reversed(range(len(found))))
     if st.session_state.get(SHOWN, newest[0]) not in newest:
@@ -76,7 +78,7 @@ def history(found: list[Continuation]) -> None:
 
 
 def show(item: Continuation) -> None:
-    """Prompt and both continuations, letter by letter, shaded by probability where that was recorded."""
+    """Prompt and both continuations as plain text, shaded by probability where recorded."""
     st.caption("Prompt" + (", in the chat template" if item.chat else ""))
     st.code(item.prompt, language=None, wrap_lines=True)
     for name, text, column in zip(("Dense", "Pruned"), (item.dense, item.pruned), st.columns(2), strict=True):
@@ -85,7 +87,7 @@ def show(item: Continuation) -> None:
             if item.scored:
                 _judged(name, item.scored[name.lower()])
             else:
-                st.code(text or "(ends at once)", language=None, wrap_lines=True, height=_height(text))
+                st.code(text or "(ends immediately)", language=None, wrap_lines=True, height=_height(text))
     if item.scored:
         st.html(legend())
         table_and_csv("compare.tokens.table", token_table(item.scored))
@@ -97,25 +99,25 @@ def _judged(writer: str, text: ScoredText) -> None:
     first, second = ("dense", "pruned") if writer == "Dense" else ("pruned", "dense")
     for judge in (first, second):
         found = plus_minus(text_perplexity(getattr(text, judge)), None)
-        st.caption(f"As the {judge} model sees it" + (f": perplexity {found}" if text.texts else ""))
+        st.caption(f"Probability under the {judge} model" + (f": perplexity {found}" if text.texts else ""))
         with st.container(border=True, height=_height("".join(text.texts))):
             st.html(shaded(text, judge))
 
 
 def _height(text: str) -> int | Literal["content"]:
-    """A broken model may write nothing but line ends; they scroll."""
+    """A broken model may generate only line ends, which scroll."""
     return 240 if text.count("\n") >= 10 else "content"
 
 
 def agreement(item: Continuation) -> str:
-    """How long both texts are the same, in a sentence."""
+    """Length of the common beginning of both texts, in a sentence."""
     if item.dense == item.pruned:
-        return "Both models write the same."
+        return "Both models generate the same text."
     both = zip(item.dense, item.pruned, strict=False)
     same = next(
         (place for place, (one, other) in enumerate(both) if one != other), min(len(item.dense), len(item.pruned))
     )
-    return f"They part after {count(same, 'character')}." if same else "They differ from the first character."
+    return f"They differ after {count(same, 'character')}." if same else "They differ from the first character."
 
 
 def _label(item: Continuation) -> str:

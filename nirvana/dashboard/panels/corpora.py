@@ -1,4 +1,4 @@
-"""Choosing text, or several: from the list, a file, a data set of the hub, or what is pasted or uploaded."""
+"""Choice of texts: from the list, a file, a data set of the hub, or pasted or uploaded text."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PROBLEM = "calibration.problem"
 
 
 def corpus_options(*chosen: str) -> list[str]:
-    """Names to offer: built-in ones, the hub's, kept uploads, and those that are `chosen` already."""
+    """Options: built-in corpora, data sets, uploads, and those in `chosen`."""
     if state.public_demo():
         return [name for name, info in AVAILABLE.items() if info.offline]
     return list(dict.fromkeys([*AVAILABLE, *uploads(), *chosen]))
@@ -50,7 +50,7 @@ def describe_corpus(name: str) -> str:
         place = "Works offline." if info.offline else "Downloaded from the Hugging Face hub at its first use."
         return f"{info.description} {place}"
     if len(part_names(name)) > 1:
-        return "Equal shares of each of these texts, drawn from separate documents."
+        return "A uniform mixture of these texts."
     if name.startswith(UPLOAD):
         return "A text that was pasted or uploaded here. It stays on the machine that serves this page."
     if is_file(name):
@@ -71,7 +71,7 @@ def check_source(name: str) -> str:
     """
     name = name.strip()
     if is_file(name):
-        load_corpus(name)  # read now, so that what is wrong with it is said here
+        load_corpus(name)  # read now, to show its errors here
     elif name not in AVAILABLE and not HUB_ID.match(name):
         raise CorpusError(
             f"{name!r} is neither a text file nor a data set.",
@@ -83,9 +83,9 @@ def check_source(name: str) -> str:
 
 
 def choose_texts(texts: Sequence[str], mixtures: bool) -> tuple[tuple[str, ...], bool]:
-    """Controls that start at what a recipe says; the texts that KL chooses from, and whether from mixtures too.
+    """Controls of texts, starting from a recipe; returns the texts for the choice by KL, and whether to try mixtures.
 
-    One text comes from a select box, and more go beside it: as a mixture, which is one text again, or to choose from.
+    A select box for one text, and further texts to mix or to choose from.
     """
     names = list(texts) if len(texts) > 1 else part_names(texts[0])
     st.session_state.setdefault(CORPUS, names[0])
@@ -99,7 +99,7 @@ def choose_texts(texts: Sequence[str], mixtures: bool) -> tuple[tuple[str, ...],
         options,
         key=CORPUS,
         format_func=corpus_label,
-        help="Where calibration and probe samples come from. They are drawn from separate documents of it.",
+        help="Source of calibration and probe samples, which are drawn from separate documents.",
     )
     others = [name for name in options if name != first]
     st.session_state[MORE] = [name for name in st.session_state[MORE] if name in others]
@@ -109,9 +109,9 @@ def choose_texts(texts: Sequence[str], mixtures: bool) -> tuple[tuple[str, ...],
         key=MORE,
         format_func=corpus_label,
         placeholder="None",
-        help="A model that is meant for several kinds of text may prune better with some of each.",
+        help="A model for several kinds of text may prune better with some of each.",
     )
-    more = [name for name in more if name in others]  # a browser can send anything
+    more = [name for name in more if name in others]  # a browser can send any value
     st.caption(" ".join(describe_corpus(name) for name in (first, *more)))
     chosen: tuple[tuple[str, ...], bool] = ((first,), mixtures)
     if more:
@@ -131,14 +131,16 @@ def _together(first: str, more: Sequence[str]) -> tuple[tuple[str, ...], bool]:
             key=TOGETHER,
             format_func=WAYS.__getitem__,
             required=True,
-            help="A mixture draws as many samples from each. Or sets are drawn from each text alone, and the one whose "
-            "pruned model stays closest to the dense one wins, on probe samples from all of them.",
+            help=(
+                "A mixture draws equal numbers of samples from each text. Otherwise sets are drawn from each text "
+                "alone, and KL on probe samples from all texts chooses the best."
+            ),
         )
         mixtures = st.toggle(
-            "Try mixtures too",
+            "Also try mixtures",
             key=MIXTURES,
             disabled=way == MIX,
-            help="Uniform mixtures: all together, and of three texts each pair.",
+            help="Uniform mixtures: of all texts, and of each pair if there are three.",
         )
     if way == CHOOSE:
         return (first, *more), mixtures
@@ -147,7 +149,7 @@ def _together(first: str, more: Sequence[str]) -> tuple[tuple[str, ...], bool]:
 
 
 def own_text() -> None:
-    """Text of the user's own: named, pasted or uploaded."""
+    """The user's own text: path, data set, pasted or uploaded."""
     with st.expander("Use a text of your own", icon=":material/upload_file:", key="calibration.own"):
         named, pasted, uploaded = st.tabs(["File or data set", "Paste", "Upload"], key="calibration.own.tabs")
         with named:
@@ -165,7 +167,7 @@ def own_text() -> None:
                 key="calibration.paste",
                 height=160,
                 placeholder="Some pages of text, with blank lines between paragraphs",
-                help="Paragraphs are shared out between calibration, probes and evaluation, so it takes several.",
+                help="Paragraphs are divided between calibration, probes and evaluation, so several are needed.",
             )
             st.text_input("Name", key="calibration.paste_name", value="pasted", max_chars=48)
             _buttons("Use this text", "calibration.use_paste", "calibration.add_paste", _use_paste)
@@ -183,11 +185,11 @@ def _buttons(label: str, key: str, beside: str, use: Callable[[bool], None]) -> 
     with st.container(horizontal=True):
         st.button(label, key=key, on_click=use, args=(False,))
         st.button(
-            "Use it beside the others",
+            "Use it with the others",
             key=beside,
             on_click=use,
             args=(True,),
-            help="Adds it to the texts that are chosen above.",
+            help="Adds it to the texts chosen above.",
         )
 
 
@@ -213,15 +215,15 @@ def _use_upload(add: bool) -> None:
 
 def _keep(name: str, content: str | bytes, add: bool) -> None:
     try:
-        if state.public_demo():  # the controls are hidden, but a browser can send anything
-            raise CorpusError("This demo keeps no texts.", "Choose one from the list.")
+        if state.public_demo():  # the controls are hidden, but a browser can send any value
+            raise CorpusError("This demo stores no texts.", "Choose one from the list.")
         _take(save_upload(name, content), add)
     except NirvanaError as error:
         st.session_state[PROBLEM] = error
 
 
 def _take(name: str, add: bool) -> None:
-    """Choose a text in place of the first one, or beside those that are chosen."""
+    """Choose a text instead of the first one, or in addition to the chosen ones."""
     if not add:
         st.session_state[CORPUS] = name
     elif name != st.session_state[CORPUS]:

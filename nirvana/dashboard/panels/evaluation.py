@@ -19,7 +19,7 @@ CORPORA, WINDOW, MAX_TOKENS = "compare.corpora", "compare.window", "compare.max_
 
 
 def evaluation_controls(choice: EvaluationChoice) -> EvaluationChoice:
-    """Texts, window and length, starting from `choice`; the result is what they say now."""
+    """Controls of texts, window and length, starting from `choice`; returns their values."""
     st.session_state.setdefault(CORPORA, list(choice.corpora))
     options = corpus_options(*choice.corpora, *st.session_state[CORPORA])
     st.session_state[CORPORA] = [name for name in st.session_state[CORPORA] if name in options]
@@ -42,7 +42,8 @@ def evaluation_controls(choice: EvaluationChoice) -> EvaluationChoice:
             key=WINDOW,
             step=64,
             help="Text is cut into windows that do not overlap, and each token is predicted from those before it in "
-            "its window. A shorter window gives a higher perplexity: compare like with like. Published runs use 512.",
+            "its window. A shorter window gives a higher perplexity, so only equal windows are comparable. "
+            "Published runs use 512.",
         )
         most = whole_number(
             "Tokens of each text, at most",
@@ -56,11 +57,11 @@ def evaluation_controls(choice: EvaluationChoice) -> EvaluationChoice:
 
 
 def usable(choice: EvaluationChoice) -> bool:
-    """Whether the choice can be measured; says what to change where it cannot."""
+    """Whether the choice can be measured; otherwise a hint is shown."""
     if choice.max_tokens < choice.window:
         message(
             f"{choice.max_tokens:,} tokens do not fill one window of {choice.window:,}.",
-            "Take more tokens, or a shorter window.",
+            "Use more tokens, or a shorter window.",
         )
         return False
     for name in choice.corpora:
@@ -74,7 +75,7 @@ def usable(choice: EvaluationChoice) -> bool:
 
 
 def cost(recipe: Recipe) -> str:
-    """Tokens that will be read, and the expected duration."""
+    """Number of tokens to read, and expected duration."""
     choice = recipe.evaluation
     texts = (
         f"{count(len(choice.corpora), 'text')} of at most {choice.max_tokens:,} tokens" if choice.corpora else "no text"

@@ -1,4 +1,4 @@
-"""The pruned model as a file: which format, how large, what was verified, and how others load it."""
+"""Export of the pruned model: format, size, verification, and code to load it."""
 
 from __future__ import annotations
 
@@ -16,11 +16,10 @@ from nirvana.runs.results import PruneSummary
 
 FORMAT = "prune.format"
 MEANINGS = {
-    "checkpoint": "every layer at its own size, for `transformers` with `trust_remote_code=True`, or for "
+    "checkpoint": "every layer with its own width, for `transformers` with `trust_remote_code=True`, or for "
     "`nirvana.load_model`, which runs no code from the folder",
-    "uniform": "filled up with zeros to the widest layer, so that any program that reads the base model reads it; no "
-    "code comes with it",
-    "gguf": "for llama.cpp, in float16, every layer at its own size",
+    "uniform": "padded with zeros to the widest layer, for every program that reads the base model; contains no code",
+    "gguf": "for llama.cpp, in float16, every layer with its own width",
 }
 LOADING = {
     "checkpoint": "model = transformers.{auto_class}.from_pretrained(folder, trust_remote_code=True)\n"
@@ -31,11 +30,11 @@ LOADING = {
 
 
 def exports(context: state.Context, plan: PruningPlan, summary: PruneSummary) -> None:
-    """Choose a format, have it written and verified, and download it; nothing is read before the click."""
+    """Choose a format, export, verify and download; nothing is read before the click."""
     card = context.run.model()
     if card is None:
         return
-    st.markdown("#### Take the model along")
+    st.markdown("#### Export the model")
     sizes = export_sizes(plan.pruned_layout, plan, dtype=card.dtype)
 
     def caption(format: str) -> str:
@@ -51,7 +50,7 @@ def exports(context: state.Context, plan: PruningPlan, summary: PruneSummary) ->
         key=FORMAT,
         format_func=lambda format: TITLES[format],
         captions=[caption(format) for format in FORMATS],
-        help="The sizes are those of the weights. Each export is read back, run and compared before it is offered.",
+        help="The sizes are those of the weights. Each export is verified by reading it back and comparing its logits.",
     )
     ready = _newest(context, chosen)
     if ready is not None and ready.result:
@@ -74,19 +73,19 @@ def exports(context: state.Context, plan: PruningPlan, summary: PruneSummary) ->
         key="prune.export",
         icon=":material/package_2:",
         disabled=context.job is not None or chosen in summary.refused,
-        help="Writes, verifies and packs it; this takes disk space until the run is deleted.",
+        help="Writes, verifies and packs it. The file takes disk space until the run is deleted.",
     ):
         state.start_task("export", format=chosen)
 
 
 def chosen_format() -> str:
-    """The format that the page's control is set to, and the first one before it was shown."""
+    """The format chosen on the page, or the first one before it was shown."""
     chosen = st.session_state.get(FORMAT)
     return chosen if chosen in FORMATS else FORMATS[0]
 
 
 def _newest(context: state.Context, format: str) -> Job | None:
-    """The last finished export in this format of the plan that the run holds, if its file is there."""
+    """The last finished export of the run's plan in this format, if its file exists."""
     plan = (context.run.info("allocation") or {}).get("fingerprint")
     for job in context.jobs.jobs(context.run.id):
         found = job.result or {} if job.task == "export" and job.status == "done" else {}

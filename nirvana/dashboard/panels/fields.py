@@ -17,7 +17,7 @@ def whole_number(
     """A number input for a whole-number field of `values`; its key is `<section>.<name>` unless `key` is given.
 
     Args:
-        most: upper limit where it is below the field's.
+        most: upper limit, if below the field's.
     """
     schema = type(values)
     key = key or f"{schema.section}.{name}"

@@ -23,7 +23,7 @@ RECENT = 5
 
 
 def demo(now: state.Context) -> None:
-    """One button that computes a small recipe, with what it will take."""
+    """A button that computes a small recipe, with its cost."""
     with st.container(border=True):
         st.markdown("#### Prune a model now")
         with st.container(horizontal=True):
@@ -40,7 +40,7 @@ def demo(now: state.Context) -> None:
         model, recipe = BUILT_IN[name], PRESETS[preset].recipe(name)
         st.markdown(
             f"This is {model.description}. {PRESETS[preset].description} The demo scores every unit, removes "
-            f"**{recipe.allocation.sparsity:.0%}** of the attention and MLP weights, and measures what that cost. "
+            f"**{recipe.allocation.sparsity:.0%}** of the attention and MLP weights, and measures the result. "
             f"Nothing is downloaded. {cost(recipe)}"
         )
         if not model.installed:
@@ -57,7 +57,7 @@ def demo(now: state.Context) -> None:
                 type="primary",
                 icon=":material/play_arrow:",
                 disabled=not model.installed or now.job is not None,
-                help="Starts a new run in the background. Its pages fill as the steps are done.",
+                help="Starts a new run in the background. Its pages fill as the steps finish.",
             ):
                 state.start(recipe, name=f"Demo with {name}")
             page_link("model", "Use a model of your own" if not state.public_demo() else "Set it up step by step")
@@ -74,7 +74,7 @@ def headline(run: Run) -> None:
     card, plan, report = run.model(), run.plan(), run.report()
     if card is None or plan is None or report is None:
         return
-    st.markdown("#### What came of it: the example" if run.is_example else f"#### What came of it: {plain(run.name)}")
+    st.markdown("#### Result: the example" if run.is_example else f"#### Result: {plain(run.name)}")
     before, after = plan.layout.parameters, plan.pruned_layout.parameters
     with st.grid(4, min_column_width=150):
         metric("Parameters", millions(after), f"{after / before - 1:.1%} of {millions(before)}")
@@ -92,7 +92,7 @@ def headline(run: Run) -> None:
                 f"Perplexity, {plain(corpus)}",
                 f"{pruned.value:,.4g}",
                 f"from {dense.value:,.4g}" if dense else "",
-                "How many tokens the model is torn between, on average; lower is better.",
+                "exp of the mean loss per token; lower is better.",
             )
         divergence = report.find("KL divergence", "pruned")
         if divergence is not None:
@@ -101,17 +101,17 @@ def headline(run: Run) -> None:
                 "KL to the dense model",
                 f"{divergence.value:.3g} nats",
                 f"± {error:.2g}" if error else "",
-                "How far the predictions moved, per token; 0 means identical.",
+                "Divergence of the predictions, per token; 0 means identical.",
             )
     origin = f" ({plain(card.note)})" if card.note else ""
     st.caption(f"{plain(card.name)}{origin}, pruned on {plain(card.device)}, without any training afterwards.")
     with st.container(horizontal=True):
         page_link("saliency", "See which units matter")
-        page_link("compare", "See what it cost")
+        page_link("compare", "See the measurements")
 
 
 def steps() -> None:
-    """The steps in order, each with a line on what happens there."""
+    """The steps in order, each with a description."""
     st.markdown("#### The steps")
     with st.grid(3):
         for number, guide in enumerate(STEP_GUIDES.values(), start=1):
@@ -119,7 +119,7 @@ def steps() -> None:
                 page_link(guide.key, f"{number}. {guide.title}")
                 st.caption(guide.help)
     with st.container(horizontal=True):
-        page_link("sweep", "Set criteria against each other")
+        page_link("sweep", "Compare criteria")
         page_link("tune", "Search for the best recipe")
 
 
@@ -128,7 +128,7 @@ def recent() -> None:
     runs = state.visible_runs()[:RECENT]
     st.markdown("#### Recent runs")
     if not runs:
-        st.caption("None yet. The demo makes the first one; the example is there to look at meanwhile.")
+        st.caption("None yet. The demo starts the first one; meanwhile, open the example.")
     for run in runs:
         with st.container(horizontal=True, vertical_alignment="center"):
             st.button(
@@ -138,6 +138,6 @@ def recent() -> None:
                 icon=":material/push_pin:" if run.pinned else ":material/folder_open:",
                 on_click=state.open_run,
                 args=(run.id,),
-                help="Turn to this run.",
+                help="Open this run.",
             )
             st.caption(f"{STATUS.get(run.status, run.status)} · {moment(run.created)}")

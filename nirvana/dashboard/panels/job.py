@@ -22,9 +22,8 @@ LINES = 40
 
 
 def job_panel() -> None:
-    """Progress with a cancel button while a job of the open run is live; else why the last one did not end well.
-
-    It polls by itself, and reruns the page once when a step or the job ends.
+    """Progress with a cancel button while a job of the open run is live; else the failure of the last one. It polls,
+    and reruns the page when a step or the job ends.
     """
     now = state.context()
     if now.job is None:
@@ -62,7 +61,7 @@ def _live(job_id: str, step: str, recipe: Recipe, todo: Sequence[str], pace: Pac
 
 
 def show_progress(job: Job) -> None:
-    """One bar: over the current step where its length is known."""
+    """Progress bar of the current step, if its length is known."""
     st.progress(job.fraction, text=f"**{title(job)}**{_stage(job)}")
     if job.text:
         st.code(job.text, language=None, wrap_lines=True)
@@ -98,12 +97,12 @@ def _log(job_id: str) -> None:
 
 
 def last_failure(now: state.Context) -> None:
-    """Why the last job of the run did not end well, until another one does."""
+    """Failure of the run's last job."""
     failure = now.run.failure()
     if failure is None:
         return
     if failure["status"] == "cancelled":
-        st.info("The last job was cancelled. Steps that were finished are kept.", icon=":material/stop_circle:")
+        st.info("The last job was cancelled. Finished steps are kept.", icon=":material/stop_circle:")
         return
     where = f"{STEP_GUIDES[failure['step']].title}: " if failure["step"] in STEP_GUIDES else ""
     message(f"{where}{failure['message']}", failure["hint"])

@@ -25,19 +25,19 @@ PANEL = StudyPanel(Matrix(), "calibration.matrix", "row", lambda run: _seconds(r
 
 
 def transfer(now: state.Context) -> None:
-    """Whether what was chosen on one text holds on others: the controls, and the matrix as far as it is there."""
-    st.markdown("### Does the choice carry over to other text?")
+    """The controls of the matrix, and its finished rows."""
+    st.markdown("### Does the choice transfer to other text?")
     st.markdown(
-        "The paper claims that calibration is **task-agnostic**: what is pruned away with one text is not missed on "
-        "another. Here the model is pruned once with a set from each text, and every pruned model reads all of the "
-        "texts. If the claim holds on this model, the numbers within a column hardly differ."
+        "The paper claims that calibration is **task-agnostic**: a model pruned with one text is as good on "
+        "another. Here the model is pruned with a set from each text, and every pruned model is measured on "
+        "all texts. If the claim holds on this model, the numbers within a column hardly differ."
     )
     found = read_matrix(now.run.folder)
     request = _controls(now, found)
     _start(now, found, request)
     PANEL.watch(now)
     if found is None or not found.rows:
-        st.caption("Nothing was measured yet. Two heatmaps will be here, row by row as the models are pruned.")
+        st.caption("No measurements yet. Two heatmaps will appear here, row by row.")
     else:
         _results(now, found, request)
     PANEL.code(python_code(now.recipe, request), command_line(now.recipe, request))
@@ -53,13 +53,13 @@ def _controls(now: state.Context, found: CalibrationMatrix | None) -> MatrixRequ
     st.session_state[TEXTS] = [name for name in st.session_state[TEXTS] if name in options]
     left, right = st.columns([3, 1])
     texts = left.multiselect(
-        "Texts to calibrate on and to read",
+        "Texts to calibrate and measure on",
         options,
         key=TEXTS,
         format_func=corpus_label,
         max_selections=MOST,
         placeholder="Choose two or more",
-        help="Calibration, probe and evaluation parts of a text are separate documents of it.",
+        help="Calibration, probe and evaluation splits of a text are separate documents.",
     )
     with right:
         seeds = whole_number(
@@ -70,16 +70,16 @@ def _controls(now: state.Context, found: CalibrationMatrix | None) -> MatrixRequ
             help="Results are averaged over them. More sets reduce the calibration-sampling variance.",
         )
     mixture = st.toggle(
-        "Calibrate on a uniform mixture of all as well",
+        "Also calibrate on a uniform mixture of all",
         key=MIXTURE,
-        help="One more row: a mixture has less of each text, and some of every one.",
+        help="Adds a row, with fewer samples of each text.",
     )
-    texts = [name for name in texts if name in options]  # a browser can send anything
+    texts = [name for name in texts if name in options]  # a browser can send any value
     return MatrixRequest(corpora=tuple(texts), mixture=bool(mixture), seeds=seeds)
 
 
 def _texts(now: state.Context) -> list[str]:
-    """Texts that the recipe names and that are available here, at least two."""
+    """Available texts of the recipe, at least two."""
     named = [
         part for name in (*now.recipe.calibration.texts, *now.recipe.evaluation.corpora) for part in part_names(name)
     ]
@@ -99,7 +99,7 @@ def _start(now: state.Context, found: CalibrationMatrix | None, request: MatrixR
         seconds = matrix_seconds(found, now.recipe, request, read_pace(now.recipe.model))
         caption = (
             f"Prunes {count(rows, 'model')}{' more' if started else ''} with the choices of the Saliency, Allocation "
-            f"and Prune pages, and reads {count(len(request.corpora), 'text')} with each"
+            f"and Prune pages, and measures each on {count(len(request.corpora), 'text')}"
         )
         caption += f": {in_words(seconds)}."
     PANEL.start(

@@ -1,4 +1,4 @@
-"""Errors and links, as every page shows them."""
+"""Errors, notes and links of all pages."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def show_error(error: NirvanaError | None) -> None:
 
 
 def message(what: str, hint: str = "") -> None:
-    """An error box: what is wrong in bold, what to do below it. Markdown in either is not read: they quote names."""
+    """An error box: the message in bold, the hint below it. Both are escaped, since they quote names."""
     st.error(f"**{plain(what)}**" + (f"\n\n{plain(hint)}" if hint else ""), icon=":material/error:")
 
 
@@ -31,7 +31,7 @@ def show_notes(notes: Sequence[str]) -> None:
 
 
 def page_link(key: str, label: str = "") -> None:
-    """A link to a page; plain words where a page runs on its own, without the others."""
+    """A link to a page; plain text where a page runs alone."""
     guide = GUIDES[key]
     text = label or f"Go to {guide.title}"
     try:

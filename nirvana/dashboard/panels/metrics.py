@@ -1,4 +1,4 @@
-"""A number in a card, as every page shows it."""
+"""A number in a card."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import streamlit as st
 
 
 def metric(label: str, value: str, detail: str = "", meaning: str | None = None) -> None:
-    """`value` under its label, with a neutral `detail` below (left out where it is not a number) and a help text."""
+    """`value` under its label, with a neutral `detail` below (omitted where it is not a number) and a help text."""
     st.metric(
         label,
         value,

@@ -1,4 +1,4 @@
-"""Parts of the Model page: where the model comes from, where it runs, and what it is."""
+"""Parts of the Model page: source, device and description of the model."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from nirvana.runs.store import EXAMPLE
 BUILT_IN_SOURCE, LOCAL, HUB = "Built in", "Folder or .gguf file", "Hugging Face hub"
 SOURCES = {
     BUILT_IN_SOURCE: "Installed with the program; nothing is downloaded.",
-    LOCAL: "A folder with config.json and *.safetensors, a .gguf file, or a checkpoint that was pruned here. Pickled "
+    LOCAL: "A folder with config.json and *.safetensors, a .gguf file, or a checkpoint of this program. Pickled "
     "weights and code from the folder are never read.",
     HUB: "An id such as HuggingFaceTB/SmolLM2-360M. The config is fetched now, the weights when you load.",
 }
@@ -35,10 +35,10 @@ DTYPES = {
 
 
 def choose_model(choice: ModelChoice) -> ModelChoice:
-    """Source, name, device and dtype, starting from `choice`; the result is what the controls say now."""
+    """Controls of source, name, device and dtype, starting from `choice`; returns their values."""
     st.session_state.setdefault("model.source", _source_of(choice.name))
     sources = [BUILT_IN_SOURCE] if state.public_demo() else list(SOURCES)
-    source = st.segmented_control("Where the model comes from", sources, key="model.source", required=True)
+    source = st.segmented_control("Source of the model", sources, key="model.source", required=True)
     source = source if source in sources else BUILT_IN_SOURCE
     known = list(BUILT_IN)
     if source == BUILT_IN_SOURCE:
@@ -66,7 +66,7 @@ def choose_model(choice: ModelChoice) -> ModelChoice:
         names,
         key="model.device",
         format_func=lambda name: _device_label(name, found),
-        help="Where the model is computed. Automatic takes a GPU where there is one.",
+        help="Device of all computations. Automatic takes a GPU where there is one.",
     )
     st.session_state.setdefault("model.dtype", choice.dtype)
     dtype = right.selectbox(
@@ -88,7 +88,7 @@ def describe(choice: ModelChoice, now: state.Context) -> ModelPreview | None:
     if card is not None:
         return ModelPreview(card.name, card.origin, card.note, card.family, card.layout, card.geometry, card.dtype)
     if not choice.name:
-        st.info("Name a model to see what it is.", icon=":material/edit:")
+        st.info("Name a model to see its description.", icon=":material/edit:")
         return None
     preview, error = inspected(choice.name)
     if error is not None:
@@ -97,7 +97,7 @@ def describe(choice: ModelChoice, now: state.Context) -> ModelPreview | None:
 
 
 def loaded_card(name: str, now: state.Context) -> ModelCard | None:
-    """The model of that name as the open run or the example has loaded it, or None."""
+    """The model of that name as loaded by the open run or the example, or None."""
     cards = [now.run.model()] + ([now.store.open(EXAMPLE).model()] if name in BUILT_IN else [])
     return next((card for card in cards if card is not None and card.name == name), None)
 
@@ -109,7 +109,7 @@ def inspected(name: str) -> tuple[ModelPreview | None, tuple[str, str] | None]:
         return inspect_model(name), None
     except NirvanaError as error:
         return None, (error.message, error.hint)
-    except (ValueError, KeyError, TypeError, OSError) as error:  # a config can hold anything
+    except (ValueError, KeyError, TypeError, OSError) as error:  # a config may have any content
         broken = ModelError(
             f"The config of {name} cannot be read: {error}.", "Check config.json, or download it again."
         )
@@ -117,7 +117,7 @@ def inspected(name: str) -> tuple[ModelPreview | None, tuple[str, str] | None]:
 
 
 def fits(preview: ModelPreview, choice: ModelChoice) -> bool:
-    """Sizes in four numbers, and whether the weights fit; says what to do where they do not."""
+    """Four sizes, and whether the weights fit; otherwise a hint."""
     found = {device.name: device for device in _devices()}
     device = found.get(choice.device) or next(iter(found.values()))
     auto = preview.stored_dtype if device.name != "cpu" else "float32"
@@ -126,7 +126,7 @@ def fits(preview: ModelPreview, choice: ModelChoice) -> bool:
     with st.grid(4, min_column_width=150):
         metric("Parameters", millions(layout.parameters))
         share = f"{layout.prunable / layout.parameters:.0%}"
-        metric("Can be pruned", share, meaning="The share of the parameters that is in attention and MLP blocks.")
+        metric("Prunable", share, meaning="The share of the parameters that is in attention and MLP blocks.")
         layers = {stack: len(layout.layers(stack)) for stack in layout.stacks}
         label = "Layers" if len(layers) == 1 else "Encoder and decoder layers"
         metric(label, " + ".join(map(str, layers.values())))
@@ -134,7 +134,7 @@ def fits(preview: ModelPreview, choice: ModelChoice) -> bool:
             "Memory for the weights",
             megabytes(size),
             f"{megabytes(device.free)} free on {device.name}",
-            "Scoring needs about as much again for gradients; it takes a slower way where memory is short.",
+            "Scoring needs about as much again for gradients, or runs slower with less memory.",
         )
     origin = f"{plain(preview.family)} family, from {plain(preview.origin)}"
     if state.public_demo():
@@ -142,8 +142,8 @@ def fits(preview: ModelPreview, choice: ModelChoice) -> bool:
     st.caption(f"{origin}. {figures.prunable_sentence(layout)}")
     if preview.note:
         st.info(
-            f"**{plain(preview.note)}**: these weights were stored in fewer bits and are expanded on load. Every "
-            "number that is measured with them says so; the original model scores a little better.",
+            f"**{plain(preview.note)}**: these weights were stored in fewer bits and are expanded on load, as "
+            "noted beside every measurement; the original model is a little better.",
             icon=":material/compress:",
         )
     enough = size <= device.free * HEADROOM
@@ -156,10 +156,10 @@ def fits(preview: ModelPreview, choice: ModelChoice) -> bool:
 
 
 def anatomy(preview: ModelPreview) -> None:
-    """Where the parameters are, what can be cut, and the sizes of the architecture."""
+    """Parameters by part, prunable units, and the sizes of the architecture."""
     note = f", {preview.note}" if preview.note else ""
     show_chart("model.parts", figures.parameters_by_part(preview.layout), f"{preview.name}{note}.")
-    st.markdown("#### What can be cut?")
+    st.markdown("#### Prunable units")
     st.dataframe(
         figures.unit_table(preview.layout),
         hide_index=True,
@@ -172,16 +172,16 @@ def anatomy(preview: ModelPreview) -> None:
     )
     st.caption(
         "A **KV group** is one key and one value head with the query heads that read them. A **neuron** is one row of "
-        "the projections into the MLP (gate and up) with its column of the projection out of it (down). A unit goes as "
-        "a whole, so the matrices that are left are smaller, not full of zeros."
+        "the projections into the MLP (gate and up) with its column of the projection out of it (down). Units "
+        "are removed as a whole, so the remaining matrices are smaller instead of sparse."
         + (
-            " The decoder has two kinds of attention: **self-attention** reads what was written so far, "
-            "**cross-attention** what the encoder made of its input. A KV group is one head in each."
+            " The decoder has two kinds of attention: **self-attention** reads the decoder's previous tokens, "
+            "**cross-attention** the encoder's output. A KV group is one head in each."
             if len(preview.layout.stacks) > 1
             else ""
         )
     )
-    st.markdown("#### How is it built?")
+    st.markdown("#### Architecture")
     st.dataframe(figures.geometry_table(preview.geometry), hide_index=True, key="model.geometry", height="content")
 
 

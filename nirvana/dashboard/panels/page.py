@@ -1,4 +1,4 @@
-"""Parts of every page: header, running job, errors, empty states, code, and the numbers behind a chart."""
+"""Parts of every page: header, running job, errors, empty states, code, and chart data."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 Colour = Literal["green", "orange", "blue", "red", "gray"]
-BADGES: dict[str, tuple[str, Colour, str]] = {  # state: icon, colour, what it means
+BADGES: dict[str, tuple[str, Colour, str]] = {  # state: icon, colour, meaning
     "done": (":material/check:", "green", "current"),
     "stale": (":material/update:", "orange", "stale: an earlier choice has changed since"),
     "running": (":material/hourglass_top:", "blue", "being computed"),
@@ -41,18 +41,18 @@ BADGES: dict[str, tuple[str, Colour, str]] = {  # state: icon, colour, what it m
 
 ENTERED = "nirvana.entered"
 
-EMPTY = {  # page: what it will show
-    "model": "Load a model to see its architecture and where its parameters are.",
-    "calibration": "Here the candidate sets are compared, and the winner's samples can be read.",
-    "saliency": "Here every unit of the model gets its score, as a map of layers and units.",
-    "allocation": "Here the budget is shared out by the scores, live as the sliders move.",
-    "prune": "Here the units are cut out, and the model is shown before and after.",
-    "compare": "Here both models are measured on the same text and continue the same prompt.",
+EMPTY = {  # page: its future content
+    "model": "Load a model to see its architecture and parameters.",
+    "calibration": "This page will compare the candidate sets and show the winner's samples.",
+    "saliency": "This page will show the score of every unit, as a map of layers and units.",
+    "allocation": "This page will allocate the budget by the scores, live as the sliders move.",
+    "prune": "This page will show the model before and after pruning.",
+    "compare": "This page will show measurements of both models on the same text, and their continuations of a prompt.",
 }
 
 
 def page_header(key: str) -> None:
-    """Title, one paragraph on what the page shows, the run it shows, and the state of every step."""
+    """Title, introduction, open run, and the state of every step."""
     _enter_through_app()
     guide = GUIDES[key]
     st.title(guide.title)
@@ -67,8 +67,8 @@ def page_header(key: str) -> None:
                 st.badge(label, icon=icon, color=colour, help=f"{title}: {meaning}.")
         if now.run.is_example:
             st.caption(
-                ":material/visibility: This is the example run, made with the built-in model. Choices that you change "
-                "here go into a run of your own; the example stays."
+                ":material/visibility: This is the example run of the built-in model. If you change choices "
+                "here, they start a run of your own; the example stays."
             )
     problem = state.take_problem()
     if problem is not None:
@@ -80,10 +80,10 @@ def page_header(key: str) -> None:
 
 
 def _enter_through_app() -> None:
-    """Start over with app.py where a session begins with a direct link to a page of a server that is new.
+    """Restart with app.py if a session begins with a direct link to a page of a new server.
 
-    Until st.navigation was called once, Streamlit takes the files in pages/ for an app of its own and runs the page
-    without app.py. Only a session's first run starts over: a later one may carry a click.
+    Until the first call of st.navigation, Streamlit treats pages/ as a separate app and runs the page without app.py.
+    Only a session's first run restarts, since a later one may carry a click.
     """
     first = st.session_state.setdefault(ENTERED, False) is False
     st.session_state[ENTERED] = True
@@ -93,12 +93,12 @@ def _enter_through_app() -> None:
 
 
 def empty_state(key: str, missing: str) -> None:
-    """In place of results that are not there: what will be here, and the step that comes first."""
+    """Placeholder of missing results, with the step that they need."""
     now, first = state.context(), STEP_GUIDES[missing]
     with st.container(border=True):
         st.markdown(f"#### Nothing to show yet\n{EMPTY.get(key, '')}")
         if now.job is not None:
-            st.markdown("The running job fills this page as soon as it gets there.")
+            st.markdown("The running job will fill this page.")
         elif first.key != key:
             st.markdown(f"It needs the **{first.title}** step first.")
         with st.container(horizontal=True, vertical_alignment="center"):
@@ -116,7 +116,7 @@ def empty_state(key: str, missing: str) -> None:
 
 
 def show_code(key: str, format: str = "") -> None:
-    """The draft up to this step as a Python script and as a command line, which export in `format` if it is given."""
+    """The draft up to this step as Python script and command line, with an export in `format` if given."""
     recipe, step = state.context().recipe, GUIDES[key].step
     with st.expander("Show as code", icon=":material/code:", key=f"{key}.code"):
         python, line = st.tabs(["Python", "Command line"], key=f"{key}.code.tabs")
@@ -126,7 +126,7 @@ def show_code(key: str, format: str = "") -> None:
 
 @st.fragment
 def table_and_csv(key: str, table: pd.DataFrame) -> None:
-    """The numbers behind a chart, sent to the browser once they are asked for; widget keys `<key>`, `<key>.csv`."""
+    """Data of a chart, sent to the browser on demand; widget keys `<key>`, `<key>.csv`."""
     with st.expander(
         "Numbers", type="compact", icon=":material/table_rows:", key=f"{key}.open", on_change="rerun"
     ) as box:

@@ -20,10 +20,12 @@ from nirvana.runs.store import Run
 
 METHOD = "prune.compensation"
 MEANINGS = {
-    "none": "What the removed units wrote is simply missing",
-    "bias": "Their average is added as a constant, as in FLAP (arXiv 2312.11983); takes one reading of some text",
-    "least_squares": "The remaining weights of each output projection are fitted to what it wrote before; takes one "
-    "reading of some text, and memory for the statistics",
+    "none": "No compensation for the removed units",
+    "bias": "Their mean contribution becomes a bias, as in FLAP (arXiv 2312.11983); needs a pass over some text",
+    "least_squares": (
+        "The remaining weights of each output projection are fitted to its dense outputs; needs a pass over some "
+        "text, and memory for the statistics"
+    ),
 }
 NUMBERS = {"samples": "Samples", "length": "Tokens in a sample", "seed": "Seed of the draw"}
 
@@ -37,12 +39,14 @@ def compensation_controls(choice: PruneChoice) -> PruneChoice:
         key=METHOD,
         format_func=lambda name: COMPENSATIONS[name].capitalize(),
         captions=[f"{MEANINGS[name]}." for name in MEANINGS],
-        help="Attention and MLP each end in an **output projection**, which loses inputs when units go. It can be "
-        "changed, without training, so that its output stays close to what it was.",
+        help=(
+            "Attention and MLP each end in an **output projection**, which loses inputs when units are removed. "
+            "Compensation changes it, without training, so that its output stays close to the dense one."
+        ),
     )
     if method == "none":
         return choice.with_values(compensation=method)
-    st.caption("The statistics are of samples drawn from the calibration text; more of them fit better.")
+    st.caption("The statistics are of samples drawn from the calibration text; more samples fit better.")
     numbers = {}
     for column, (name, label) in zip(st.columns(len(NUMBERS)), NUMBERS.items(), strict=True):
         with column:
@@ -60,7 +64,7 @@ def compensated(record: dict[str, Any]) -> str:
     texts = ", ".join(f"{each['samples']} samples of {each['source']}, seed {each['seed']}" for each in record["sets"])
     how = [f"regularisation {record['regularisation']:g}"] if "regularisation" in record else []
     if record.get("seconds") is not None:
-        how.append(f"collected in {record['seconds']:,.1f} s" + (", kept from then" if record.get("cached") else ""))
+        how.append(f"collected in {record['seconds']:,.1f} s" + (", cached" if record.get("cached") else ""))
     title = "".join(compensation(record["method"]))
     return f"Compensation: {title}, from {tokens} tokens ({texts}){''.join(f'; {part}' for part in how)}."
 
@@ -76,7 +80,7 @@ def preview(plan: PruningPlan, run: Run) -> None:
             parts.append(f"**{gone:,}** of {count(units, kind)}")
     before, after = plan.layout.parameters, plan.pruned_layout.parameters
     text = f"Pruning removes {' and '.join(parts)}: {plan.removed:,} parameters, {plan.sparsity:.2%} of those in "
-    text += f"attention and MLP. The model goes from {before / 1e6:,.1f} M to **{after / 1e6:,.1f} M** parameters"
+    text += f"attention and MLP. The model shrinks from {before / 1e6:,.1f} M to **{after / 1e6:,.1f} M** parameters"
     card = run.model()
     if card and before:
         size = card.weight_bytes * after / before
@@ -85,9 +89,9 @@ def preview(plan: PruningPlan, run: Run) -> None:
 
 
 def cost(run: Run, recipe: Recipe, steps: Sequence[str]) -> str:
-    """Steps that will be computed, their expected duration, and the device."""
+    """Steps to compute, expected duration, and device."""
     card = run.model()
-    text = "Everything is current"
+    text = "All steps are current"
     if steps:
         text = f"To do: {', '.join(steps)}: {in_words(total_seconds(steps, recipe, read_pace(recipe.model)))}"
     if card:

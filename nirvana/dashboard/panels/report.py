@@ -11,7 +11,7 @@ from nirvana.runs.run import Run
 
 
 def report_download(run: Run) -> None:
-    """The button that makes the report once it is clicked."""
+    """The button that creates and downloads the report."""
     st.download_button(
         "Download the report (HTML)",
         data=lambda: report_html(run).encode(),
@@ -20,6 +20,5 @@ def report_download(run: Run) -> None:
         key="compare.report",
         icon=":material/description:",
         on_click="ignore",
-        help="Everything that this run holds in one file: charts, tables, protocols, recipe and versions. It works "
-        "without a network.",
+        help="All results of this run in one file: charts, tables, protocols, recipe and versions. It works offline.",
     )

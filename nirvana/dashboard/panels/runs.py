@@ -1,4 +1,4 @@
-"""Parts of the Runs page: the history, and what can be done with one run or several."""
+"""Parts of the Runs page: the history, and actions on runs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ POINT = "runs.point"
 
 
 def listed(now: state.Context) -> list[Run]:
-    """The runs that this session may see, pinned ones first; the example last."""
+    """The runs visible to this session, pinned ones first, the example last."""
     example = now.store.open(EXAMPLE)
     return [*state.visible_runs(), *([example] if example.model() is not None else [])]
 
@@ -59,14 +59,14 @@ def history(runs: list[Run]) -> None:
         on_select="rerun",
         selection_mode="multi-row",
         column_config={
-            "points": st.column_config.NumberColumn(help="Of its sweep; each is a run of its own, opened below."),
+            "points": st.column_config.NumberColumn(help="Points of its sweep; each is a run, opened below."),
             "sparsity": st.column_config.NumberColumn(format="percent"),
             "perplexity": st.column_config.TextColumn(help="Dense to pruned, on the first corpus of the run."),
             "KL": st.column_config.NumberColumn(format="%.3g", help="Nats per token; 0 means identical."),
         },
     )
     total = sum(use[run.id] for run in runs if not run.is_example)
-    st.caption(f"Runs take {megabytes(total)} on disk. A pruned model is kept as its base and plan, not as weights.")
+    st.caption(f"Runs take {megabytes(total)} on disk. A pruned model is stored as base and plan, without weights.")
 
 
 def take_row(runs: list[Run]) -> None:
@@ -88,14 +88,14 @@ def _rows() -> list[int]:
 
 
 def choose(runs: list[Run]) -> Run:
-    """The run that the actions below are for."""
+    """The run for the actions below."""
     names = {run.id: run for run in runs}
     chosen = st.selectbox(
         "Run",
         list(names),
         key=SELECTED,
         format_func=lambda run_id: f"{names[run_id].name} · {moment(names[run_id].created)}",
-        help="A click on a row of the table chooses it too.",
+        help="A click on a row of the table also chooses it.",
     )
     return names.get(chosen, runs[0])
 
@@ -127,7 +127,7 @@ def actions(run: Run, now: state.Context) -> None:
             points = len(now.store.children(run.id))
             also = f" and the {count(points, 'point')} of its sweep" if points else ""
             st.markdown(f"Delete **{plain(run.name)}** with all its results{also}, {megabytes(size)}?")
-            st.caption("This cannot be undone. Results that other runs share stay with them.")
+            st.caption("This cannot be undone. Results shared with other runs stay with them.")
             st.button(
                 "Delete for good",
                 key="runs.delete.confirm",
@@ -143,7 +143,7 @@ def actions(run: Run, now: state.Context) -> None:
 
 
 def children(run: Run, now: state.Context) -> None:
-    """The points of the run's sweep, folded away: each is a run that opens like any other."""
+    """The points of the run's sweep, collapsed; each opens like any run."""
     points = now.store.children(run.id)
     if not points:
         return
@@ -167,7 +167,7 @@ def children(run: Run, now: state.Context) -> None:
 
 
 def compare(runs: list[Run]) -> None:
-    """A button that sets the selected runs side by side on the Compare page."""
+    """A button that compares the selected runs on the Compare page."""
     chosen = [runs[row].id for row in _rows() if row < len(runs)]
     with st.container(horizontal=True, vertical_alignment="center"):
         if st.button(
@@ -178,7 +178,7 @@ def compare(runs: list[Run]) -> None:
             help="Select two rows or more in the table first.",
         ):
             set_beside(chosen)
-        st.caption("Select rows of the table to set runs side by side.")
+        st.caption("Select rows of the table to compare runs.")
 
 
 def _attempt(action: str, run_id: str, *values: object) -> None:

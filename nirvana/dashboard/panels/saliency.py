@@ -1,4 +1,4 @@
-"""Sections of the Saliency page: overview, one layer, and how the scores were made."""
+"""Sections of the Saliency page: overview, one layer, and computation of the scores."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ def overview(scores: Saliency, stack: str, layer: int, plan: PruningPlan | None,
             format_func=lambda name: figures.COLOURS[name].capitalize(),
             key="saliency.colour",
             persist_state="session",
-            help="Log shows the small scores apart, linear the large ones, rank the order in which units go.",
+            help="Log resolves small scores, linear large ones; rank is the order of removal.",
         )
         ordered = st.toggle(
             "Sort each layer, best first",
             key="saliency.sort",
             persist_state="session",
-            help="Shows how the scores fall off, and how many units of each layer the current plan keeps.",
+            help="Shows the decrease of the scores, and the number of units in each layer that the current plan keeps.",
         )
     for module, column in zip(figures.modules(scores, stack), module_columns(scores, stack), strict=True):
         with column:
@@ -85,7 +85,7 @@ def one_layer(scores: Saliency, stack: str, layer: int, plan: PruningPlan | None
 
 
 def how_computed(scores: Saliency) -> None:
-    """The record that the engine left with the scores."""
+    """The record of the scores' computation."""
     with st.expander("How were these scores computed?", key="saliency.details"):
         rows: dict[str, object] = {"criterion": scores.criterion, "calibration set": scores.calibration_hash}
         rows |= {name.replace("_", " "): value for name, value in scores.details.items()}

@@ -1,4 +1,4 @@
-"""The sensitivity scan on the Allocation page: start it, see it, and protect what it points at."""
+"""The sensitivity scan on the Allocation page, and protection of the most sensitive layers."""
 
 from __future__ import annotations
 
@@ -93,8 +93,10 @@ def _protect(layers: list[int]) -> None:
             icon=":material/shield:",
             on_click=_set_protected,
             args=(chosen,),
-            help="The most sensitive layers keep every unit; the others lose more. Whether that is better shows on "
-            "Compare: a scan prunes one module at a time and knows nothing of how losses add up.",
+            help=(
+                "The most sensitive layers keep every unit; the others lose more. Measure the result on Compare: a "
+                "scan prunes one module at a time and does not predict joint losses."
+            ),
         )
 
 

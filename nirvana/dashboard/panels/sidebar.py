@@ -32,12 +32,12 @@ STATUS = {
 
 
 def page_icon(now: state.Context, guide: PageGuide) -> str:
-    """For a step, whether the open run has its result; for the other pages their own."""
+    """For a step, the state of the open run's result; for other pages their icon."""
     return STEP_ICONS[state.state_of(now, guide.step)] if guide.step else guide.icon
 
 
 def sidebar(now: state.Context) -> None:
-    """The open run with its model, then what is being computed and how much memory there is."""
+    """The open run with its model, running jobs, and memory."""
     with st.sidebar:
         st.markdown(f"**{plain(now.run.name)}**")
         status = "example, read only" if now.run.is_example else STATUS.get(now.run.status, now.run.status)
@@ -53,14 +53,14 @@ def sidebar(now: state.Context) -> None:
                 icon=":material/arrow_back:",
                 on_click=state.open_run,
                 args=(now.run.study,),
-                help="This run is one point of a sweep. Turn to the run that the sweep belongs to.",
+                help="This run is one point of a sweep. Open the run of the sweep.",
             )
         live = [job for job in now.jobs.jobs(limit=20) if job.live]
         st.fragment(_activity, run_every=POLL if live else None)(now.run.id, bool(live))
 
 
 def _activity(open_run: str, was_live: bool) -> None:
-    """Jobs of any run, and memory. Reruns the page once when there is nothing left to watch."""
+    """Jobs of any run, and memory. Reruns the page once when the last job ends."""
     try:
         _show_activity(open_run, was_live)
     except NirvanaError as error:  # here, since the fragment runs without app.py
@@ -84,7 +84,7 @@ def _show_activity(open_run: str, was_live: bool) -> None:
                 icon=":material/open_in_new:",
                 on_click=state.open_run,
                 args=(job.run_id,),
-                help="Turn to the run that is being computed.",
+                help="Open the run that is being computed.",
             )
         if len(live) > 1:
             st.caption(f"{len(live) - 1} more in the queue")

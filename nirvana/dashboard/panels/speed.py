@@ -26,7 +26,7 @@ LABELS = {
 
 
 def speed(now: state.Context) -> None:
-    """How fast both models are and what quality their bytes buy, with the controls to measure it."""
+    """Results and controls of speed and quality against bytes."""
     if now.run.info("prune") is None:
         return
     st.markdown("### Speed and bytes")
@@ -38,8 +38,7 @@ def speed(now: state.Context) -> None:
             key="compare.speed.run",
             icon=":material/speed:",
             disabled=busy,
-            help="The models take turns in one process. Leave the machine alone meanwhile: the spread shows what "
-            "disturbs it.",
+            help="The models take turns in one process. Other load on the machine increases the spread.",
         ):
             state.start_task("speed", **protocol, schemes=list(schemes))
         if st.button(
@@ -47,7 +46,7 @@ def speed(now: state.Context) -> None:
             key="compare.sizes.run",
             icon=":material/scatter_plot:",
             disabled=busy or not schemes or not now.run.recipe.evaluation.corpora,
-            help="Perplexity on this run's first text, of both models and of their quantised copies.",
+            help="Perplexity on this run's first text of both models and their quantised copies.",
         ):
             state.start_task("sizes", schemes=list(schemes))
     _speed_result(now)
@@ -59,7 +58,7 @@ def speed(now: state.Context) -> None:
 
 
 def _protocol() -> tuple[dict[str, int], Sequence[str]]:
-    """Batch, lengths and turns, and which quantised copies to measure too."""
+    """Controls of batch, lengths, turns and quantised copies."""
     chosen = {}
     with st.grid(4, min_column_width=130):
         for name, (label, step) in LABELS.items():
@@ -68,13 +67,16 @@ def _protocol() -> tuple[dict[str, int], Sequence[str]]:
             chosen[name] = int(st.number_input(label, step=step, key=key, **limits(SpeedRequest, name)))
     st.session_state.setdefault(QUANTISED, list(SCHEMES))
     schemes = st.multiselect(
-        "Quantised copies to hold against them",
+        "Quantised copies as baselines",
         list(SCHEMES),
         key=QUANTISED,
         format_func=lambda scheme: f"{scheme}: {SCHEMES[scheme]}",
         placeholder="None",
-        help="A pruned model competes with a quantised dense one, and both can be combined. The linear layers of the "
-        "blocks are quantised with bitsandbytes; on a CPU that saves bytes, and mostly costs time.",
+        help=(
+            "A quantised dense model is a baseline for a pruned one, and both methods can be combined. The linear "
+            "layers of the blocks are quantised with bitsandbytes; on a CPU that saves memory but is usually "
+            "slower."
+        ),
     )
     return chosen, schemes
 

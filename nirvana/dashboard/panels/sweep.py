@@ -26,7 +26,7 @@ from nirvana.studies.sweep import Sweep
 from nirvana.studies.sweep_grid import Grid, Point
 from nirvana.studies.sweep_rows import Row, read_grid, read_rows
 
-RUN = "nirvana.swept"  # which run the controls show the grid of
+RUN = "nirvana.swept"  # the run whose grid the controls show
 CRITERIA, SPARSITIES, SEEDS, SEEN = "sweep.criteria", "sweep.sparsities", "sweep.seeds", "nirvana.sweep_seeds"
 LISTS = {
     "methods": "sweep.methods",
@@ -42,7 +42,7 @@ PANEL = StudyPanel(Sweep(), "sweep", "point", lambda run: [row.seconds for row i
 
 
 def base_recipe(now: state.Context) -> Recipe:
-    """Around what to sweep: the draft, but the run's own recipe where a sweep would make no difference between them."""
+    """The recipe of the sweep: the draft, or the run's own recipe if both give the same sweep."""
     return now.run.recipe if Point.around(now.recipe) == Point.around(now.run.recipe) else now.recipe
 
 
@@ -72,8 +72,10 @@ def grid_controls(now: state.Context) -> Grid:
             key=LISTS["methods"],
             format_func=lambda name: ALLOCATIONS[name].capitalize(),
             placeholder="Choose",
-            help="The same allocation for all: global rankings, balanced by gamma. As published: what each criterion's "
-            "authors do, their compensation with it.",
+            help=(
+                "Same allocation: global rankings, balanced by gamma. As published: the allocation and "
+                "compensation of each criterion's authors."
+            ),
         )
         seeds = st.number_input(
             "Seeds",
@@ -81,10 +83,10 @@ def grid_controls(now: state.Context) -> Grid:
             max_value=MOST_SEEDS,
             step=1,
             key=SEEDS,
-            help="Each draws a calibration set of its own. One gives no estimate of the variance; use three or more.",
+            help="Each draws its own calibration set. One seed gives no estimate of the variance; use three or more.",
         )
     with st.expander("More: compensation, gamma, speed", icon=":material/tune:", key="sweep.more"):
-        st.markdown("These are tried with the same allocation; as published, each criterion brings its own.")
+        st.markdown("These apply to the same allocation; as published, each criterion has its own.")
         with st.grid(3, min_column_width=200):
             compensations = st.multiselect(
                 "Compensations",
@@ -100,19 +102,19 @@ def grid_controls(now: state.Context) -> Grid:
                 key=LISTS["gammas"],
                 format_func=gamma_label,
                 placeholder="Choose",
-                help="How much faster the MLP is pruned than attention.",
+                help="Ratio of the MLP's pruning rate to attention's.",
             )
             normalisations = st.multiselect(
                 "Normalisation",
                 sorted({*NORMALISATIONS, *st.session_state[LISTS["normalisations"]]}),
                 key=LISTS["normalisations"],
                 placeholder="Choose",
-                help="How far the scores of each layer are brought to the same mean before they are ranked.",
+                help="Score normalisation exponent (0 = off).",
             )
         speed = st.toggle(
             "Measure the speed of every point",
             key=SPEED,
-            help="Each pruned model takes turns with the dense one in one process. Leave the machine alone meanwhile.",
+            help="Each pruned model takes turns with the dense one in one process. Avoid other load on the machine.",
         )
     return Grid(
         criteria=tuple(criteria),
@@ -127,7 +129,7 @@ def grid_controls(now: state.Context) -> Grid:
 
 
 def _adopt(now: state.Context) -> None:
-    """Set the controls to the grid of the open run, once after it was opened."""
+    """Set the controls to the open run's grid, once after it was opened."""
     known = read_grid(now.run) or Grid(seeds=tuple(range(3)))
     if st.session_state.get(RUN) != now.run.id and (read_grid(now.run) is not None or RUN not in st.session_state):
         for key in [str(key) for key in st.session_state if str(key).startswith("sweep.")]:
@@ -143,7 +145,7 @@ def _adopt(now: state.Context) -> None:
 
 
 def _seeds(wanted: int) -> tuple[int, ...]:
-    """That many seeds: those of the last grid first, then the smallest others."""
+    """`number` seeds: those of the last grid first, then the smallest others."""
     known = list(st.session_state[SEEN])
     others = (seed for seed in range(wanted + len(known)) if seed not in known)
     while len(known) < wanted:
@@ -159,12 +161,12 @@ def describe_base(recipe: Recipe) -> str:
     return (
         f"Around the open run: **{plain(model_name(recipe))}**, calibrated on "
         f"{calibration.samples:,} x {calibration.length:,} tokens of {plain(corpus_label(calibration.corpus))}; "
-        f"perplexity on {texts}{tasks}, KL on {calibration.probe_samples:,} probes. Change these on their own pages."
+        f"perplexity on {texts}{tasks}, KL on {calibration.probe_samples:,} probes. Change these on their pages."
     )
 
 
 def start(now: state.Context, grid: Grid, rows: Sequence[Row]) -> None:
-    """How many points there are, how long they may take, and the button."""
+    """Number of points, expected duration, and the button."""
     recipe = base_recipe(now)
     if not PANEL.is_valid(now, grid, recipe, "Start the sweep"):
         return
@@ -182,7 +184,7 @@ def start(now: state.Context, grid: Grid, rows: Sequence[Row]) -> None:
         recipe,
         label=label,
         caption=_cost(recipe, grid, points, todo, around),
-        help="Every finished point is kept: stop at any time, and continue or extend the grid later.",
+        help="Finished points are kept if you stop; continue or extend the grid later.",
         complete=not todo,
         kind="primary" if new else "secondary",
     )
@@ -192,7 +194,7 @@ def _cost(recipe: Recipe, grid: Grid, points: Sequence[Point], todo: Sequence[Po
     text = count(len(points), "point")
     if len(todo) < len(points):
         text += f", {len(points) - len(todo)} of them done"
-    failed = {row.point for row in rows if row.failure}  # which mostly fail again, and at once
+    failed = {row.point for row in rows if row.failure}  # they mostly fail again, at once
     left = [point for point in todo if point not in failed]
     if left:
         seconds = sweep_seconds(left, rows, recipe, read_pace(recipe.model))
@@ -202,7 +204,7 @@ def _cost(recipe: Recipe, grid: Grid, points: Sequence[Point], todo: Sequence[Po
 
 
 def belongs_elsewhere(now: state.Context) -> bool:
-    """On a point's own run: where the sweep is. True where there is nothing else to show."""
+    """On a point's run: a link to the sweep's run. True for a point."""
     if not now.run.study:
         return False
     try:
@@ -224,36 +226,36 @@ def belongs_elsewhere(now: state.Context) -> bool:
 
 
 def nothing_yet(now: state.Context) -> None:
-    """In place of results: what will be here."""
+    """Placeholder of the results."""
     with st.container(border=True):
         st.markdown(
-            "#### Nothing to show yet\nHere perplexity, KL and accuracy are drawn over the achieved sparsity, a line "
-            "for each criterion; models are ranked by quality for their size and speed; and a table holds as published "
-            "against the same allocation."
+            "#### Nothing to show yet\nThis page will show perplexity, KL and accuracy over the achieved "
+            "sparsity, with a line for each criterion; quality against size and speed; and a table of "
+            "published against same allocation."
         )
         if now.job is not None:
             st.markdown("The running job fills this page point by point.")
         else:
-            st.markdown("Choose what to try above, and start the sweep. What all points share comes from the open run.")
+            st.markdown("Choose the grid above, and start the sweep. All other settings are the open run's.")
             page_link("calibration", "Choose the calibration text")
 
 
 def explain() -> None:
-    """How a sweep makes its comparisons fair."""
+    """Explanation of the comparisons of a sweep."""
     st.markdown(
-        "A criterion ranks the units; an **allocation** determines how many are removed where. Authors publish "
-        "both together, so a comparison needs two columns. **As published** is each method as its authors use it, with "
-        "their allocation, their compensation and gamma 3.36 where there is one. **Same allocation** gives every "
-        "criterion NIRVANA's: global rankings of KV groups and of neurons, tied by gamma. Both meet the same sparsity "
-        "to within one block; whole layers cannot be cut as finely, and what misses by more than one percentage point "
-        "is said and not compared."
+        "A criterion ranks the units; an **allocation** determines the number to remove in each layer. Authors "
+        "publish both together, so a comparison has two columns. **As published** is each method with its "
+        "authors' allocation and compensation, and gamma 3.36 if it has one. **Same allocation** uses "
+        "NIRVANA's for every criterion: global rankings of KV groups and of neurons, tied by gamma. Both meet "
+        "the target sparsity to within one block, except for whole layers; points more than 1 pp off target "
+        "are flagged and excluded."
     )
     st.markdown(
-        "Each **seed** draws one calibration set, and nothing is chosen by KL, so seeds are independent. Two criteria "
+        "Each **seed** draws one calibration set, without a choice by KL, so seeds are independent. Two criteria "
         "are compared seed by seed: with $d_s$ the difference of their log perplexities (or KL) at seed $s$, of $n$,"
     )
     st.latex(r"\bar d \pm t_{n-1}\, \frac{\mathrm{sd}(d)}{\sqrt n}")
     st.markdown(
-        "is the 95 % interval of their ratio, by Student's $t$. It speaks of other calibration sets of the same text, "
-        "not of other texts. With three seeds only large differences are significant."
+        "is the 95 % interval of their ratio, by Student's $t$. It is for other calibration sets of the same "
+        "text, not for other texts. With three seeds only large differences are significant."
     )

@@ -29,7 +29,7 @@ ICONS = {
 
 
 def results(run: Run, rows: Sequence[Row]) -> None:
-    """Everything that the finished points show."""
+    """Results of the finished points."""
     take_click(rows)
     names = metrics(rows)
     if names:
@@ -39,8 +39,8 @@ def results(run: Run, rows: Sequence[Row]) -> None:
         table = figures.comparison_table(rows, metric)
         st.dataframe(table, hide_index=True, key="sweep.comparison", height="content")
         st.caption(
-            f"{title(metric)}: means over seeds ± one standard deviation; of the dense model ± its standard error. A "
-            "share that was missed by more than one percentage point is said, and left out of comparisons."
+            f"{title(metric)}: means over seeds ± one standard deviation; of the dense model ± its standard "
+            "error. Points more than 1 pp off the target sparsity are flagged and excluded from comparisons."
         )
         chart = figures.by_sparsity(rows, metric)
         if chart is not None:
@@ -57,15 +57,16 @@ def _choose_metric(names: Sequence[str]) -> str:
 
 
 def say(found: Sequence[Verdict]) -> None:
-    """One box for each kind of verdict: NIRVANA beaten first, then winners, then what is open."""
+    """A box for each kind of verdict: criteria better than NIRVANA first, then winners, then undecided contests."""
     for kind, heading in HEADINGS.items():
         lines = [plain(each.text) for each in found if each.kind == kind]
         if lines:
             BOXES[kind](f"**{heading}.**\n" + "\n".join(f"- {line}" for line in lines), icon=ICONS[kind])
     if found:
         st.caption(
-            "A winner is named only where the 95 % interval of the paired difference over seeds excludes that there is "
-            "none, against every other criterion. Each interval is by itself: of twenty, one errs by chance."
+            "A winner is named only where the 95 % interval of the paired difference over seeds excludes zero "
+            "against every other criterion. Intervals are not adjusted for multiple comparisons: one in twenty "
+            "errs by chance."
         )
 
 
@@ -86,9 +87,8 @@ def _pareto(run: Run, rows: Sequence[Row], metric: str) -> None:
         show_chart(FRONT, chart, clickable=True)
         if against == "bytes" and not chart.table["model"].str.startswith("dense ").any():
             st.caption(
-                "Quantised copies of the dense model are drawn too where quality against bytes was measured for the "
-                "open run, on the Compare page: for perplexity on the text that was used there, with the same tokens "
-                "and windows."
+                "Quantised copies of the dense model are also drawn if quality against bytes was measured on "
+                "the Compare page of the open run, for perplexity on the same text, tokens and windows."
             )
 
 
@@ -110,8 +110,8 @@ def take_click(rows: Sequence[Row]) -> None:
 
 
 def points(rows: Sequence[Row]) -> None:
-    """Every point in a table, and the button that opens a point's run."""
-    st.markdown("#### Every point")
+    """Table of all points, and the button that opens a point's run."""
+    st.markdown("#### All points")
     table = points_table(rows)
     st.dataframe(
         table.drop(columns="run"),
@@ -137,7 +137,7 @@ def points(rows: Sequence[Row]) -> None:
             list(labels),
             key=POINT,
             format_func=labels.__getitem__,
-            help="A click on a mark of a chart or a row of the table chooses it too.",
+            help="A click on a mark of a chart or a row of the table also chooses it.",
         )
         with st.container(horizontal=True):
             if st.button("Open its run", key="sweep.open", icon=":material/folder_open:"):

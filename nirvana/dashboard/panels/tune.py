@@ -32,8 +32,8 @@ from nirvana.studies.search_trials import Trial, ranked, read_trials, recipe_of
 
 TEXTS, SPARSITY, MINUTES = "tune.corpora", "tune.sparsity", "tune.minutes"
 METHODS, SEED, CHOICE, TRIAL = "tune.criteria", "tune.seed", "tune.choice", "tune.trial"
-RUN = "nirvana.tuned"  # which run the controls show the search of
-PUBLIC_MINUTES = 10  # at most, where strangers share the machine
+RUN = "nirvana.tuned"  # the run whose search the controls show
+PUBLIC_MINUTES = 10  # limit in a public demo
 PANEL = StudyPanel(Search(), "tune", "trial", lambda run: [trial.seconds for trial in read_trials(run.folder)[1]])
 
 
@@ -48,8 +48,10 @@ def controls(now: state.Context, settings: dict[str, Any] | None) -> SearchReque
             key=TEXTS,
             format_func=corpus_label,
             placeholder="Choose",
-            help="To calibrate on: each alone, and a uniform mixture of all. KL is measured on other parts of all of "
-            "them. Texts of your own can be added on the Calibration page.",
+            help=(
+                "Calibration texts: each alone, and a uniform mixture of all. KL is measured on separate parts of "
+                "all texts. Add your own texts on the Calibration page."
+            ),
         )
         criteria = st.multiselect(
             "Criteria",
@@ -67,7 +69,7 @@ def controls(now: state.Context, settings: dict[str, Any] | None) -> SearchReque
             max_value=PUBLIC_MINUTES if state.public_demo() else 10_000,
             step=5,
             key=MINUTES,
-            help="The trial that runs when they are over is finished. A search can be continued later.",
+            help="The running trial is finished. A search can be continued later.",
         )
         seed = whole_number("Seed", SearchRequest(), "seed", key=SEED)
     return SearchRequest(
@@ -76,7 +78,7 @@ def controls(now: state.Context, settings: dict[str, Any] | None) -> SearchReque
 
 
 def _adopt(now: state.Context, settings: dict[str, Any] | None) -> None:
-    """Set the controls to the search of the open run, once after it was opened."""
+    """Set the controls to the open run's search, once after it was opened."""
     if st.session_state.get(RUN) not in (None, now.run.id) and settings is not None:
         for key in (TEXTS, SPARSITY, METHODS, SEED):
             st.session_state.pop(key, None)
@@ -106,7 +108,7 @@ def start(now: state.Context, request: SearchRequest, settings: dict[str, Any] |
         now.recipe,
         label=f"Continue with trial {len(trials) + 1}" if continues else "Search",
         caption=f"{caption}. Samples and lengths are those of the Calibration and Prune pages.",
-        help="Every finished trial is kept: stop at any time. A search for something else has trials of its own.",
+        help="Finished trials are kept if you stop. A search with other settings has separate trials.",
     )
 
 
@@ -117,7 +119,7 @@ def _same(request: SearchRequest, settings: dict[str, Any]) -> bool:
 
 
 def results(now: state.Context, settings: dict[str, Any], trials: Sequence[Trial]) -> None:
-    """Everything that the finished trials show."""
+    """Results of the finished trials."""
     good = ranked(trials)
     protocol = protocol_words(settings, lambda name: plain(corpus_label(name)))
     if good:
@@ -144,16 +146,16 @@ def _headline(good: Sequence[Trial], trials: Sequence[Trial]) -> None:
     best = good[0]
     first = next((trial for trial in trials if trial.number == 0 and not trial.failure), None)
     with st.grid(4, min_column_width=165):
-        metric("Best KL", f"{best.kl:.3g} nats", f"± {best.kl_error:.2g}", "To the dense model, on probe text.")
+        metric("Best KL", f"{best.kl:.3g} nats", f"± {best.kl_error:.2g}", "KL to the dense model on probe text.")
         if first is not None and first is not best:
-            started = f"{describe(first.choices)}: where the search started."
+            started = f"{describe(first.choices)}: the start of the search."
             metric("KL of the first trial", f"{first.kl:.3g} nats", f"± {first.kl_error:.2g}", started)
         for name, (value, error) in best.perplexity.items():
             metric(
                 f"Perplexity, {plain(short_text(name))}",
                 f"{value:,.4g}",
                 f"± {error:.2g}",
-                f"Of the best, on probe text of {plain(corpus_label(name))}.",
+                f"Of the best trial, on probe text of {plain(corpus_label(name))}.",
             )
     st.markdown(f"**The best so far**: {plain(describe(best.choices))}.")
     if first is not None and first is not best:
@@ -171,7 +173,7 @@ def _ratio(best: Trial, first: Trial) -> tuple[float, float]:
 
 
 def _make_run(now: state.Context, settings: dict[str, Any], good: Sequence[Trial]) -> None:
-    """A button that makes a run of the best trial, or of another."""
+    """A button that starts a run with the recipe of the best or another trial."""
     by_number = {trial.number: trial for trial in good}
     if st.session_state.get(TRIAL) not in by_number:
         st.session_state.pop(TRIAL, None)
@@ -184,13 +186,15 @@ def _make_run(now: state.Context, settings: dict[str, Any], good: Sequence[Trial
             help="The best first.",
         )
         if st.button(
-            "Make a run of it",
+            "Run this recipe",
             key="tune.make",
             type="primary",
             icon=":material/content_cut:",
             disabled=now.job is not None,
-            help="Computes every step with this recipe in a new run, measured on the evaluation splits, which the "
-            "search has not seen.",
+            help=(
+                "Computes every step with this recipe in a new run, measured on the evaluation splits, which the "
+                "search does not read."
+            ),
         ):
             chosen = by_number[number]
             recipe = (
@@ -202,34 +206,33 @@ def _make_run(now: state.Context, settings: dict[str, Any], good: Sequence[Trial
 
 
 def nothing_yet(now: state.Context) -> None:
-    """In place of results: what will be here."""
+    """Placeholder of the results."""
     with st.container(border=True):
         st.markdown(
-            "#### Nothing to show yet\nHere every trial appears as soon as it is finished: how close it stays to the "
-            "dense model, against each of its choices, and whether that tells its perplexity. The first trials are the "
-            "paper's recipe and each other criterion with what did well elsewhere; then each goes by what did well "
-            "before."
+            "#### Nothing to show yet\nEvery finished trial appears here: its KL against each of its choices, "
+            "and the correlation of KL and perplexity. The first trials are the paper's recipe and each other "
+            "criterion with the benchmarks' best choices; later trials follow earlier results."
         )
         if now.job is not None and now.job.task == "tune":
             st.markdown("The running job fills this page trial by trial.")
         else:
             st.markdown(
-                "A tiny built-in model makes a trial in a second or two. SmolLM2-135M takes one to three minutes on a "
-                "CPU where a criterion scores anew, and well under one where it does not."
+                "A trial takes a second or two with a tiny built-in model. With SmolLM2-135M on a CPU it takes "
+                "one to three minutes with new scores, and well under one without."
             )
 
 
 def explain() -> None:
     """Explanation of the search space and the texts."""
     st.markdown(
-        "Each trial prunes the model once and is measured by **KL(dense || pruned)**, the mean over probe tokens "
-        "of how far its predictions moved. The search chooses the criterion, gamma, how far layers' scores are "
-        "normalised, the calibration text and its seed, the compensation, and how "
-        "many layers at either end are left alone. A tree-structured Parzen estimator (optuna) suggests what to "
-        "try next. Scores and statistics that were computed once are used again, and three of four trials use "
-        "scores that are there."
+        "Each trial prunes the model once and is measured by **KL(dense || pruned)**, the mean divergence of "
+        "its predictions over probe tokens. The search chooses criterion, gamma, score normalisation, "
+        "calibration text and seed, compensation, and the number of protected layers at either end. A "
+        "tree-structured Parzen estimator (optuna) suggests the next trial. Scores and statistics are reused, "
+        "and three of four trials need no new scores."
     )
     st.markdown(
-        "Calibration text, probes and evaluation text share nothing. What the search looked at is no evidence any "
-        "more: a run that is made of a trial is measured on the **evaluation** splits, which no trial has read."
+        "Calibration text, probes and evaluation text are disjoint. The search's own measurements are biased "
+        "by the choice, so a run with a trial's recipe is measured on the **evaluation** splits, which no "
+        "trial reads."
     )

@@ -1,4 +1,4 @@
-"""Zero-shot tasks on the Compare page: which to ask, and how both models answered."""
+"""Zero-shot tasks on the Compare page: choice and results."""
 
 from __future__ import annotations
 
@@ -23,15 +23,17 @@ PAIRS, TASKS, ITEMS = "compare.minimal_pairs", "compare.tasks", "compare.items"
 
 
 def task_controls(choice: EvaluationChoice) -> EvaluationChoice:
-    """Tasks and how many items of each, starting from `choice`; the result is what they say now."""
+    """Controls of tasks and number of items, starting from `choice`; returns their values."""
     own = not state.public_demo()
     st.session_state.setdefault(PAIRS, MINIMAL_PAIRS in choice.zero_shot)
     pairs = st.toggle(
         "Test grammar with minimal pairs",
         key=PAIRS,
-        help="A built-in probe that needs no download: 12 phenomena with 100 pairs each, of one good sentence and one "
-        "that a single word spoils. A model is right where it finds the good one likelier; guessing is right half the "
-        "time. For language models without an encoder.",
+        help=(
+            "A built-in probe that needs no download: 12 phenomena with 100 pairs each, of one grammatical "
+            "sentence and one with a wrong word. A model is right where the grammatical one is likelier; guessing "
+            "is right half the time. For language models without an encoder."
+        ),
     )
     others = tuple(name for name in choice.zero_shot if name != MINIMAL_PAIRS)
     with st.grid(2, min_column_width=150):
@@ -45,9 +47,11 @@ def task_controls(choice: EvaluationChoice) -> EvaluationChoice:
                     format_func=_option,
                     accept_new_options=True,
                     placeholder="Choose, or type a path",
-                    help="Questions with answers to choose from, asked without examples. To ask your own, type the "
-                    "path of a .jsonl file on the machine that serves this page, or of a folder of them: a line has "
-                    "query, choices and gold, or context_options, continuation and gold.",
+                    help=(
+                        "Questions with multiple choices, without examples. For your own, type the path of a "
+                        ".jsonl file on the machine that serves this page, or of a folder of them: a line has "
+                        "query, choices and gold, or context_options, continuation and gold."
+                    ),
                 )
             )
         items = whole_number(
@@ -56,24 +60,26 @@ def task_controls(choice: EvaluationChoice) -> EvaluationChoice:
             "zero_shot_items",
             key=ITEMS,
             step=25,
-            help="The first so many of each task, and of each phenomenon of the minimal pairs. More items make the "
-            "standard error smaller, and take longer.",
+            help=(
+                "Taken from the start of each task and of each phenomenon of the minimal pairs. More items reduce "
+                "the standard error and take longer."
+            ),
         )
     chosen = (*((MINIMAL_PAIRS,) if pairs else ()), *others)
     if set(chosen) == set(choice.zero_shot):
-        chosen = choice.zero_shot  # a recipe from elsewhere may have another order
+        chosen = choice.zero_shot  # an imported recipe may have another order
     return choice.with_values(zero_shot=chosen, zero_shot_items=items)
 
 
 def asked(recipe: Recipe) -> str:
     """Number of items and tasks, as the end of a sentence."""
     tasks = recipe.evaluation.zero_shot
-    text = f", and are asked {count(len(tasks), 'zero-shot task')}" if tasks else ""
+    text = f", and are measured on {count(len(tasks), 'zero-shot task')}" if tasks else ""
     return f"{text} (downloads are not counted)" if zero_shot_characters(recipe) is None else text
 
 
 def tasks_usable(choice: EvaluationChoice, card: ModelCard | None) -> bool:
-    """Whether the tasks can be asked; says what to change where they cannot."""
+    """Whether the tasks can be measured; otherwise a hint is shown."""
     try:
         for name in choice.zero_shot:
             check_name(name)
@@ -86,7 +92,7 @@ def tasks_usable(choice: EvaluationChoice, card: ModelCard | None) -> bool:
 
 
 def answers(report: Report) -> None:
-    """How both models did on every task and phenomenon, and where they differ beyond chance."""
+    """Accuracies of both models on every task and phenomenon, and significant differences."""
     found = comparisons(report)
     if not found:
         return
@@ -121,15 +127,16 @@ def answers(report: Report) -> None:
 def explain_tasks() -> None:
     """Explanation of zero-shot accuracy and the paired difference."""
     st.markdown(
-        "A **zero-shot task** asks without showing examples first. Of the answers to choose from, the model's is the "
-        "one that it finds likeliest: by the sum of its tokens' log-probabilities (**accuracy**), or by that sum over "
-        "the answer's length in characters (**normalised accuracy**), which does not favour short answers. The two do "
-        "not compare with each other, nor with other versions of the harness."
+        "A **zero-shot task** has no examples in the prompt. The model's answer is the likeliest choice: by "
+        "the sum of its tokens' log-probabilities (**accuracy**), or by that sum over the answer's length in "
+        "characters (**normalised accuracy**), which does not favour short answers. The two are not comparable "
+        "with each other, nor with other versions of the harness."
     )
     st.markdown(
-        "Both models are asked the same items, so their difference is better known than each accuracy: items that both "
-        "get right, or both wrong, say nothing about it. Its 95 % interval counts the items that only one of them gets "
-        "right; a model is called better only where that interval leaves zero out."
+        "Both models are measured on the same items, so their difference is more precise than each accuracy: "
+        "items that both answer correctly, or both incorrectly, do not contribute. Its 95 % interval counts "
+        "the items that only one of them answers correctly; a model is called better only where that interval "
+        "excludes zero."
     )
 
 
