@@ -149,7 +149,7 @@ def test_continuations_are_shown_letter_by_letter_newest_first(start: Start, fil
     app = open_page(start, filled)
     shown = [code.value for code in app.code]
     assert {"<b>Tell</b> me", "One $x$.", "One *y*."} <= set(shown) and " Paris." not in shown
-    assert "in the chat template" in words(app) and "They part after 4 characters." in words(app)
+    assert "in the chat template" in words(app) and "They differ after 4 characters." in words(app)
     app.selectbox(key="compare.continuation").set_value(0).run()
     assert " Paris." in [code.value for code in app.code]
 
@@ -182,8 +182,8 @@ def test_a_model_without_chat_template_says_so(start: Start, filled: Run) -> Non
 @pytest.mark.parametrize(
     ("dense", "pruned", "sentence"),
     [
-        ("abc", "abd", "They part after 2 characters."),
-        ("abc", "ab", "They part after 2 characters."),
+        ("abc", "abd", "They differ after 2 characters."),
+        ("abc", "ab", "They differ after 2 characters."),
         ("abc", "abc", "Both models generate the same text."),
         ("abc", "", "They differ from the first character."),
     ],

@@ -48,7 +48,7 @@ def test_what_was_measured_is_shown_with_its_protocol(start: Start, filled: Run)
     text = words(app).replace("\\", "")
     assert "reads 1.50 times as fast as dense" in text and "3 turns of each model" in text
     assert "estimate: a process's memory cannot be split by model" in text
-    assert "What quality do the bytes buy on python-docs?" in text and "better for fewer bytes" in text
+    assert "Which quality at which size on python-docs?" in text and "better for fewer bytes" in text
     assert "16,352 tokens in windows of 512, cpu" in text
 
 

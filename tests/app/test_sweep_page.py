@@ -107,7 +107,7 @@ def test_results_are_compared_and_verdicts_said(start: Start, store: Store, fill
     text = words(app).replace("\\", "")
     assert "NIRVANA is beaten." in app.warning[0].value and "taylor has 0.8" in app.warning[0].value
     assert "Clear winner" in app.success[0].value
-    assert "What does each sparsity cost in perplexity on novels?" in text and "on the front" in text
+    assert "How does perplexity on novels depend on sparsity?" in text and "on the front" in text
     (table,) = tables(app, "same allocation")
     assert list(table["criterion"])[:2] == ["dense", "nirvana"] and "as published" in table
     assert app.button(key="sweep.run").label == "The sweep is complete" and "30 of them done" in text

@@ -50,7 +50,7 @@ def test_minimal_pairs_are_one_click_away(start: Start, filled: Run, monkeypatch
     app = open_page(start, filled)
     assert not app.toggle(key="compare.minimal_pairs").value and "### Zero-shot tasks" not in words(app)
     app.toggle(key="compare.minimal_pairs").set_value(True).run()
-    assert "are asked 1 zero-shot task" in words(app) and not app.button(key="compare.run").disabled
+    assert "are measured on 1 zero-shot task" in words(app) and not app.button(key="compare.run").disabled
     app.number_input(key="compare.items").set_value(25).run()
     app.button(key="compare.run").click().run()
     ((run_id, until),) = submitted
@@ -88,7 +88,7 @@ def test_answers_are_shown_with_what_is_beyond_chance(start: Start, filled: Run)
     assert (
         "### Zero-shot tasks" in text and "clearly worse on Minimal pairs; not significant: 1 other difference" in text
     )
-    assert "On which phenomenon did pruning make a difference?" in text and "A question word and its gap" in text
+    assert "On which phenomenon did pruning change accuracy?" in text and "A question word and its gap" in text
     assert "lm-eval 0.0, no examples in the prompt" in text.replace("\\", "")
     charts = [json.loads(chart.proto.spec) for chart in app.get("plotly_chart")]
     assert sum(chart["layout"]["xaxis"]["title"]["text"] == "Pruned minus dense, same items" for chart in charts) == 2
@@ -137,5 +137,5 @@ def test_the_worker_asks_both_models(start: Start, store: Store, sample_text: Pa
     for subject in ("dense", "pruned"):
         measured: Any = report.find("accuracy", subject, task="minimal-pairs")
         assert measured.n == 2 * len(PHENOMENA)
-    assert "On which task did pruning make a difference?" in words(app)
+    assert "On which task did pruning change accuracy?" in words(app)
     assert not any("it/s]" in line for line in state.jobs().log(job.id, 200) if "zero" in line.lower())

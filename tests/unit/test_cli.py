@@ -344,7 +344,7 @@ def test_a_defect_shows_its_traceback_and_no_more_errors(
     monkeypatch.setattr("nirvana.models.inspection.inspect_model", broken)
     assert cli.main(["inspect", str(tiny_folder)]) == cli.FAILED
     shown = capsys.readouterr().err
-    assert "Traceback" in shown and "Error: ZeroDivisionError: division by zero.\n       This is a defect" in shown
+    assert "Traceback" in shown and "Error: ZeroDivisionError: division by zero.\n       This is a bug" in shown
 
 
 def test_usage_errors_exit_with_2(capsys: pytest.CaptureFixture[str]) -> None:

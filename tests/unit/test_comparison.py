@@ -99,7 +99,7 @@ def test_windows_are_paired(layout: Layout) -> None:
     assert cell is not None and cell.alike and cell.ratio == pytest.approx(math.e)
     assert cell.dense == pytest.approx(math.exp(LOSSES.mean() - 1))
     assert [column.heading for column in found.columns] == ["run 0 (nirvana)", "run 1 (flap)"]
-    assert found.findings and "run 1 (flap) does better than run 0 (nirvana)" in found.findings[0]
+    assert found.findings and "run 1 (flap) is better than run 0 (nirvana)" in found.findings[0]
     assert not two(layout, (0.0, 0.01)).findings
 
 
@@ -256,7 +256,7 @@ def test_the_command(layout: Layout, capsys: pytest.CaptureFixture[str], tmp_pat
     ids = [run.id for run in runs]
     assert cli.main(["compare", *ids, "--csv", str(csv)]) == 0
     shown = capsys.readouterr().out
-    assert "flap does better than nirvana" in shown and "★" in shown and "measured differently" not in shown
+    assert "flap is better than nirvana" in shown and "★" in shown and "measured differently" not in shown
     assert len(csv.read_text().splitlines()) == 5
     assert cli.main(["compare", *ids, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["lines"][-1]["winner"] == 1
@@ -287,7 +287,7 @@ def test_a_run_that_does_not_compare_hides_no_finding(layout: Layout) -> None:
         made(layout, "d", random, [perplexity(LOSSES - 1)], weights="v"),
     ]
     (finding,) = compare_runs(runs).findings
-    assert "b (flap) does better than a (nirvana)" in finding
+    assert "b (flap) is better than a (nirvana)" in finding
     Store().set_recipe(runs[1].id, flap.change("allocation", sparsity=0.3))
     found = compare_runs([runs[0], Store().open(runs[1].id)])
     assert found.columns[1].heading.endswith(", stale") and not found.findings

@@ -61,7 +61,7 @@ def make(excess: float, *, noise: float = 0.01, windows: int = 20, names: tuple[
     ("excess", "noise", "verdict"),
     [
         (0.2, 0.01, "the calibration text matters"),
-        (0.02, 0.001, "but little, where pruning itself costs 64.9 %"),
+        (0.02, 0.001, "but small, where pruning itself costs 64.9 %"),
         (0.004, 0.05, "not significant: the choice transfers"),
         (0.02, 0.5, "too little data to decide whether the choice transfers"),
         (-0.1, 0.01, "not significant: the choice transfers"),
@@ -73,7 +73,7 @@ def test_the_verdict_follows_from_the_numbers(excess: float, noise: float, verdi
     assert found is not None and found.off.value == pytest.approx(excess, abs=noise)
     words = in_words(matrix)
     assert verdict in words
-    assert ("lower than calibrated on the text itself" if excess < 0 else "higher than") in words
+    assert ("lower than calibrated on the evaluated text" if excess < 0 else "higher than") in words
     assert f"Calibrated on {MIXTURE}" in words
     assert "calibration-sampling variance" in words
     again = tuple(replace(row, seed=1) for row in matrix.rows)

@@ -53,7 +53,7 @@ def test_units_are_counted_with_what_one_costs(layout: Layout) -> None:
     assert table.loc["neuron", "in all"] == 3 * 48
     assert table.loc["neuron", "weights in one"] == str(3 * 32)
     assert table["parameters"].sum() == layout.prunable
-    assert model.prunable_sentence(layout) == "6 KV groups and 144 neurons can be cut."
+    assert model.prunable_sentence(layout) == "6 KV groups and 144 neurons are prunable."
 
 
 def test_every_size_of_the_architecture_is_explained() -> None:

@@ -35,7 +35,7 @@ def test_bars_are_medians_and_lines_what_operations_promise(report: SpeedReport)
     assert list(prefill.y) == [100.0, 150.0] and list(decode.y) == [10.0, 9.5]
     assert list(prefill.error_y.array) == [5.0, 2.0] and list(prefill.error_y.arrayminus) == [5.0, 3.0]
     assert list(promised.x) == ["pruned"] and list(promised.y) == [np.float32(120.0)]
-    assert "reads 1.50 times as fast as dense (its operations promise 1.20)" in chart.takeaway
+    assert "reads 1.50 times as fast as dense (ideal 1.20)" in chart.takeaway
     assert "generates 1.00 times as fast as dense" in chart.takeaway and "quartiles include 1" in chart.takeaway
     assert "3 turns" in chart.reading and "2 threads" in chart.reading
     row = chart.table.iloc[1]
@@ -45,7 +45,7 @@ def test_bars_are_medians_and_lines_what_operations_promise(report: SpeedReport)
 
 def test_one_model_alone_is_compared_with_nothing(report: SpeedReport) -> None:
     alone = replace(report, models={"dense": report.models["dense"]})
-    assert figures.speeds(alone).takeaway == "It reads 100 and writes 10 tokens a second."
+    assert figures.speeds(alone).takeaway == "It reads 100 and generates 10 tokens a second."
 
 
 def sizes(perplexities: dict[str, float], size: dict[str, float]) -> Report:

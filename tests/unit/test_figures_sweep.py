@@ -83,7 +83,7 @@ def test_accuracy_is_in_per_cent_and_perplexity_on_a_log_axis() -> None:
     assert accuracy is not None and perplexity is not None
     assert accuracy.figure.layout.yaxis.type is None and accuracy.takeaway.startswith("Highest means: ")
     assert perplexity.figure.layout.yaxis.type == "log" and "Log axis" in perplexity.reading
-    assert "%" in accuracy.takeaway and accuracy.title == "What does each sparsity cost in accuracy on minimal-pairs?"
+    assert "%" in accuracy.takeaway and accuracy.title == "How does accuracy on minimal-pairs depend on sparsity?"
 
 
 def test_infinite_values_are_not_drawn_but_tabled() -> None:

@@ -1,4 +1,4 @@
-"""The index of runs: made anew from the folders where it is missing or damaged, by several processes at once."""
+"""The index of runs: rebuilt from the folders where it is missing or damaged, by several processes at once."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def test_a_new_index_lists_the_runs_of_the_folders(root: Path, damage: Callable[
     assert listed(store) == before and [row[1] for row in before] == ["renamed", "study", "point"]
     assert len(kept(root)) == (damage in DAMAGE)
     told = " ".join(store.index.notices)
-    assert "made anew: 3 runs found in their folders. The history of jobs is lost." in told
+    assert "rebuilt: 3 runs found in their folders. The history of jobs is lost." in told
     assert all(path.name in told for path in kept(root))
     again = Store(root)
     assert listed(again) == before and again.index.notices == []
@@ -173,7 +173,7 @@ def test_the_command_line_lists_the_runs_and_warns(root: Path) -> None:
     assert [row["name"] for row in json.loads(done.stdout)] == ["renamed", "study"]
     first, second = done.stderr.splitlines()
     assert first == f"The index of runs was damaged. It is kept as {kept(root)[0].name}."
-    assert second == "The index of runs was made anew: 3 runs found in their folders. The history of jobs is lost."
+    assert second == "The index of runs was rebuilt: 3 runs found in their folders. The history of jobs is lost."
 
 
 def test_an_index_of_a_newer_version_is_left_alone(root: Path) -> None:

@@ -50,7 +50,7 @@ def _live(job_id: str, step: str, recipe: Recipe, todo: Sequence[str], pace: Pac
                 "Cancel",
                 key="job.cancel",
                 icon=":material/stop_circle:",
-                help="Steps that were finished are kept.",
+                help="Finished steps are kept.",
             ):
                 try:
                     jobs.cancel(job_id)
