@@ -3,7 +3,7 @@
     python -m benchmarks.allocation --calibrate "wiki.txt + novels.txt" --evaluate wiki.txt other-novel.txt
 
 Scores, statistics and compensation are the same for all plans of a seed. Loss curves are kept in --curves and rows in
---rows as soon as they are measured, so that an interrupted benchmark continues where it was stopped.
+--rows as soon as they are measured, so an interrupted benchmark resumes.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Point(NamedTuple):
 
 
 def points(args: argparse.Namespace) -> Iterator[Point]:
-    """All plans that the arguments ask for, those of one probe together."""
+    """All plans of the arguments, grouped by probe."""
     for seed in args.seeds:
         for probe in ("", *args.probes):
             for sparsity in args.sparsity:
@@ -46,7 +46,7 @@ class Allocations(Bench):
     """Measures plans with the same scores and statistics."""
 
     def curves(self, point: Point) -> nv.Sensitivity:
-        """Loss curves with one probe, continued from the file where there is one."""
+        """Loss curves with one probe, continued from its file, if any."""
         file = self.args.curves / f"{self.args.criterion}-{point.seed}-{point.probe.replace(' ', '')}.json"
         samples, length = map(int, point.probe.split("x"))
         probe = nv.sample_probe(self.lm, self.corpus, samples=samples, length=length, seed=42 + point.seed)
@@ -98,12 +98,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--sparsity", type=float, nargs="+", default=[0.2, 0.4])
     parser.add_argument("--gamma", type=float, default=4.0)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--samples", type=int, default=48, help="windows that are scored on")
+    parser.add_argument("--samples", type=int, default=48, help="windows for the scores")
     parser.add_argument("--statistics-samples", type=int, default=96, help="windows of the compensation's statistics")
     parser.add_argument("--length", type=int, default=256, help="tokens of a window")
     parser.add_argument("--window", type=int, default=512)
     parser.add_argument("--max-tokens", type=int, default=16_384)
-    parser.add_argument("--evaluate-in", default="float32", help="dtype that perplexity is measured in")
+    parser.add_argument("--evaluate-in", default="float32", help="dtype of the perplexity measurement")
     parser.add_argument("--rows", type=Path, default=Path("allocation.jsonl"))
     parser.add_argument("--curves", type=Path, default=Path("curves"), help="folder of the loss curves")
     return parser.parse_args()

@@ -2,11 +2,11 @@
 
     python -m benchmarks.contention
 
-Each policy has a process of its own, which loads the model once and then scores on demand. In each round every policy
+Each policy has a separate process, which loads the model once and then scores on demand. In each round every policy
 scores once alone and once beside the neighbours: processes that score the same model without a pause, under the
-runtime's default policy unless --polite is given. Rounds are interleaved, so that a drift of the machine's speed meets
-all policies alike. A pass counts as disturbed where other processes took more than a tenth of the processors meanwhile;
-it is used only where a policy has no other.
+runtime's default policy unless --polite is given. Rounds are interleaved, so that a drift of the machine's speed
+affects all policies equally. A pass counts as disturbed where other processes took more than a tenth of the processors
+meanwhile; it is used only where a policy has no other.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from nirvana.progress import Progress
 
 MODELS = {"tiny-llama": 32, "smollm2-135m": 8}  # samples of LENGTH tokens
 LENGTH = 128
-LIMIT = 60.0  # seconds, after which a pass is given up
+LIMIT = 60.0  # seconds, after which a pass is stopped
 DEFAULT = "default"
 POLICIES = (
     "GOMP_SPINCOUNT=1000",
@@ -43,7 +43,7 @@ DISTURBED = 0.1  # share of the processors
 
 
 class Pass(NamedTuple):
-    """Seconds of one pass, infinite beyond LIMIT, and the share of the processors that other processes took."""
+    """Seconds of one pass, infinite beyond LIMIT, and the share of the processors used by other processes."""
 
     seconds: float
     strangers: float
@@ -64,7 +64,7 @@ class Child:
         self._read()
 
     def score(self, others: Sequence[Child] = ()) -> Pass:
-        """One pass, while `others` are at work."""
+        """One pass beside the busy `others`."""
         start, before, known = time.perf_counter(), _busy(), sum(child.used() for child in (self, *others))
         self._send("score")
         seconds = float(self._read())
@@ -88,7 +88,7 @@ class Child:
         self._read()
 
     def end(self) -> None:
-        """End the process, whatever it does."""
+        """Kill the process."""
         self._process.kill()
         self._process.communicate()
 

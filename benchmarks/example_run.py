@@ -1,8 +1,8 @@
-"""Make the packaged example run again: `python -m benchmarks.example_run`.
+"""Regenerate the packaged example run: `python -m benchmarks.example_run`.
 
 The pipeline computes a real run (by default of SmolLM2-135M with the paper's recipe, least squares and the minimal
-pairs), its speed and its quality for its bytes are measured, and the results are copied to nirvana/runs/example, where
-every page finds them. Nothing in them is made up or changed. Let nothing else run meanwhile: speed is measured too.
+pairs), its speed and quality against bytes are measured, and the results are copied to nirvana/runs/example. Run it on
+an idle machine, since it measures speed.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SCHEMES = ("int8", "int4")
 
 
 def measure_sides(run: Run, models: ModelCache, bar: Bar) -> None:
-    """What the Compare page measures on demand."""
+    """Measurements that the Compare page starts on demand."""
     for task in ("speed", "sizes"):
         execute(run, task, {"schemes": list(SCHEMES)}, bar, models)
 
@@ -39,7 +39,7 @@ def measure_sides(run: Run, models: ModelCache, bar: Bar) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     add_options(parser, "model", "calibration", "saliency", "allocation", "prune", "evaluation")
-    parser.add_argument("--folder", type=Path, default=EXAMPLE_FOLDER, help="where to write it")
+    parser.add_argument("--folder", type=Path, default=EXAMPLE_FOLDER, help="output folder")
     parser.add_argument("--name", default=NAME)
     arguments = parser.parse_args()
     recipe = apply_options(RECIPE, arguments)
@@ -53,7 +53,7 @@ def main() -> None:
         total = time.perf_counter() - started
         size = run.steps.size()
         if size > LIMIT:
-            raise RunError(f"The run takes {size:,} bytes; the package has room for {LIMIT:,}.", "Draw less text.")
+            raise RunError(f"The run takes {size:,} bytes; the limit is {LIMIT:,}.", "Draw less text.")
         write_example(run, arguments.folder)
         for step in STEPS:
             info = run.info(step) or {}

@@ -1,9 +1,8 @@
-"""How long a browser waits for the first page: from the request to the visible heading, on a server that is up.
+"""Time to the first page: from the request to the visible heading, on a running server.
 
     python -m benchmarks.first_paint [--visits 5]
 
-The first visit makes the server import what the page needs; later ones are what a user sees on a reload. Needs Chromium
-and the requirements of the tests.
+The first visit includes the server's imports; later ones are reloads. Needs Chromium and the requirements of the tests.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""What each criterion costs in quality: criterion x allocation x sparsity x compensation, over several seeds.
+"""Quality of each criterion: criterion x allocation x sparsity x compensation, over several seeds.
 
     python -m benchmarks.quality --calibrate "wiki.txt + novels.txt" --evaluate wiki.txt other-novel.txt
 
-Every row of the result is one pruned model, kept in --rows as soon as it is measured, so that an interrupted benchmark
-continues where it was stopped. --into writes the table between two marks of a Markdown file such as docs/results.md.
+Every row of the result is one pruned model, appended to --rows when it is measured, so an interrupted benchmark
+resumes. --into writes the table between two marks of a Markdown file such as docs/results.md.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Row = dict[str, Any]
 
 
 class Point(NamedTuple):
-    """One pruned model of the table; "published" comes with the compensation that the authors publish."""
+    """One pruned model of the table; "published" includes the authors' compensation."""
 
     seed: int
     criterion: str
@@ -44,7 +44,7 @@ class Point(NamedTuple):
 
 
 def points(args: argparse.Namespace) -> Iterator[Point]:
-    """Seed by seed and criterion by criterion, so that what is scored once serves all its points."""
+    """All points, ordered by seed and criterion, so that scores are shared."""
     for seed in args.seeds:
         for name in args.criteria:
             published = CRITERIA[name].compensation
@@ -56,7 +56,7 @@ def points(args: argparse.Namespace) -> Iterator[Point]:
 
 
 class Bench:
-    """Measures points; holds the dense model, the texts, and what is computed once a seed."""
+    """Measures points; holds the dense model, the texts, and shared results of a seed."""
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.args = args
@@ -68,7 +68,7 @@ class Bench:
         self._statistics: tuple[int, nv.Statistics] | None = None
 
     def saliency(self, criterion: str, seed: int) -> nv.Saliency:
-        """Scores, kept until another criterion or seed is asked for."""
+        """Scores, cached for the last criterion and seed."""
         if self._saliency is None or self._saliency[0] != (criterion, seed):
             drawn = {"samples": self.args.samples, "length": self.args.length, "seed": seed}
             windows = nv.sample_calibration(self.lm, self.corpus, **drawn)
@@ -77,7 +77,7 @@ class Bench:
         return self._saliency[1]
 
     def statistics(self, seed: int) -> nv.Statistics:
-        """Of other windows than the scores are of."""
+        """Statistics, from other windows than the scores."""
         if self._statistics is None or self._statistics[0] != seed:
             args = self.args
             drawn = {"samples": args.statistics_samples, "length": args.length, "seed": 1_000 + seed}
@@ -86,11 +86,11 @@ class Bench:
         return self._statistics[1]
 
     def dense(self) -> Row:
-        """The row of the model as it is."""
+        """The row of the dense model."""
         return {"point": None, "parameters": self.lm.layout.parameters, "perplexity": self.read(self.lm)}
 
     def measure(self, point: Point) -> Row:
-        """The row of one pruned model, or why there is none."""
+        """The row of one pruned model, or its error."""
         start = time.perf_counter()
         try:
             plan = nv.allocate(
@@ -112,7 +112,7 @@ class Bench:
         """Text -> perplexity and its standard error."""
         dtype = getattr(torch, self.args.evaluate_in)
         if lm.dtype != dtype:
-            nn.Module.to(model := copy.deepcopy(lm.weights()), dtype)  # transformers' own is not typed
+            nn.Module.to(model := copy.deepcopy(lm.weights()), dtype)  # transformers' method is not typed
             lm = replace(lm, model=model)
         found = {}
         for name, text in self.texts.items():
@@ -122,7 +122,7 @@ class Bench:
 
 
 def settings(args: argparse.Namespace) -> Row:
-    """What all rows of a file have in common."""
+    """Settings shared by all rows of a file."""
     kept = ("model", "gamma", "samples", "statistics_samples", "length", "window", "max_tokens", "evaluate_in")
     names: Row = {"calibrate": " + ".join(Path(part.strip()).name for part in args.calibrate.split(" + "))}
     names["evaluate"] = [Path(name).name for name in args.evaluate]
@@ -134,7 +134,7 @@ def read_rows(path: Path, wanted: Row) -> list[Row]:
     """Rows of an earlier, interrupted benchmark.
 
     Raises:
-        SystemExit: they were measured in another way.
+        SystemExit: they have other settings.
     """
     if not path.exists():
         path.write_text(json.dumps({"settings": wanted}) + "\n", encoding="utf-8")
@@ -155,15 +155,15 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--compensation", nargs="+", default=["none", "least_squares"], choices=METHODS)
     parser.add_argument("--gamma", type=float, default=4.0)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--samples", type=int, default=48, help="windows that are scored on")
+    parser.add_argument("--samples", type=int, default=48, help="windows for the scores")
     parser.add_argument("--statistics-samples", type=int, default=96, help="windows of the compensation's statistics")
     parser.add_argument("--length", type=int, default=256, help="tokens of a window")
     parser.add_argument("--window", type=int, default=512)
     parser.add_argument("--max-tokens", type=int, default=8_192)
-    parser.add_argument("--evaluate-in", default="float32", help="dtype that perplexity is measured in")
+    parser.add_argument("--evaluate-in", default="float32", help="dtype of the perplexity measurement")
     parser.add_argument("--rows", type=Path, default=Path("quality.jsonl"))
-    parser.add_argument("--into", type=Path, help="Markdown file that the table is written into")
-    parser.add_argument("--mark", default="quality", help="which marks of that file: <!-- MARK --> ... <!-- /MARK -->")
+    parser.add_argument("--into", type=Path, help="Markdown file for the table")
+    parser.add_argument("--mark", default="quality", help="marks in that file: <!-- MARK --> ... <!-- /MARK -->")
     return parser.parse_args()
 
 

@@ -39,7 +39,7 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def protocol(rows: Sequence[Row], common: Row) -> str:
-    """How the rows were measured, and how far seeds differ."""
+    """The protocol of the rows, and the spread over seeds."""
     dates = sorted({row["date"] for row in rows})
     pruned = [row for row in rows if row["point"] is not None and "perplexity" in row]
     seeds = sorted({row["point"]["seed"] for row in pruned})
@@ -64,7 +64,7 @@ def between_marks(document: str, mark: str, text: str) -> str:
     """`document` with `text` between `<!-- mark -->` and `<!-- /mark -->`.
 
     Raises:
-        SystemExit: the marks are not there.
+        SystemExit: the marks are missing.
     """
     pattern = re.compile(rf"(<!-- {re.escape(mark)} -->\n).*?(<!-- /{re.escape(mark)} -->)", re.DOTALL)
     if not pattern.search(document):
@@ -83,11 +83,11 @@ def _columns(rows: Sequence[Row]) -> list[tuple[float, str, str]]:
 
 
 def _values(rows: Sequence[Row], name: str, column: tuple[float, str, str]) -> list[float]:
-    """Of each text, the mean over the seeds; empty where a seed could not be pruned like that."""
+    """Mean over seeds for each text; empty where a seed failed."""
     sparsity, method, compensation = column
     criterion = CRITERIA[name]
     if method == "shared" and criterion.published == "shared" and compensation == criterion.compensation:
-        method = "published"  # the same thing, measured once
+        method = "published"  # the same point, measured once
     wanted = {"criterion": name, "sparsity": sparsity, "method": method}
     if method == "shared":
         wanted["compensation"] = compensation

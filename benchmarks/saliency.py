@@ -1,9 +1,9 @@
-"""What scoring costs: time in plain forward passes and peak memory above the loaded model, ours beside plain autograd.
+"""Cost of scoring: time in plain forward passes and peak memory above the loaded model, against plain autograd.
 
     python -m benchmarks.saliency
 
-Each way runs in a process of its own, between two plain forward passes over the same tokens (the whole batch at once,
-no autograd), on an idle machine. Peak memory is the process's resident memory, as the kernel counts it where it does.
+Each way runs in a separate process, between two plain forward passes over the same tokens (the whole batch at once, no
+autograd), on an idle machine. Peak memory is the process's resident memory, counted by the kernel where possible.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Memory:
 
     @contextmanager
     def watched(self) -> Iterator[Memory]:
-        """Take the peak from the kernel where it can be reset, else by looking every two milliseconds."""
+        """Take the peak from the kernel where it can be reset, else sample every two milliseconds."""
         if CLEAR.exists():
             CLEAR.write_text("5")
             yield self
@@ -63,7 +63,7 @@ class Memory:
 
 
 def naive(lm: nv.LM, calibration: nv.CalibrationSet) -> nv.Saliency:
-    """Plain autograd: all logits with their graph, and all gradients kept to the end."""
+    """Plain autograd: all logits with their graph, and all gradients until the end."""
     model = lm.weights()
     model.requires_grad_(True)
     logits = model(calibration.input_ids).logits  # (B, T, V)
@@ -84,7 +84,7 @@ WAYS: dict[str, Callable[[nv.LM, nv.CalibrationSet], nv.Saliency]] = {
 
 
 def measure(way: str, arguments: argparse.Namespace, answer: Connection) -> None:
-    """Run one way in this process; send back seconds, forwards, peak bytes and the scores."""
+    """Run one way in this process and send seconds, forwards, peak bytes and scores."""
     torch.set_num_threads(arguments.threads)
     lm = nv.load_model(arguments.model, device="cpu")
     vocabulary = lm.family.geometry(lm.settings)["vocabulary"]

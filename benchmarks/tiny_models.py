@@ -21,7 +21,7 @@ from nirvana.runs.recipe import Recipe
 
 
 def measure(name: str, text: str, calibration_text: Corpus, args: argparse.Namespace) -> list[nv.Perplexity]:
-    """Of the dense model, then at each sparsity."""
+    """Bits per byte of the dense model, then at each sparsity."""
     lm = nv.load_model(name, device="cpu")
     calibration = nv.sample_calibration(lm, calibration_text, samples=args.samples, length=args.length, seed=args.seed)
     saliency = nv.score(lm, calibration)

@@ -2,11 +2,11 @@
 
     python -m benchmarks.train_tiny_models tiny-llama --text FOLDER --held-out novel.txt
 
-Windows are drawn at random from all files but the held-out one, which is measured on. Muon (arXiv 2502.16982) steps
-the matrices of the blocks, AdamW the rest; after a short warm-up the rate falls in a straight line to zero. The T5
-model learns both tasks of `nirvana.calibration.tasks`, one half of each batch each. Text, seed and number of threads
-determine the model. `--start FOLDER` goes on from a model that was trained so, in another cycle of warm-up and decay;
-`training.json` lists every cycle.
+Windows are drawn at random from all files but the held-out one, which is for measurement. Muon (arXiv 2502.16982) steps
+the matrices of the blocks, AdamW the rest; after a short warm-up the rate decays linearly to zero. The T5 model learns
+both tasks of `nirvana.calibration.tasks`, each on one half of each batch. Text, seed and number of threads determine
+the model. `--start FOLDER` continues from such a model with another cycle of warm-up and decay; `training.json` lists
+every cycle.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ ENCODER_DECODER = {
 }
 WARM_UP = 50  # steps
 OTHER_RATE, TABLE_RATE = 0.4, 5.0  # of AdamW's parameters and of T5's position biases, times the rate of the matrices
-T5_EMBEDDING = 0.5  # standard deviation; the library's T5 begins at 1, which drowns what the blocks add
+T5_EMBEDDING = 0.5  # standard deviation; the library's T5 uses 1, which dominates the blocks' outputs
 
 
 def initialise(name: str) -> nv.LM:
@@ -76,7 +76,7 @@ def initialise(name: str) -> nv.LM:
 
 
 def batches(lm: nv.LM, text: bytes, *, steps: int, batch: int, length: int, seed: int) -> Iterator[dict[str, Any]]:
-    """What each step trains on, as keyword arguments of the model's forward."""
+    """Batches of the steps, as keyword arguments of the model's forward."""
     generator = np.random.default_rng(seed)
     tokens = np.frombuffer(text, np.uint8).astype(np.int64) + FIRST_BYTE
     for _ in range(steps):
@@ -100,7 +100,7 @@ def fit(lm: nv.LM, text: bytes, *, steps: int, batch: int, length: int, rate: fl
     queries = [p for name, p in matrices if name.endswith(".q.weight")]
     rest = [p for name, p in matrices if not name.endswith(".q.weight")]
     taken = {id(p) for _, p in matrices}
-    tables = [p for name, p in blocks if "relative_attention_bias" in name]  # the only sense of place that a T5 has
+    tables = [p for name, p in blocks if "relative_attention_bias" in name]  # the only position information of a T5
     taken |= {id(p) for p in tables}
     others: list[dict[str, Any]] = [{"params": [p for p in parameters if id(p) not in taken]}]
     if tables:
@@ -199,8 +199,7 @@ license: apache-2.0
 
 # {name}
 
-{parameters:,} parameters, bytes as tokens (ByT5's tokenizer), stored in bfloat16. Made to show pruning on, not to
-answer questions.
+{parameters:,} parameters, bytes as tokens (ByT5's tokenizer), stored in bfloat16. For demonstrations of pruning only.
 
 Trained by `python -m benchmarks.train_tiny_models {name}` in {minutes:.0f} minutes of CPU time:
 
@@ -217,9 +216,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", choices=NAMES)
     parser.add_argument("--text", type=Path, required=True, help="a folder of .txt files")
-    parser.add_argument("--held-out", required=True, help="the file in it that is measured on, not trained on")
+    parser.add_argument("--held-out", required=True, help="its file for measurement, excluded from training")
     parser.add_argument("--output", type=Path, default=FOLDER)
-    parser.add_argument("--start", type=Path, help="the folder of a model to go on from")
+    parser.add_argument("--start", type=Path, help="the folder of a model to continue from")
     parser.add_argument("--steps", type=int, default=2400)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--length", type=int, default=512)

@@ -46,8 +46,8 @@ def allocate(
             of each; the achieved sparsity then misses the request by less than one block in every layer.
         method: "shared"; "published", the allocation of the criterion's authors (see `rules` and
             `nirvana.saliency.criteria.published_allocation`); or "measured", by loss curves (see `measured`).
-        normalisation: of the shared allocation, in [0, 1]: how far the scores of each layer are brought to the same
-            mean before they are ranked (see `normalised`).
+        normalisation: exponent of the score normalisation of the shared allocation, in [0, 1]; 0 is off (see
+            `normalised`).
         sensitivity: of the measured allocation, loss curves measured with the same scores.
 
     Raises:
@@ -108,5 +108,5 @@ def _constraints(
 ) -> Constraints:
     if isinstance(multiple_of, bool) or not isinstance(multiple_of, int | np.integer) or multiple_of < 1:
         raise PlanError(f"multiple_of must be a whole number from 1, not {multiple_of}.", "Use 8, or 1 for none.")
-    pruning_rates(layout, sparsity=1.0, gamma=gamma)  # refuses a gamma that names nothing
+    pruning_rates(layout, sparsity=1.0, gamma=gamma)  # raises for a gamma that fits no unit
     return Constraints(layout, gamma, multiple_of, protected_sites(layout, protected), curves)

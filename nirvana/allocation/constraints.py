@@ -20,9 +20,9 @@ Protected = Iterable[int | Site]
 
 @dataclass(frozen=True)
 class Constraints:
-    """Constraints of one allocation. A site keeps one KV group or `multiple_of` neurons; a protected site keeps all.
+    """Constraints of one allocation. A site keeps at least one KV group or `multiple_of` neurons.
 
-    `curves` are the loss curves that the measured allocation reads.
+    A protected site keeps all its units. `curves` are the loss curves of the measured allocation.
     """
 
     layout: Layout

@@ -41,9 +41,9 @@ def choose(saliency: Saliency, constraints: Constraints, sparsity: float) -> Cho
 
 
 def spend(constraints: Constraints, budget: int, groups: int) -> dict[Site, int] | None:
-    """Units that go at each site when every layer keeps `groups` KV groups and the MLPs take the rest of the budget.
+    """Units removed at each site when every layer keeps `groups` KV groups and the MLPs take the rest of the budget.
 
-    None where that is more than they have, or where equal widths take more than the budget.
+    None where that exceeds their units, or equal widths exceed the budget.
     """
     layout = constraints.layout
     left = budget - _cost(layout, KV_GROUP, groups)
@@ -55,7 +55,7 @@ def spend(constraints: Constraints, budget: int, groups: int) -> dict[Site, int]
 
 
 def keep_alike(saliency: Saliency, removed: Mapping[Site, int]) -> dict[Site, np.ndarray]:
-    """Site -> the best-scored units that stay; the same ones at sites that the plain form wants alike."""
+    """Site -> the best-scored units; the same ones at sites that the plain form requires to be equal."""
     kept = lowest_go(saliency, removed)
     for sites in same_units(saliency.layout):
         kept |= _best_together(saliency, sites, len(kept[sites[0]]))
@@ -63,9 +63,9 @@ def keep_alike(saliency: Saliency, removed: Mapping[Site, int]) -> dict[Site, np
 
 
 def unequal_before() -> PlanError:
-    """The error where equal widths alone take more than the budget."""
+    """The error where equal widths alone exceed the budget."""
     return PlanError(
-        "The layers have different widths already, and making them equal removes more than was asked for.",
+        "The layers have different widths already, and making them equal removes more than the sparsity.",
         "Raise the sparsity, or allocate without equal widths.",
     )
 

@@ -1,1 +1,1 @@
-"""The subcommands: one class each. They import torch and the engine only when they run."""
+"""The subcommands: one class each. They import torch and the engine only in `run`."""

@@ -42,4 +42,4 @@ class AppCommand(Command):
         line += ["--server.port", str(server.port), "--server.address", server.address, *arguments.options]
         if os.name == "nt":
             sys.exit(subprocess.call(line))
-        os.execv(sys.executable, line)  # Ctrl+C and signals reach the server itself
+        os.execv(sys.executable, line)  # replaces this process, so that signals reach the server

@@ -24,7 +24,7 @@ class Command(ABC):
 
     Class attributes:
         name: as typed.
-        group: heading that the overview lists it under.
+        group: heading in the overview.
         example: a command line, shown below the options.
         has_json: whether it takes --json.
     """
@@ -59,7 +59,7 @@ def add_json(parser: argparse.ArgumentParser, default: bool | str = False) -> No
 
 @contextmanager
 def new_run(store: Store, recipe: Recipe, name: str) -> Iterator[Run]:
-    """A new run; it is deleted where the block fails before the run holds any result."""
+    """A new run, which is deleted if the block fails before the run has any result."""
     run = store.create(recipe, name=name)
     try:
         yield run
@@ -74,11 +74,11 @@ def output_file(name: str) -> Path:
     """The file to write.
 
     Raises:
-        RunError: something other than a file is there, or it cannot be written.
+        RunError: it exists and is not a file, or cannot be written.
     """
     path = local_path(name, RunError)
     if path.exists() and not path.is_file():
-        raise RunError(f"{name} is not a regular file; it is left alone.", "Give the name of a file.")
+        raise RunError(f"{name} is not a regular file; it was not changed.", "Give the name of a file.")
     check_folder(path)
     return path
 
@@ -95,10 +95,10 @@ def read_input(name: str, parse: Callable[[bytes], Value], kind: str, hint: str)
 
     Args:
         kind: the expected content, for messages.
-        hint: where such a file comes from.
+        hint: origin of such a file.
 
     Raises:
-        RunError: it is missing, cannot be read, or is of another kind.
+        RunError: it is missing, unreadable, or of another kind.
     """
     try:
         content = read_file(local_path(name, RunError))

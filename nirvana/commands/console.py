@@ -17,9 +17,8 @@ PIPED_WIDTH = 140  # columns, without a terminal
 
 
 class Bar:
-    """One bar on stderr: the step and the stage that it is at, how far it is, elapsed and remaining time.
-
-    Without a terminal it prints one line a step.
+    """Progress bar on stderr: step, stage, fraction, elapsed and remaining time. Without a terminal it prints one line
+    a step.
     """
 
     def __init__(self) -> None:
@@ -57,10 +56,10 @@ class Bar:
             print(label, file=sys.stderr, flush=True)
 
     def row(self, row: object) -> None:
-        """A study finished a row; a subclass may note it."""
+        """A finished row of a study; ignored here."""
 
     def note(self, line: str) -> None:
-        """A line that stays, above the bar."""
+        """Print a line above the bar."""
         if self._console.is_terminal:
             self._console.print(line, markup=False, highlight=False)
         else:
@@ -95,7 +94,7 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
 
 
 def print_report(report: Report, title: str) -> None:
-    """Dense beside pruned, each with its standard error, and how it was measured."""
+    """Print dense and pruned measurements with standard errors and protocols."""
     keys: dict[tuple[str, str], dict[str, Measurement]] = {}
     for item in report.measurements:
         if item.metric not in ACCURACIES.values():
@@ -112,7 +111,7 @@ def print_report(report: Report, title: str) -> None:
 
 
 def _print_accuracies(report: Report) -> None:
-    """Zero-shot tasks: both models, and the difference on the same items."""
+    """Print zero-shot accuracies of both models and the paired difference."""
     rows, harness = [], ""
     for found in comparisons(report):
         measured = found.dense or found.pruned
@@ -150,11 +149,11 @@ def _protocol(item: Measurement) -> str:
 
 
 def _footnotes(report: Report) -> list[str]:
-    """Shared protocol of the numbers: precision, texts and notes of the model."""
+    """Shared protocol: precision, texts and notes of the model."""
     protocols = [item.protocol for item in report.measurements]
     places = {f"{p['dtype']} on {p['device']}" for p in protocols if "dtype" in p}
     texts = {f"{p['corpus']} ({p['split']} split, {str(p['corpus_hash'])[:8]})" for p in protocols if "split" in p}
     notes = {str(p["note"]) for p in protocols if p.get("note")}
     lines = [f"Measured in {', '.join(sorted(places))}; ± is one standard error."] if places else []
     lines += [f"Texts: {', '.join(sorted(texts))}."] if texts else []
-    return lines + [f"Every number is of a model with {note}." for note in sorted(notes)]
+    return lines + [f"All measurements are of a model with {note}." for note in sorted(notes)]

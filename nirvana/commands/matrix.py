@@ -39,8 +39,8 @@ class MatrixCommand(StudyCommand[MatrixRequest]):
 def _show(found: CalibrationMatrix) -> None:
     columns = ["calibrated on", *map(short_text, found.texts)]
     for title, value in (
-        ("KL( dense || pruned ), nats per token, read on", found.kl),
-        ("Perplexity over the dense model's, read on", found.ratio),
+        ("KL( dense || pruned ), nats per token, evaluated on", found.kl),
+        ("Perplexity over the dense model's, evaluated on", found.ratio),
     ):
         rows = [
             [row_label(found, name), *(plus_minus(*value(name, text)) for text in found.texts)]

@@ -1,4 +1,4 @@
-"""Measurements of kept runs: speed, quality against bytes and sensitivity."""
+"""Measurements of stored runs: speed, quality against bytes and sensitivity."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class SpeedCommand(Command):
-    """Time models in turns: a kept run's dense and pruned one, or any."""
+    """Time models in turns: the dense and pruned model of a stored run, or any models."""
 
     name = "speed"
     group = "runs"
@@ -46,9 +46,7 @@ class SpeedCommand(Command):
         if len(names) == 1 and (names[0] == EXAMPLE or ID.fullmatch(names[0])):
             timed, weighed = _of_run(Store().open(names[0]), request, arguments.sizes)
         elif arguments.sizes:
-            raise RunError(
-                "Quality against bytes is measured for a kept run.", "Give a run's id, or leave --sizes out."
-            )
+            raise RunError("Quality against bytes is measured for a stored run.", "Give a run's id, or omit --sizes.")
         else:
             timed = _of_models(names, given(ModelChoice, arguments), request)
         if arguments.json:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class RunCommand(Command):
-    """Do every step, from the model to the report, and keep the run."""
+    """Compute every step, from the model to the report, and store the run."""
 
     name = "run"
     group = "pipeline"
@@ -79,8 +79,7 @@ def check_output(target: Path, format: str) -> None:
     """Validate the place of an export in `format`.
 
     Raises:
-        CheckpointError: it would replace other things.
-        RunError: it cannot be written.
+        CheckpointError: it would replace other content. RunError: it cannot be written.
     """
     from nirvana.checkpoints.placing import refuse_foreign, refuse_other_file
 
@@ -89,7 +88,7 @@ def check_output(target: Path, format: str) -> None:
 
 
 def _recipe(asked: str | None, name: str = ModelChoice().name, **_: str) -> Recipe:
-    """The recipe that is asked for; presets depend on the model's name."""
+    """The requested recipe; presets depend on the model's name."""
     if asked is None:
         return Recipe()
     if asked in PRESETS:
@@ -108,7 +107,7 @@ def _check_format(lm: LM, format: str) -> None:
 
 
 def _write(run: Run, models: ModelCache, output: Path, format: str, bar: Bar) -> None:
-    """Export the pruned model; into a folder, also the run's plan, recipe and report."""
+    """Export the pruned model and, into a folder, the run's plan, recipe and report."""
     from nirvana.checkpoints.exporting import export
     from nirvana.runs.workspace import Workspace
 

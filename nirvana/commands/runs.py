@@ -1,4 +1,4 @@
-"""Kept runs: listed, shown, changed, compared and reported."""
+"""Subcommands for stored runs: list, show, change, compare and report."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ ACTIONS = {
     "list": "List all runs.",
     "show": "Show one run with its report.",
     "delete": "Delete a run and its folder.",
-    "pin": "Keep a run at the top of the list.",
-    "unpin": "No longer keep a run at the top.",
+    "pin": "Pin a run to the top of the list.",
+    "unpin": "Unpin a run.",
     "rename": "Give a run another name.",
 }
 
 
 class RunsCommand(Command):
-    """List the kept runs; show, rename, pin or delete one."""
+    """List the stored runs; show, rename, pin or delete one."""
 
     name = "runs"
     group = "runs"
@@ -104,7 +104,7 @@ def show_run(item: Run, as_json: bool, output: Path | None = None) -> None:
     """Print the steps, the plan and the report of a run.
 
     Args:
-        output: where its model was written to.
+        output: path of its written model.
     """
     plan, report = item.plan(), item.report()
     steps = {step: item.info(step) for step in STEPS}
@@ -136,7 +136,7 @@ def show_run(item: Run, as_json: bool, output: Path | None = None) -> None:
 
 
 class CompareCommand(Command):
-    """Set kept runs side by side, each against its own dense model, with clear winners."""
+    """Compare stored runs, each against its own dense model, with significant winners."""
 
     name = "compare"
     group = "runs"
@@ -173,7 +173,7 @@ class CompareCommand(Command):
 
 
 def _measured_alike(store: Store, runs: list[Run]) -> list[Run]:
-    """The runs, each with the evaluation of the first: new ones are made and computed where they are missing."""
+    """The runs with the evaluation of the first; missing ones are created and computed."""
     from nirvana.runs.model_cache import ModelCache
 
     models, evaluation = ModelCache(), runs[0].recipe.evaluation
@@ -187,14 +187,14 @@ def _measured_alike(store: Store, runs: list[Run]) -> list[Run]:
 
 
 def _notes(found: Comparison) -> list[str]:
-    """How to read the table."""
+    """Notes on the table."""
     notes = [
         f"≠ {column.heading} was measured differently: {', '.join(column.differs)}."
         for column in found.columns
         if column.differs
     ]
     if notes:
-        notes.append("Such numbers take part in no comparison; --measure-alike evaluates these runs like the first.")
+        notes.append("Such numbers are not compared; --measure-alike evaluates these runs like the first.")
     return [
         *notes,
         "Dense → pruned ± one standard error, and the change to the run's own dense model. ★: better than every other "

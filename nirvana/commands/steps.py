@@ -1,4 +1,4 @@
-"""Single steps: each reads the files that the one before it wrote."""
+"""Single steps: each reads the file written by the previous one."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Sampling(Schema):
 
     error: ClassVar[type[NirvanaError]] = CorpusError
 
-    tokens: int = option(24_576, "--tokens", "tokens to write, about", ge=384, le=1 << 30)
+    tokens: int = option(24_576, "--tokens", "approximate number of tokens", ge=384, le=1 << 30)
     seed: int = option(0, "--seed", "seed of the sampling", ge=0, le=LAST_SEED)
     temperature: float = option(1.0, "--temperature", "sampling temperature", gt=0, le=100)
 
@@ -199,14 +199,14 @@ class AllocateCommand(Command):
             return
         print(
             f"Wrote {arguments.output}: sparsity {plan.sparsity:.5f} (attention {rates['attention']:.1%}, "
-            f"MLP {rates['mlp']:.1%}), {plan.pruned_layout.parameters:,} parameters stay."
+            f"MLP {rates['mlp']:.1%}), {plan.pruned_layout.parameters:,} parameters kept."
         )
         for note in plan.notes:
             print(note)
 
 
 class PruneCommand(Command):
-    """Cut the units out and write the pruned checkpoint."""
+    """Remove the units and write the pruned checkpoint."""
 
     name = "prune"
     group = "steps"
@@ -259,7 +259,7 @@ class EvaluateCommand(Command):
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         add_options(parser, "model", "evaluation")
         add_options(parser, "calibration", only=PROBE)
-        parser.add_argument("--dense", metavar="MODEL", help="the model that --model was pruned from")
+        parser.add_argument("--dense", metavar="MODEL", help="the dense model of --model")
 
     def run(self, arguments: argparse.Namespace) -> None:
         recipe = apply_options(Recipe(), arguments)
@@ -285,7 +285,7 @@ class EvaluateCommand(Command):
 
 
 def load(choice: ModelChoice, bar: Bar) -> LM:
-    """The model that the options name."""
+    """The model of the options."""
     from nirvana.models.loading import load_model
 
     bar.step("model")

@@ -25,7 +25,7 @@ Request = TypeVar("Request", bound=Schema)
 
 
 class StudyBar(Bar):
-    """A bar that names the run once the study has begun: before, there is nothing to continue."""
+    """A bar that names the run once the study has begun and can be continued."""
 
     def __init__(self, study: str, run_id: str) -> None:
         super().__init__()
@@ -44,8 +44,8 @@ class StudyCommand(Command, Generic[Request]):
 
     Class attributes:
         study: the study.
-        base: recipe of a new study where no option changes it.
-        sections: sections of the recipe of which all options are offered.
+        base: default recipe of a new study.
+        sections: sections of the recipe with all options.
         flags: further options of the recipe.
         run_title: name of a new study's run, before the name of the model.
     """
@@ -68,7 +68,7 @@ class StudyCommand(Command, Generic[Request]):
         add_options(parser, *(section for section in SECTIONS if section not in self.sections), only=self.flags)
 
     def adjust(self, request: Request, changed: dict[str, Any], recipe: Recipe) -> Request:
-        """The request with what follows from the options that were given."""
+        """The request with values derived from the given options."""
         return request
 
     @abstractmethod
@@ -82,7 +82,7 @@ class StudyCommand(Command, Generic[Request]):
     def run(self, arguments: argparse.Namespace) -> None:
         for file in (getattr(arguments, name, None) for name in ("output", "csv")):
             if file:
-                output_file(file)  # before the work
+                output_file(file)  # fail before the work
         store = Store()
         changed = given(self.study.request, arguments)
         if arguments.run:

@@ -18,7 +18,7 @@ from nirvana.studies.sweep_rows import Row, read_rows
 
 
 class SweepCommand(StudyCommand[Grid]):
-    """Try a grid of criteria, allocations, sparsities and seeds, and list the clear differences."""
+    """Measure a grid of criteria, allocations, sparsities and seeds, and list significant differences."""
 
     run_title = "Sweep of"
     study = Sweep()

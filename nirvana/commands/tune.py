@@ -58,7 +58,7 @@ class TuneCommand(StudyCommand[SearchRequest]):
 
 
 class _Trials(StudyBar):
-    """A bar above which each finished trial stays."""
+    """A bar with a line above it for each finished trial."""
 
     best: Trial | None = None
 
@@ -82,13 +82,13 @@ def _show(found: Tuning) -> None:
     print_table("The best trials", head, [_row(trial, texts) for trial in found.trials[:SHOWN]])
     told = found.correlation()
     if told.value == told.value:
-        print(f"KL and perplexity go together with a rank correlation of {told.value:.2f} over {told.n} models.")
+        print(f"KL and perplexity have a rank correlation of {told.value:.2f} over {told.n} models.")
     probe = found.settings["probe"]
     print(
         f"KL on {probe['samples']} x {probe['length']} probe tokens ± one standard error; perplexity on probe splits."
     )
     if found.failed:
-        print(f"{len(found.failed)} trials gave no model, e.g. {found.failed[0].failure}")
+        print(f"{len(found.failed)} trials failed, e.g. {found.failed[0].failure}")
 
 
 def _row(trial: Trial, texts: list[str]) -> list[str]:

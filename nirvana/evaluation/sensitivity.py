@@ -41,7 +41,7 @@ def sensitivity(
     """Measure the loss curve of each site: KL on the probe at each level, all other sites whole.
 
     The lowest-scored units are removed. They are zero columns of the output projection in place, whose other columns
-    are compensated, so nothing is copied, and `lm` is afterwards as it was. Blocks below the site are computed once.
+    are compensated, so nothing is copied, and `lm` is restored afterwards. Blocks below the site are computed once.
 
     Args:
         saliency: scores of the units of `lm`.

@@ -130,7 +130,11 @@ class JobManager:
         return self._jobs(self.store.index.rows(query, *values, limit))
 
     def job(self, job_id: str) -> Job:
-        """The present state of a job. Raises: RunError: there is no such job."""
+        """The present state of a job.
+
+        Raises:
+            RunError: there is no such job.
+        """
         rows = self.store.index.rows("SELECT * FROM jobs WHERE id = ?", job_id)
         if not rows:
             raise RunError("There is no such job.", "Its run may have been deleted.")

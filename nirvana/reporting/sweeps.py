@@ -29,7 +29,7 @@ class Way(NamedTuple):
 
     @property
     def contest(self) -> str:
-        """Whom it is compared with: all as published, or the same allocation with the same gamma and compensation."""
+        """Name of its contest: all as published, or the same allocation with the same gamma and compensation."""
         words = [ALLOCATIONS[self.column]] + ([self.setting] if self.column != "published" and self.setting else [])
         return ", ".join(words)
 
@@ -134,7 +134,7 @@ def higher_is_better(metric: str) -> bool:
 
 
 def ways(point: Point) -> list[Way]:
-    """Which lines a point belongs to: where the published allocation is the shared one, both."""
+    """Lines of a point; both, where the published allocation is the shared one."""
     member = {name: point.method == name for name in ALLOCATIONS} | {"published": point.as_published}
     return [Way(point.criterion, name, point.setting) for name in ALLOCATIONS if member[name]]
 

@@ -84,8 +84,11 @@ class Session(ABC, Generic[Point, Row]):
 class Study(ABC, Generic[Request]):
     """A kind of study, for its task and command.
 
-    Class attributes: name: of its task and subcommand. title: heading of its progress. file: of its journal in the
-        folder of its run. request: schema of its requests.
+    Class attributes:
+        name: of its task and subcommand.
+        title: heading of its progress.
+        file: of its journal in the folder of its run.
+        request: schema of its requests.
     """
 
     name: ClassVar[str]

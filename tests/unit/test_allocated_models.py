@@ -94,7 +94,7 @@ def test_a_run_removes_whole_layers_from_model_to_report(tiny_folder: Path, samp
     assert plan is not None and summary is not None
     assert plan.method == "layers" and len(plan.removed_layers) == 1
     assert any("Removed layers" in note for note in summary.notes)
-    assert run.status == "done" and "block-influence as published" in run.name
+    assert run.status == "done" and "block-influence, as published" in run.name
 
 
 @pytest.mark.parametrize("method", ["shared", "published"])
@@ -140,7 +140,7 @@ def test_steps_respect_protected_layers_and_whole_layers_can_go_stepwise(deep: L
 
 def test_plans_of_other_models_do_not_compose(deep: LM) -> None:
     plan = nv.allocate(nv.score(deep, None, criterion="random"), sparsity=0.3)
-    with pytest.raises(PlanError, match="another model"):
+    with pytest.raises(PlanError, match="not for the model"):
         plan.then(plan, requested=0.5)
 
 

@@ -152,7 +152,7 @@ def test_a_run_measured_differently_keeps_its_own_dense_value_and_wins_nothing(l
     assert cell is not None and not cell.alike and cell.ratio == pytest.approx(math.exp(0.01))
     assert found.columns[1].differs == ("tokens 4,088 instead of 2,044",)
     assert [column.differs for column in found.columns[::2]] == [(), ()]
-    assert line.winner == 0 and line.reason == "Paired 95 % intervals. Runs measured differently are left out."
+    assert line.winner == 0 and line.reason == "Paired 95 % intervals. Runs measured differently are excluded."
     table = figures.shown_table(found)
     head = found.columns[1].heading
     assert head == "long (on 32,768 tokens)"

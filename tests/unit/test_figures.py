@@ -187,7 +187,7 @@ def test_titles_tell_the_parts_of_two_stacks_apart() -> None:
     assert [names.unit_name(one, *part) for part in names.parts(one)] == ["KV group", "neuron"]
     titles = [chart.title for chart in every_chart(make_saliency(stacks=("encoder", "decoder")))]
     assert "Which cross-attention KV groups score high?" in titles
-    assert "How much of each decoder layer stays?" in titles
+    assert "How much of each decoder layer is kept?" in titles
 
 
 def test_kept_shares_of_stacks_are_those_of_the_plan() -> None:

@@ -68,7 +68,7 @@ def test_the_heatmap_and_what_it_says(run: Run) -> None:
     )
     assert agreement(against.at(0.01), plan) == pytest.approx(-1)
     chart = scan_heatmap(against, 0.01, scores.layout, plan)
-    assert "takes less where the model would miss more" in chart.takeaway
+    assert "removes less from sensitive modules" in chart.takeaway
     assert chart.figure.data[0].z.shape == (2, len({site.layer for site in scores.layout}))
     assert chart.table["KL"].is_monotonic_decreasing
     worst = Site("decoder", 1, "mlp")

@@ -183,14 +183,14 @@ def _takeaway(found: Shifts, layout: Layout, plan: PruningPlan | None) -> str:
         return words
     order = f" Over all modules the rank correlation of KL and the share that the plan removes is {taken:.2f}: "
     if taken <= -AGREE:
-        return words + order + "it takes less where the model would miss more."
+        return words + order + "the plan removes less from sensitive modules."
     if taken >= AGREE:
-        return words + order + "it takes more where the model would miss more, which protecting layers can mend."
-    return words + order + "the plan follows something else than this scan."
+        return words + order + "the plan removes more from sensitive modules; protecting layers avoids that."
+    return words + order + "the plan does not follow this scan."
 
 
 def agreement(found: Shifts, plan: PruningPlan) -> float:
-    """Spearman's rank correlation of each site's KL and the share of it that the plan takes; NaN without an order."""
+    """Spearman's rank correlation of each site's KL and the plan's rate; NaN without an order."""
     pairs = np.array([(shift.kl, _rate(plan, site)) for site, shift in found.items() if site in plan])
     return rank_correlation(*pairs.T) if len(pairs) > 2 else math.nan
 
