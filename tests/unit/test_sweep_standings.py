@@ -139,7 +139,7 @@ def test_what_removed_another_share_is_left_out() -> None:
         Grid(sparsities=(0.2,)), lambda point: make_row(point, miss=0.05 if point.criterion == "taylor" else 0)
     )
     found = verdicts(rows, PERPLEXITY)
-    assert all("taylor has" not in each.text and "Left out: taylor" in each.text for each in found)
+    assert all("taylor has" not in each.text and "Excluded: taylor" in each.text for each in found)
 
 
 def test_columns_stand_side_by_side() -> None:
