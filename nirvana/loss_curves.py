@@ -1,4 +1,4 @@
-"""Loss curves: KL of each site pruned alone, at several levels. No torch, so that pages can read them."""
+"""Loss curves: KL of each site pruned alone, at several levels. Does not import torch."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class Sensitivity(Mapping[Site, Curve]):
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Sensitivity:
-        """Read what `to_json` wrote, now or when a scan had one level.
+        """Read what `to_json` wrote, also in older versions with one level.
 
         Raises:
             PlanError: it is something else.
@@ -102,7 +102,7 @@ class Sensitivity(Mapping[Site, Curve]):
 
 
 def removed_at(level: float, units: int) -> int:
-    """Units that a level removes of a site's `units`: rounded, but at least one, and one stays."""
+    """Units of a site's `units` that a level removes: rounded, at least one and not all."""
     return min(max(1, round(level * units)), units - 1)
 
 

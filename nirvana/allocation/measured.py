@@ -1,4 +1,4 @@
-"""The measured allocation: the budget goes where loss curves say that a parameter costs the least KL.
+"""The measured allocation: parameters with the least KL by measured loss curves are removed.
 
 A knapsack over the lower convex hulls of the curves: KV groups and blocks of neurons of all sites are removed in the
 order of their KL per parameter until the budget is spent (as in ZipLM, arXiv 2302.04089, whose dynamic programme is
@@ -116,16 +116,15 @@ def _slope(one: tuple[float, float], two: tuple[float, float]) -> float:
 
 
 def _blocks(curves: Sensitivity, constraints: Constraints) -> list[tuple[Site, int]]:
-    """(site, units) of every block that can be removed, in the order of measured KL per parameter.
-
-    Blocks beyond the highest level of their curve, whose KL is extrapolated, come after all measured ones.
+    """(site, units) of every removable block, in the order of measured KL per parameter. Blocks beyond the highest
+    level of their curve, whose KL is extrapolated, follow all measured ones.
     """
     entries = []
     for order, (site, curve) in enumerate(curves.items()):
         ends = _ends(site, constraints)
         sizes = np.diff(ends, prepend=0)
         price = np.diff(np.interp(ends, *_hull(curve)), prepend=0) / (sizes * constraints.layout[site].cost)
-        price = np.maximum.accumulate(price)  # rounding must not put a block before the one that it follows
+        price = np.maximum.accumulate(price)  # rounding must not reorder the blocks of a site
         beyond = ends > curve[-1].removed
         entries += [
             (bool(out), float(each), order, index, site, int(size))
@@ -148,7 +147,7 @@ def _ends(site: Site, constraints: Constraints) -> np.ndarray:
 
 
 def _notes(curves: Sensitivity, constraints: Constraints, removed: Mapping[Site, int]) -> tuple[str, ...]:
-    """Balance of attention and MLP that follows, and the sum of the curves, where levels reach."""
+    """The resulting balance of attention and MLP, and the sum of the curves within their levels."""
     layout, notes = constraints.layout, []
     rates = {kind: _rate(layout, kind, removed) for kind in (KV_GROUP, NEURON)}
     if rates[KV_GROUP] > 0:

@@ -79,7 +79,7 @@ def sensitivity(
     }
     found = dict(known.curves) if known is not None else {}
     if known is not None and known.protocol != protocol:
-        raise PlanError("The curves so far were measured in another way.", "Measure them anew, without these.")
+        raise PlanError("The earlier curves have another protocol.", "Measure all curves again, without them.")
     work = _Work(lm, counts, set(found), progress)
     reference = dense_reference(lm, probe, progress=work.reference)
     head = lm.family.head(lm.weights())
@@ -117,7 +117,7 @@ def _lowest_columns(lm: LM, saliency: Saliency, site: Site, count: int) -> torch
 
 @contextmanager
 def _without(lm: LM, site: Site, columns: torch.Tensor, compensator: Compensator) -> Iterator[None]:
-    """The output projection of `site` without `columns`, compensated, for the time of the block."""
+    """The output projection of `site` without `columns`, compensated, within the context."""
     linear = linear_layer(
         lm.family.blocks(lm.weights())[site.stack][layer_places(lm.layout)[site.stack, site.layer]],
         output_part(lm, site),
@@ -141,7 +141,7 @@ def _without(lm: LM, site: Site, columns: torch.Tensor, compensator: Compensator
 
 
 class _Work:
-    """Floating-point operations of the whole measurement, of which progress reports count those that are done."""
+    """Floating-point operations of the whole measurement, the unit of its progress reports."""
 
     def __init__(
         self, lm: LM, counts: dict[Site, list[int]], found: set[Site], progress: ProgressCallback | None
@@ -190,12 +190,12 @@ class _Work:
         self._report()
 
     def tick(self) -> None:
-        """A batch is done."""
+        """Count a finished batch."""
         self._done += self._step
         self._report()
 
     def watched(self, states: Iterator[torch.Tensor]) -> Iterator[torch.Tensor]:
-        """The same states, each batch counted once the next is asked for."""
+        """Yield the states, counting each batch when the next is requested."""
         for batch in states:
             yield batch
             self.tick()

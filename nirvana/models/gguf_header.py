@@ -1,4 +1,4 @@
-"""The header of a GGUF file, read with every count checked against the file before it is used."""
+"""Header of a GGUF file; every count is checked against the file before use."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ STRING, ARRAY = 8, 9
 
 
 class GGUFTensor(NamedTuple):
-    """A tensor that the header describes: its type, e.g. "Q4_1", and its shape, the fastest dimension first."""
+    """A tensor of the header: its type, e.g. "Q4_1", and its shape, the fastest dimension first."""
 
     kind: str
     shape: tuple[int, ...]
@@ -37,8 +37,8 @@ def read_header(path: Path) -> GGUFHeader:
     """The header of a GGUF file. No tensor is read, but all must lie within the file.
 
     Raises:
-        OSError: the file is missing, no regular file, or cannot be read.
-        ValueError: it is no GGUF file, truncated or damaged.
+        OSError: the file is missing, not a regular file, or cannot be read.
+        ValueError: it is not a GGUF file, truncated or damaged.
     """
     regular_file(path)
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:

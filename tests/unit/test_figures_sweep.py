@@ -120,7 +120,9 @@ def test_more_is_better_for_accuracy_and_speed() -> None:
     assert chart is not None
     front = set(chart.table[chart.table["on the front"]]["model"])
     assert front == {"dense", *(f"taylor, same allocation, gamma 3.36, {share} %" for share in (20, 40))}
-    assert list(chart.table["decoding speed over the dense model's"]) == pytest.approx([1, 1.25, 1.25, 1 / 0.6, 1 / 0.6])
+    assert list(chart.table["decoding speed over the dense model's"]) == pytest.approx(
+        [1, 1.25, 1.25, 1 / 0.6, 1 / 0.6]
+    )
     assert pareto.pareto(ROWS["default"], PAIRS, "speed") is None, "speed was not measured"
 
 
