@@ -150,7 +150,7 @@ class CalibrationSet:
         Raises:
             CorpusError: it is something else.
         """
-        with well_formed("This is no saved calibration set", CorpusError, "Draw one anew."):
+        with well_formed("This is not a saved calibration set", CorpusError, "Draw it again."):
             meta, arrays = unpack(content)
             return cls.from_arrays(meta, arrays)
 
@@ -303,7 +303,7 @@ class CalibrationSelection:
         Raises:
             CorpusError: it is something else.
         """
-        with well_formed("This is no saved choice of calibration sets", CorpusError, "Choose anew."):
+        with well_formed("This is not a saved choice of calibration sets", CorpusError, "Choose again."):
             return cls._read(*unpack(content))
 
     @classmethod

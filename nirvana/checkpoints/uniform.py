@@ -71,8 +71,8 @@ def export_uniform(
     refuse_foreign(target)
     filled = fill_up(lm, progress=progress)
     padded = padding_note(lm.layout, lm.kept)
-    told = EQUAL if filled.layout.prunable == lm.layout.prunable else f"{NOTE}{f' It has {padded}.' if padded else ''}"
-    note = told if lm.is_pruned else ""
+    form = EQUAL if filled.layout.prunable == lm.layout.prunable else f"{NOTE}{f' It has {padded}.' if padded else ''}"
+    note = form if lm.is_pruned else ""
     card = checkpoint_card(lm, recipe=recipe, measured=measured, note=note)
     with placed(target) as staged:
         write_model(filled, staged, checkpoint_config(filled), card, progress)

@@ -79,7 +79,8 @@ def check_output(target: Path, format: str) -> None:
     """Validate the place of an export in `format`.
 
     Raises:
-        CheckpointError: it would replace other content. RunError: it cannot be written.
+        CheckpointError: it would replace other content.
+        RunError: it cannot be written.
     """
     from nirvana.checkpoints.placing import refuse_foreign, refuse_other_file
 

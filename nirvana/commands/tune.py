@@ -71,18 +71,18 @@ class _Trials(StudyBar):
 
 def _line(trial: Trial, best: Trial | None) -> str:
     """A finished trial as a line of a table whose last cell has any width."""
-    told = "no model" if trial.failure else f"KL {trial.kl:.4f} ± {trial.kl_error:.4f}"
+    result = "no model" if trial.failure else f"KL {trial.kl:.4f} ± {trial.kl_error:.4f}"
     mark = "best so far" if trial is best else f"best {best.kl:.4f}" if best else ""
-    return f"{trial.number + 1:>5}  {told:<20}  {mark:<12}  {trial.seconds:>6.1f} s  {describe(trial.choices)}"
+    return f"{trial.number + 1:>5}  {result:<20}  {mark:<12}  {trial.seconds:>6.1f} s  {describe(trial.choices)}"
 
 
 def _show(found: Tuning) -> None:
     texts = list(found.trials[0].perplexity)
     head = ["trial", "KL", *(f"perplexity, {Path(name).name}" for name in texts), "what"]
     print_table("The best trials", head, [_row(trial, texts) for trial in found.trials[:SHOWN]])
-    told = found.correlation()
-    if told.value == told.value:
-        print(f"KL and perplexity have a rank correlation of {told.value:.2f} over {told.n} models.")
+    correlation = found.correlation()
+    if correlation.value == correlation.value:
+        print(f"KL and perplexity have a rank correlation of {correlation.value:.2f} over {correlation.n} models.")
     probe = found.settings["probe"]
     print(
         f"KL on {probe['samples']} x {probe['length']} probe tokens ± one standard error; perplexity on probe splits."

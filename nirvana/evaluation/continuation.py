@@ -143,12 +143,12 @@ def token_probabilities(lm: LM, written: ContinuedText) -> tuple[float, ...]:
 
 def token_texts(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], text: str) -> tuple[str, ...]:
     """Text that each token adds; a token that ends within a letter or changes earlier text adds none."""
-    pieces, told = [], 0
+    pieces, emitted = [], 0
     for count in range(1, len(ids) + 1):
         so_far = text if count == len(ids) else str(tokenizer.decode(list(ids[:count]), **DECODING))
         whole = text.startswith(so_far) and not (so_far.endswith(BROKEN) and count < len(ids))
-        pieces.append(text[told : len(so_far)] if whole else "")
-        told = max(told, len(so_far)) if whole else told
+        pieces.append(text[emitted : len(so_far)] if whole else "")
+        emitted = max(emitted, len(so_far)) if whole else emitted
     return tuple(pieces)
 
 

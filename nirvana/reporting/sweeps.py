@@ -204,15 +204,15 @@ def _contest(where: str, contenders: Sequence[Cell], metric: str, aside: Sequenc
     left_out = f" Excluded: {', '.join(aside)}, with another achieved sparsity." if aside else ""
     if first.n < 2:
         text = f"{where}: {best}, from one seed: significance unknown, use more seeds."
-        said = [Verdict("unknown", text + left_out)]
+        sentences = [Verdict("unknown", text + left_out)]
     elif found.winner is None:
         names = [contenders[index].way.criterion for index in found.unclear]
         text = f"{where}: {best}, but over {seeds(first.n)} it is not significantly different from {_list(names)}."
-        said = [Verdict("tie", text + left_out)]
+        sentences = [Verdict("tie", text + left_out)]
     else:
         runner_up, gap = others[0].way.criterion, paired_gap(others[0], first)
         text = f"{where}: {best}. The next, {runner_up}, has {gap} that, {_over([gap])}."
-        said = [Verdict("winner", text + left_out)]
+        sentences = [Verdict("winner", text + left_out)]
     ours = next((cell for cell in contenders if cell.way.criterion == OURS), None)
     if ours is not None:
         against = {cell.way.criterion: paired_gap(cell, ours) for cell in contenders if cell is not ours}
@@ -220,8 +220,8 @@ def _contest(where: str, contenders: Sequence[Cell], metric: str, aside: Sequenc
         if beaten:
             rivals = ", ".join(f"{name} has {gap} that" for name, gap in beaten.items())
             text = f"{where}: NIRVANA has {words(metric)} {number(ours)}; {rivals}, {_over(beaten.values())}."
-            said.append(Verdict("beaten", text))
-    return said
+            sentences.append(Verdict("beaten", text))
+    return sentences
 
 
 def _over(gaps: Iterable[Gap | None]) -> str:

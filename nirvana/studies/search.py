@@ -303,6 +303,6 @@ def _maker(objective: Objective) -> Callable[[Trial], LM]:
             recipe = objective.recipe(trial.choices)
             return replace(objective.prune(recipe), recipe=recipe)
         except NirvanaError as error:
-            raise RunError(f"The best model cannot be pruned again: {error}", "Search anew.") from error
+            raise RunError(f"The best model cannot be pruned again: {error}", "Search again.") from error
 
     return make

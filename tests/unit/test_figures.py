@@ -141,7 +141,7 @@ def test_the_curve_splits_at_the_cut_and_names_what_goes() -> None:
     stays, goes = chart.figure.data
     assert max(stays.x) == kept and min(goes.x) == kept + 1
     assert set(np.asarray(goes.customdata)[:, 0]) == set(range(200)) - set(plan[site])
-    assert chart.takeaway.startswith(f"{200 - kept} of 200 neurons go")
+    assert chart.takeaway.startswith(f"{200 - kept} of 200 neurons are removed")
 
 
 def test_the_unit_table_lists_global_ranks_best_first() -> None:

@@ -99,7 +99,7 @@ def same_units(one: PruningPlan, other: PruningPlan, saliency: Saliency, stack: 
         figure=figure,
         takeaway=_by_module(table, "shared", saliency, stack, "Both keep, of what either keeps,", "{:.0%}"),
         table=table,
-        reading="Both are allocated as the Allocation page says now. Shared: units that both keep, over units that "
+        reading="Both have the allocation of the Allocation page. Shared: units that both keep, over units that "
         "either keeps. Dotted: what sets of the same sizes would share if they were drawn at random.",
     )
 
@@ -131,11 +131,11 @@ def _units(table: pd.DataFrame, module: str) -> int:
 def _by_module(table: pd.DataFrame, column: str, saliency: Saliency, stack: str, start: str, form: str) -> str:
     """Means over layers, e.g. "The mean correlation is 0.41 for attention and 0.87 for MLP."."""
     means = {str(module): float(part[column].mean()) for module, part in table.groupby("module", sort=False)}
-    said = [
+    clauses = [
         f"{form.format(mean)} for {part_name(saliency.layout, stack, module)}"
         for module, mean in means.items()
         if mean == mean
     ]
-    if not said:
+    if not clauses:
         return "There is nothing to compare: one of them gives all units of every layer the same score."
-    return f"{start} {' and '.join(said)}."
+    return f"{start} {' and '.join(clauses)}."

@@ -131,9 +131,9 @@ def score_histogram(saliency: Saliency, plan: PruningPlan, kind: str) -> Chart:
     figure.update_yaxes(title=f"{kind[0].upper() + kind[1:]}s", zeroline=False)
     units = int(everything.sum())
     total = sum(float(saliency.sorted_scores[site].sum(dtype=np.float64)) for site in sites)
-    takeaway = f"No {kind} goes."
+    takeaway = f"No {kind} is removed."
     if lost:
-        takeaway = f"{lost:,} of {count(units, kind)} go ({lost / units:.1%})"
+        takeaway = f"{lost:,} of {count(units, kind)} are removed ({lost / units:.1%})"
         takeaway += f", with {mass / total:.1%} of the saliency." if low >= 0 and total else "."
     table = pd.DataFrame({"score from": edges[:-1], "score to": edges[1:], "removed": gone, "kept": everything - gone})
     return Chart(
@@ -178,7 +178,7 @@ def rates_by_gamma(layout: Layout, sparsity: float, gamma: float, reachable: flo
                 mode="lines",
                 name=name,
                 line={"color": colour, "width": 2},
-                hovertemplate="gamma %{text}<br>%{y:.1%} of " + name + " goes<extra></extra>",
+                hovertemplate="gamma %{text}<br>%{y:.1%} of " + name + " removed<extra></extra>",
             )
         )
         figure.add_trace(

@@ -39,7 +39,7 @@ def layer_distributions(saliency: Saliency, stack: str, module: str) -> Chart:
                 name=f"one {kind}",
                 marker={"color": colour, "size": 7, "opacity": 0.75},
                 hovertemplate=f"layer %{{x}}, {kind} %{{customdata[0]}}<br>score %{{y:.3~g}}"
-                "<br>rank %{customdata[1]:,} (1 goes first)<extra></extra>",
+                "<br>rank %{customdata[1]:,} (1 is removed first)<extra></extra>",
             )
         )
     else:
@@ -115,7 +115,7 @@ def score_curve(saliency: Saliency, site: Site, plan: PruningPlan | None = None)
         extra = np.stack([order[part], saliency.ranks[site][order[part]] + 1], axis=1).astype(np.int32)
         hover = (
             f"{kind} %{{customdata[0]}}, {name}<br>score %{{y:.3~g}}<br>place %{{x}} in this layer"
-            "<br>rank %{customdata[1]:,} in the pool (1 goes first)<extra></extra>"
+            "<br>rank %{customdata[1]:,} in the pool (1 is removed first)<extra></extra>"
         )
         if units <= 64:
             figure.add_trace(
@@ -154,15 +154,15 @@ def score_curve(saliency: Saliency, site: Site, plan: PruningPlan | None = None)
     if units <= 16:
         figure.update_xaxes(tickvals=list(range(1, units + 1)), ticktext=[f"{kind} {unit}" for unit in order])
     figure.update_yaxes(title="Score", **(log_axis(values) if curve else {"exponentformat": "power"}))
-    takeaway = f"All {count(units, kind)} stay; the best scores {short(values[0])}, the worst {short(values[-1])}."
+    takeaway = f"All {count(units, kind)} are kept; the best scores {short(values[0])}, the worst {short(values[-1])}."
     if kept < units:
-        takeaway = f"{units - kept:,} of {count(units, kind)} go ({(units - kept) / units:.1%})"
+        takeaway = f"{units - kept:,} of {count(units, kind)} are removed ({(units - kept) / units:.1%})"
         total = float(values.sum(dtype=np.float64))
         shares = total > 0 and values[-1] >= 0  # scores relative to a mean sum to zero
         lost = float(values[kept:].sum(dtype=np.float64)) / total if shares else 0.0
         takeaway += f", with {lost:.1%} of this layer's saliency." if shares else "."
     return Chart(
-        title=f"Which {unit_name(saliency.layout, site.stack, site.module)}s of layer {site.layer} go?",
+        title=f"Which {unit_name(saliency.layout, site.stack, site.module)}s of layer {site.layer} are removed?",
         figure=figure,
         takeaway=takeaway,
         table=unit_table(saliency, site, plan),

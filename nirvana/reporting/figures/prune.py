@@ -53,7 +53,7 @@ def sizes_by_layer(plan: PruningPlan, stack: str, module: str) -> Chart:
         f"{before.sum():,} {unit}s become {after.sum():,}; {changed} of {len(layers)} layers shrink, layer "
         f"{layers[worst]} most: {before[worst]:,} to {after[worst]:,}."
         if changed
-        else f"All {before.sum():,} {unit}s stay."
+        else f"All {before.sum():,} {unit}s are kept."
     )
     return Chart(
         title=f"How many {unit}s does each layer keep?",

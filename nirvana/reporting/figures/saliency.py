@@ -170,7 +170,7 @@ def _targets(saliency: Saliency, sites: list[Site], ordered: bool) -> go.Scatter
         mode="markers",
         marker={"symbol": "square", "size": 18, "opacity": 0},
         hovertemplate=f"layer %{{y}}, {name}<br>{mean}score %{{customdata[2]:.3~g}}<br>{mean}rank "
-        f"%{{customdata[3]:,.0f}} of {pool:,} (1 goes first)<extra></extra>",
+        f"%{{customdata[3]:,.0f}} of {pool:,} (1 is removed first)<extra></extra>",
         showlegend=False,
     )
 

@@ -23,7 +23,7 @@ from nirvana.saliency.agreement import rank_correlation
 
 Shifts = Mapping[Site, Shift]
 WIDE = 12.0  # highest over median KL from which colours are logarithmic
-AGREE = 0.3  # rank correlation from which a plan is said to follow a scan
+AGREE = 0.3  # rank correlation from which a plan follows a scan
 
 
 def scan_heatmap(found: Sensitivity, level: float, layout: Layout, plan: PruningPlan | None) -> Chart:
