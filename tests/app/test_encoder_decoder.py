@@ -57,7 +57,7 @@ def test_scores_are_shown_by_stack_and_kind_of_attention(start: Start, encoder_d
     assert not app.exception
     assert {f"saliency.heatmap.{module}" for module in ("attention", "cross_attention", "mlp")} <= keys_on(app)
     assert {f"saliency.curve.{module}" for module in ("attention", "cross_attention", "mlp")} <= keys_on(app)
-    assert "Which cross-attention KV groups of layer 0 go?" in titles(app)
+    assert "Which cross-attention KV groups of layer 0 are removed?" in titles(app)
 
 
 def test_the_plan_is_shown_by_stack(start: Start, encoder_decoder: Run) -> None:
