@@ -184,7 +184,7 @@ def _takeaway(report: SpeedReport) -> str:
     words = []
     for metric, verb in (("prefill", "reads"), ("decode", "generates")):
         ratio = report.ratio(name, metric)
-        doubt = ", whose quartiles include 1" if ratio.low <= 1 <= ratio.high else ""
+        doubt = ", quartiles include 1" if ratio.low <= 1 <= ratio.high else ""
         promised = f"ideal {report.ideal(name, metric):.2f}"
         words.append(f"{verb} {ratio.median:.2f} times as fast as {names[0]} ({promised}{doubt})")
     return f"The {name} model {' and '.join(words)}."
