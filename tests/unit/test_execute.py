@@ -112,7 +112,7 @@ def test_a_defect_keeps_the_models_and_shows_where_it_is(
     models = Counting()
     with pytest.raises(RunError, match="KeyError: 'layer'") as caught:
         execute(run, "try", {}, Reporter(), models)
-    assert models.cleared == 0 and "defect" in caught.value.hint
+    assert models.cleared == 0 and "bug" in caught.value.hint
     assert "raise self.error" in capsys.readouterr().err
 
 

@@ -58,7 +58,7 @@ def test_models_by_name_are_compared_with_the_first(capsys: pytest.CaptureFixtur
         (["nosuchmodel"], "nosuchmodel"),
         (["000000000000"], "no such run"),
         (["example", "--prompt", "0"], "prompt must be a whole number from 1 to 32,768"),
-        (["a", "b", "--sizes"], "kept run"),
+        (["a", "b", "--sizes"], "stored run"),
     ],
 )
 def test_what_cannot_be_timed_is_refused(capsys: pytest.CaptureFixture[str], words: list[str], reason: str) -> None:
