@@ -121,7 +121,7 @@ def test_allocate_takes_published_allocations_and_equal_widths(
         plan = PruningPlan.from_json(json.loads(output.read_text()))
         assert (plan.method, plan.uniform) == (method, uniform)
         assert not uniform or len({len(kept) for site, kept in plan.items() if site.module == "mlp"}) == 1
-    assert "must be one of shared, published, not 'best'" in refused(capsys, *words, "--allocation", "best")
+    assert "must be one of shared, published, measured, not 'best'" in refused(capsys, *words, "--allocation", "best")
 
 
 def test_single_steps_give_what_a_run_gives(
