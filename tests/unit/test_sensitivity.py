@@ -99,7 +99,7 @@ def test_an_interrupted_call_continues(t5: LM, tmp_path: Path) -> None:
     )
     assert rest.to_json() == whole.to_json(), "bit for bit, in the order of the model"
     assert not any(site.key in stage for site in begun for stage in passes)
-    with pytest.raises(PlanError, match="another way"):
+    with pytest.raises(PlanError, match="another protocol"):
         nv.sensitivity(t5, scores, probe, levels=(0.3,), known=begun)
 
 
