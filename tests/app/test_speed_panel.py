@@ -99,8 +99,8 @@ def test_tokens_are_shaded_under_both_models(start: Start, filled: Run) -> None:
     assert len(blocks) == 5 and all("<i>" not in block for block in blocks)
     assert "&lt;i&gt;a" in blocks[0] and "dense 80 %, pruned 1 %" in blocks[0]
     text = words(app)
-    assert "As the pruned model sees it: perplexity 14.14" in text
-    assert "As the dense model sees it: perplexity 5" in text
+    assert "Probability under the pruned model: perplexity 14.14" in text
+    assert "Probability under the dense model: perplexity 5" in text
     assert tables(app, "written by") == []
 
 

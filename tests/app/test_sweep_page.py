@@ -105,7 +105,7 @@ def test_results_are_compared_and_verdicts_said(start: Start, store: Store, fill
     put_sweep(store, filled)
     app = open_page(start, filled)
     text = words(app).replace("\\", "")
-    assert "NIRVANA is beaten." in app.warning[0].value and "taylor has 0.8" in app.warning[0].value
+    assert "Better than NIRVANA." in app.warning[0].value and "taylor has 0.8" in app.warning[0].value
     assert "Clear winner" in app.success[0].value
     assert "How does perplexity on novels depend on sparsity?" in text and "on the front" in text
     (table,) = tables(app, "same allocation")

@@ -174,5 +174,5 @@ def write_continuations(document: Document, run: Run) -> None:
                 document.code(text or "(ends immediately)")
                 continue
             for judge in ("dense", "pruned"):
-                document.text(f"The {writer} model continues; as the {judge} model sees it:")
+                document.text(f"The {writer} model continues; shades: probability under the {judge} model")
                 document.raw(f'<div class="shaded">{shading.shaded(item.scored[writer], judge)}</div>')
