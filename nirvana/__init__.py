@@ -42,6 +42,8 @@ _HOMES = {
     "CalibrationMatrix": "nirvana.studies.matrix_rows",
     "sensitivity": "nirvana.evaluation.sensitivity",
     "Sensitivity": "nirvana.loss_curves",
+    "recover": "nirvana.recovery.recover",
+    "RecoveryHistory": "nirvana.recovery.history",
     "tune": "nirvana.studies.search",
     "Tuning": "nirvana.studies.search",
     "zero_shot": "nirvana.evaluation.zero_shot.harness",
@@ -101,6 +103,8 @@ if TYPE_CHECKING:
     from nirvana.models.loading import load_model as load_model
     from nirvana.plan import PruningPlan as PruningPlan
     from nirvana.progress import Progress as Progress
+    from nirvana.recovery.history import RecoveryHistory as RecoveryHistory
+    from nirvana.recovery.recover import recover as recover
     from nirvana.runs.recipe import Recipe as Recipe
     from nirvana.saliency.score import score as score
     from nirvana.saliency.scores import Saliency as Saliency

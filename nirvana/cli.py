@@ -14,6 +14,7 @@ from nirvana.commands.command import Command, add_json
 from nirvana.commands.describe import CorporaCommand, InspectCommand
 from nirvana.commands.matrix import MatrixCommand
 from nirvana.commands.measurements import SensitivityCommand, SpeedCommand
+from nirvana.commands.recover import RecoverCommand
 from nirvana.commands.run import RunCommand
 from nirvana.commands.runs import CompareCommand, ReportCommand, RunsCommand
 from nirvana.commands.steps import (
@@ -40,6 +41,7 @@ COMMANDS: tuple[Command, ...] = (
     ScoreCommand(),
     AllocateCommand(),
     PruneCommand(),
+    RecoverCommand(),
     EvaluateCommand(),
     SweepCommand(),
     TuneCommand(),

@@ -40,6 +40,10 @@ class CompensationError(NirvanaError):
     """Statistics are missing, of another model, not finite, or too large for the memory."""
 
 
+class RecoveryError(NirvanaError):
+    """A recovery has no budget, does not fit the model or its saved state, or cannot continue."""
+
+
 class TaskError(NirvanaError):
     """A zero-shot task is unknown, cannot be read or downloaded, or does not fit the model."""
 

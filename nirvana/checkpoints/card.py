@@ -106,6 +106,7 @@ def _description(lm: LM, note: str) -> str:
             "KV groups with their query heads, and MLP neurons, sliced out of the weights."
         )
         sentences += map(_compensation, lm.compensations)
+        sentences += map(_recovery, lm.recoveries)
     else:
         sentences.append(f"The weights of {base_name(lm.source)}, not pruned.")
     if lm.source.note:
@@ -130,6 +131,14 @@ def _compensation(record: Mapping[str, Any]) -> str:
     return (
         "Each output projection was then fitted by least squares to its outputs with all units "
         f"({tokens}, {texts}; regularisation {record['regularisation']:g})."
+    )
+
+
+def _recovery(record: Mapping[str, Any]) -> str:
+    objectives = {"distill": "distillation from the dense model", "lora": "adapters, merged", "full": "fine-tuning"}
+    return (
+        f"It was then trained on {record['tokens']:,} tokens of {record['text'] or 'text without a name'}: "
+        f"{objectives[record['method']]}."
     )
 
 

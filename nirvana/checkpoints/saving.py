@@ -95,6 +95,7 @@ def record_of(lm: LM) -> PruningRecord | None:
         plans=lm.plans,
         output_biases=tuple(added_biases(lm)),
         compensations=lm.compensations,
+        recoveries=lm.recoveries,
     )
 
 

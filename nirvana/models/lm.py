@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+    from nirvana.recovery.history import RecoveryHistory
     from nirvana.runs.recipe import Recipe
 
 
@@ -54,6 +55,8 @@ class LM:
             `nirvana.compensation.compensator`.
         generation: generation_config.json of the dense model; None where it has none.
         recipe: the recipe that made it, where `nirvana.tune` found it.
+        recoveries: how it was trained after pruning, as JSON values.
+        history: course of the last recovery, where it was trained in this process.
     """
 
     model: PreTrainedModel | None
@@ -72,6 +75,8 @@ class LM:
     compensations: tuple[dict[str, Any], ...] = ()
     generation: dict[str, Any] | None = None
     recipe: Recipe | None = None
+    recoveries: tuple[dict[str, Any], ...] = ()
+    history: RecoveryHistory | None = None
 
     @cached_property
     def hash(self) -> str:

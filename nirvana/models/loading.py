@@ -114,6 +114,7 @@ def load_model(
         compute_base_hash=hash_of_files if record is None else lambda: record.base_hash,
         plans=() if record is None else record.plans,
         compensations=() if record is None else record.compensations,
+        recoveries=() if record is None else record.recoveries,
         generation=generation,
     )
 

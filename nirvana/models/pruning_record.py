@@ -27,7 +27,7 @@ class PruningRecord:
     `kept` has original unit indices; a layer without sites was removed. `base` and `base_hash` name the dense model,
     which had `base_layers` layers in each stack; `note` is its source's, e.g. "4-bit origin". `plans` are the hashes of
     the pruning plans that were applied to it, in order. `output_biases` are the sites whose output projection gained a
-    bias; `compensations` as in `LM`.
+    bias; `compensations` and `recoveries` as in `LM`.
     """
 
     base: str
@@ -38,6 +38,7 @@ class PruningRecord:
     plans: tuple[str, ...]
     output_biases: tuple[Site, ...] = ()
     compensations: tuple[dict[str, Any], ...] = ()
+    recoveries: tuple[dict[str, Any], ...] = ()
 
     @property
     def layers(self) -> dict[str, list[int]]:
@@ -105,6 +106,7 @@ class PruningRecord:
             "plans": list(self.plans),
             "output_biases": [site.key for site in self.output_biases],
             "compensations": list(self.compensations),
+            **({"recoveries": list(self.recoveries)} if self.recoveries else {}),
             "kept": {site.key: kept.tolist() for site, kept in self.kept.items()},
         }
 
@@ -121,6 +123,7 @@ class PruningRecord:
             plans=tuple(str(plan) for plan in data["plans"]),
             output_biases=tuple(Site.from_key(key) for key in data.get("output_biases", ())),
             compensations=tuple(dict(record) for record in data.get("compensations", ())),
+            recoveries=tuple(dict(record) for record in data.get("recoveries", ())),
         )
 
 

@@ -22,6 +22,7 @@ ENGINE = (
     "allocation",
     "surgery",
     "evaluation",
+    "recovery",
     "checkpoints",
     "iterative",
     "selection",

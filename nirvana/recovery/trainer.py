@@ -1,0 +1,201 @@
+"""The trained copy of a pruned model: its batches, steps, adapters and best weights."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from nirvana.calibration.corpora.corpus import Corpus
+from nirvana.calibration.sampling import sample_calibration
+from nirvana.calibration.sets import CalibrationSet
+from nirvana.forward.tokens import UNLABELLED, read_labels, read_tokens
+from nirvana.models.lm import LM
+from nirvana.recovery.history import Step
+from nirvana.recovery.objectives import distillation, language_modelling
+from nirvana.recovery.options import RecoveryOptions
+
+ROUND = 8  # steps whose windows are drawn together
+BETAS = (0.9, 0.95)
+
+
+class Trainer:
+    """A float32 copy of a model in training.
+
+    Attributes:
+        steps: optimiser steps that are done.
+        tokens: tokens that were read in them.
+        trained: name -> weight in training; those of the adapters where there are any.
+        optimiser: AdamW over `trained`.
+        best: weights of the best measurement, as `trained`.
+        bfloat16: whether matrix products are in bfloat16.
+    """
+
+    def __init__(self, small: LM, text: Corpus, teacher: LM | None, options: RecoveryOptions) -> None:
+        self._small, self._text, self._teacher, self._options = small, text, teacher, options
+        copied: nn.Module = copy.deepcopy(small.weights())
+        self.model: Any = nn.Module.to(copied, torch.float32).eval().requires_grad_(not options.adapter_rank)
+        self._peft: Any = None
+        if options.adapter_rank:
+            self._peft = self._add_adapters()
+        self.trained = {name: weight for name, weight in self.model.named_parameters() if weight.requires_grad}
+        self.optimiser = torch.optim.AdamW(self.trained.values(), options.learning_rate, betas=BETAS, weight_decay=0.0)
+        self.best = self._copied()
+        self.steps, self.tokens, self.bfloat16 = 0, 0, options.autocast == "bfloat16"
+        self._round: tuple[int, CalibrationSet] | None = None
+
+    def _add_adapters(self) -> Any:
+        """Adapters beside every linear layer that belongs to units: the seven projections of Llama."""
+        from peft import LoraConfig, get_peft_model
+
+        family, names = self._small.family, set[str]()
+        for site in self._small.layout:
+            names |= {part.module.rpartition(".")[2] for part in family.slices(self._small.settings, site)}
+        config = LoraConfig(
+            r=self._options.adapter_rank,
+            lora_alpha=self._options.alpha,
+            lora_dropout=self._options.dropout,
+            target_modules=sorted(names),
+            bias="none",
+        )
+        torch.manual_seed(self._options.seed)
+        wrapped: Any = get_peft_model(self.model, config)
+        self.model = wrapped.get_base_model()
+        return wrapped
+
+    def choose_precision(self) -> None:
+        """Take bfloat16 products where a pass with gradients is faster with them; both are tried once."""
+        if self._options.autocast != "auto" or self.steps:
+            return
+        seconds = {}
+        for choice in (False, True):
+            self.bfloat16 = choice
+            for _ in range(2):  # the first one warms up
+                start = time.perf_counter()
+                self._backward(self._micro_batches(0).__next__(), 1.0)
+                seconds[choice] = time.perf_counter() - start
+        self.optimiser.zero_grad(set_to_none=True)
+        self.bfloat16 = seconds[True] < seconds[False]
+
+    def step(self, rate: float, report: Callable[[], None]) -> Step:
+        """Accumulate and clip the gradient of the next step; `update` takes it."""
+        for name, module in self.model.eval().named_modules():
+            if "lora_dropout" in name:  # the model's own dropout stays off
+                module.train()
+        self.optimiser.zero_grad(set_to_none=True)
+        total, counted, read = 0.0, self._counted(self.steps), 0
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self._options.seed * 1_000_003 + self.steps)  # of dropout
+            for part in self._micro_batches(self.steps):
+                report()
+                total += self._backward(part, 1 / counted)
+                read += part.outputs.size
+        norm = float(nn.utils.clip_grad_norm_(self.trained.values(), self._options.clip))
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        self._read = read
+        return Step(self.steps + 1, self.tokens + read, 0.0, total / counted, rate, norm)
+
+    def update(self) -> None:
+        """Change the weights by the gradient of the last step."""
+        self.optimiser.step()
+        self.steps += 1
+        self.tokens += self._read
+
+    def evaluated(self) -> LM:
+        """The model as it is now, for measurements."""
+        return replace(self._small, model=self.model.eval(), dtype=torch.float32)
+
+    def keep_best(self) -> None:
+        """Note the weights as the best so far."""
+        self.best = self._copied()
+
+    def save_adapter(self, folder: Path) -> None:
+        """Write the best adapters alone, as peft reads them."""
+        self._restore_best()
+        self._peft.save_pretrained(folder)
+
+    def finish(self) -> Any:
+        """The transformers module with the best weights, adapters merged, in the dtype of the small model."""
+        self._restore_best()
+        if self._peft is not None:
+            self.model = self._peft.merge_and_unload()
+        self.optimiser.zero_grad(set_to_none=True)
+        return self.model.to(self._small.dtype).eval().requires_grad_(False)
+
+    def _restore_best(self) -> None:
+        with torch.no_grad():
+            for name, weight in self.trained.items():
+                weight.copy_(self.best[name])
+
+    def _copied(self) -> dict[str, torch.Tensor]:
+        return {name: weight.detach().clone() for name, weight in self.trained.items()}
+
+    def _windows(self, step: int) -> CalibrationSet:
+        """The windows of the round that a step belongs to."""
+        number, options = step // ROUND, self._options
+        if self._round is None or self._round[0] != number:
+            seed = options.seed * 1_000_003 + number
+            drawn = sample_calibration(
+                self._small, self._text, samples=options.batch * ROUND, length=options.length, seed=seed
+            )
+            self._round = number, drawn
+        return self._round[1]
+
+    def _rows(self, step: int) -> slice:
+        first = (step % ROUND) * self._options.batch
+        return slice(first, first + self._options.batch)
+
+    def _counted(self, step: int) -> int:
+        """Positions of a step that count in its loss."""
+        rows, windows = self._rows(step), self._windows(step)
+        if self._options.method == "distill":
+            return int(windows.outputs[rows].size if windows.counted is None else windows.counted[rows].sum())
+        return int((read_labels(windows)[rows] != UNLABELLED).sum())
+
+    def _micro_batches(self, step: int) -> Iterator[_Batch]:
+        windows, rows = self._windows(step), self._rows(step)
+        tokens, labels = read_tokens(self._small, windows), read_labels(windows)
+        for first in range(rows.start, rows.stop, self._options.micro_batch):
+            part = slice(first, min(first + self._options.micro_batch, rows.stop))
+            yield _Batch(*(None if each is None else each[part].to(self._small.device) for each in (*tokens, labels)))
+
+    def _backward(self, batch: _Batch, scale: float) -> float:
+        small, model = self._small, self.model
+        inputs = batch.input_ids, batch.attention_mask, batch.decoder_input_ids
+        with torch.autocast(small.device.type, torch.bfloat16, enabled=self.bfloat16):
+            states = small.family.hidden_states(model, *inputs)
+            head = small.family.head(model)
+            if self._options.method != "distill":
+                return language_modelling(head, states.flatten(0, 1), batch.labels.flatten(), scale)
+            assert self._teacher is not None
+            with torch.inference_mode():
+                taught = self._teacher.family.hidden_states(self._teacher.weights(), *inputs)
+            counts = slice(None) if batch.counted is None else batch.counted.flatten().nonzero().flatten()
+            teacher_head = self._teacher.family.head(self._teacher.weights())
+            return distillation(head, states.flatten(0, 1)[counts], teacher_head, taught.flatten(0, 1)[counts], scale)
+
+
+class _Batch:
+    """Tokens and labels of some windows, on the device."""
+
+    def __init__(
+        self,
+        input_ids: Any,
+        attention_mask: Any,
+        decoder_input_ids: Any,
+        counted: Any,
+        labels: Any,
+    ) -> None:
+        self.input_ids, self.attention_mask = input_ids, attention_mask
+        self.decoder_input_ids, self.counted, self.labels = decoder_input_ids, counted, labels
+
+    @property
+    def outputs(self) -> Any:
+        return (self.input_ids if self.decoder_input_ids is None else self.decoder_input_ids).numpy(force=True)
