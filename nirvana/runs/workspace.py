@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 from nirvana.allocation.allocate import allocate
@@ -17,17 +18,17 @@ from nirvana.compensation import Compensation
 from nirvana.compensation.statistics import Statistics
 from nirvana.errors import CorpusError, RunError
 from nirvana.evaluation.divergence import DenseReference, dense_reference
-from nirvana.evaluation.sensitivity import sensitivity
 from nirvana.loss_curves import LEVELS, PROBE, Sensitivity
 from nirvana.models.lm import LM
 from nirvana.plan import PruningPlan
 from nirvana.progress import ProgressCallback, within
 from nirvana.runs.compensation import StatisticsCache, check_compensation, statistics_windows
 from nirvana.runs.folder import FORMATS
+from nirvana.runs.loss_curves import cached_curves
 from nirvana.runs.model_cache import ModelCache, cache_fields
 from nirvana.runs.recipe import PruneChoice, Recipe
 from nirvana.runs.run import Run
-from nirvana.runs.step_cache import Origin, cache_key, read_cached, through_cache, write_cached
+from nirvana.runs.step_cache import Origin, cache_key, through_cache, write_cached
 from nirvana.saliency.score import score
 from nirvana.saliency.scores import Saliency
 from nirvana.selection import select_calibration
@@ -292,34 +293,22 @@ class Workspace:
             NirvanaError: see `sensitivity`, `collect_statistics` and `sample_probe`.
         """
         progress, lm, scores = progress or self.progress, self.lm, self.saliency(progress)
-        windows, statistics = None, None
+        windows, collect = None, None
         if compensation != "none":
             usual = self.recipe.with_values(prune=PruneChoice(compensation=compensation))
             windows = statistics_windows(usual, lm, self.calibration_text(progress))
+            collect = partial(self._statistics.collect, lm, windows, second=compensation == "least_squares")
         drawn = self.probe() if probe is None else self.draw_probe(*probe)
-        inputs = {"scores": scores.hash, "levels": sorted(levels), "compensation": compensation, "probe": drawn.hash}
-        key = cache_key("curves", windows=windows.hash if windows else "", **inputs, **cache_fields(lm))
-        begun = f"{key}-begun"
-
-        def measure() -> Sensitivity:
-            nonlocal statistics
-            if windows is not None:
-                second, reading = compensation == "least_squares", within(progress, "Statistics", 0, 10)
-                statistics, _ = self._statistics.collect(lm, windows, second=second, progress=reading)
-            found = read_cached(begun)
-            return sensitivity(
-                lm,
-                scores,
-                drawn,
-                levels=levels,
-                compensation=compensation,
-                statistics=statistics,
-                known=Sensitivity.from_bytes(found[1]) if found else None,
-                keep=lambda curves: write_cached(begun, curves.to_bytes()),
-                progress=progress,
-            )
-
-        curves, self.origins["curves"] = through_cache(key, Sensitivity.from_bytes, Sensitivity.to_bytes, measure)
+        curves, self.origins["curves"] = cached_curves(
+            lm,
+            scores,
+            drawn,
+            levels=levels,
+            compensation=compensation,
+            windows=windows.hash if windows else "",
+            collect=collect,
+            progress=progress,
+        )
         return curves
 
     def pruned(self, progress: ProgressCallback | None = None) -> LM:

@@ -19,11 +19,14 @@ from nirvana.loss_curves import LEVELS, Sensitivity, Shift
 from nirvana.plan import PruningPlan
 from nirvana.progress import Progress
 from nirvana.reporting.code import python_code
+from nirvana.reporting.sweeps import comparison
 from nirvana.runs.pipeline import compute_steps
 from nirvana.runs.recipe import Recipe
 from nirvana.runs.store import Store
 from nirvana.runs.workspace import Workspace
 from nirvana.saliency.scores import Saliency
+from nirvana.studies.sweep_grid import Grid
+from tests.sweeps import PERPLEXITY, grid_of, make_rows
 
 
 def made(units: list[int], cost: int, kind: str) -> Layout:
@@ -220,3 +223,16 @@ def test_the_code_of_a_measured_run_does_the_same(tmp_path: Path) -> None:
     code = python_code(recipe, "allocation")
     assert "nv.sensitivity(" in code and "sensitivity=curves" in code
     compile(code, "code", "exec")
+
+
+def test_a_sweep_sets_the_measured_allocation_beside_gamma() -> None:
+    grid = grid_of(("taylor", "nirvana"), ("shared", "measured"), (0.2,), (0, 1), ("least_squares",), gammas=(1.0, 4.0))
+    points = grid.points()
+    assert len(points) == 2 * 2 * (2 + 1), "gammas belong to the shared allocation"
+    measured = [point for point in points if point.method == "measured"]
+    assert measured[0].label == "taylor, measured allocation, 20 %, least squares, seed 0"
+    assert not any(point.as_published for point in measured)
+    assert measured[0].recipe(Recipe()).allocation.method == "measured"
+    columns, lines = comparison(make_rows(grid), PERPLEXITY)
+    assert "measured allocation, least squares" in columns and len(columns) == 3 and len(lines) == 2
+    assert Grid().methods == ("shared", "published"), "curves take minutes, so they are asked for"
