@@ -14,10 +14,14 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import fmean
 from typing import Any, NamedTuple
+
+import torch
 
 import nirvana as nv
 from benchmarks.quality import Bench, read_rows, settings
+from benchmarks.quality_table import between_marks
 from nirvana.loss_curves import LEVELS
 from nirvana.progress import Progress
 
@@ -87,6 +91,37 @@ class Allocations(Bench):
         return row
 
 
+def table(rows: list[Row]) -> str:
+    """Markdown: a line for each allocation and probe, perplexity over the dense model's on each text, mean of seeds."""
+    dense, made = rows[0]["perplexity"], rows[1:]
+    sparsities = sorted({row["point"]["sparsity"] for row in made})
+    lines = ["| allocation | widths | " + " | ".join(f"{each:.0%}" for each in sparsities) + " | curves, minutes |"]
+    lines.append("|---" * (len(sparsities) + 3) + "|")
+    for probe, uniform in dict.fromkeys((row["point"]["probe"], row["point"]["uniform"]) for row in made):
+        own = [row for row in made if (row["point"]["probe"], row["point"]["uniform"]) == (probe, uniform)]
+        cells = [f"measured, {probe} tokens" if probe else "gamma", "equal" if uniform else "own"]
+        for sparsity in sparsities:
+            found = [row["perplexity"] for row in own if row["point"]["sparsity"] == sparsity]
+            ratios = [fmean(each[text][0] / dense[text][0] for each in found) for text in dense if found]
+            cells.append(" / ".join(f"{ratio:.3f}" for ratio in ratios))
+        minutes = max(row["curves_seconds"] for row in made if row["point"]["probe"] == probe) / 60
+        lines.append(f"| {' | '.join([*cells, f'{minutes:.0f}' if probe else ''])} |")
+    return "\n".join(lines)
+
+
+def protocol(rows: list[Row], args: argparse.Namespace) -> str:
+    """Protocol of the table, in a few sentences."""
+    texts = ", ".join(f"{text} ({value[2]:,} tokens)" for text, value in rows[0]["perplexity"].items())
+    seeds = sorted({row["point"]["seed"] for row in rows[1:]})
+    return (
+        f"Perplexity over the dense model's, on {texts}, windows of {args.window}; {args.model}, {args.criterion}, "
+        f"least squares, one shot; seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}. Calibrated on "
+        f"{settings(args)['calibrate']}: scored on {args.samples} x {args.length} tokens, statistics of "
+        f"{args.statistics_samples} x {args.length}; gamma {args.gamma:g}; curves at {len(LEVELS)} levels. "
+        f"{rows[-1]['date']}, torch {torch.__version__}."
+    )
+
+
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="smollm2-135m")
@@ -106,6 +141,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--evaluate-in", default="float32", help="dtype of the perplexity measurement")
     parser.add_argument("--rows", type=Path, default=Path("allocation.jsonl"))
     parser.add_argument("--curves", type=Path, default=Path("curves"), help="folder of the loss curves")
+    parser.add_argument("--into", type=Path, help="Markdown file that the table is written into")
+    parser.add_argument("--mark", default="allocation", help="which marks of that file")
     return parser.parse_args()
 
 
@@ -121,9 +158,14 @@ def main() -> None:
                 continue
             row = bench.dense() if point is None else bench.measure_plan(point)
             row["date"] = datetime.now(UTC).date().isoformat()
+            rows.append(row)
             file.write(json.dumps(row) + "\n")
             file.flush()
             print(json.dumps(row), flush=True)
+    text = f"{table(rows)}\n\n{protocol(rows, args)}\n"
+    print(text)
+    if args.into:
+        args.into.write_text(between_marks(args.into.read_text(encoding="utf-8"), args.mark, text), encoding="utf-8")
 
 
 if __name__ == "__main__":
