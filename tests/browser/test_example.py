@@ -49,11 +49,15 @@ def test_a_click_on_the_heatmap_chooses_the_layer(server: Server, page: Page) ->
     chosen = re.search(r"saliency\.layer=(\d+)", page.url)
     assert chosen is not None
     assert 10 < int(chosen[1]) < 25  # 60 % down a map of 30 layers, the first at the top
-    expect(page.get_by_text(re.compile(rf"Which neurons of layer {chosen[1]} go\?"))).to_be_visible(timeout=TIMEOUT)
+    expect(page.get_by_text(re.compile(rf"Which neurons of layer {chosen[1]} are removed\?"))).to_be_visible(
+        timeout=TIMEOUT
+    )
 
     page.reload()
     settled(page)
-    expect(page.get_by_text(re.compile(rf"Which neurons of layer {chosen[1]} go\?"))).to_be_visible(timeout=TIMEOUT)
+    expect(page.get_by_text(re.compile(rf"Which neurons of layer {chosen[1]} are removed\?"))).to_be_visible(
+        timeout=TIMEOUT
+    )
 
 
 def test_a_slider_replans_without_a_job(server: Server, page: Page) -> None:

@@ -81,7 +81,12 @@ def test_a_model_without_template_says_so(make_lm: Callable[..., LM]) -> None:
 
 @pytest.mark.parametrize(
     ("prompt", "tokens", "message"),
-    [("", 5, "empty"), ("  \n", 5, "empty"), ("x", 0, "none"), ("x" * 256, 5, "256 positions")],
+    [
+        ("", 5, "empty"),
+        ("  \n", 5, "empty"),
+        ("x", 0, "1 or more|cannot be generated"),
+        ("x" * 256, 5, "256 positions"),
+    ],
 )
 def test_what_cannot_be_continued_is_refused(tiny_lm: LM, prompt: str, tokens: int, message: str) -> None:
     with pytest.raises(CorpusError, match=message):

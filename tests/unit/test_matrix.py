@@ -224,7 +224,7 @@ def test_the_command_measures_shows_and_goes_on(
     assert run.recipe.allocation.sparsity == 0.3 and run.status == "partial"
     assert cli.main(["matrix", "--run", run.id, "--mixture"]) == 0
     shown = " ".join(capsys.readouterr().out.split())
-    assert "Perplexity over the dense model's, read on" in shown and "uniform mixture of all" in shown
+    assert "Perplexity over the dense model's, evaluated on" in shown and "uniform mixture of all" in shown
     assert "Calibrated on another text" in shown and str(tmp_path) not in shown
     kept = read_matrix(run.folder)
     assert kept is not None and len(kept.rows) == 3
