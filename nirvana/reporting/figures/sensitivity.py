@@ -73,7 +73,7 @@ def loss_curves(found: Sensitivity, layout: Layout, plan: PruningPlan | None) ->
     kinds = list(dict.fromkeys((site.stack, site.module) for site in found))
     figure = make_subplots(cols=len(kinds), rows=1, subplot_titles=[part_name(layout, *kind) for kind in kinds])
     layers = sorted({site.layer for site in found})
-    shades = sample_colorscale(theme.SEQUENTIAL, np.linspace(0.25, 1, len(layers)).tolist())
+    shades = sample_colorscale(theme.SEQUENTIAL, np.linspace(0, 0.85, len(layers)).tolist())
     lowest = min((point.kl for curve in found.values() for point in curve if point.kl > 0), default=1e-6)
     for site, curve in found.items():
         figure.add_scatter(
@@ -92,7 +92,7 @@ def loss_curves(found: Sensitivity, layout: Layout, plan: PruningPlan | None) ->
     ticks, labels = log_ticks(
         math.log10(lowest), math.log10(max(point.kl for curve in found.values() for point in curve) or 1.0)
     )
-    figure.update_xaxes(tickformat=".0%", title="units removed")
+    figure.update_xaxes(tickformat=".0%", title="units removed", range=[0, max(found.levels) + 0.05])
     figure.update_yaxes(type="log", tickvals=[10**tick for tick in ticks], ticktext=labels, automargin=True)
     figure.update_yaxes(title="KL, nats", col=1)
     figure.update_layout(height=340, margin=MARGIN | {"t": 40})
@@ -101,8 +101,9 @@ def loss_curves(found: Sensitivity, layout: Layout, plan: PruningPlan | None) ->
         figure=figure,
         takeaway=_balance(found, layout, plan),
         table=_curve_table(found, layout),
-        reading="Each line is a layer, darker towards the output: the module is pruned alone, lowest-scored units "
-        "first. The measured allocation follows the lower convex hull of these lines. Bars: one standard error.",
+        reading="Each line is a layer, from blue at the input to yellow at the output: the module is pruned alone, "
+        "lowest-scored units first. The measured allocation follows the lower convex hull of these "
+        "lines. Bars: one standard error.",
     )
 
 
@@ -116,7 +117,7 @@ def _balance(found: Sensitivity, layout: Layout, plan: PruningPlan | None) -> st
             if layout[site].kind == kind
         ]
         if price:
-            words.append(f"{np.median(price) * 1e6:.3g} nats for {'an attention' if kind == KV_GROUP else 'an MLP'}")
+            words.append(f"{np.median(price) * 1e6:.3g} nats in {'attention' if kind == KV_GROUP else 'the MLP'}")
     text = f"A million parameters cost, at the lowest level and the median layer: {', '.join(words)}."
     if plan is not None and plan.method == "measured" and plan.notes:
         text += f" {plan.notes[0]}"
