@@ -12,7 +12,7 @@ from nirvana.allocation.rules import uses_gamma
 from nirvana.errors import CorpusError, ModelError, RunError
 from nirvana.evaluation.zero_shot.tasks import check_fit, check_name
 from nirvana.layout import Layout
-from nirvana.runs.recipe import LAST_SEED, STEPS, AllocationChoice, Recipe
+from nirvana.runs.recipe import STEPS, AllocationChoice, Recipe
 from nirvana.runs.results import ModelCard
 
 MOST_TRIALS = 256
@@ -99,11 +99,3 @@ def check_reachable(choice: AllocationChoice, criterion: str, layout: Layout) ->
 def _check_corpus(name: str) -> None:
     if not name.strip():
         raise CorpusError("A corpus has no name.", "Choose one, e.g. python-docs.")
-
-
-SEEDS = LAST_SEED + 1
-
-
-def check_rates(sparsity: float, gamma: float) -> None:
-    """Raises: PlanError, where one of them is out of range."""
-    AllocationChoice(sparsity=sparsity, gamma=gamma)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import pandas as pd
 import plotly.graph_objects as go
 
 from nirvana.plan import PruningPlan
@@ -70,10 +69,3 @@ def module_diff(plan: PruningPlan) -> str:
     width = max(len(site.key) for site, _, _ in rows)
     lines = [f"{site.key:<{width}}  {old:>6} => {new:<6}".rstrip() for site, old, new in rows if old != new]
     return "\n".join(lines) or "No module changes size."
-
-
-def layer_diff(plan: PruningPlan) -> pd.DataFrame:
-    """`old => new` of every site, for a table."""
-    table = site_table(plan)
-    keys = [site.key for site in plan.layout]
-    return table.assign(module=keys)[["module", "kind", "before", "after", "parameters before", "parameters after"]]
