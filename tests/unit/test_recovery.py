@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 import nirvana as nv
+from nirvana import cli
 from nirvana.calibration.corpora.corpus import Corpus
 from nirvana.calibration.corpora.registry import load_corpus
 from nirvana.errors import Cancelled, RecoveryError
@@ -242,3 +243,32 @@ def test_published_settings_of_adapters_are_the_defaults() -> None:
     lora = RecoveryOptions(method="lora")
     assert (lora.adapter_rank, lora.alpha, lora.dropout, lora.learning_rate) == (8, 16, 0.05, 1e-4)
     assert RecoveryOptions().adapter_rank == 0
+
+
+def test_the_command_recovers_a_checkpoint(
+    tiny_lm: LM, tiny_folder: Path, sample_text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nv.save(pruned(tiny_lm), tmp_path / "pruned")
+    line = ["recover", "--model", str(tmp_path / "pruned"), "--device", "cpu", "--corpus", str(sample_text)]
+    budget = [
+        "--recovery-minutes",
+        "0",
+        "--recovery-tokens",
+        "200",
+        "--batch",
+        "2",
+        "--recovery-length",
+        "24",
+        "--checks",
+        "1",
+    ]
+    assert cli.main([*line, *budget]) == 2
+    assert "needs the dense model" in capsys.readouterr().err
+    line += ["--dense", str(tiny_folder), "--output", str(tmp_path / "out"), *budget]
+    assert cli.main(line) == 0
+    shown = capsys.readouterr().out
+    assert "Held-out text" in shown and "(kept)" in shown and "library-docs" in shown
+    assert load_model(str(tmp_path / "out"), device="cpu").recoveries[0]["method"] == "distill"
+    assert cli.main([*line, "--json"]) == 0
+    history = json.loads(capsys.readouterr().out)
+    assert history["checks"][0]["step"] == 0 and history["hash"]
