@@ -73,7 +73,7 @@ def loss_curves(found: Sensitivity, layout: Layout, plan: PruningPlan | None) ->
     kinds = list(dict.fromkeys((site.stack, site.module) for site in found))
     figure = make_subplots(cols=len(kinds), rows=1, subplot_titles=[part_name(layout, *kind) for kind in kinds])
     layers = sorted({site.layer for site in found})
-    shades = sample_colorscale(theme.SEQUENTIAL, np.linspace(0, 0.85, len(layers)).tolist())
+    shades = sample_colorscale(theme.SEQUENTIAL, np.linspace(0.25, 0.85, len(layers)).tolist())
     lowest = min((point.kl for curve in found.values() for point in curve if point.kl > 0), default=1e-6)
     for site, curve in found.items():
         figure.add_scatter(
