@@ -20,10 +20,11 @@ from typing import Any, NamedTuple
 import torch
 
 import nirvana as nv
-from benchmarks.quality import Bench, read_rows, settings
+from benchmarks.quality import Bench, read_rows, settings, shared_options
 from benchmarks.quality_table import between_marks
 from nirvana.loss_curves import LEVELS
 from nirvana.progress import Progress
+from nirvana.saliency.criteria import available
 
 Row = dict[str, Any]
 
@@ -123,26 +124,10 @@ def protocol(rows: list[Row], args: argparse.Namespace) -> str:
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="smollm2-135m")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--calibrate", default="python-docs", help='a corpus, or a mixture "a + b"')
-    parser.add_argument("--evaluate", nargs="+", default=["python-docs", "library-docs"])
-    parser.add_argument("--criterion", default="second_order")
+    parser = shared_options(__doc__, "allocation", seeds=[0], max_tokens=16_384)
+    parser.add_argument("--criterion", default="second-order", choices=available(), metavar="NAME")
     parser.add_argument("--probes", nargs="+", default=["32 x 64", "16 x 128", "4 x 512"])
-    parser.add_argument("--sparsity", type=float, nargs="+", default=[0.2, 0.4])
-    parser.add_argument("--gamma", type=float, default=4.0)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--samples", type=int, default=48, help="windows for the scores")
-    parser.add_argument("--statistics-samples", type=int, default=96, help="windows of the compensation's statistics")
-    parser.add_argument("--length", type=int, default=256, help="tokens of a window")
-    parser.add_argument("--window", type=int, default=512)
-    parser.add_argument("--max-tokens", type=int, default=16_384)
-    parser.add_argument("--evaluate-in", default="float32", help="dtype of the perplexity measurement")
-    parser.add_argument("--rows", type=Path, default=Path("allocation.jsonl"))
     parser.add_argument("--curves", type=Path, default=Path("curves"), help="folder of the loss curves")
-    parser.add_argument("--into", type=Path, help="Markdown file that the table is written into")
-    parser.add_argument("--mark", default="allocation", help="which marks of that file")
     return parser.parse_args()
 
 

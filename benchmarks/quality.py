@@ -144,26 +144,32 @@ def read_rows(path: Path, wanted: Row) -> list[Row]:
     return rows
 
 
-def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def shared_options(description: str | None, name: str, *, seeds: list[int], max_tokens: int) -> argparse.ArgumentParser:
+    """Parser with the options of every benchmark of quality; `name` is that of its rows' file and of its marks."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--calibrate", default="python-docs", help='a corpus, or a mixture "a + b"')
     parser.add_argument("--evaluate", nargs="+", default=["python-docs", "library-docs"])
-    parser.add_argument("--criteria", nargs="+", default=available(), choices=available(), metavar="NAME")
     parser.add_argument("--sparsity", type=float, nargs="+", default=[0.2, 0.4])
-    parser.add_argument("--compensation", nargs="+", default=["none", "least_squares"], choices=METHODS)
     parser.add_argument("--gamma", type=float, default=4.0)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--seeds", type=int, nargs="+", default=seeds)
     parser.add_argument("--samples", type=int, default=48, help="windows for the scores")
     parser.add_argument("--statistics-samples", type=int, default=96, help="windows of the compensation's statistics")
     parser.add_argument("--length", type=int, default=256, help="tokens of a window")
     parser.add_argument("--window", type=int, default=512)
-    parser.add_argument("--max-tokens", type=int, default=8_192)
+    parser.add_argument("--max-tokens", type=int, default=max_tokens)
     parser.add_argument("--evaluate-in", default="float32", help="dtype of the perplexity measurement")
-    parser.add_argument("--rows", type=Path, default=Path("quality.jsonl"))
+    parser.add_argument("--rows", type=Path, default=Path(f"{name}.jsonl"))
     parser.add_argument("--into", type=Path, help="Markdown file for the table")
-    parser.add_argument("--mark", default="quality", help="marks in that file: <!-- MARK --> ... <!-- /MARK -->")
+    parser.add_argument("--mark", default=name, help="marks in that file: <!-- MARK --> ... <!-- /MARK -->")
+    return parser
+
+
+def parse() -> argparse.Namespace:
+    parser = shared_options(__doc__, "quality", seeds=[0, 1, 2], max_tokens=8_192)
+    parser.add_argument("--criteria", nargs="+", default=available(), choices=available(), metavar="NAME")
+    parser.add_argument("--compensation", nargs="+", default=["none", "least_squares"], choices=METHODS)
     return parser.parse_args()
 
 
