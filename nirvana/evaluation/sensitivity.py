@@ -16,11 +16,12 @@ from nirvana.compensation.compensator import Compensator
 from nirvana.compensation.statistics import Statistics
 from nirvana.errors import PlanError
 from nirvana.evaluation.divergence import dense_reference, divergence_of
+from nirvana.forward.projections import output_projection
 from nirvana.forward.replay import Place, Replay
 from nirvana.layout import Layout, Site
 from nirvana.loss_curves import Sensitivity, Shift, removed_counts
 from nirvana.models.lm import LM
-from nirvana.models.weights import layer_places, linear_layer, output_part, unit_rows
+from nirvana.models.weights import layer_places, output_part, unit_rows
 from nirvana.progress import ProgressCallback, report
 from nirvana.saliency.scores import Saliency
 
@@ -90,9 +91,9 @@ def sensitivity(
             for site in todo:
                 curve = []
                 for count in counts[site]:
-                    columns = _lowest_columns(lm, saliency, site, count)
+                    kept = _kept_columns(lm, saliency, site, count)
                     work.begin(place, site)
-                    with _without(lm, site, columns, compensator):
+                    with _masked(lm, site, kept, compensator):
                         states = work.watched(replay.hidden_states())
                         kl = divergence_of(states, head, reference, (samples, length), name=lm.source.name)
                     curve.append(Shift(kl.mean, kl.standard_error, count, lm.layout[site].units))
@@ -109,28 +110,22 @@ def _in_order(layout: Layout, found: dict[Site, tuple[Shift, ...]], protocol: di
     return Sensitivity({site: found[site] for site in layout if site in found}, protocol)
 
 
-def _lowest_columns(lm: LM, saliency: Saliency, site: Site, count: int) -> torch.Tensor:
-    """Columns of the output projection that read the `count` lowest-scored units; the lower index of equal scores."""
-    lowest = np.sort(np.argsort(saliency[site], kind="stable")[:count])
-    return unit_rows(torch.from_numpy(lowest), output_part(lm, site).size)
+def _kept_columns(lm: LM, saliency: Saliency, site: Site, count: int) -> torch.Tensor:
+    """Columns of the output projection that read all but the `count` lowest-scored units (ties: lower index first)."""
+    kept = np.sort(np.argsort(saliency[site], kind="stable")[count:])
+    return unit_rows(torch.from_numpy(kept), output_part(lm, site).size)
 
 
 @contextmanager
-def _without(lm: LM, site: Site, columns: torch.Tensor, compensator: Compensator) -> Iterator[None]:
-    """The output projection of `site` without `columns`, compensated, within the context."""
-    linear = linear_layer(
-        lm.family.blocks(lm.weights())[site.stack][layer_places(lm.layout)[site.stack, site.layer]],
-        output_part(lm, site),
-    )
+def _masked(lm: LM, site: Site, kept: torch.Tensor, compensator: Compensator) -> Iterator[None]:
+    """The output projection of `site` with its `kept` columns, compensated, and zeros, within the context."""
+    linear = output_projection(lm, site)
     weight, bias = linear.weight, linear.bias
     with torch.no_grad():
-        gone = torch.zeros(weight.shape[1], dtype=torch.bool)
-        gone[columns] = True
-        kept = (~gone).nonzero().flatten()
         update = compensator.update(site, weight, kept)
         masked = torch.zeros_like(weight)
-        kept = kept.to(weight.device)
-        masked[:, kept] = weight[:, kept] if update is None else update.weight
+        columns = kept.to(weight.device)
+        masked[:, columns] = weight[:, columns] if update is None else update.weight
         linear.weight = nn.Parameter(masked, requires_grad=False)
         if update is not None and update.bias is not None:
             linear.bias = nn.Parameter(update.bias if bias is None else bias + update.bias, requires_grad=False)

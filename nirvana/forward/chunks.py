@@ -22,9 +22,7 @@ def hidden_batches(
 
     With an encoder, it reads `tokens`, and the T positions are those of `decoder_tokens`, (N, T).
     """
-    budget = BATCH_TOKENS.get(lm.device.type, BATCH_TOKENS_ACCELERATOR)
-    longest = max(tokens.shape[1], 0 if decoder_tokens is None else decoder_tokens.shape[1])
-    size = max(1, budget // longest)
+    size = batch_windows(lm, max(tokens.shape[1], 0 if decoder_tokens is None else decoder_tokens.shape[1]))
     for first in range(0, len(tokens), size):
         batch, decoder_batch = (
             None if part is None else torch.from_numpy(part[first : first + size]).to(lm.device)
@@ -34,6 +32,11 @@ def hidden_batches(
         with torch.inference_mode():
             hidden = lm.family.hidden_states(lm.weights(), batch, None, decoder_batch)
         yield first, hidden
+
+
+def batch_windows(lm: LM, longest: int) -> int:
+    """Windows in a batch, whose longest has so many tokens."""
+    return max(1, BATCH_TOKENS.get(lm.device.type, BATCH_TOKENS_ACCELERATOR) // longest)
 
 
 def chunk_positions(vocabulary: int) -> int:

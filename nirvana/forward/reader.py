@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from nirvana.forward.chunks import BATCH_TOKENS, BATCH_TOKENS_ACCELERATOR
+from nirvana.forward.chunks import batch_windows
 from nirvana.forward.tokens import Tokens, read_tokens
 from nirvana.models.lm import LM
 from nirvana.progress import ProgressCallback, report
@@ -90,5 +90,5 @@ def block_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
 
 def _rows(lm: LM, tokens: Tokens) -> Sequence[slice]:
     longest = max(tokens.input_ids.shape[1], tokens.outputs.shape[1])
-    size = max(1, BATCH_TOKENS.get(lm.device.type, BATCH_TOKENS_ACCELERATOR) // longest)
+    size = batch_windows(lm, longest)
     return [slice(first, first + size) for first in range(0, len(tokens.input_ids), size)]

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from nirvana.calibration.sets import CalibrationSet
-from nirvana.forward.chunks import BATCH_TOKENS, BATCH_TOKENS_ACCELERATOR
+from nirvana.forward.chunks import batch_windows
 from nirvana.models.lm import LM
 
 
@@ -53,8 +53,7 @@ class Replay:
         self._next = 0  # index of the lowest block that is computed
         self._batch = 0
         self._recorded: dict[str, list[Any]] = {}  # stack -> output of its last block that is not computed, by batch
-        longest = max(probe.tokens.shape[1], 0 if probe.decoder_tokens is None else probe.decoder_tokens.shape[1])
-        size = max(1, BATCH_TOKENS.get(lm.device.type, BATCH_TOKENS_ACCELERATOR) // longest)
+        size = batch_windows(lm, max(probe.tokens.shape[1], probe.outputs.shape[1]))
         self._inputs = [
             tuple(
                 None if part is None else torch.from_numpy(part[first : first + size]).to(lm.device)

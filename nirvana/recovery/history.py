@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -85,6 +84,3 @@ class RecoveryHistory:
         with well_formed("This is no saved recovery", RecoveryError, "Recover the model again."):
             steps = [Step(**each) for each in data["steps"]]
             return cls(dict(data["protocol"]), steps, [Check(**each) for each in data["checks"]], str(data["stopped"]))
-
-    def to_bytes(self) -> bytes:
-        return json.dumps(self.to_json()).encode()

@@ -48,6 +48,7 @@ class Trainer:
         self.optimiser = torch.optim.AdamW(self.trained.values(), options.learning_rate, betas=BETAS, weight_decay=0.0)
         self.best = self._copied()
         self.steps, self.tokens, self.bfloat16 = 0, 0, options.autocast == "bfloat16"
+        self._read = 0  # tokens of the step whose gradient is accumulated
         self._round: tuple[int, CalibrationSet] | None = None
 
     def _add_adapters(self) -> Any:

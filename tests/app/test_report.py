@@ -16,7 +16,6 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from nirvana import cli
-from nirvana.loss_curves import Sensitivity, Shift
 from nirvana.models.families.t5 import T5Family
 from nirvana.reporting.html.document import Document, cell
 from nirvana.reporting.html.report import report_html
@@ -25,7 +24,7 @@ from nirvana.runs.results import Continuation, ScoredText
 from nirvana.runs.store import Run, Store
 from tests.app.conftest import ROOT, SMALL_T5, fill
 from tests.app.test_compare_page import open_page
-from tests.app.test_speed_panel import put_sizes, put_speed
+from tests.app.test_speed_panel import put_scan, put_sizes, put_speed
 from tests.app.test_tune_page import SETTINGS, TRIALS
 from tests.journals import write_search, write_sweep
 from tests.sweeps import make_rows
@@ -184,18 +183,7 @@ def test_the_command_knows_no_other_run(capsys: pytest.CaptureFixture[str]) -> N
 
 
 def test_studies_around_a_run_have_their_sections(filled: Run) -> None:
-    scores = filled.saliency()
-    assert scores is not None
-    protocol = {
-        "levels": [0.2, 0.5],
-        "criterion": "nirvana",
-        "samples": 4,
-        "length": 8,
-        "dtype": "float32",
-        "device": "cpu",
-    }
-    shifts = {site: (Shift(0.25 + site.layer, 0.01, 1, place.units),) for site, place in scores.layout.items()}
-    filled.attach("sensitivity", Sensitivity(shifts, protocol))
+    put_scan(filled, base=0.25)
     for row in make_rows():
         recipe = row.point.recipe(filled.recipe)
         write_sweep(filled, [replace(row, run_id="", fingerprint=recipe.fingerprint("evaluate"))])

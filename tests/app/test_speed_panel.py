@@ -11,6 +11,7 @@ from streamlit.testing.v1 import AppTest
 from nirvana.evaluation.results import Measurement, Report
 from nirvana.evaluation.speed_report import ModelSpeed, SpeedReport, Spread
 from nirvana.jobs.queue import JobManager
+from nirvana.loss_curves import Sensitivity, Shift
 from nirvana.runs.results import Continuation, ScoredText
 from nirvana.runs.store import Run
 from tests.app.conftest import add_job, tables
@@ -37,6 +38,15 @@ def put_sizes(run: Run) -> None:
         found.append(Measurement("perplexity", subject, value, 0.5, 32, where))
         found.append(Measurement("bytes", subject, size))
     run.attach("sizes", Report(tuple(found)))
+
+
+def put_scan(run: Run, *, base: float) -> None:
+    """Attach loss curves whose KL rises with the layer from `base`."""
+    scores = run.saliency()
+    assert scores is not None
+    protocol = {"levels": [0.2, 0.5], "criterion": "nirvana", "samples": 4, "length": 8}
+    shifts = {site: (Shift(base + site.layer, 0.01, 1, place.units),) for site, place in scores.layout.items()}
+    run.attach("sensitivity", Sensitivity(shifts, protocol | {"dtype": "float32", "device": "cpu"}))
 
 
 def test_what_was_measured_is_shown_with_its_protocol(start: Start, filled: Run) -> None:

@@ -11,13 +11,12 @@ from typing import Any
 from streamlit.testing.v1 import AppTest
 
 from nirvana.dashboard.guide import PAGES
-from nirvana.loss_curves import Sensitivity, Shift
 from nirvana.models.families.t5 import T5Family
 from nirvana.runs.recipe import Recipe
 from nirvana.runs.store import Run, Store
 from nirvana.studies.sweep_rows import Row
 from tests.app.conftest import ROOT, SMALL_T5, add_job, fill, keys_on
-from tests.app.test_speed_panel import put_sizes, put_speed
+from tests.app.test_speed_panel import put_scan, put_sizes, put_speed
 from tests.app.test_sweep_page import put_sweep
 from tests.app.test_tune_page import SETTINGS, TRIALS
 from tests.app.test_zero_shot_panel import with_tasks
@@ -60,18 +59,7 @@ def study(run: Run, store: Store) -> Run:
     with_tasks(run)
     put_speed(run)
     put_sizes(run)
-    scores = run.saliency()
-    assert scores is not None
-    shifts = {site: (Shift(0.1 * site.layer, 0.01, 1, place.units),) for site, place in scores.layout.items()}
-    protocol = {
-        "levels": [0.2, 0.5],
-        "criterion": "nirvana",
-        "samples": 4,
-        "length": 8,
-        "dtype": "float32",
-        "device": "cpu",
-    }
-    run.attach("sensitivity", Sensitivity(shifts, protocol))
+    put_scan(run, base=0.0)
     (row,) = put_sweep(store, run, grid_of(("random",), ("shared",), (0.2,), (0,)))
     point = row.point._replace(sparsity=0.9)
     wanted = point.recipe(run.recipe).fingerprint("evaluate")
