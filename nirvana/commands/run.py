@@ -51,15 +51,16 @@ class RunCommand(Command):
     def run(self, arguments: argparse.Namespace) -> None:
         recipe = apply_options(_recipe(arguments.recipe, **given(ModelChoice, arguments)), arguments)
         request = RunRequest(**given(RunRequest, arguments))
+        steps = recipe.up_to(request.until)
         format = ExportRequest(**given(ExportRequest, arguments)).format
         output = local_path(arguments.output, CheckpointError) if arguments.output else None
         if output is not None:
-            if "prune" not in request.steps:
+            if "prune" not in steps:
                 raise RunError(
                     f"There is no checkpoint before the step prune, and --until is {request.until}.", "Drop one."
                 )
             check_output(output, format)
-        check_recipe(recipe, request.steps)
+        check_recipe(recipe, steps)
         with Bar().shown() as bar:
             from nirvana.runs.model_cache import ModelCache
 
@@ -108,12 +109,12 @@ def _check_format(lm: LM, format: str) -> None:
 
 
 def _write(run: Run, models: ModelCache, output: Path, format: str, bar: Bar) -> None:
-    """Export the pruned model and, into a folder, the run's plan, recipe and report."""
+    """Export the final model and, into a folder, the run's plan, recipe and report."""
     from nirvana.checkpoints.exporting import export
     from nirvana.runs.workspace import Workspace
 
     workspace, report = Workspace.of(run, models=models, progress=bar.progress), run.report()
-    plan, small = workspace.plan(), workspace.pruned()
+    plan, small = workspace.plan(), workspace.final()
     recipe = run.recipe.portable().to_json()
     folder = export(small, output, format=format, recipe=recipe, measured=report, progress=bar.progress).path
     if not folder.is_dir():

@@ -13,7 +13,6 @@ from nirvana.commands.console import Bar, print_json, print_report, print_table
 from nirvana.files import write_bytes
 from nirvana.jobs.foreground import execute_here
 from nirvana.reporting.comparison import Comparison, compare_runs
-from nirvana.runs.recipe import STEPS
 from nirvana.runs.run import Run
 from nirvana.runs.store import Store
 
@@ -107,7 +106,7 @@ def show_run(item: Run, as_json: bool, output: Path | None = None) -> None:
         output: path of its written model.
     """
     plan, report = item.plan(), item.report()
-    steps = {step: item.info(step) for step in STEPS}
+    steps = {step: item.info(step) for step in item.recipe.steps}
     if as_json:
         result = summary(item) | {"steps": steps, "report": report.to_json() if report else None}
         result["output"] = str(output) if output else None
@@ -116,7 +115,7 @@ def show_run(item: Run, as_json: bool, output: Path | None = None) -> None:
         print_json(result)
         return
     rows = []
-    for step in STEPS:
+    for step in steps:
         info = steps[step] or {}
         seconds = info.get("seconds")
         time_spent = "" if seconds is None else f"{seconds:.1f} s" + (" (cached)" if info.get("cached") else "")
@@ -127,7 +126,7 @@ def show_run(item: Run, as_json: bool, output: Path | None = None) -> None:
         for note in plan.notes:
             print(note)
     if report is not None:
-        print_report(report, "Dense and pruned")
+        print_report(report, "Measured models")
     failure = item.failure()
     if failure:
         print(f"{failure['status']}: {failure['message']} {failure['hint']}")

@@ -261,7 +261,7 @@ def check_public(recipe: Recipe) -> None:
 
 
 def _check(recipe: Recipe, step: str) -> None:
-    check_recipe(recipe, STEPS[: STEPS.index(step) + 1])
+    check_recipe(recipe, recipe.up_to(step))
     if public_demo():
         check_public(recipe)
 
@@ -281,7 +281,7 @@ def _queue(run: Run, step: str) -> None:
 
 def _would_lose(now: Context) -> bool:
     """Whether the draft would make a current result stale, or change the recipe of a live job."""
-    held = [step for step in STEPS if now.run.step_state(step) == "done"]
+    held = [step for step in now.run.recipe.steps if now.run.step_state(step) == "done"]
     lost = any(now.run.step_state(step, now.recipe) != "done" for step in held)
     return lost or (now.job is not None and now.recipe != now.run.recipe)
 

@@ -37,8 +37,8 @@ class Perplexity:
 class Measurement:
     """One number of a report.
 
-    `metric` is "perplexity", "bits per byte", "KL divergence", "parameters", "bytes" ...; `subject` is "dense" or
-    "pruned"; `protocol` is e.g. `{"corpus": "python-docs", "window": 512, "tokens": 32256}`. `n` is the number of
+    `metric` is "perplexity", "bits per byte", "KL divergence", "parameters", "bytes" ...; `subject` is "dense",
+    "pruned" or "recovered"; `protocol` is e.g. `{"corpus": "python-docs", "window": 512}`. `n` is the number of
     independent parts that `standard_error` comes from (windows, probe samples, items). For an accuracy, `outcomes`
     holds which items were right, for paired comparisons (see `nirvana.evaluation.zero_shot.results`). Likewise `parts`
     holds the value of each part (see `part_values`): nats per token for a perplexity, otherwise the metric itself.

@@ -2,43 +2,85 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
+import torch
+
 from nirvana.calibration.corpora.corpus import Corpus
-from nirvana.calibration.sampling import sample_calibration
-from nirvana.evaluation.divergence import DenseReference, dense_reference, divergence
-from nirvana.evaluation.perplexity import perplexity
+from nirvana.calibration.sampling import sample_probe
+from nirvana.calibration.sets import CalibrationSet
+from nirvana.forward.chunks import chunk_positions, hidden_batches
+from nirvana.forward.tokens import UNLABELLED, read_labels
 from nirvana.models.lm import LM
 from nirvana.recovery.options import RecoveryOptions
 
-TOKENS = 4_096  # of each text that perplexity is measured on
-WINDOWS = 8  # of each text that KL is measured on
+WINDOWS = 8  # of each text
 
 
 class HeldOut:
-    """Measures a model on the evaluation split of each text: `perplexity, kl = held_out(lm)`."""
+    """Measures a model on windows of the probe split of each text: `perplexity, kl = held_out(lm)`.
+
+    One pass over the windows gives both. The evaluation split stays unread, so that the measurements which follow a
+    recovery are of text that its best step was not chosen on.
+    """
 
     def __init__(self, texts: Mapping[str, Corpus], teacher: LM | None, options: RecoveryOptions) -> None:
         self._texts, self._teacher, self._options = texts, teacher, options
-        self._references: dict[str, DenseReference] = {}
-        self._windows: dict[str, Any] = {}
+        self._windows: dict[str, CalibrationSet] = {}
+        self._taught: dict[str, torch.Tensor] = {}  # (positions, H) of the dense model
 
     @property
     def protocol(self) -> dict[str, Any]:
         """How the texts are measured, as JSON values."""
-        return {"window": self._options.length, "max_tokens": TOKENS, "probes": WINDOWS}
+        return {"split": "probe", "windows": WINDOWS, "window": self._options.length}
 
     def __call__(self, lm: LM) -> tuple[dict[str, float], dict[str, float]]:
-        length, read, kl = self._options.length, dict[str, float](), dict[str, float]()
-        for name, text in self._texts.items():
-            read[name] = perplexity(lm, text, window=length, max_tokens=TOKENS).value
-            if self._teacher is None:
-                continue
-            if name not in self._windows:
-                drawn: dict[str, Any] = {"samples": WINDOWS, "length": length, "seed": self._options.seed}
-                self._windows[name] = sample_calibration(lm, text.splits["evaluation"], **drawn)
-                self._references[name] = dense_reference(self._teacher, self._windows[name])
-            reference = self._references[name]
-            kl[name] = divergence(self._teacher, lm, self._windows[name], reference=reference).mean
+        """Perplexity and, with a teacher, KL( dense || `lm` ) in nats a token, by text."""
+        read, kl = dict[str, float](), dict[str, float]()
+        for name in self._texts:
+            windows = self._drawn(lm, name)
+            labels = read_labels(windows).flatten().to(lm.device)
+            counted = None if windows.counted is None else torch.from_numpy(windows.counted.ravel()).to(lm.device)
+            loss, divergence = [], []
+            for part, log_q in _log_probabilities(lm, _states(lm, windows)):
+                own = labels[part]
+                known = (own != UNLABELLED).nonzero().flatten()
+                loss.append(-log_q[known, own[known]])
+                if self._teacher is not None:
+                    log_p = self._dense(self._teacher, name, part)
+                    each = torch.linalg.vecdot(log_p.exp(), log_p - log_q)
+                    divergence.append(each if counted is None else each[counted[part]])
+            read[name] = float(np.exp(torch.cat(loss).double().mean().item()))
+            if divergence:
+                kl[name] = torch.cat(divergence).double().mean().item()
         return read, kl
+
+    def _drawn(self, lm: LM, name: str) -> CalibrationSet:
+        if name not in self._windows:
+            drawn: dict[str, Any] = {"samples": WINDOWS, "length": self._options.length, "seed": self._options.seed}
+            self._windows[name] = sample_probe(lm, self._texts[name], **drawn)
+            if self._teacher is not None:
+                self._taught[name] = _states(self._teacher, self._windows[name])
+        return self._windows[name]
+
+    def _dense(self, teacher: LM, name: str, part: slice) -> torch.Tensor:
+        with torch.inference_mode():
+            logits = teacher.family.head(teacher.weights())(self._taught[name][part])
+            return torch.log_softmax(logits.float(), dim=-1)
+
+
+def _states(lm: LM, windows: CalibrationSet) -> torch.Tensor:
+    """(positions, H) hidden states of all windows."""
+    return torch.cat([states.flatten(0, 1) for _, states in hidden_batches(lm, windows.tokens, windows.decoder_tokens)])
+
+
+def _log_probabilities(lm: LM, states: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
+    """A few hundred positions at a time: where they are, and (positions, V) float32 log-probabilities."""
+    head = lm.family.head(lm.weights())
+    size = chunk_positions(head.weight.shape[0])
+    for start in range(0, len(states), size):
+        part = slice(start, start + size)
+        with torch.inference_mode():
+            yield part, torch.log_softmax(head(states[part]).float(), dim=-1)

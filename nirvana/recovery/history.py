@@ -60,6 +60,14 @@ class RecoveryHistory:
         return min(self.checks, key=lambda check: check.mean(str(self.protocol.get("best_by", "perplexity"))))
 
     @property
+    def record(self) -> dict[str, Any]:
+        """What a checkpoint notes of the recovery, as JSON values."""
+        noted = {name: self.protocol.get(name) for name in ("options", "text", "text_hash")}
+        method = (noted["options"] or {}).get("method")
+        best = self.best
+        return {"method": method, **noted, "step": best.step, "tokens": best.tokens, "seconds": best.seconds}
+
+    @property
     def overfitted(self) -> list[str]:
         """Texts that got worse again by 2 % since their best check while another is at its best."""
         if len(self.checks) < 3:

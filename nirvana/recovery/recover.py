@@ -9,12 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from nirvana.calibration.corpora.corpus import Corpus
 from nirvana.calibration.corpora.registry import load_corpus
 from nirvana.errors import NirvanaError, RecoveryError
-from nirvana.files import content_hash
 from nirvana.models.lm import LM
 from nirvana.progress import ProgressCallback, report
 from nirvana.recovery.checks import HeldOut
@@ -22,6 +19,7 @@ from nirvana.recovery.history import Check, RecoveryHistory, Step
 from nirvana.recovery.options import RecoveryOptions
 from nirvana.recovery.saved import SavedState
 from nirvana.recovery.trainer import Trainer
+from nirvana.recovery.weights import recovered_from
 
 STAGE = "Recovering"
 EXPLODED = 5.0  # times the first loss, and at least this many nats more
@@ -36,7 +34,7 @@ def recover(
     held_out: Mapping[str, Corpus] | None = None,
     state: str | Path | None = None,
     adapter: str | Path | None = None,
-    on_step: Callable[[Step | Check], None] | None = None,
+    on_step: Callable[[RecoveryHistory], None] | None = None,
     progress: ProgressCallback | None = None,
     **values: Any,
 ) -> LM:
@@ -55,7 +53,7 @@ def recover(
         state: folder that an interrupted recovery is saved in, at each measurement and when it is cancelled. With the
             same arguments it continues there; on a CPU with a token budget the result is the same, bit for bit.
         adapter: folder for the trained adapters alone, as peft reads them for `small`.
-        on_step: called with each step and measurement.
+        on_step: called after each step and measurement with the history so far.
         progress: called after each micro-batch; may raise `Cancelled`.
 
     Raises:
@@ -97,23 +95,7 @@ def recover(
     if adapter is not None:
         trainer.save_adapter(Path(adapter))
     model = trainer.finish()
-    record = {
-        "method": chosen.method,
-        "options": chosen.to_json(),
-        "text": text.name,
-        "text_hash": text.hash,
-        "step": history.best.step,
-        "tokens": history.best.tokens,
-        "seconds": history.best.seconds,
-    }
-    return replace(
-        small,
-        model=model,
-        config=model.config,
-        compute_hash=lambda: _weights_hash(model.state_dict()),
-        recoveries=(*small.recoveries, record),
-        history=history,
-    )
+    return recovered_from(small, model, history)
 
 
 class _Run:
@@ -126,7 +108,7 @@ class _Run:
         history: RecoveryHistory,
         saved: SavedState,
         options: RecoveryOptions,
-        on_step: Callable[[Step | Check], None] | None,
+        on_step: Callable[[RecoveryHistory], None] | None,
         progress: ProgressCallback | None,
     ) -> None:
         self.trainer, self.measure, self.history, self.saved, self.options = trainer, measure, history, saved, options
@@ -153,9 +135,9 @@ class _Run:
     def train(self) -> None:
         """Train until the budget is spent, the loss explodes, or the callback raises."""
         history, trainer = self.history, self.trainer
+        trainer.choose_precision()
         if not history.checks:
             self._check()
-        trainer.choose_precision()
         next_check = (len(history.checks)) / self.options.checks
         try:
             while (fraction := self.fraction) < 1:
@@ -190,7 +172,8 @@ class _Run:
         return ""
 
     def _check(self) -> None:
-        perplexity, kl = self.measure(self.trainer.evaluated())
+        with self.trainer.autocast():
+            perplexity, kl = self.measure(self.trainer.evaluated())
         if not all(map(math.isfinite, perplexity.values())):
             raise RecoveryError("The model's perplexity is not a number.", "Check its weights.")
         check = Check(self.trainer.steps, self.trainer.tokens, self.seconds, perplexity, kl)
@@ -205,7 +188,7 @@ class _Run:
         else:
             self.history.checks.append(event)
         if self._on_step is not None:
-            self._on_step(event)
+            self._on_step(self.history)
 
     def _report(self) -> None:
         report(self._progress, STAGE, round(min(self.fraction, 1.0) * 1000), 1000)
@@ -216,8 +199,3 @@ def _usual(text: Corpus) -> dict[str, Corpus]:
     others = (load_corpus(name) for name in ("library-docs", "python-docs"))
     other = next(corpus for corpus in others if corpus.hash not in {text.hash, *(part.hash for part in text.parts)})
     return {text.name: text, other.name: other}
-
-
-def _weights_hash(weights: Mapping[str, torch.Tensor]) -> str:
-    parts = ((name, values.detach().cpu().contiguous().flatten().view(torch.uint8)) for name, values in weights.items())
-    return content_hash(*(each for name, raw in parts for each in (name, raw.numpy().tobytes())))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,10 @@ class Trainer:
                 seconds[choice] = time.perf_counter() - start
         self.optimiser.zero_grad(set_to_none=True)
         self.bfloat16 = seconds[True] < seconds[False]
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Context of forward passes, in the chosen precision."""
+        return torch.autocast(self._small.device.type, torch.bfloat16, enabled=self.bfloat16)
 
     def step(self, rate: float, report: Callable[[], None]) -> Step:
         """Accumulate and clip the gradient of the next step; `update` takes it."""
@@ -170,7 +175,7 @@ class Trainer:
     def _backward(self, batch: _Batch, scale: float) -> float:
         small, model = self._small, self.model
         inputs = batch.input_ids, batch.attention_mask, batch.decoder_input_ids
-        with torch.autocast(small.device.type, torch.bfloat16, enabled=self.bfloat16):
+        with self.autocast():
             states = small.family.hidden_states(model, *inputs)
             head = small.family.head(model)
             if self._options.method != "distill":

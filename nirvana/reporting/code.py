@@ -13,8 +13,9 @@ from nirvana.jobs.tasks.export import ExportRequest
 from nirvana.jobs.tasks.run import RunRequest
 from nirvana.loss_curves import LEVELS, PROBE
 from nirvana.options import words
+from nirvana.recovery.options import RecoveryOptions
 from nirvana.runs.options import option_words
-from nirvana.runs.recipe import STEPS, AllocationChoice, CalibrationChoice, PruneChoice, Recipe
+from nirvana.runs.recipe import AllocationChoice, CalibrationChoice, PruneChoice, Recipe
 from nirvana.runs.speed import SpeedRequest
 from nirvana.studies.sweep_grid import DRAWN, Grid
 
@@ -30,7 +31,7 @@ def python_code(recipe: Recipe, step: str, format: str = "") -> str:
 
     It exports the pruned model in `format`, verified, or saves it without one.
     """
-    wanted = STEPS[: STEPS.index(step) + 1]
+    wanted = recipe.up_to(step)
     lines = ["import nirvana as nv", ""]
     model = recipe.model
     lines.append(_call("lm = nv.load_model", _literal(model.name), device=model.device, dtype=model.dtype))
@@ -50,6 +51,8 @@ def python_code(recipe: Recipe, step: str, format: str = "") -> str:
         target = _literal(_output(format))
         written = _call("nv.export", "small", target, format=format) if format else f"nv.save(small, {target})"
         lines += [*_pruning(recipe), written]
+    if "recover" in wanted:
+        lines += [*_recovery(recipe), 'nv.save(healed, "recovered")']
     if "evaluate" in wanted:
         lines += _evaluation(recipe)
     last = {
@@ -58,6 +61,7 @@ def python_code(recipe: Recipe, step: str, format: str = "") -> str:
         "saliency": 'print(scores[nv.Site("decoder", 0, "mlp")])',
         "allocation": "print(plan.sparsity)",
         "prune": "print(small)",
+        "recover": "print(healed.history.best)",
     }
     return "\n".join([*lines, *([last[step]] if step in last else [])]) + "\n"
 
@@ -120,27 +124,41 @@ def _pruning(recipe: Recipe) -> list[str]:
     ]
 
 
+def _recovery(recipe: Recipe) -> list[str]:
+    choice, default = recipe.recovery.options, RecoveryOptions()
+    always = ("method", "minutes")
+    named = {name: value for name, value in vars(choice).items() if name in always or value != vars(default)[name]}
+    text = _corpus(recipe.recovery.corpus) if recipe.recovery.corpus else "text"
+    return [_call("healed = nv.recover", "small", text, teacher=None, **named).replace("teacher=None", "teacher=lm")]
+
+
 def _evaluation(recipe: Recipe) -> list[str]:
     choice = recipe.evaluation
     lines = [] if recipe.calibration.trials > 1 else [_probe(recipe)]
+    made = [("pruned", "small"), *([("recovered", "healed")] if "recover" in recipe.steps else [])]
+    models = f"(lm, {', '.join(name for _, name in made)})"
     if choice.corpora:
         sizes = f"window={choice.window}, max_tokens={choice.max_tokens}"
         sizes += "".join(f", {name}={_literal(value)}" for name, value in _task(recipe).items())
         corpora = ", ".join(_corpus(name) for name in choice.corpora)
         lines += [
             f"for evaluation in [{corpora}]:",
-            "    for model in (lm, small):",
+            f"    for model in {models}:",
             f"        print(nv.perplexity(model, evaluation, {sizes}))",
         ]
-    lines.append("print(nv.divergence(lm, small, probe).mean)")
+    lines += [f"print(nv.divergence(lm, {name}, probe).mean)" for _, name in made]
     if choice.zero_shot:
         items = f", items={choice.zero_shot_items}" if choice.zero_shot_items else ""
         tasks = ", ".join(map(_literal, choice.zero_shot))
         lines += [
-            f"dense, pruned = (nv.zero_shot(model, [{tasks}]{items}) for model in (lm, small))",
-            "for one, other in zip(dense.tasks, pruned.tasks):",
-            "    print(one.task, one.value(), nv.paired_difference(one, other))",
+            f"dense, {', '.join(title for title, _ in made)} = "
+            f"(nv.zero_shot(model, [{tasks}]{items}) for model in {models})",
         ]
+        for title, _ in made:
+            lines += [
+                f"for one, other in zip(dense.tasks, {title}.tasks):",
+                "    print(one.task, one.value(), nv.paired_difference(one, other))",
+            ]
     return lines
 
 
@@ -183,7 +201,7 @@ def _literal(value: object) -> str:
 def command_line(recipe: Recipe, step: str, format: str = "") -> str:
     """The equivalent shell command for the steps up to `step`, without options at their defaults."""
     line = ["nirvana", "run", *option_words(recipe, ALWAYS), *words(RunRequest(until=step))]
-    if step in ("prune", "evaluate"):
+    if step in ("prune", "recover", "evaluate"):
         line += ["--output", _output(format), *(words(ExportRequest(format=format)) if format else [])]
     return shlex.join(line)
 

@@ -7,9 +7,11 @@ from pathlib import PurePath
 
 from nirvana.allocation.rules import uses_gamma
 from nirvana.calibration.corpora.mixture import PLUS, part_names
+from nirvana.recovery.options import RecoveryOptions
 from nirvana.runs.recipe import Recipe, SaliencyChoice
 
 ALLOCATIONS = {"published": "as published", "shared": "same allocation", "measured": "measured allocation"}
+RECOVERIES = {"distill": "distillation", "lora": "adapters", "full": "language modelling"}
 COMPENSATIONS = {"none": "no compensation", "bias": "bias", "least_squares": "least squares"}
 
 
@@ -29,6 +31,7 @@ def setting(recipe: Recipe) -> list[str]:
         *(["equal widths"] if allocation.uniform else []),
         *([f"{layers(allocation.protected)} protected"] if allocation.protected else []),
         *compensation(recipe.prune.compensation),
+        *recovery(recipe.recovery),
     ]
 
 
@@ -41,6 +44,14 @@ def plan_setting(criterion: str, method: str, gamma: float, normalisation: float
 def compensation(method: str) -> list[str]:
     """["least squares"]; empty for none."""
     return [] if method == "none" else [COMPENSATIONS.get(method, method)]
+
+
+def recovery(choice: RecoveryOptions) -> list[str]:
+    """E.g. ["20 min of distillation"], ["2,000 tokens of adapters"]; empty for none."""
+    if choice.method not in RECOVERIES:
+        return []
+    budget = f"{choice.minutes:g} min" if choice.minutes else f"{choice.tokens:,} tokens"
+    return [f"{budget} of {RECOVERIES[choice.method]}"]
 
 
 def layers(numbers: Sequence[int]) -> str:

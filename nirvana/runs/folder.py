@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import logging
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +19,7 @@ from nirvana.evaluation.speed_report import SpeedReport
 from nirvana.files import content_hash, parse_json, read_file, read_json, unpack, write_bytes, write_json
 from nirvana.loss_curves import Sensitivity
 from nirvana.plan import PruningPlan
+from nirvana.recovery.history import RecoveryHistory
 from nirvana.runs.results import Continuation, ModelCard, PruneSummary
 from nirvana.saliency.scores import Saliency
 
@@ -73,6 +75,7 @@ FORMATS = {
     "saliency": Format("saliency", ".npz", Saliency.to_bytes, Saliency.from_bytes),
     "allocation": Format("plan", ".json", _write_plan, _read_plan),
     "prune": _json_format("pruned", PruneSummary),
+    "recover": _json_format("recovery", RecoveryHistory),
     "evaluate": _json_format("report", Report),
 }
 
@@ -89,6 +92,17 @@ ATTACHMENTS = {
     "sizes": Attachment("prune", Report),
     "sensitivity": Attachment("saliency", Sensitivity),
 }
+
+
+def _link(source: Path, target: Path) -> None:
+    """A second name for a file that is not written any more; a copy where the disk has no links."""
+    try:
+        target.unlink(missing_ok=True)
+        target.hardlink_to(source)
+    except FileNotFoundError:
+        raise
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 class StepFolder:
@@ -160,11 +174,16 @@ class StepFolder:
             if old.name != file:
                 old.unlink(missing_ok=True)
 
-    def copy(self, step: str, source: StepFolder) -> None:
-        """Copy a step from another run's folder; one that cannot be read is skipped."""
+    def copy(self, step: str, source: StepFolder, *, weights: bool = True) -> None:
+        """Copy a step from another run's folder, with the weights that its record names unless `weights` is False; one
+        that cannot be read is skipped.
+        """
         while info := source.info(step):
+            beside = str(info["weights"]) if weights and "weights" in info else ""
             try:
                 content = read_file(source.path / info["file"])
+                if beside:
+                    _link(source.path / beside, self.path / beside)
             except FileNotFoundError:
                 continue  # a newer result took its place since the record was read
             except OSError as error:
@@ -255,8 +274,6 @@ class StepFolder:
 
     def sweep(self) -> None:
         """Remove incomplete files of killed writers; only while there is no other writer."""
-        import shutil
-
         for leftover in self.path.glob(".*"):
             if leftover.is_dir():
                 shutil.rmtree(leftover, ignore_errors=True)

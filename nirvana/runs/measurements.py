@@ -32,13 +32,13 @@ PROMPT, NEW_TOKENS = "A function in Python is defined with", 48
 
 
 def evaluate(workspace: Workspace) -> Report:
-    """All measurements of both models; with a run, also a first continuation of one prompt by both.
+    """All measurements of all models; with a run, also a first continuation of one prompt by each.
 
     Points of a study get no continuation, which would take longer than the measurements.
     """
     choice, task, progress = workspace.recipe.evaluation, workspace.recipe.calibration.task, workspace.progress
     subjects, corpora, probe = workspace.subjects(), workspace.evaluation_texts(), workspace.probe()
-    parts = len(subjects) * (len(corpora) + len(choice.zero_shot)) + 2
+    parts = len(subjects) * (len(corpora) + len(choice.zero_shot) + 1)
     measured = measure(subjects, corpora, choice, probe, progress, task=task, parts=parts)
     run = workspace.run
     if run is not None and not run.study:
@@ -59,22 +59,24 @@ def measure(
     """Parameters and bytes, perplexity and bits per byte on each corpus, KL on a given probe, accuracies.
 
     Args:
-        subjects: "dense", "pruned" or both; KL needs both.
+        subjects: "dense", "pruned" and "recovered", or some of them; KL is that of the others from "dense".
         probe: windows of the dense model's tokens.
         task: training task of an encoder-decoder on each window of a corpus.
         parts: number of parts of the progress, if more than are measured here.
     """
     measurements = sizes(subjects)
-    parts = parts or len(subjects) * (len(corpora) + len(choice.zero_shot)) + (probe is not None)
+    others = [subject for subject in subjects if subject != "dense"] if probe is not None else []
+    parts = parts or len(subjects) * (len(corpora) + len(choice.zero_shot)) + len(others)
     part = 0
     for name, corpus in corpora.items():
         for subject, lm in subjects.items():
             nested = within(progress, f"{name}, {subject}", part, parts)
             measurements += perplexity_of(lm, subject, corpus, choice, task, nested)
             part += 1
-    if probe is not None:
-        nested = within(progress, "Divergence", part, parts)
-        measurements += divergence_of(subjects["dense"], subjects["pruned"], probe, nested)
+    for subject in others:
+        assert probe is not None
+        nested = within(progress, f"Divergence, {subject}", part, parts)
+        measurements += divergence_of(subjects["dense"], subjects[subject], probe, nested, subject=subject)
         part += 1
     for name in choice.zero_shot:
         for subject, lm in subjects.items():
@@ -133,13 +135,14 @@ def perplexity_of(
 
 def divergence_of(
     dense: LM,
-    pruned: LM,
+    other: LM,
     probe: CalibrationSet,
     progress: ProgressCallback | None,
     *,
+    subject: str = "pruned",
     reference: Callable[[], DenseReference] | None = None,
 ) -> list[Measurement]:
-    """KL( dense || pruned ) on a probe.
+    """KL( dense || other ) on a probe.
 
     Args:
         reference: returns the dense model's predictions, shared by several comparisons; called only if KL is not
@@ -148,7 +151,7 @@ def divergence_of(
 
     def measure() -> list[Measurement]:
         known = reference() if reference is not None else None
-        found = divergence(dense, pruned, probe, reference=known, progress=progress)
+        found = divergence(dense, other, probe, reference=known, progress=progress)
         protocol = {
             "corpus": probe.source,
             "corpus_hash": probe.source_hash,
@@ -163,10 +166,10 @@ def divergence_of(
             **placement(dense),
         }
         parts, error = pack_parts(found.per_sample), _finite(found.standard_error)
-        return [Measurement("KL divergence", "pruned", found.mean, error, probe.samples, protocol, parts=parts)]
+        return [Measurement("KL divergence", subject, found.mean, error, probe.samples, protocol, parts=parts)]
 
     inputs = {"dense": dense.hash, "probe": probe.hash, "source": probe.source, "seed": probe.seed}
-    return _through_cache("divergence", inputs, pruned, "pruned", measure)
+    return _through_cache("divergence", inputs, other, subject, measure)
 
 
 def _accuracies(lm: LM, subject: str, name: str, items: int, progress: ProgressCallback | None) -> list[Measurement]:

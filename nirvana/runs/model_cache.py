@@ -1,4 +1,4 @@
-"""Models in memory between steps and jobs: one dense model, and the last one pruned from it."""
+"""Models in memory between steps and jobs: one dense model, the last one pruned from it, and that one recovered."""
 
 from __future__ import annotations
 
@@ -20,13 +20,15 @@ if TYPE_CHECKING:
 
 
 class ModelCache:
-    """Keeps one dense model and one pruned from it; a request for another model replaces them."""
+    """Keeps one dense model, one pruned from it and that one recovered; a request for another model replaces them."""
 
     def __init__(self) -> None:
         self._dense: LM | None = None
         self._choice: tuple[Any, ...] = ()
         self._pruned: LM | None = None
         self._plan = ""
+        self._recovered: LM | None = None
+        self._recovery = ""
 
     def dense(self, choice: ModelChoice, progress: ProgressCallback | None = None) -> LM:
         """The model of `choice`, loaded where needed, also if its files changed.
@@ -80,8 +82,16 @@ class ModelCache:
             self._plan = wanted
         return self._pruned
 
+    def recovered(self, small: LM, key: str, load: Callable[[], LM]) -> LM:
+        """The recovered model of `small` that `key` names, by `load` where it is not in memory."""
+        wanted = json_hash([small.hash, key])
+        if self._recovered is None or self._recovery != wanted:
+            self._drop_recovered()
+            self._recovered, self._recovery = load(), wanted
+        return self._recovered
+
     def clear(self) -> None:
-        """Unload both models and release their memory."""
+        """Unload all models and release their memory."""
         self.drop_pruned()
         if self._dense is not None:
             self._dense.unload()
@@ -89,14 +99,20 @@ class ModelCache:
 
     def resident(self) -> list[dict[str, Any]]:
         """The models in memory: "model", its name, and "bytes" of its weights."""
-        held = [(self._dense, ""), (self._pruned, ", pruned")]
+        held = [(self._dense, ""), (self._pruned, ", pruned"), (self._recovered, ", recovered")]
         return [{"model": lm.source.name + suffix, "bytes": lm.weight_bytes} for lm, suffix in held if lm is not None]
 
     def drop_pruned(self) -> None:
-        """Drop the pruned model and release its memory."""
+        """Drop the pruned model, and the recovered one, and release their memory."""
+        self._drop_recovered()
         if self._pruned is not None:
             self._pruned.unload()
         self._pruned = None
+
+    def _drop_recovered(self) -> None:
+        if self._recovered is not None:
+            self._recovered.unload()
+        self._recovered = None
 
 
 def placement(lm: LM) -> dict[str, str]:

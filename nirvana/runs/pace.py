@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 FILE = "pace.json"
 LOADING, FORWARD = "loading", "forward"  # seconds in all; seconds a token
 FORWARD_PASSES = {"nothing": 0.0, "activations": 1.0, "gradients": 3.3}  # that cost as much as scoring
+TRAINED = 4.3  # forward passes a token of a recovery: with gradients, and the dense model's
 CHARACTERS_PER_TOKEN = 4.5  # of English
 
 
@@ -38,9 +39,12 @@ def tokens_read(step: str, recipe: Recipe) -> float:
         return _scored(recipe, recipe.saliency.criterion)
     if step == "prune" and recipe.prune.compensation != "none":
         return recipe.prune.samples * recipe.prune.length
+    if step == "recover":
+        return recipe.recovery.tokens * TRAINED
     if step == "evaluate":
         asked = zero_shot_characters(recipe) or 0
-        return 2 * (probe + len(evaluation.corpora) * evaluation.max_tokens + asked / CHARACTERS_PER_TOKEN)
+        models = 3 if "recover" in recipe.steps else 2
+        return models * (probe + len(evaluation.corpora) * evaluation.max_tokens + asked / CHARACTERS_PER_TOKEN)
     return 0
 
 
@@ -63,6 +67,7 @@ def kind_of_work(step: str, recipe: Recipe) -> str:
         "calibration": recipe.calibration.trial_criterion,
         "saliency": recipe.saliency.criterion,
         "prune": recipe.prune.compensation,
+        "recover": recipe.recovery.method,
     }
     return f"{step} {choice[step]}" if step in choice else FORWARD
 

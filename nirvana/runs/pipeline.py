@@ -1,4 +1,4 @@
-"""The steps of a run in order: model, calibration, saliency, allocation, prune, evaluate."""
+"""The steps of a run in order: model, calibration, saliency, allocation, prune, recover, evaluate."""
 
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ from nirvana.evaluation.perplexity import check_text
 from nirvana.evaluation.results import Report
 from nirvana.plan import PruningPlan
 from nirvana.progress import ProgressCallback
+from nirvana.recovery.history import RecoveryHistory
 from nirvana.runs.compensation import check_statistics, compensation_record
 from nirvana.runs.measurements import evaluate
 from nirvana.runs.model_cache import ModelCache, placement
 from nirvana.runs.pace import record_step
 from nirvana.runs.recipe import STEPS
+from nirvana.runs.recovery import check_recovery, weights_file
 from nirvana.runs.results import ModelCard, PruneSummary
 from nirvana.runs.run import Run
 from nirvana.runs.validation import check_against_model, check_recipe
@@ -63,7 +65,7 @@ def compute_steps(
     """
     if until not in STEPS:
         raise RunError(f"There is no step {until!r}.", f"Steps are {', '.join(STEPS)}.")
-    steps = STEPS[: STEPS.index(until) + 1]
+    steps = run.recipe.up_to(until)
     check_recipe(run.recipe, steps)
     workspace = Workspace(run.recipe, models=models, corpora=corpora, run=run, progress=progress)
     todo = [step for step in steps if run.step_state(step) != "done"]
@@ -73,6 +75,8 @@ def compute_steps(
     card = None if "model" in todo else run.model()
     if card is None or (set(todo) - {"allocation"} and card.hash != workspace.lm.hash):
         todo = list(steps)  # the model is new, or its files have changed since the results were computed
+    elif "recover" in todo:
+        todo = [step for step in steps if step in todo or step == "evaluate"]  # other weights than it measured
     for number, step in enumerate(todo, start=1):
         if (step, len(todo)) != announced:
             announced = _announce(on_step, todo, number)
@@ -103,6 +107,8 @@ def _check_ahead(workspace: Workspace, card: ModelCard, steps: tuple[str, ...]) 
             workspace.draw_probe()
     if "prune" in steps:
         check_statistics(recipe, lm, corpora)
+    if "recover" in steps and not _is_generated(recipe.recovery.corpus or recipe.calibration.corpus):
+        check_recovery(recipe, lm, workspace.recovery_texts())
     for name in recipe.evaluation.corpora if "evaluate" in steps else ():
         if not _is_generated(name):
             check_text(lm, workspace.corpus(name), window=recipe.evaluation.window)
@@ -167,10 +173,18 @@ def _prune(workspace: Workspace) -> tuple[PruneSummary, dict[str, Any]]:
     return summary, {"weight_hash": small.hash, "base_hash": lm.hash, "cached": cached, **placement(lm)}
 
 
+def _recover(workspace: Workspace) -> tuple[RecoveryHistory, dict[str, Any]]:
+    lm, small, healed = workspace.lm, workspace.pruned(), workspace.recover_model()
+    assert healed.history is not None
+    seconds = healed.history.checks[-1].seconds  # without the time between interruption and continuation
+    hashes = {"weight_hash": healed.hash, "base_hash": lm.hash, "pruned_hash": small.hash}
+    return healed.history, {**hashes, "weights": weights_file(healed.hash), "seconds": seconds, **placement(lm)}
+
+
 def _evaluate(workspace: Workspace) -> tuple[Report, dict[str, Any]]:
     lm, report = workspace.lm, evaluate(workspace)
     hashes = {name: corpus.hash for name, corpus in workspace.evaluation_texts().items()}
-    info = {"weight_hash": workspace.pruned().hash, "base_hash": lm.hash, "corpus_hashes": hashes}
+    info = {"weight_hash": workspace.final().hash, "base_hash": lm.hash, "corpus_hashes": hashes}
     return report, {**info, **placement(lm)}
 
 
@@ -180,5 +194,6 @@ _STEPS: dict[str, Callable[[Workspace], tuple[Any, dict[str, Any]]]] = {
     "saliency": _saliency,
     "allocation": _allocation,
     "prune": _prune,
+    "recover": _recover,
     "evaluate": _evaluate,
 }

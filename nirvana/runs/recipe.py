@@ -14,10 +14,12 @@ from nirvana.compensation import METHODS as COMPENSATIONS
 from nirvana.errors import CompensationError, CorpusError, ModelError, NirvanaError, PlanError, SaliencyError
 from nirvana.evaluation.zero_shot.tasks import MAX_ITEMS
 from nirvana.files import json_hash
+from nirvana.recovery.options import METHODS as RECOVERIES
+from nirvana.recovery.options import RecoveryOptions
 from nirvana.saliency.criteria import CRITERIA, available
 from nirvana.schema import Extended, Many, Schema, option
 
-STEPS = ("model", "calibration", "saliency", "allocation", "prune", "evaluate")
+STEPS = ("model", "calibration", "saliency", "allocation", "prune", "recover", "evaluate")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 LAST_SEED = 2**63 - 1
 CRITERIA_HELP = "; ".join(f"{name}: {criterion.description}" for name, criterion in CRITERIA.items())
@@ -150,6 +152,18 @@ class PruneChoice(Schema):
     seed: int = option(1, "--statistics-seed", "seed of these windows", ge=0, le=LAST_SEED)
 
 
+class RecoveryChoice(RecoveryOptions):
+    """Training of the pruned model, by default none, on `corpus`, by default the calibration text."""
+
+    method: str = option("none", "--recovery", "training after pruning", choices=lambda: ("none", *RECOVERIES))
+    corpus: str = option("", "--recovery-corpus", "text to train on, if not the calibration text", error=CorpusError)
+
+    @property
+    def options(self) -> RecoveryOptions:
+        """The arguments of `nirvana.recover`."""
+        return RecoveryOptions(**{name: getattr(self, name) for name in RecoveryOptions.model_fields})
+
+
 class EvaluationChoice(Schema):
     """Protocol of perplexity, over the evaluation split of each corpus, and zero-shot tasks.
 
@@ -178,12 +192,23 @@ class Recipe(Schema):
     saliency: SaliencyChoice = Field(default_factory=SaliencyChoice)
     allocation: AllocationChoice = Field(default_factory=AllocationChoice)
     prune: PruneChoice = Field(default_factory=PruneChoice)
+    recovery: RecoveryChoice = Field(default_factory=RecoveryChoice)
     evaluation: EvaluationChoice = Field(default_factory=EvaluationChoice)
+
+    @property
+    def steps(self) -> tuple[str, ...]:
+        """The steps of the recipe in order; "recover" only where it trains."""
+        return tuple(step for step in STEPS if step != "recover" or self.recovery.method != "none")
+
+    def up_to(self, step: str) -> tuple[str, ...]:
+        """The recipe's steps up to `step`."""
+        return tuple(each for each in self.steps if STEPS.index(each) <= STEPS.index(step))
 
     def fingerprint(self, step: str) -> str:
         """Hash of all choices that determine the result of `step`."""
         data = self.to_json()
-        return json_hash({section: data[section] for section in list(data)[: STEPS.index(step) + 1]})
+        sections = dict(zip(STEPS, data, strict=True))
+        return json_hash({sections[each]: data[sections[each]] for each in self.up_to(step)})
 
     def change(self, section: str, **values: Any) -> Recipe:
         """A copy with some values of one section changed, e.g. `recipe.change("allocation", gamma=3.0)`.
@@ -198,6 +223,7 @@ class Recipe(Schema):
         evaluation = {name: tuple(map(_bare, getattr(self.evaluation, name))) for name in ("corpora", "zero_shot")}
         copy = self.change("model", name=_bare(self.model.name)).change("evaluation", **evaluation)
         first, *others = map(_bare, self.calibration.texts)
+        copy = copy.change("recovery", corpus=_bare(self.recovery.corpus))
         return copy.change("calibration", corpus=first, alternatives=tuple(others))
 
 
@@ -209,6 +235,7 @@ SECTIONS: dict[str, type[Schema]] = {
         SaliencyChoice,
         AllocationChoice,
         PruneChoice,
+        RecoveryChoice,
         EvaluationChoice,
     )
 }

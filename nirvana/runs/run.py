@@ -16,9 +16,10 @@ from nirvana.evaluation.results import Report
 from nirvana.evaluation.speed_report import SpeedReport
 from nirvana.loss_curves import Sensitivity
 from nirvana.plan import PruningPlan
+from nirvana.recovery.history import RecoveryHistory
 from nirvana.runs.folder import FORMATS, StepFolder
 from nirvana.runs.index import LIVE, Index
-from nirvana.runs.recipe import STEPS, Recipe
+from nirvana.runs.recipe import Recipe
 from nirvana.runs.results import Continuation, ModelCard, PruneSummary
 from nirvana.saliency.scores import Saliency
 
@@ -54,7 +55,7 @@ class Run:
         live = {job["status"] for job in jobs if job["status"] in LIVE}
         if live:
             return "running" if "running" in live else "queued"
-        states = [self.step_state(step) for step in STEPS]
+        states = [self.step_state(step) for step in self.recipe.steps]
         if all(state == "done" for state in states):
             return "done"
         last = next((job["status"] for job in jobs if job["task"] == "run"), "done")
@@ -103,6 +104,11 @@ class Run:
 
     def pruned(self) -> PruneSummary | None:
         result: PruneSummary | None = self.steps.read("prune")
+        return result
+
+    def recovery(self) -> RecoveryHistory | None:
+        """The course of the recovery."""
+        result: RecoveryHistory | None = self.steps.read("recover")
         return result
 
     def report(self) -> Report | None:

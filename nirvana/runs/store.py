@@ -237,7 +237,7 @@ def write_example(run: Run, folder: Path = EXAMPLE_FOLDER) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     target = StepFolder(folder)
     for step in STEPS:
-        target.copy(step, run.steps)
+        target.copy(step, run.steps, weights=False)
     target.copy_attachments(run.steps)
     write_record(folder, Record(name=run.name, recipe=run.recipe.to_json(), created=run.created))
 

@@ -39,6 +39,8 @@ def check_recipe(recipe: Recipe, steps: Iterable[str] = STEPS) -> None:
             f"{calibration.trials:,} calibration sets exceed the maximum of {MOST_TRIALS}.",
             "Lower calibration.candidates, or name fewer texts.",
         )
+    if "recover" in set(steps) and recipe.recovery.method != "none":
+        recipe.recovery.check()
     if "evaluate" in set(steps):
         for corpus in evaluation.corpora:
             _check_corpus(corpus)
@@ -70,6 +72,8 @@ def check_against_model(recipe: Recipe, card: ModelCard, steps: Iterable[str] = 
         lengths |= {"evaluation.window": recipe.evaluation.window}
     if wanted & {"prune", "evaluate"} and recipe.prune.compensation != "none":
         lengths |= {"prune.length": recipe.prune.length}
+    if "recover" in wanted and recipe.recovery.method != "none":
+        lengths |= {"recovery.length": recipe.recovery.length}
     for name, length in lengths.items():
         positions = card.geometry.get("positions", length)
         if length > positions:

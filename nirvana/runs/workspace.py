@@ -1,4 +1,4 @@
-"""The workspace of a recipe: its model, texts, calibration set, probe, scores, plan and pruned model."""
+"""The workspace of a recipe: its model, texts, calibration set, probe, scores, plan, pruned and recovered model."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ from nirvana.runs.folder import FORMATS
 from nirvana.runs.loss_curves import cached_curves
 from nirvana.runs.model_cache import ModelCache, cache_fields
 from nirvana.runs.recipe import PruneChoice, Recipe
+from nirvana.runs.recovery import keep_weights, load_recovered, train
 from nirvana.runs.run import Run
 from nirvana.runs.step_cache import Origin, cache_key, through_cache, write_cached
 from nirvana.saliency.score import score
@@ -323,9 +324,57 @@ class Workspace:
             check_compensation(self.run.pruned(), self.lm, small)
         return small
 
+    def recovered(self, progress: ProgressCallback | None = None) -> LM:
+        """The recovered model: that of the run, or without a run trained on the first call.
+
+        Raises:
+            RunError: the run's weights are missing or damaged.
+            NirvanaError: see `recover_model`.
+        """
+        run, small = self.run, self.pruned(progress)
+        if run is None:
+            return self.models.recovered(small, self.recipe.fingerprint("recover"), lambda: self._train(progress))
+        stored = str((run.info("recover") or {}).get("weight_hash"))
+        return self.models.recovered(small, stored, lambda: load_recovered(run, small))
+
+    def recover_model(self, progress: ProgressCallback | None = None) -> LM:
+        """Train the pruned model by the recipe; a run stores its weights.
+
+        Raises:
+            NirvanaError: see `nirvana.recover`.
+        """
+        healed = self._train(progress)
+        if self.run is not None:
+            keep_weights(self.run, healed)
+        return self.models.recovered(self.pruned(progress), healed.hash, lambda: healed)
+
+    def _train(self, progress: ProgressCallback | None) -> LM:
+        small, text = self.pruned(progress), self.recovery_text(progress)
+        return train(self.run, self.recipe, small, self.lm, text, progress or self.progress)
+
+    def recovery_texts(self) -> list[Corpus]:
+        """The texts of which one is trained on: the calibration text may be chosen by KL."""
+        named = self.recipe.recovery.corpus
+        return [self.corpus(named)] if named else self.texts()
+
+    def recovery_text(self, progress: ProgressCallback | None = None) -> Corpus:
+        """The text that the pruned model is trained on.
+
+        Raises:
+            CorpusError: it cannot be read, or the calibration text has changed.
+        """
+        named = self.recipe.recovery.corpus
+        return self.corpus(named) if named else self.calibration_text(progress)
+
+    def final(self, progress: ProgressCallback | None = None) -> LM:
+        """The model that the recipe ends in: recovered if it trains, else pruned."""
+        return self.recovered(progress) if "recover" in self.recipe.steps else self.pruned(progress)
+
     def subjects(self, progress: ProgressCallback | None = None) -> dict[str, LM]:
-        """Both models, "dense" and "pruned"."""
-        return {"dense": self.lm, "pruned": self.pruned(progress)}
+        """The models to compare: "dense", "pruned" and, if the recipe trains and a run has trained, "recovered"."""
+        found = {"dense": self.lm, "pruned": self.pruned(progress)}
+        trained = "recover" in self.recipe.steps and (self.run is None or self.run.info("recover") is not None)
+        return found | ({"recovered": self.recovered(progress)} if trained else {})
 
     def prune_model(self, progress: ProgressCallback | None = None) -> LM:
         """Prune by the plan, with the recipe's compensation.

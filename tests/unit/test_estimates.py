@@ -20,9 +20,10 @@ from nirvana.reporting.estimates import (
     total_seconds,
 )
 from nirvana.runs.pace import FORWARD, LOADING
-from nirvana.runs.recipe import STEPS, Recipe
+from nirvana.runs.recipe import Recipe
 from nirvana.studies.sweep_grid import Grid
 
+STEPS = Recipe().steps
 RECIPE = (
     Recipe()
     .change("calibration", candidates=1, samples=10, length=100, probe_samples=10, probe_length=10)

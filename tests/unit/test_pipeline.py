@@ -30,11 +30,13 @@ from nirvana.progress import Progress
 from nirvana.runs import measurements, step_cache, workspace
 from nirvana.runs.model_cache import ModelCache, cache_fields
 from nirvana.runs.pipeline import compute_steps
-from nirvana.runs.recipe import STEPS, Recipe
+from nirvana.runs.recipe import Recipe
 from nirvana.runs.store import Run, Store
 from tests.conftest import write_tiny_model
 from tests.counting import count_calls
 from tests.reporter import Reporter
+
+STEPS = Recipe().steps
 
 
 @pytest.fixture
@@ -369,7 +371,7 @@ def test_a_format_that_the_model_cannot_be_written_in_is_not_queued(store: Store
         check_task(run, "export", {"format": "gguf"})
     with pytest.raises(CheckpointError, match="checkpoint, uniform, gguf"):
         check_task(run, "export", {"format": "onnx"})
-    assert check_task(run, "export", {}).to_json() == {"format": "checkpoint"}
+    assert check_task(run, "export", {}).to_json() == {"format": "checkpoint", "subject": "final"}
 
 
 def test_a_cancelled_export_leaves_nothing(store: Store, recipe: Recipe) -> None:

@@ -22,7 +22,7 @@ from nirvana.layout import KV_GROUP, NEURON, Layout, Site, SiteLayout
 from nirvana.runs import folder as folder_module
 from nirvana.runs import store as store_module
 from nirvana.runs.identity import ID, new_id
-from nirvana.runs.recipe import STEPS, Recipe
+from nirvana.runs.recipe import Recipe
 from nirvana.runs.record import NAME_LENGTH
 from nirvana.runs.results import Continuation, ModelCard, PruneSummary, ScoredText
 from nirvana.runs.store import Run, Store, write_example
@@ -31,6 +31,8 @@ from nirvana.saliency.scores import Saliency
 SIZES = Report((Measurement("bytes", "dense int8", 120.0, protocol={"note": "int8"}),))
 ONCE = Spread.of([1.0, 2.0])
 SPEED = SpeedReport({"dense": ModelSpeed(ONCE, ONCE, ONCE, 9, False, 8, 7, 6, 5, "float32")}, 1, 8, 2, 2, "cpu", 1)
+
+STEPS = Recipe().steps
 
 
 def make_results(seed: int = 0) -> dict[str, Any]:

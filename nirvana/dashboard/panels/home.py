@@ -16,7 +16,7 @@ from nirvana.reporting.estimates import in_words, total_seconds
 from nirvana.reporting.text import millions, moment, plain
 from nirvana.runs.pace import read_pace
 from nirvana.runs.presets import PRESETS
-from nirvana.runs.recipe import STEPS, Recipe
+from nirvana.runs.recipe import Recipe
 from nirvana.runs.store import Run
 
 RECENT = 5
@@ -66,7 +66,7 @@ def demo(now: state.Context) -> None:
 def cost(recipe: Recipe) -> str:
     """Memory and time of the demo."""
     memory = "Less than 1 GB" if recipe.model.name in NAMES else "About 2 GB"
-    return f"{memory} of memory; {in_words(total_seconds(STEPS, recipe, read_pace(recipe.model)))}."
+    return f"{memory} of memory; {in_words(total_seconds(recipe.steps, recipe, read_pace(recipe.model)))}."
 
 
 def headline(run: Run) -> None:

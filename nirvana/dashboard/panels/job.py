@@ -30,7 +30,7 @@ def job_panel() -> None:
         last_failure(now)
     else:
         until = now.job.arguments.get("until", STEPS[-1])
-        todo = [step for step in STEPS[: STEPS.index(until) + 1] if now.run.step_state(step) != "done"]
+        todo = [step for step in now.run.recipe.up_to(until) if now.run.step_state(step) != "done"]
         recipe = now.run.recipe
         st.fragment(_live, run_every=POLL)(now.job.id, now.job.step, recipe, todo, read_pace(recipe.model))
 

@@ -13,7 +13,6 @@ from nirvana.dashboard.panels.job import job_panel
 from nirvana.dashboard.panels.messages import message, page_link, show_error
 from nirvana.reporting import code
 from nirvana.reporting.text import plain
-from nirvana.runs.recipe import STEPS
 from nirvana.runs.store import EXAMPLE
 
 if TYPE_CHECKING:
@@ -60,7 +59,7 @@ def page_header(key: str) -> None:
     now = state.context()
     if guide.step:
         with st.container(horizontal=True, gap="small", vertical_alignment="center"):
-            for step in STEPS:
+            for step in now.recipe.steps:
                 icon, colour, meaning = BADGES[state.state_of(now, step)]
                 title = STEP_GUIDES[step].title
                 label = f"**{title}**" if step == guide.step else title

@@ -1,4 +1,4 @@
-"""The task "export": the pruned model as one verified file in the run's folder."""
+"""The task "export": the pruned or recovered model as one verified file in the run's folder."""
 
 from __future__ import annotations
 
@@ -35,10 +35,17 @@ class ExportRequest(Schema):
         choices=lambda: FORMATS,
         error=CheckpointError,
     )
+    subject: str = option(
+        "final",
+        "--export-model",
+        "pruned, recovered, or final: recovered if the recipe trains, else pruned",
+        choices=lambda: ("final", "pruned", "recovered"),
+        error=CheckpointError,
+    )
 
 
 class Export(Task[ExportRequest]):
-    """Write the pruned model in a format, verify it by reading it back, and pack a folder into one file. The result has
+    """Write the chosen model in a format, verify it by reading it back, and pack a folder into one file. The result has
     "path", "bytes", "format", "plan" (fingerprint of the plan) and "checks" (verified properties).
     """
 
@@ -49,6 +56,8 @@ class Export(Task[ExportRequest]):
     def check(self, run: Run, request: ExportRequest) -> None:
         require_pruned(run)
         summary = run.pruned()
+        if request.subject == "recovered" and run.info("recover") is None:
+            raise RunError("This run has no recovered model.", "Recover it first.")
         if summary is not None and request.format in summary.refused:
             raise CheckpointError(summary.refused[request.format], "Choose another format.")
 
@@ -58,10 +67,13 @@ class Export(Task[ExportRequest]):
 
         format = request.format
         reporter.step("export", 1, 1)
-        small = Workspace.of(run, models=models, progress=reporter.progress).pruned()
+        workspace = Workspace.of(run, models=models, progress=reporter.progress)
+        found = {"final": workspace.final, "pruned": workspace.pruned, "recovered": workspace.recovered}
+        small = found[request.subject]()
         _check_room(run, small, format)
         plan = str((run.info("allocation") or {}).get("fingerprint", ""))
-        name = f"{_file_name(run.recipe.model.name)}-pruned-{plan[:8]}"
+        kind = "recovered" if small.recoveries else "pruned"
+        name = f"{_file_name(run.recipe.model.name)}-{kind}-{plan[:8]}"
         measured = run.report() if run.step_state("evaluate") == "done" else None
         parts = 1 if format == "gguf" else 2
         with tempfile.TemporaryDirectory(prefix=".export-", dir=run.folder) as temporary:

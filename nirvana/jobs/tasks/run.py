@@ -20,11 +20,6 @@ class RunRequest(Schema):
 
     until: str = option(STEPS[-1], "--until", "last step to compute", choices=lambda: STEPS)
 
-    @property
-    def steps(self) -> tuple[str, ...]:
-        """All steps up to `until`."""
-        return STEPS[: STEPS.index(self.until) + 1]
-
 
 class RunSteps(Task[RunRequest]):
     """Compute every step up to `until` whose result is not current."""
@@ -34,7 +29,7 @@ class RunSteps(Task[RunRequest]):
     request = RunRequest
 
     def check(self, run: Run, request: RunRequest) -> None:
-        check_recipe(run.recipe, request.steps)
+        check_recipe(run.recipe, run.recipe.up_to(request.until))
 
     def perform(self, run: Run, request: RunRequest, models: ModelCache, reporter: Reporter) -> None:
         from nirvana.runs.pipeline import compute_steps

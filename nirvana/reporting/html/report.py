@@ -12,7 +12,6 @@ from nirvana.reporting.figures.compare import pairs
 from nirvana.reporting.html import sections, studies
 from nirvana.reporting.html.document import Document
 from nirvana.reporting.text import moment
-from nirvana.runs.recipe import STEPS
 from nirvana.runs.run import Run
 
 
@@ -28,7 +27,7 @@ def report_html(run: Run) -> str:
     if report is not None:
         for sentence in headline(report):
             document.text(sentence)
-    stale = [step for step in STEPS if run.step_state(step) == "stale"]
+    stale = [step for step in run.recipe.steps if run.step_state(step) == "stale"]
     if stale:
         document.text(f"These results belong to earlier choices than the recipe: {', '.join(stale)}.", "note")
     if card is not None and card.note:
@@ -83,7 +82,7 @@ def write_provenance(document: Document, run: Run) -> None:
     document.section("provenance", "Provenance")
     rows: list[dict[str, object]] = []
     versions: dict[str, object] = {}
-    for step in STEPS:
+    for step in run.recipe.steps:
         info = run.info(step)
         if info is None:
             continue

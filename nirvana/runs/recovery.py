@@ -1,0 +1,114 @@
+"""Recovery of a run's pruned model: its weights, its course while it trains, and its interrupted state."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import time
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from nirvana.calibration.corpora.corpus import Corpus
+from nirvana.errors import NirvanaError, RunError
+from nirvana.files import json_hash, read_json, write_bytes
+from nirvana.progress import ProgressCallback
+from nirvana.recovery.history import RecoveryHistory
+from nirvana.runs.recipe import Recipe
+from nirvana.runs.run import Run
+
+if TYPE_CHECKING:
+    from nirvana.models.lm import LM
+
+LIVE, STATE = "recovering.json", "recovering-"
+EVERY = 1.0  # seconds between writes of the course
+
+
+def check_recovery(recipe: Recipe, lm: LM, texts: Iterable[Corpus]) -> None:
+    """Check before the expensive steps that the recovery can be trained on every text that may be chosen.
+
+    Raises:
+        RecoveryError: there is no budget.
+        CorpusError: a text is too short for a step's windows.
+    """
+    from nirvana.calibration.sampling import sample_calibration, sample_probe
+    from nirvana.recovery.checks import WINDOWS
+
+    choice = recipe.recovery
+    choice.check()
+    for text in texts:
+        sample_calibration(lm, text, samples=choice.batch, length=choice.length, seed=choice.seed)
+        sample_probe(lm, text, samples=WINDOWS, length=choice.length, seed=choice.seed)
+
+
+def train(run: Run | None, recipe: Recipe, small: LM, dense: LM, text: Corpus, progress: ProgressCallback | None) -> LM:
+    """The recovered model of a recipe. In a run, an interrupted recovery continues, and pages can follow its course.
+
+    Raises:
+        NirvanaError: see `nirvana.recover`.
+    """
+    from nirvana.recovery.recover import recover
+
+    options = recipe.recovery.options
+    if run is None:
+        return recover(small, text, teacher=dense, options=options, progress=progress)
+    state = run.folder / f"{STATE}{json_hash([options.to_json(), small.hash, text.hash])[:12]}"
+    for other in run.folder.glob(f"{STATE}*"):
+        if other != state:
+            shutil.rmtree(other, ignore_errors=True)
+    written = 0.0
+
+    def follow(history: RecoveryHistory) -> None:
+        nonlocal written
+        if time.monotonic() - written > EVERY:
+            written = time.monotonic()
+            write_bytes(run.folder / LIVE, json.dumps(history.to_json()).encode())
+
+    return recover(small, text, teacher=dense, options=options, state=state, on_step=follow, progress=progress)
+
+
+def keep_weights(run: Run, healed: LM) -> None:
+    """Store the weights in the run's folder, in place of earlier ones.
+
+    Raises:
+        RecoveryError: the disk is full or not writable.
+    """
+    from nirvana.recovery.weights import write_weights
+
+    path = run.folder / weights_file(healed.hash)
+    write_weights(healed, path)
+    for other in run.folder.glob(weights_file("*")):
+        if other != path:
+            other.unlink(missing_ok=True)
+    (run.folder / LIVE).unlink(missing_ok=True)
+
+
+def load_recovered(run: Run, small: LM) -> LM:
+    """The run's recovered model, from its stored weights.
+
+    Raises:
+        RunError: they are missing, or have changed.
+        RecoveryError: they are damaged.
+    """
+    from nirvana.recovery.weights import read_weights
+
+    history, info = run.recovery(), run.info("recover") or {}
+    path = run.folder / str(info.get("weights", ""))
+    if history is None or not path.is_file():
+        raise RunError("The weights of the recovered model are not stored here.", "Recover it again, in a new run.")
+    healed = read_weights(small, path, history)
+    if healed.hash != info.get("weight_hash"):
+        raise RunError("The weights of the recovered model have changed.", "Recover it again.")
+    return healed
+
+
+def weights_file(weight_hash: str) -> str:
+    """Name of the file with a recovered model's weights in its run's folder."""
+    return f"recovered-{weight_hash[:12]}.safetensors"
+
+
+def course(run: Run) -> RecoveryHistory | None:
+    """The course of a recovery that runs or was interrupted, as far as it was written."""
+    with contextlib.suppress(OSError, ValueError, NirvanaError):
+        return RecoveryHistory.from_json(read_json(run.folder / LIVE))
+    return None
