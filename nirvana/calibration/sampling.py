@@ -52,6 +52,28 @@ def sample_probe(
     return _sample(lm, as_split(text, "probe"), samples, length, seed, task)
 
 
+def all_windows(lm: LM, text: Text, *, length: int = 128, seed: int = 0) -> np.ndarray:
+    """All windows of `length` tokens of the calibration split, side by side: int64 (N, length).
+
+    Documents are joined as in `sample_calibration`; the tokens after the last whole window are left out. A mixture
+    gives the windows of all its parts.
+
+    Raises:
+        CorpusError: a text does not fill one window, or a number makes no sense.
+        ModelError: a window has a token without an embedding.
+    """
+    split = as_split(text, "calibration")
+    _check_draw(lm, 1, length, seed)
+    generator, windows = np.random.default_rng(seed), []
+    for part in split.parts or [split]:
+        tokens = _stream(lm.tokenizer, part, generator, None)
+        if len(tokens) < length:
+            raise _too_short(part, len(tokens), 1, length)
+        windows.append(tokens[: len(tokens) // length * length].reshape(-1, length))
+    lm.check_tokens(np.concatenate(windows))
+    return np.concatenate(windows)
+
+
 def tokenize(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
     """Token ids of each text, without special tokens."""
     if not texts:
@@ -62,16 +84,7 @@ def tokenize(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[
 
 def _sample(lm: LM, split: CorpusSplit, samples: int, length: int, seed: int, task: str) -> CalibrationSet:
     task = task_of(lm, task)
-    positions = lm.family.geometry(lm.settings).get("positions", length)
-    if samples < 1 or length < 2:
-        raise CorpusError(f"{samples} windows of {length} tokens cannot be drawn.", "Ask for 1 or more, of 2 or more.")
-    if length > positions:
-        raise CorpusError(
-            f"Windows of {length} tokens are longer than the {positions} positions of {lm.source.name}.",
-            f"Use windows of {positions} tokens or fewer.",
-        )
-    if seed < 0:
-        raise CorpusError(f"A seed cannot be negative, such as {seed}.", "Use 0 or more.")
+    _check_draw(lm, samples, length, seed)
     generator = np.random.default_rng(seed)
     counts = shares(samples, len(split.parts)) if split.parts else [samples]
     drawn = zip(split.parts or [split], counts, strict=True)
@@ -93,6 +106,19 @@ def _sample(lm: LM, split: CorpusSplit, samples: int, length: int, seed: int, ta
     )
 
 
+def _check_draw(lm: LM, samples: int, length: int, seed: int) -> None:
+    positions = lm.family.geometry(lm.settings).get("positions", length)
+    if samples < 1 or length < 2:
+        raise CorpusError(f"{samples} windows of {length} tokens cannot be drawn.", "Ask for 1 or more, of 2 or more.")
+    if length > positions:
+        raise CorpusError(
+            f"Windows of {length} tokens are longer than the {positions} positions of {lm.source.name}.",
+            f"Use windows of {positions} tokens or fewer.",
+        )
+    if seed < 0:
+        raise CorpusError(f"A seed cannot be negative, such as {seed}.", "Use 0 or more.")
+
+
 def _windows(lm: LM, split: CorpusSplit, samples: int, length: int, generator: np.random.Generator) -> np.ndarray:
     """int64 (samples, length), in the order drawn.
 
@@ -103,27 +129,31 @@ def _windows(lm: LM, split: CorpusSplit, samples: int, length: int, generator: n
     tokens = _stream(lm.tokenizer, split, generator, samples * length * SPREAD)
     starts = _starts(len(tokens), samples, length, generator)
     if starts is None:
-        raise CorpusError(
-            f"The {split.name} text of {split.corpus} has {len(tokens):,} tokens, too few for {samples} different "
-            f"windows of {length}.",
-            "Give more text, or ask for fewer or shorter windows.",
-        )
+        raise _too_short(split, len(tokens), samples, length)
     windows = np.asarray(tokens[starts[:, None] + np.arange(length)])
     lm.check_tokens(windows)
     return windows
 
 
+def _too_short(split: CorpusSplit, tokens: int, samples: int, length: int) -> CorpusError:
+    return CorpusError(
+        f"The {split.name} text of {split.corpus} has {tokens:,} tokens, too few for {samples} different windows of "
+        f"{length}.",
+        "Give more text, or ask for fewer or shorter windows.",
+    )
+
+
 def _stream(
-    tokenizer: PreTrainedTokenizerBase, split: CorpusSplit, generator: np.random.Generator, enough: int
+    tokenizer: PreTrainedTokenizerBase, split: CorpusSplit, generator: np.random.Generator, enough: int | None
 ) -> np.ndarray:
-    """int64 (T,): tokens of documents in random order, with separators between, until there are `enough` tokens."""
+    """int64 (T,): tokens of documents in random order, with separators between, until there are `enough`; None: all."""
     separator = tokenize(tokenizer, [SEPARATOR])[0]
     order = [split.documents[index] for index in generator.permutation(len(split.documents))]
     stream: list[int] = []
     for first in range(0, len(order), BATCH):
         for tokens in tokenize(tokenizer, order[first : first + BATCH]):
             stream += [*separator, *tokens] if stream else tokens
-        if len(stream) >= enough:
+        if enough is not None and len(stream) >= enough:
             break
     return np.array(stream, dtype=np.int64)
 

@@ -313,7 +313,7 @@ def test_records_may_hold_any_line_separator_but_a_newline(tmp_path: Path) -> No
 
 
 def test_other_kinds_of_file_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(CorpusError, match=r"neither a \.txt nor a \.jsonl"):
+    with pytest.raises(CorpusError, match=r"not a \.txt, \.jsonl or \.json file"):
         load_corpus(write(tmp_path / "paper.pdf", "x"))
     (tmp_path / "folder.txt").mkdir()
     with pytest.raises(CorpusError, match="cannot be read"):

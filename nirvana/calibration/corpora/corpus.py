@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from nirvana.errors import CorpusError
@@ -36,7 +36,8 @@ class CorpusSplit:
     """The documents of one split, e.g. `load_corpus("python-docs").split("probe")`.
 
     `corpus_hash` is the hash of the whole corpus. `parts` are the same split of each part of a mixture, with equal
-    numbers of windows drawn from each; empty for other corpora.
+    numbers of windows drawn from each; empty for other corpora. `prompts` are the numbers of characters at the start of
+    each document that are a prompt; empty for plain text.
     """
 
     corpus: str
@@ -44,6 +45,7 @@ class CorpusSplit:
     documents: tuple[str, ...]
     corpus_hash: str = ""
     parts: tuple[CorpusSplit, ...] = ()
+    prompts: tuple[int, ...] = ()
 
     @cached_property
     def hash(self) -> str:
@@ -75,6 +77,7 @@ class Corpus:
         kind: "built-in", "data set", "file", "upload", "self-generated" or "mixture".
         splits: split name -> its documents, one entry for each of `SPLITS`.
         parts: the corpora of a mixture.
+        prompts: split name -> characters at the start of each document that are a prompt; empty for plain text.
 
     Raises:
         CorpusError: a split is empty.
@@ -85,6 +88,7 @@ class Corpus:
     kind: str
     splits: Mapping[str, tuple[str, ...]]
     parts: tuple[Corpus, ...] = ()
+    prompts: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in SPLITS:
@@ -127,7 +131,7 @@ class Corpus:
         if name not in SPLITS:
             raise CorpusError(f"There is no split {name!r}.", f"Splits are {', '.join(SPLITS)}.")
         parts = tuple(part.split(name) for part in self.parts)
-        return CorpusSplit(self.name, name, self.splits[name], self.hash, parts)
+        return CorpusSplit(self.name, name, self.splits[name], self.hash, parts, tuple(self.prompts.get(name, ())))
 
     @cached_property
     def hash(self) -> str:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from nirvana.calibration.corpora.corpus import Corpus, divide
+from nirvana.calibration.corpora.records import Document, read_records
 from nirvana.errors import CorpusError
-from nirvana.files import content_hash, data_folder, decode, parse_json, read_file, write_bytes
+from nirvana.files import content_hash, data_folder, decode, read_file, write_bytes
 
-SUFFIXES = (".txt", ".jsonl")
+SUFFIXES = (".txt", ".jsonl", ".json")
 UPLOAD = "upload:"
 LARGEST = 200_000_000  # bytes
 SMALLEST = 5_000  # bytes of an upload: some 200 tokens in the smallest split, from which 128 probes of 64 can be drawn
@@ -19,7 +21,7 @@ _SAFE = re.compile(r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,79}$")
 
 
 def load_file(path: Path, *, name: str = "", kind: str = "file") -> Corpus:
-    """A .txt file, cut into sections at blank lines, or a .jsonl file of records with a `text` field.
+    """A .txt file, cut into sections at blank lines, or a .jsonl or .json file of records (see `read_records`).
 
     Not read by `datasets`, which keeps a second copy of every file and does not name a malformed line.
 
@@ -28,7 +30,7 @@ def load_file(path: Path, *, name: str = "", kind: str = "file") -> Corpus:
     """
     name = name or path.name
     if path.suffix.lower() not in SUFFIXES:
-        raise CorpusError(f"{name} is neither a .txt nor a .jsonl file.", "Save its text as one of these.")
+        raise CorpusError(f"{name} is not a .txt, .jsonl or .json file.", "Save its text as one of these.")
     try:
         if path.stat().st_size > LARGEST:
             raise CorpusError(
@@ -37,18 +39,18 @@ def load_file(path: Path, *, name: str = "", kind: str = "file") -> Corpus:
         content = read_file(path)
     except OSError as error:
         raise CorpusError(f"{name} cannot be read: {error.strerror or error}.", "Check the path.") from error
-    documents = parse(content, name=name, lines=path.suffix.lower() == ".jsonl")
+    documents = parse(content, name=name, suffix=path.suffix.lower())
     description = (
         "Text of your own, divided into sections." if path.suffix.lower() == ".txt" else "Records of your own."
     )
-    return Corpus.from_documents(documents, name=name, description=description, kind=kind)
+    return _corpus(documents, name=name, description=description, kind=kind)
 
 
-def parse(content: bytes, *, name: str, lines: bool) -> list[str]:
-    """Documents of a text (its sections), or of one JSON record a line where `lines`.
+def parse(content: bytes, *, name: str, suffix: str) -> list[Document]:
+    """Documents of a text (its sections) or, where `suffix` is not ".txt", of its JSON records.
 
     Raises:
-        CorpusError: not UTF-8, a line is not a record with a text, or there is only white space.
+        CorpusError: not UTF-8, a record is malformed, or there is only white space.
     """
     try:
         text = decode(content)
@@ -59,9 +61,9 @@ def parse(content: bytes, *, name: str, lines: bool) -> list[str]:
         ) from error
     if not text.strip():
         raise CorpusError(f"{name} has no text.", "Choose a file with some pages of text.")
-    if lines:
-        return list(_records(text, name))
-    return divide(text)
+    if suffix != ".txt":
+        return read_records(text, name, lines=suffix == ".jsonl")
+    return [Document(section) for section in divide(text)]
 
 
 def save_upload(name: str, content: str | bytes) -> str:
@@ -78,14 +80,14 @@ def save_upload(name: str, content: str | bytes) -> str:
     suffix = suffix if suffix in SUFFIXES else ".txt"
     if len(raw) > LARGEST:
         raise CorpusError(f"The text is larger than {LARGEST // 1_000_000} MB.", "Cut it: a few MB are enough.")
-    documents = parse(raw, name=stem + suffix, lines=suffix == ".jsonl")
-    length = sum(len(document.encode()) for document in documents)
+    documents = parse(raw, name=stem + suffix, suffix=suffix)
+    length = sum(len(document.text.encode()) for document in documents)
     if length < SMALLEST:
         raise CorpusError(
             f"The text has {length:,} bytes: too few to draw calibration, probe and evaluation windows from.",
             f"Give {SMALLEST:,} or more, which is about two pages.",
         )
-    Corpus.from_documents(documents, name=stem + suffix, kind="upload")
+    _corpus(documents, name=stem + suffix, kind="upload")
     path = _uploads() / (stem + suffix)
     if path.exists() and (not path.is_file() or read_file(path) != raw):
         path = path.with_name(f"{stem}-{content_hash(raw)[:8]}{suffix}")
@@ -112,28 +114,15 @@ def uploads() -> list[str]:
     return [UPLOAD + path.name for path in sorted(files, key=lambda path: -path.stat().st_mtime)]
 
 
-def _records(text: str, name: str) -> Iterator[str]:
-    for number, line in enumerate(text.split("\n"), start=1):  # splitlines would cut inside strings, at U+2028
-        if not line.strip():
-            continue
-        try:
-            record = parse_json(line)
-        except ValueError as error:
-            raise CorpusError(
-                f"Line {number} of {name} is not JSON: {error}.",
-                'Each line should be a record such as {"text": "..."}.',
-            ) from error
-        if not isinstance(record, dict) or not isinstance(record.get("text"), str):
-            raise CorpusError(
-                f"Line {number} of {name} has no text field.", 'Each line should be a record such as {"text": "..."}.'
-            )
-        try:
-            record["text"].encode()
-        except UnicodeEncodeError as error:
-            raise CorpusError(
-                f"Line {number} of {name} has half of a surrogate pair, which is no character.", "Correct the line."
-            ) from error
-        yield record["text"]
+def _corpus(documents: Sequence[Document], *, name: str, kind: str, description: str = "") -> Corpus:
+    texts = [document.text for document in documents]
+    corpus = Corpus.from_documents(texts, name=name, description=description, kind=kind)
+    prompts = dict(documents)
+    if not any(prompts.values()):
+        return corpus
+    return replace(
+        corpus, prompts={split: tuple(prompts[text] for text in texts) for split, texts in corpus.splits.items()}
+    )
 
 
 def _safe_stem(name: str) -> str:

@@ -35,7 +35,7 @@ def load_corpus(name: str | os.PathLike[str]) -> Corpus:
     """Read a corpus; its three splits share no text.
 
     Args:
-        name: a name of `AVAILABLE`, a .txt or .jsonl file, a data set of the hub as `owner/name[:config]`, or
+        name: a name of `AVAILABLE`, a .txt, .jsonl or .json file, a data set of the hub as `owner/name[:config]`, or
             `upload:<name>` as `save_upload` returned it. Several names joined by " + " are a mixture (see `mix`).
 
     Raises:
@@ -69,5 +69,5 @@ def _load(text: str) -> Corpus:
         return load_hub(text)
     raise CorpusError(
         f"There is no corpus {text!r}.",
-        f"Built-in: {', '.join(AVAILABLE)}. Or give a .txt or .jsonl file, or a hub data set such as owner/name.",
+        f"Built-in: {', '.join(AVAILABLE)}. Or give a .txt, .jsonl or .json file, or a data set such as owner/name.",
     )

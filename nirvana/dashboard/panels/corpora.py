@@ -75,7 +75,7 @@ def check_source(name: str) -> str:
     elif name not in AVAILABLE and not HUB_ID.match(name):
         raise CorpusError(
             f"{name!r} is neither a text file nor a data set.",
-            "Give the path of a .txt or .jsonl file, or an id such as owner/name or owner/name:config."
+            "Give the path of a .txt, .jsonl or .json file, or an id such as owner/name or owner/name:config."
             if name
             else "Type one first.",
         )
@@ -154,11 +154,12 @@ def own_text() -> None:
         named, pasted, uploaded = st.tabs(["File or data set", "Paste", "Upload"], key="calibration.own.tabs")
         with named:
             st.text_input(
-                "Path of a .txt or .jsonl file on the machine that serves this page, or id of a data set",
+                "Path of a .txt, .jsonl or .json file on the machine that serves this page, or id of a data set",
                 key="calibration.path",
                 placeholder="~/texts/novel.txt or Salesforce/wikitext:wikitext-2-raw-v1",
                 max_chars=1000,
-                help="A .jsonl file has one record a line, with a text field. A data set's id may name a config.",
+                help="A .jsonl file has one record a line, a .json file a list of them: with a text field, or with "
+                "instruction, input and output. A data set's id may name a config.",
             )
             _buttons("Use this", "calibration.use_path", "calibration.add_path", _use_path)
         with pasted:
@@ -173,7 +174,7 @@ def own_text() -> None:
             _buttons("Use this text", "calibration.use_paste", "calibration.add_paste", _use_paste)
         with uploaded:
             st.file_uploader(
-                "A .txt or .jsonl file in UTF-8",
+                "A .txt, .jsonl or .json file in UTF-8",
                 type=[suffix.removeprefix(".") for suffix in SUFFIXES],
                 key="calibration.upload",
             )
@@ -208,7 +209,7 @@ def _use_paste(add: bool) -> None:
 def _use_upload(add: bool) -> None:
     file = st.session_state.get("calibration.upload")
     if file is None:
-        st.session_state[PROBLEM] = CorpusError("No file is chosen.", "Choose a .txt or .jsonl file first.")
+        st.session_state[PROBLEM] = CorpusError("No file is chosen.", "Choose a .txt, .jsonl or .json file first.")
     else:
         _keep(file.name, file.getvalue(), add)
 

@@ -32,7 +32,7 @@ def evaluation_controls(choice: EvaluationChoice) -> EvaluationChoice:
         accept_new_options=own,
         placeholder="Choose, or type a path or data set" if own else "Choose",
         help="The evaluation part of each, which shares no document with the calibration and probe samples."
-        + (" Type the path of a .txt or .jsonl file, or the id of a data set, to add it." if own else ""),
+        + (" Type the path of a .txt, .jsonl or .json file, or the id of a data set, to add it." if own else ""),
     )
     with st.grid(2, min_column_width=150):
         window = whole_number(
