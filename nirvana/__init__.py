@@ -44,6 +44,7 @@ _HOMES = {
     "Sensitivity": "nirvana.loss_curves",
     "recover": "nirvana.recovery.recover",
     "RecoveryHistory": "nirvana.recovery.history",
+    "RecoveryOptions": "nirvana.recovery.options",
     "tune": "nirvana.studies.search",
     "Tuning": "nirvana.studies.search",
     "zero_shot": "nirvana.evaluation.zero_shot.harness",
@@ -104,6 +105,7 @@ if TYPE_CHECKING:
     from nirvana.plan import PruningPlan as PruningPlan
     from nirvana.progress import Progress as Progress
     from nirvana.recovery.history import RecoveryHistory as RecoveryHistory
+    from nirvana.recovery.options import RecoveryOptions as RecoveryOptions
     from nirvana.recovery.recover import recover as recover
     from nirvana.runs.recipe import Recipe as Recipe
     from nirvana.saliency.score import score as score

@@ -31,11 +31,15 @@ class RecoverCommand(Command):
         parser.add_argument(
             "--state", metavar="FOLDER", help="where an interrupted recovery is kept; the same command continues it"
         )
+        parser.add_argument(
+            "--preset", choices=["published"], help="published: NIRVANA's settings, for a file of instructions"
+        )
         add_fields(parser, RecoveryOptions)
 
     def run(self, arguments: argparse.Namespace) -> None:
         recipe = apply_options(Recipe(), arguments)
-        options = RecoveryOptions(**given(RecoveryOptions, arguments))
+        chosen = RecoveryOptions.published if arguments.preset else RecoveryOptions
+        options = chosen(**given(RecoveryOptions, arguments))
         options.check()
         output = local_path(arguments.output, CheckpointError)
         with Bar().shown() as bar:

@@ -40,10 +40,11 @@ def recover(
 ) -> LM:
     """A new LM with the weights of `small` after training on `text`; its `.history` has the course of it.
 
-    `small` is untouched. AdamW, warm-up, then a cosine down to 0 over the budget; gradients are accumulated over
-    micro-batches and clipped. Windows are drawn from the calibration split with the seed, for an encoder-decoder as its
-    task. Before the first step and at intervals perplexity and KL are measured on held-out text, and the weights of the
-    best measurement are returned. A loss that is not a number, or that explodes, ends training with those weights.
+    `small` is untouched. AdamW, warm-up, then a cosine or a line down to 0 over the budget; gradients are accumulated
+    over micro-batches and clipped. Windows are drawn from the calibration split with the seed, for an encoder-decoder
+    as its task; a file of instructions is read record by record, with the loss on the answers. Before the first step
+    and at intervals perplexity and KL are measured on held-out text, and the weights of the best measurement are
+    returned. A loss that is not a number, or that explodes, ends training with those weights.
 
     Args:
         text: a corpus, of which the calibration split is trained on.
@@ -51,14 +52,14 @@ def recover(
         options: objective, budget and optimiser; `values` are fields of it, e.g. method="lora", minutes=20.
         held_out: texts of which the evaluation split is measured; by default that of `text` and one of another kind.
         state: folder that an interrupted recovery is saved in, at each measurement and when it is cancelled. With the
-            same arguments it continues there; on a CPU with a token budget the result is the same, bit for bit.
+            same arguments it continues there; on a CPU without a time budget the result is the same, bit for bit.
         adapter: folder for the trained adapters alone, as peft reads them for `small`.
         on_step: called after each step and measurement with the history so far.
         progress: called after each micro-batch; may raise `Cancelled`.
 
     Raises:
-        RecoveryError: there is no budget or teacher, the teacher has another vocabulary, or `state` is of another
-            recovery.
+        RecoveryError: there is no budget or teacher, the teacher has another vocabulary, `state` is of another
+            recovery, or no instruction has room for its answer.
         CorpusError: a text is too short for the windows.
         ModelError: the weights are not in memory.
     """
@@ -124,12 +125,14 @@ class _Run:
 
     @property
     def fraction(self) -> float:
-        """Share of the budget that is spent: the larger one of minutes and tokens."""
+        """Share of the budget that is spent: the largest one of minutes, tokens and epochs."""
         shares = [0.0]
         if self.options.minutes:
             shares.append(self.seconds / 60 / self.options.minutes)
         if self.options.tokens:
             shares.append(self.trainer.tokens / self.options.tokens)
+        if self.options.epochs:
+            shares.append(self.trainer.epochs / self.options.epochs)
         return max(shares)
 
     def train(self) -> None:
@@ -160,7 +163,9 @@ class _Run:
 
     def _rate(self, fraction: float) -> float:
         warm = min(1.0, (self.trainer.steps + 1) / self.options.warmup) if self.options.warmup else 1.0
-        return self.options.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * min(fraction, 1.0)))
+        spent = min(fraction, 1.0)
+        decay = 1 - spent if self.options.decay == "linear" else 0.5 * (1 + math.cos(math.pi * spent))
+        return self.options.learning_rate * warm * decay
 
     def _failure(self, loss: float, norm: float) -> str:
         kept = f"The weights of step {self.history.best.step} are kept."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -14,15 +14,14 @@ import torch
 from torch import nn
 
 from nirvana.calibration.corpora.corpus import Corpus
-from nirvana.calibration.sampling import sample_calibration
-from nirvana.calibration.sets import CalibrationSet
-from nirvana.forward.tokens import UNLABELLED, read_labels, read_tokens
+from nirvana.errors import RecoveryError
 from nirvana.models.lm import LM
+from nirvana.recovery.batches import AllWindows, Batch, Batches, DrawnWindows
 from nirvana.recovery.history import Step
+from nirvana.recovery.instructions import Instructions
 from nirvana.recovery.objectives import distillation, language_modelling
 from nirvana.recovery.options import RecoveryOptions
 
-ROUND = 8  # steps whose windows are drawn together
 BETAS = (0.9, 0.95)
 
 
@@ -30,6 +29,7 @@ class Trainer:
     """A float32 copy of a model in training.
 
     Attributes:
+        batches: the batches of each step.
         steps: optimiser steps that are done.
         tokens: tokens that were read in them.
         trained: name -> weight in training; those of the adapters where there are any.
@@ -39,7 +39,8 @@ class Trainer:
     """
 
     def __init__(self, small: LM, text: Corpus, teacher: LM | None, options: RecoveryOptions) -> None:
-        self._small, self._text, self._teacher, self._options = small, text, teacher, options
+        self._small, self._teacher, self._options = small, teacher, options
+        self.batches = _batches(small, text, options)
         copied: nn.Module = copy.deepcopy(small.weights())
         self.model: Any = nn.Module.to(copied, torch.float32).eval().requires_grad_(not options.adapter_rank)
         self._peft: Any = None
@@ -50,7 +51,11 @@ class Trainer:
         self.best = self._copied()
         self.steps, self.tokens, self.bfloat16 = 0, 0, options.autocast == "bfloat16"
         self._read = 0  # tokens of the step whose gradient is accumulated
-        self._round: tuple[int, CalibrationSet] | None = None
+
+    @property
+    def epochs(self) -> float:
+        """Passes over the text that are done."""
+        return self.steps / self.batches.steps
 
     def _add_adapters(self) -> Any:
         """Adapters beside every linear layer that belongs to units: the seven projections of Llama."""
@@ -75,12 +80,13 @@ class Trainer:
         """Take bfloat16 products where a pass with gradients is faster with them; both are tried once."""
         if self._options.autocast != "auto" or self.steps:
             return
-        seconds = {}
+        self._training_mode()
+        batch, seconds = next(self.batches.of_step(0)).to(self._small.device), {}
         for choice in (False, True):
             self.bfloat16 = choice
             for _ in range(2):  # the first one warms up
                 start = time.perf_counter()
-                self._backward(self._micro_batches(0).__next__(), 1.0)
+                self._backward(batch, 1.0)
                 seconds[choice] = time.perf_counter() - start
         self.optimiser.zero_grad(set_to_none=True)
         self.bfloat16 = seconds[True] < seconds[False]
@@ -91,22 +97,20 @@ class Trainer:
 
     def step(self, rate: float, report: Callable[[], None]) -> Step:
         """Accumulate and clip the gradient of the next step; `update` takes it."""
-        for name, module in self.model.eval().named_modules():
-            if "lora_dropout" in name:  # the model's own dropout stays off
-                module.train()
+        self._training_mode()
         self.optimiser.zero_grad(set_to_none=True)
-        total, counted, read = 0.0, self._counted(self.steps), 0
+        batches = list(self.batches.of_step(self.steps))
+        total, counted = 0.0, sum(batch.positions(self._options.method) for batch in batches)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self._options.seed * 1_000_003 + self.steps)  # of dropout
-            for part in self._micro_batches(self.steps):
+            for batch in batches:
                 report()
-                total += self._backward(part, 1 / counted)
-                read += part.outputs.size
+                total += self._backward(batch.to(self._small.device), 1 / counted)
         norm = float(nn.utils.clip_grad_norm_(self.trained.values(), self._options.clip))
         for group in self.optimiser.param_groups:
             group["lr"] = rate
-        self._read = read
-        return Step(self.steps + 1, self.tokens + read, 0.0, total / counted, rate, norm)
+        self._read = sum(batch.tokens for batch in batches)
+        return Step(self.steps + 1, self.tokens + self._read, 0.0, total / counted, rate, norm)
 
     def update(self) -> None:
         """Change the weights by the gradient of the last step."""
@@ -143,65 +147,34 @@ class Trainer:
     def _copied(self) -> dict[str, torch.Tensor]:
         return {name: weight.detach().clone() for name, weight in self.trained.items()}
 
-    def _windows(self, step: int) -> CalibrationSet:
-        """The windows of the round that a step belongs to."""
-        number, options = step // ROUND, self._options
-        if self._round is None or self._round[0] != number:
-            seed = options.seed * 1_000_003 + number
-            drawn = sample_calibration(
-                self._small, self._text, samples=options.batch * ROUND, length=options.length, seed=seed
-            )
-            self._round = number, drawn
-        return self._round[1]
+    def _training_mode(self) -> None:
+        for name, module in self.model.eval().named_modules():
+            if "lora_dropout" in name:  # the model's own dropout stays off
+                module.train()
 
-    def _rows(self, step: int) -> slice:
-        first = (step % ROUND) * self._options.batch
-        return slice(first, first + self._options.batch)
-
-    def _counted(self, step: int) -> int:
-        """Positions of a step that count in its loss."""
-        rows, windows = self._rows(step), self._windows(step)
-        if self._options.method == "distill":
-            return int(windows.outputs[rows].size if windows.counted is None else windows.counted[rows].sum())
-        return int((read_labels(windows)[rows] != UNLABELLED).sum())
-
-    def _micro_batches(self, step: int) -> Iterator[_Batch]:
-        windows, rows = self._windows(step), self._rows(step)
-        tokens, labels = read_tokens(self._small, windows), read_labels(windows)
-        for first in range(rows.start, rows.stop, self._options.micro_batch):
-            part = slice(first, min(first + self._options.micro_batch, rows.stop))
-            yield _Batch(*(None if each is None else each[part].to(self._small.device) for each in (*tokens, labels)))
-
-    def _backward(self, batch: _Batch, scale: float) -> float:
+    def _backward(self, batch: Batch, scale: float) -> float:
         small, model = self._small, self.model
         inputs = batch.input_ids, batch.attention_mask, batch.decoder_input_ids
         with self.autocast():
             states = small.family.hidden_states(model, *inputs)
             head = small.family.head(model)
+            counts = slice(None) if batch.counted is None else batch.counted.flatten().nonzero().flatten()
+            states = states.flatten(0, 1)[counts]
             if self._options.method != "distill":
-                return language_modelling(head, states.flatten(0, 1), batch.labels.flatten(), scale)
+                return language_modelling(head, states, batch.labels.flatten()[counts], scale)
             assert self._teacher is not None
             with torch.inference_mode():
                 taught = self._teacher.family.hidden_states(self._teacher.weights(), *inputs)
-            counts = slice(None) if batch.counted is None else batch.counted.flatten().nonzero().flatten()
             teacher_head = self._teacher.family.head(self._teacher.weights())
-            return distillation(head, states.flatten(0, 1)[counts], teacher_head, taught.flatten(0, 1)[counts], scale)
+            return distillation(head, states, teacher_head, taught.flatten(0, 1)[counts], scale)
 
 
-class _Batch:
-    """Tokens and labels of some windows, on the device."""
-
-    def __init__(
-        self,
-        input_ids: Any,
-        attention_mask: Any,
-        decoder_input_ids: Any,
-        counted: Any,
-        labels: Any,
-    ) -> None:
-        self.input_ids, self.attention_mask = input_ids, attention_mask
-        self.decoder_input_ids, self.counted, self.labels = decoder_input_ids, counted, labels
-
-    @property
-    def outputs(self) -> Any:
-        return (self.input_ids if self.decoder_input_ids is None else self.decoder_input_ids).numpy(force=True)
+def _batches(lm: LM, text: Corpus, options: RecoveryOptions) -> Batches:
+    split = text.split("calibration")
+    parts = split.parts or (split,)
+    instructed = [bool(part.prompts) for part in parts]
+    if all(instructed):
+        return Instructions(lm, parts, options)
+    if any(instructed):
+        raise RecoveryError("Instructions cannot be mixed with other text.", "Recover with one of the two.")
+    return AllWindows(lm, text, options) if options.epochs else DrawnWindows(lm, text, options)

@@ -16,19 +16,19 @@ import nirvana as nv
 from nirvana import cli
 from nirvana.calibration.corpora.corpus import Corpus
 from nirvana.calibration.corpora.registry import load_corpus
+from nirvana.calibration.sampling import all_windows
 from nirvana.errors import Cancelled, RecoveryError
 from nirvana.forward import chunks
 from nirvana.models.lm import LM
 from nirvana.models.loading import load_model
 from nirvana.progress import Progress
+from nirvana.recovery.batches import AllWindows
 from nirvana.recovery.history import Check, RecoveryHistory
 from nirvana.recovery.objectives import distillation, language_modelling
 from nirvana.recovery.options import RecoveryOptions
 from tests.conftest import english
 from tests.families import test_t5 as makers
-
-SHORT: dict[str, Any] = {"minutes": 0, "tokens": 700, "batch": 4, "micro_batch": 2, "length": 24, "checks": 3}
-SHORT |= {"learning_rate": 2e-3, "warmup": 2, "autocast": "never"}
+from tests.recoveries import SHORT, logits, pruned, same_weights
 
 
 @pytest.fixture(scope="module")
@@ -43,21 +43,6 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     path = tmp_path_factory.mktemp("text") / "other.txt"
     path.write_text("\n\n".join(english(260, seed=9)), encoding="utf-8")
     return load_corpus(str(path))
-
-
-def pruned(lm: LM) -> LM:
-    return nv.prune(lm, nv.allocate(nv.score(lm, None, criterion="magnitude"), sparsity=0.4))
-
-
-def same_weights(one: LM, two: LM) -> bool:
-    first, second = one.weights().state_dict(), two.weights().state_dict()
-    return list(first) == list(second) and all(torch.equal(first[name], second[name]) for name in first)
-
-
-def logits(model: Any) -> torch.Tensor:
-    with torch.inference_mode():
-        found: torch.Tensor = model(torch.arange(5, 45).reshape(2, 20)).logits
-    return found
 
 
 @pytest.mark.parametrize("objective", ["distill", "full"])
@@ -185,17 +170,21 @@ def test_a_loss_that_is_not_a_number_ends_with_the_best_weights(
     assert all(bool(weight.isfinite().all()) for weight in healed.weights().parameters())
 
 
-def test_the_adapter_alone_gives_the_merged_logits_in_peft(tiny_lm: LM, text: Corpus, tmp_path: Path) -> None:
+@pytest.mark.parametrize("saved", ["as it is", "uniform"])
+def test_the_adapter_alone_gives_the_merged_logits_in_peft(
+    saved: str, tiny_lm: LM, text: Corpus, tmp_path: Path
+) -> None:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    lm = nv.prune(tiny_lm, nv.allocate(nv.score(tiny_lm, None, criterion="magnitude"), sparsity=0.3, uniform=True))
-    base = nv.export_uniform(lm, tmp_path / "base")
+    scores = nv.score(tiny_lm, None, criterion="magnitude")
+    lm = nv.prune(tiny_lm, nv.allocate(scores, sparsity=0.3, uniform=saved == "uniform"))
+    base = (nv.export_uniform if saved == "uniform" else nv.save)(lm, tmp_path / "base")
     healed = nv.recover(
         lm, text, method="lora", held_out={"own": text}, adapter=tmp_path / "adapter", **SHORT | {"learning_rate": 0.02}
     )
     merged = logits(healed.weights())
-    plain: Any = AutoModelForCausalLM.from_pretrained(base)
+    plain: Any = AutoModelForCausalLM.from_pretrained(base, trust_remote_code=True)
     assert not torch.allclose(logits(plain), merged, atol=1e-4)
     adapted: Any = PeftModel.from_pretrained(plain, str(tmp_path / "adapter")).eval()
     assert torch.allclose(logits(adapted), merged, atol=1e-4)
@@ -235,6 +224,7 @@ def test_overfitting_is_named() -> None:
     ("values", "message"),
     [
         ({"minutes": 0, "tokens": 0}, "no budget"),
+        ({"epochs": -1}, "0 to 10,000"),
         ({"teacher": None}, "needs the dense model"),
         ({"adapter": "somewhere"}, "no adapter"),
         ({"method": "magic"}, "one of distill"),
@@ -247,10 +237,42 @@ def test_impossible_requests_are_refused(values: dict[str, Any], message: str, t
         nv.recover(pruned(tiny_lm), text, **SHORT | {"teacher": tiny_lm, "held_out": {"own": text}} | values)
 
 
-def test_published_settings_of_adapters_are_the_defaults() -> None:
+def test_published_settings() -> None:
     lora = RecoveryOptions(method="lora")
     assert (lora.adapter_rank, lora.alpha, lora.dropout, lora.learning_rate) == (8, 16, 0.05, 1e-4)
     assert RecoveryOptions().adapter_rank == 0
+    published = RecoveryOptions.published(rank=4)
+    assert (published.method, published.rank, published.alpha, published.dropout) == ("lora", 4, 16, 0.05)
+    assert (published.epochs, published.minutes, published.tokens) == (2, 0, 0)
+    assert (published.batch, published.warmup, published.decay, published.prompts) == (16, 50, "linear", "masked")
+
+
+def test_an_epoch_is_every_window_once(tiny_lm: LM, text: Corpus) -> None:
+    options = RecoveryOptions(epochs=2, batch=7, micro_batch=3, length=24, seed=5)
+    batches = AllWindows(tiny_lm, text, options)
+
+    def epoch(number: int) -> list[list[int]]:
+        steps = range(number * batches.steps, (number + 1) * batches.steps)
+        return [row for step in steps for batch in batches.of_step(step) for row in batch.input_ids.tolist()]
+
+    first, second = epoch(0), epoch(1)
+    assert first != second and sorted(first) == sorted(second)
+    windows = all_windows(tiny_lm, text, length=24, seed=5)
+    assert sorted(first) == sorted(windows.tolist())
+    assert first == [row for step in range(batches.steps) for row in windows[batches.rows_of(step)].tolist()]
+    characters = len(text.split("calibration").text)  # of one byte, and one token, each
+    assert windows.shape == (characters // 24, 24) and batches.steps == -(-len(windows) // 7)
+
+
+def test_a_budget_of_epochs_with_a_linear_decay(tiny_lm: LM) -> None:
+    words = " ".join(english(6))[:1_200]
+    text = Corpus("sample", "", "text", dict.fromkeys(("calibration", "probe", "evaluation"), (words,)))
+    how = SHORT | {"tokens": 0, "epochs": 2, "decay": "linear", "learning_rate": 1e-3, "warmup": 0}
+    healed = nv.recover(pruned(tiny_lm), text, method="full", held_out={"own": text}, **how)
+    assert healed.history is not None
+    steps = healed.history.steps  # 50 windows of 24 tokens in steps of 4: 13 steps an epoch, the last of 2 windows
+    assert len(steps) == 26 and steps[-1].tokens == 2 * 1_200
+    assert [step.learning_rate for step in steps] == pytest.approx([1e-3 * (1 - step / 26) for step in range(26)])
 
 
 def test_the_command_recovers_a_checkpoint(
