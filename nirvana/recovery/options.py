@@ -70,6 +70,12 @@ class RecoveryOptions(Schema):
         "bfloat16 matrix products: whichever is faster, always or never",
         choices=lambda: ("auto", "bfloat16", "never"),
     )
+    checkpointing: str = option(
+        "auto",
+        "--checkpointing",
+        "activations computed again in the backward pass: where memory is short, always or never",
+        choices=lambda: ("auto", "always", "never"),
+    )
     checks: int = option(8, "--checks", "measurements on held-out text within the budget", ge=1, le=1_000)
     seed: int = option(0, "--recovery-seed", "seed of the windows, their order and dropout", ge=0, le=2**31)
 

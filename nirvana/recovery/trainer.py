@@ -19,6 +19,7 @@ from nirvana.models.lm import LM
 from nirvana.recovery.batches import AllWindows, Batch, Batches, DrawnWindows
 from nirvana.recovery.history import Step
 from nirvana.recovery.instructions import Instructions
+from nirvana.recovery.memory import checkpoint_blocks, checkpointing_mode, fits
 from nirvana.recovery.objectives import distillation, language_modelling
 from nirvana.recovery.options import RecoveryOptions
 
@@ -36,6 +37,7 @@ class Trainer:
         optimiser: AdamW over `trained`.
         best: weights of the best measurement, as `trained`.
         bfloat16: whether matrix products are in bfloat16.
+        checkpointing: whether activations are computed again in the backward pass.
     """
 
     def __init__(self, small: LM, text: Corpus, teacher: LM | None, options: RecoveryOptions) -> None:
@@ -51,6 +53,11 @@ class Trainer:
         self.best = self._copied()
         self.steps, self.tokens, self.bfloat16 = 0, 0, options.autocast == "bfloat16"
         self._read = 0  # tokens of the step whose gradient is accumulated
+        self.checkpointing = options.checkpointing == "always" or (
+            options.checkpointing == "auto" and not fits(small, self.model, options.micro_batch, self.batches.longest)
+        )
+        if self.checkpointing:
+            checkpoint_blocks(self.model, True)
 
     @property
     def epochs(self) -> float:
@@ -137,6 +144,8 @@ class Trainer:
         if self._peft is not None:
             self.model = self._peft.merge_and_unload()
         self.optimiser.zero_grad(set_to_none=True)
+        if self.checkpointing:
+            checkpoint_blocks(self.model, False)
         return self.model.to(self._small.dtype).eval().requires_grad_(False)
 
     def _restore_best(self) -> None:
@@ -151,6 +160,8 @@ class Trainer:
         for name, module in self.model.eval().named_modules():
             if "lora_dropout" in name:  # the model's own dropout stays off
                 module.train()
+        if self.checkpointing:
+            checkpointing_mode(self.model)
 
     def _backward(self, batch: Batch, scale: float) -> float:
         small, model = self._small, self.model

@@ -72,7 +72,7 @@ def estimate(lm: LM, samples: int, length: int, strategy: str, micro_batch: int,
     layers, item = sum(len(lm.layout.layers(stack)) for stack in lm.layout.stacks), lm.dtype.itemsize
     largest = max(lm.layout[site].parameters for site in lm.layout)
     tokens = micro_batch * length
-    per_layer = tokens * item * _activations(lm, hidden)
+    per_layer = tokens * item * block_activations(lm)
     if strategy == MICRO_BATCHES:
         kept = 4 * lm.layout.prunable if accumulated and micro_batch < samples else 0
         return per_layer * layers + kept + 2 * largest * item + SCRATCH
@@ -80,11 +80,12 @@ def estimate(lm: LM, samples: int, length: int, strategy: str, micro_batch: int,
     return boundaries + 2 * per_layer + 3 * largest * 4 + SCRATCH
 
 
-def _activations(lm: LM, hidden: int) -> int:
+def block_activations(lm: LM) -> int:
     """Values per token that one block keeps for its backward pass (measured on Llama blocks with fused attention).
 
     A decoder block with cross-attention keeps more than an encoder block; all are counted as the larger.
     """
+    hidden = lm.family.geometry(lm.settings)["hidden"]
     neurons = max((place.units for place in lm.layout.values() if place.kind == NEURON), default=0)
     attention = max((place.parameters for place in lm.layout.values() if place.kind == KV_GROUP), default=0)
     attentions = max(Counter(site[:2] for site, place in lm.layout.items() if place.kind == KV_GROUP).values())
