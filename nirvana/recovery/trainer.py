@@ -42,7 +42,7 @@ class Trainer:
 
     def __init__(self, small: LM, text: Corpus, teacher: LM | None, options: RecoveryOptions) -> None:
         self._small, self._teacher, self._options = small, teacher, options
-        self.batches = _batches(small, text, options)
+        self.batches = batches_of(small, text, options)
         copied: nn.Module = copy.deepcopy(small.weights())
         self.model: Any = nn.Module.to(copied, torch.float32).eval().requires_grad_(not options.adapter_rank)
         self._peft: Any = None
@@ -180,7 +180,7 @@ class Trainer:
             return distillation(head, states, teacher_head, taught.flatten(0, 1)[counts], scale)
 
 
-def _batches(lm: LM, text: Corpus, options: RecoveryOptions) -> Batches:
+def batches_of(lm: LM, text: Corpus, options: RecoveryOptions) -> Batches:
     split = text.split("calibration")
     parts = split.parts or (split,)
     instructed = [bool(part.prompts) for part in parts]

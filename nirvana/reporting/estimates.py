@@ -35,8 +35,8 @@ def expected_seconds(step: str, recipe: Recipe, pace: Pace) -> float | None:
         return pace.get(LOADING)
     if step == "allocation" and recipe.allocation.method == "measured":
         return None  # how many loss curves are missing is known once the job has begun
-    if step == "recover" and recipe.recovery.minutes:
-        return 60 * recipe.recovery.minutes
+    if step == "recover" and not recipe.recovery.tokens:  # an epoch's length is known once the text is read
+        return 60 * recipe.recovery.minutes or None
     tokens = tokens_read(step, recipe)
     return forward_seconds(tokens, pace, kind_of_work(step, recipe))
 

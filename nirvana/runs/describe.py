@@ -50,8 +50,9 @@ def recovery(choice: RecoveryOptions) -> list[str]:
     """E.g. ["20 min of distillation"], ["2,000 tokens of adapters"]; empty for none."""
     if choice.method not in RECOVERIES:
         return []
-    budget = f"{choice.minutes:g} min" if choice.minutes else f"{choice.tokens:,} tokens"
-    return [f"{budget} of {RECOVERIES[choice.method]}"]
+    budgets = {"min": choice.minutes, "tokens": choice.tokens, "epochs": choice.epochs}
+    unit, amount = next(((unit, amount) for unit, amount in budgets.items() if amount), ("min", 0))
+    return [f"{amount:,g} {unit.removesuffix('s') if amount == 1 else unit} of {RECOVERIES[choice.method]}"]
 
 
 def layers(numbers: Sequence[int]) -> str:

@@ -245,5 +245,9 @@ def _bare(name: str) -> str:
     parts = part_names(name)
     if len(parts) > 1:
         return PLUS.join(map(_bare, parts))
-    local = name.startswith(("/", "~", ".")) or "\\" in name or PurePath(name).suffix in (".txt", ".jsonl", ".gguf")
+    local = (
+        name.startswith(("/", "~", "."))
+        or "\\" in name
+        or PurePath(name).suffix in (".txt", ".json", ".jsonl", ".gguf")
+    )
     return PurePath(name.replace("\\", "/")).name if local else name

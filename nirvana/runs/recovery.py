@@ -31,14 +31,15 @@ def check_recovery(recipe: Recipe, lm: LM, texts: Iterable[Corpus]) -> None:
         RecoveryError: there is no budget.
         CorpusError: a text is too short for a step's windows.
     """
-    from nirvana.calibration.sampling import sample_calibration, sample_probe
+    from nirvana.calibration.sampling import sample_probe
     from nirvana.recovery.checks import WINDOWS
+    from nirvana.recovery.trainer import batches_of
 
-    choice = recipe.recovery
-    choice.check()
+    options = recipe.recovery.options
+    options.check()
     for text in texts:
-        sample_calibration(lm, text, samples=choice.batch, length=choice.length, seed=choice.seed)
-        sample_probe(lm, text, samples=WINDOWS, length=choice.length, seed=choice.seed)
+        next(batches_of(lm, text, options).of_step(0))
+        sample_probe(lm, text, samples=WINDOWS, length=options.length, seed=options.seed)
 
 
 def train(run: Run | None, recipe: Recipe, small: LM, dense: LM, text: Corpus, progress: ProgressCallback | None) -> LM:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from nirvana.allocation.rules import METHODS as ALLOCATION_METHODS
 from nirvana.compensation import METHODS
+from nirvana.recovery.options import METHODS as RECOVERY_METHODS
 from nirvana.reporting.comparison import headings
 from nirvana.reporting.matrix import describe as describe_matrix
 from nirvana.reporting.search import describe as describe_trial
-from nirvana.runs.describe import ALLOCATIONS, COMPENSATIONS, default_name, setting
+from nirvana.runs.describe import ALLOCATIONS, COMPENSATIONS, RECOVERIES, default_name, setting
 from nirvana.runs.recipe import Recipe
 from nirvana.runs.store import Store
 from nirvana.studies.search_space import Choices
@@ -28,7 +30,22 @@ def recipe() -> Recipe:
     return chosen.change("prune", compensation="least_squares")
 
 
+@pytest.mark.parametrize(
+    ("budget", "words"),
+    [
+        ({"minutes": 20.0}, "20 min of distillation"),
+        ({"minutes": 0.0, "tokens": 2_000}, "2,000 tokens of distillation"),
+        ({"minutes": 0.0, "epochs": 1, "method": "lora"}, "1 epoch of adapters"),
+    ],
+    ids=str,
+)
+def test_a_recovery_is_named_by_its_budget_and_method(recipe: Recipe, budget: dict[str, Any], words: str) -> None:
+    assert setting(recipe.change("recovery", **{"method": "distill", **budget}))[-1] == words
+    assert words not in setting(recipe)
+
+
 def test_every_method_has_a_name() -> None:
+    assert set(RECOVERIES) == set(RECOVERY_METHODS)
     assert set(COMPENSATIONS) == set(METHODS)
     assert set(ALLOCATIONS) == set(ALLOCATION_METHODS)
 

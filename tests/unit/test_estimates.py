@@ -59,6 +59,15 @@ def test_a_step_takes_its_own_pace_or_else_that_of_forward_passes() -> None:
     assert forward_seconds(50, PACE) == 0.5
 
 
+def test_a_recovery_takes_its_minutes_or_the_passes_over_its_tokens() -> None:
+    timed = RECIPE.change("recovery", method="distill", minutes=3.0)
+    assert timed.steps[-2:] == ("recover", "evaluate") and expected_seconds("recover", timed, PACE) == 180
+    counted = timed.change("recovery", minutes=0.0, tokens=1_000)
+    assert expected_seconds("recover", counted, PACE) == pytest.approx(43)
+    assert expected_seconds("recover", timed.change("recovery", minutes=0.0, epochs=2), PACE) is None
+    assert expected_seconds("evaluate", timed, PACE) == 30, "three models are measured"
+
+
 def test_nothing_is_expected_before_anything_was_measured() -> None:
     expected = [expected_seconds(step, RECIPE, {}) for step in STEPS]
     assert expected == [None, 0.0, None, 0.0, None, None]
