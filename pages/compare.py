@@ -65,7 +65,7 @@ else:
     report_download(now.run)
 if now.run.info("prune") is not None:
     speed(now)
-    st.markdown("### Continue a prompt with both models")
+    st.markdown("### Continue a prompt with each model")
     ask(now)
     history(now.run.continuations())
 with st.expander(

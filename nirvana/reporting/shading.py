@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from html import escape
 
 import pandas as pd
@@ -18,17 +19,16 @@ BLOCK = (
 )
 
 
-def shaded(text: ScoredText, under: str) -> str:
-    """The text as HTML, each token shaded by its probability under "dense" or "pruned"; a tooltip shows both. Tokens
-    are escaped.
+def shaded(text: ScoredText, judge: str) -> str:
+    """The text as HTML, each token shaded by its probability under the model `judge`; a tooltip shows that under every
+    model. Tokens are escaped.
     """
     spans = []
-    for piece, dense, pruned in zip(text.texts, text.dense, text.pruned, strict=True):
+    for place, piece in enumerate(text.texts):
         if piece:
-            probability = dense if under == "dense" else pruned
             words = escape(piece).replace("\n", "↵\n")
-            tip = f"dense {share(dense)}, pruned {share(pruned)}"
-            spans.append(f'<span title="{tip}" style="{_style(probability)}">{words}</span>')
+            tip = ", ".join(f"{subject} {share(values[place])}" for subject, values in text.under.items())
+            spans.append(f'<span title="{tip}" style="{_style(text.under[judge][place])}">{words}</span>')
     return f'<div style="{BLOCK}">{"".join(spans) or "(ends at once)"}</div>'
 
 
@@ -41,17 +41,18 @@ def legend() -> str:
     return f'<div style="font-size: 0.8rem">Probability of a token: {swatches} {line}</div>'
 
 
-def token_table(texts: dict[str, ScoredText]) -> pd.DataFrame:
-    """Every token of both texts with its probability under both models."""
+def token_table(texts: Mapping[str, ScoredText]) -> pd.DataFrame:
+    """Every token of the texts with its probability under each model."""
     rows = [
-        {"written by": writer, "token": place, "text": piece, "dense": dense, "pruned": pruned}
+        {"written by": writer, "token": place + 1, "text": piece}
+        | {judge: values[place] for judge, values in text.under.items()}
         for writer, text in texts.items()
-        for place, (piece, dense, pruned) in enumerate(zip(text.texts, text.dense, text.pruned, strict=True), start=1)
+        for place, piece in enumerate(text.texts)
     ]
-    return pd.DataFrame(rows, columns=["written by", "token", "text", "dense", "pruned"])
+    return pd.DataFrame(rows, columns=["written by", "token", "text", *texts])
 
 
-def text_perplexity(probabilities: tuple[float, ...]) -> float:
+def text_perplexity(probabilities: Sequence[float]) -> float:
     """exp of the mean negative log-probability; NaN without tokens, infinite with a zero probability."""
     if not probabilities:
         return math.nan

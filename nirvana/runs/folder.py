@@ -6,7 +6,7 @@ import base64
 import json
 import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +23,7 @@ from nirvana.recovery.history import RecoveryHistory
 from nirvana.runs.results import Continuation, ModelCard, PruneSummary
 from nirvana.saliency.scores import Saliency
 
-CONTINUATIONS = "continuations.json"  # of the pruned model
+CONTINUATIONS = "continuations.json"
 log = logging.getLogger(__name__)
 
 
@@ -81,7 +81,9 @@ FORMATS = {
 
 
 class Attachment(NamedTuple):
-    """Attachment of the result of `step`: an object of `kind`, which converts to JSON and back."""
+    """Attachment of the result of `step`: an object of `kind`, which converts to JSON and back. A report that measures
+    the recovered model belongs to that.
+    """
 
     step: str
     kind: Any
@@ -103,6 +105,18 @@ def _link(source: Path, target: Path) -> None:
         raise
     except OSError:
         shutil.copyfile(source, target)
+
+
+def _last_step(subjects: Iterable[str]) -> str:
+    """The step that the last of these models is a result of."""
+    return "recover" if any(subject.startswith("recovered") for subject in subjects) else "prune"
+
+
+def _step_of(name: str, attached: Any) -> str:
+    """The step whose result an attachment belongs to."""
+    if isinstance(attached, Report):
+        return _last_step(item.subject for item in attached.measurements)
+    return ATTACHMENTS[name].step
 
 
 class StepFolder:
@@ -196,30 +210,37 @@ class StepFolder:
         return self.path / f"{FORMATS[step].name}.info.json"
 
     def continuations(self) -> list[Continuation]:
-        """Continuations by the present pruned model, oldest first."""
-        fingerprint = self._fingerprint("prune")
+        """Continuations by the present models, oldest first."""
         return [
             Continuation.from_json({key: value for key, value in item.items() if key != "fingerprint"})
             for item in self._continuations()
-            if item["fingerprint"] == fingerprint
+            if self._is_present(item)
         ]
 
     def add_continuation(self, continuation: Continuation) -> None:
-        """Append a continuation, replacing one of the same prompt and settings.
+        """Append a continuation, replacing one by the present models with the same prompt and settings.
 
         Raises:
-            RunError: there is no pruned model.
+            RunError: a model that wrote it is missing.
             NirvanaError: the disk is full or the folder cannot be written.
         """
-        record = {**continuation.to_json(), "fingerprint": self._require("prune")}
-        same = ("prompt", "chat", "max_new_tokens", "fingerprint")
-        kept = [item for item in self._continuations() if any(item[name] != record[name] for name in same)]
+        data = continuation.to_json()
+        record = {**data, "fingerprint": self._require(_last_step(data["texts"]))}
+        same = ("prompt", "chat", "max_new_tokens")
+        kept = [
+            item
+            for item in self._continuations()
+            if any(item[name] != record[name] for name in same) or not self._is_present(item)
+        ]
         write_json(self.path / CONTINUATIONS, [*kept, record])
+
+    def _is_present(self, item: dict[str, Any]) -> bool:
+        return bool(item["fingerprint"] == self._fingerprint(_last_step(item["texts"])))
 
     def _continuations(self) -> list[dict[str, Any]]:
         try:
             items = read_json(self.path / CONTINUATIONS)
-            required = {"prompt", "chat", "max_new_tokens", "dense", "pruned", "fingerprint"}
+            required = {"prompt", "chat", "max_new_tokens", "texts", "fingerprint"}
             return [item for item in items if required <= set(item)]
         except FileNotFoundError:
             return []
@@ -229,10 +250,10 @@ class StepFolder:
 
     def attachment(self, name: str) -> Any:
         """The attachment of that name to the step's present result, or None."""
-        step, kind = ATTACHMENTS[name]
         try:
             record = read_json(self.path / f"{name}.json")
-            return kind.from_json(record["result"]) if record["fingerprint"] == self._fingerprint(step) else None
+            found = ATTACHMENTS[name].kind.from_json(record["result"])
+            return found if record["fingerprint"] == self._fingerprint(_step_of(name, found)) else None
         except FileNotFoundError:
             return None
         except MemoryError:
@@ -248,17 +269,21 @@ class StepFolder:
             RunError: its step has no result.
             NirvanaError: the disk is full or the folder cannot be written.
         """
-        fingerprint = self._require(ATTACHMENTS[name].step)
+        fingerprint = self._require(_step_of(name, result))
         write_json(self.path / f"{name}.json", {"fingerprint": fingerprint, "result": result.to_json()})
 
     def copy_attachments(self, source: StepFolder) -> None:
         """Copy attachments and continuations of the results that both folders hold."""
-        for name, (step, _) in ATTACHMENTS.items():
-            found = source.attachment(name) if self._fingerprint(step) == source._fingerprint(step) else None
-            if found is not None:
+
+        def is_here(step: str) -> bool:
+            return self._fingerprint(step) == source._fingerprint(step)
+
+        for name in ATTACHMENTS:
+            found = source.attachment(name)
+            if found is not None and is_here(_step_of(name, found)):
                 self.attach(name, found)
-        if self._fingerprint("prune") == source._fingerprint("prune"):
-            for continuation in source.continuations():
+        for continuation in source.continuations():
+            if is_here(_last_step(continuation.texts)):
                 self.add_continuation(continuation)
 
     def _fingerprint(self, step: str) -> str | None:

@@ -19,7 +19,7 @@ from nirvana.evaluation.zero_shot.tasks import LocalTask, find_tasks, harness_ve
 from nirvana.files import parse_json
 from nirvana.models.lm import LM
 from nirvana.progress import ProgressCallback, within
-from nirvana.runs.continuation import continue_with_both
+from nirvana.runs.continuation import continue_with
 from nirvana.runs.model_cache import cache_fields, placement
 from nirvana.runs.recipe import EvaluationChoice
 from nirvana.runs.run import Run
@@ -187,11 +187,11 @@ def _accuracies(lm: LM, subject: str, name: str, items: int, progress: ProgressC
 
 
 def _continue(run: Run, subjects: Mapping[str, LM], progress: ProgressCallback | None) -> None:
-    """Store a first greedy continuation by both models, for the page to show."""
-    if any(item.prompt == PROMPT and not item.chat for item in run.continuations()):
+    """Store a first greedy continuation by each model, for the page to show."""
+    known = [item for item in run.continuations() if item.prompt == PROMPT and not item.chat]
+    if any(item.texts.keys() == subjects.keys() for item in known):
         return
-    both = (subjects["dense"], subjects["pruned"])
-    run.add_continuation(continue_with_both(*both, PROMPT, max_new_tokens=NEW_TOKENS, progress=progress))
+    run.add_continuation(continue_with(subjects, PROMPT, max_new_tokens=NEW_TOKENS, progress=progress))
 
 
 def _through_cache(

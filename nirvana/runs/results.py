@@ -61,42 +61,45 @@ class PruneSummary:
 
 @dataclass(frozen=True)
 class ScoredText:
-    """The tokens of a text, with the probability of each given all before it under both models.
+    """The tokens of a text, with the probability of each given all before it under each model.
 
-    `texts` join to the whole text; of the tokens of one character only the last has text.
+    `texts` join to the whole text; of the tokens of one character only the last has text. `under` has the probabilities
+    by subject: "dense", "pruned" and, where there is one, "recovered".
     """
 
     texts: tuple[str, ...]
-    dense: tuple[float, ...]
-    pruned: tuple[float, ...]
+    under: Mapping[str, tuple[float, ...]]
 
     def to_json(self) -> dict[str, Any]:
-        rounded = {name: [float(f"{value:.3g}") for value in getattr(self, name)] for name in ("dense", "pruned")}
-        return {"texts": list(self.texts), **rounded}
+        rounded = {subject: [float(f"{each:.3g}") for each in values] for subject, values in self.under.items()}
+        return {"texts": list(self.texts), "under": rounded}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> ScoredText:
-        return cls(*(tuple(data[name]) for name in ("texts", "dense", "pruned")))
+        return cls(tuple(data["texts"]), {subject: tuple(values) for subject, values in data["under"].items()})
 
 
 @dataclass(frozen=True)
 class Continuation:
-    """Greedy continuations of one prompt by both models.
+    """Greedy continuations of one prompt by each model.
 
-    `scored` has the tokens of "dense" and "pruned"; it is empty where they were not recorded.
+    `texts` has them by subject, "dense" first, and `scored` their tokens; it is empty where they were not recorded.
     """
 
     prompt: str
     chat: bool
     max_new_tokens: int
-    dense: str
-    pruned: str
-    scored: dict[str, ScoredText] = field(default_factory=dict)
+    texts: Mapping[str, str]
+    scored: Mapping[str, ScoredText] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self) | {"scored": {name: text.to_json() for name, text in self.scored.items()}}
+        return {
+            **vars(self),
+            "texts": dict(self.texts),
+            "scored": {subject: text.to_json() for subject, text in self.scored.items()},
+        }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Continuation:
-        scored = {name: ScoredText.from_json(text) for name, text in data.get("scored", {}).items()}
+        scored = {subject: ScoredText.from_json(text) for subject, text in data.get("scored", {}).items()}
         return cls(**{**data, "scored": scored})

@@ -116,7 +116,7 @@ class Run:
         return result
 
     def continuations(self) -> list[Continuation]:
-        """Continuations by the run's present pruned model, oldest first."""
+        """Continuations by the run's present models, oldest first."""
         return self.steps.continuations()
 
     def speed(self) -> SpeedReport | None:
@@ -150,10 +150,10 @@ class Run:
         self.steps.attach(name, result)
 
     def add_continuation(self, continuation: Continuation) -> None:
-        """Attach a continuation to the pruned model that generated it.
+        """Attach a continuation to the models that generated it.
 
         Raises:
-            RunError: the run is the example, or holds no pruned model.
+            RunError: the run is the example, or lacks a model that wrote it.
             NirvanaError: the disk is full.
         """
         self._check_own()

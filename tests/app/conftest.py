@@ -116,7 +116,9 @@ def fill(run: Run, config: dict[str, Any] = SMALL, *, family: Family | None = No
     sizes = {"dense": layout.parameters, "pruned": small.parameters}
     run.put("prune", PruneSummary(sizes, {name: 4 * size for name, size in sizes.items()}, 0.2, "cpu"), **PLACE)
     run.put("evaluate", report(layout, plan, draw), **PLACE)
-    run.add_continuation(Continuation("The capital of France is", False, 16, " Paris.", " the city."))
+    run.add_continuation(
+        Continuation("The capital of France is", False, 16, {"dense": " Paris.", "pruned": " the city."})
+    )
     return run
 
 

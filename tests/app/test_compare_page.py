@@ -145,7 +145,7 @@ def test_runs_of_other_weights_or_texts_are_no_rivals(start: Start, store: Store
 
 
 def test_continuations_are_shown_letter_by_letter_newest_first(start: Start, filled: Run) -> None:
-    filled.add_continuation(Continuation("<b>Tell</b> me", True, 8, "One $x$.", "One *y*."))
+    filled.add_continuation(Continuation("<b>Tell</b> me", True, 8, {"dense": "One $x$.", "pruned": "One *y*."}))
     app = open_page(start, filled)
     shown = [code.value for code in app.code]
     assert {"<b>Tell</b> me", "One $x$.", "One *y*."} <= set(shown) and " Paris." not in shown
@@ -189,7 +189,7 @@ def test_a_model_without_chat_template_says_so(start: Start, filled: Run) -> Non
     ],
 )
 def test_where_two_texts_part(dense: str, pruned: str, sentence: str) -> None:
-    assert agreement(Continuation("p", False, 4, dense, pruned)) == sentence
+    assert agreement(Continuation("p", False, 4, {"dense": dense, "pruned": pruned})) == sentence
 
 
 def test_any_set_of_runs_beside_each_other(start: Start, store: Store, filled: Run) -> None:

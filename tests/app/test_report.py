@@ -79,8 +79,13 @@ def read(html: str) -> Page:
 def whole(filled: Run) -> Run:
     put_speed(filled)
     put_sizes(filled)
-    scored = {name: ScoredText((" the", " <b>city"), (0.5, 0.25), (1.0, 0.01)) for name in ("dense", "pruned")}
-    filled.add_continuation(Continuation("Rome is", False, 8, " the <b>city", " the <b>city", scored))
+    scored = {
+        name: ScoredText((" the", " <b>city"), {"dense": (0.5, 0.25), "pruned": (1.0, 0.01)})
+        for name in ("dense", "pruned")
+    }
+    filled.add_continuation(
+        Continuation("Rome is", False, 8, {"dense": " the <b>city", "pruned": " the <b>city"}, scored)
+    )
     return filled
 
 
@@ -112,7 +117,9 @@ def test_every_section_has_its_numbers(whole: Run) -> None:
 def test_it_fetches_nothing_whatever_names_say(store: Store) -> None:
     recipe = Recipe().change("calibration", corpus="/home/someone/novel.txt")
     run = fill(store.create(recipe, name='<img src="https://example.org/x">'))
-    run.add_continuation(Continuation("</pre><script src=//example.org/y></script>", False, 8, "a", "b"))
+    run.add_continuation(
+        Continuation("</pre><script src=//example.org/y></script>", False, 8, {"dense": "a", "pruned": "b"})
+    )
     html = report_html(run)
     page = read(html)
     assert all(link.startswith("#") for link in page.links) and page.links

@@ -99,10 +99,10 @@ def test_the_code_says_what_the_controls_say(start: Start, filled: Run) -> None:
 
 def test_tokens_are_shaded_under_both_models(start: Start, filled: Run) -> None:
     scored = {
-        "dense": ScoredText((" <i>a", " b"), (0.9, 0.8), (0.5, 0.01)),
-        "pruned": ScoredText((" c",), (0.2,), (0.7,)),
+        "dense": ScoredText((" <i>a", " b"), {"dense": (0.9, 0.8), "pruned": (0.5, 0.01)}),
+        "pruned": ScoredText((" c",), {"dense": (0.2,), "pruned": (0.7,)}),
     }
-    filled.add_continuation(Continuation("Hello", False, 8, " <i>a b", " c", scored))
+    filled.add_continuation(Continuation("Hello", False, 8, {"dense": " <i>a b", "pruned": " c"}, scored))
     app = open_page(start, filled)
     found: Any = app.get("html")
     blocks = [str(block.body) for block in found]

@@ -15,7 +15,7 @@ from nirvana.errors import Cancelled, CorpusError, ModelError
 from nirvana.evaluation.continuation import continue_prompt, token_probabilities, token_texts
 from nirvana.models.loading import load_model
 from nirvana.progress import Progress
-from nirvana.runs.continuation import continue_with_both
+from nirvana.runs.continuation import continue_with
 from tests.conftest import byte_tokenizer
 
 if TYPE_CHECKING:
@@ -163,13 +163,13 @@ def test_the_text_so_far_is_reported(tiny_lm: LM) -> None:
     assert all(len(one.text) <= len(other.text) for one, other in itertools.pairwise(seen))
 
 
-def test_both_models_judge_both_texts(tiny_lm: LM, make_lm: Callable[..., LM]) -> None:
-    other, seen = make_lm(seed=5), list[Progress]()
-    found = continue_with_both(tiny_lm, other, "The river", max_new_tokens=5, progress=seen.append)
-    assert found.dense == continue_prompt(tiny_lm, "The river", max_new_tokens=5).text
-    for subject, lm in (("dense", tiny_lm), ("pruned", other)):
+def test_every_model_judges_every_text(tiny_lm: LM, make_lm: Callable[..., LM]) -> None:
+    models = {"dense": tiny_lm, "pruned": make_lm(seed=5), "recovered": make_lm(seed=6)}
+    seen = list[Progress]()
+    found = continue_with(models, "The river", max_new_tokens=5, progress=seen.append)
+    for subject, lm in models.items():
         scored, written = found.scored[subject], continue_prompt(lm, "The river", max_new_tokens=5)
-        assert "".join(scored.texts) == getattr(found, subject) == written.text
-        assert scored.dense == token_probabilities(tiny_lm, written)
-        assert scored.pruned == token_probabilities(other, written)
-    assert seen[-1].text == f"Dense: {found.dense}\n\nPruned: {found.pruned}" and seen[-1].fraction == 1
+        assert "".join(scored.texts) == found.texts[subject] == written.text
+        assert scored.under == {judge: token_probabilities(other, written) for judge, other in models.items()}
+    shown = "\n\n".join(f"{subject.capitalize()}: {text}" for subject, text in found.texts.items())
+    assert seen[-1].text == shown and seen[-1].fraction == 1

@@ -98,7 +98,7 @@ class Reader(HTMLParser):
         self.text += data
 
 
-SCORED = ScoredText(("<b>", " x\n", "", '"&'), (1.0, 0.5, 0.3, 0.05), (0.25, 0.00001, 0.3, 0.2))
+SCORED = ScoredText(("<b>", " x\n", "", '"&'), {"dense": (1.0, 0.5, 0.3, 0.05), "pruned": (0.25, 0.00001, 0.3, 0.2)})
 
 
 def read(html: str) -> Reader:
@@ -120,12 +120,12 @@ def test_tokens_are_shaded_by_probability_and_escaped() -> None:
 
 
 def test_an_empty_text_and_the_legend() -> None:
-    assert "(ends at once)" in read(shading.shaded(ScoredText((), (), ()), "dense")).text
+    assert "(ends at once)" in read(shading.shaded(ScoredText((), {"dense": (), "pruned": ()}), "dense")).text
     assert "25%" in read(shading.legend()).text and "under 10%" in read(shading.legend()).text
 
 
 def test_the_table_has_every_token_of_both_texts() -> None:
-    table = shading.token_table({"dense": SCORED, "pruned": ScoredText(("a",), (0.1,), (0.9,))})
+    table = shading.token_table({"dense": SCORED, "pruned": ScoredText(("a",), {"dense": (0.1,), "pruned": (0.9,)})})
     assert list(table["token"]) == [1, 2, 3, 4, 1] and list(table["pruned"][3:]) == [0.2, 0.9]
     assert shading.token_table({}).empty
 

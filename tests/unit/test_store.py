@@ -19,6 +19,7 @@ from nirvana.evaluation.results import Measurement, Report
 from nirvana.evaluation.speed_report import ModelSpeed, SpeedReport, Spread
 from nirvana.files import read_json
 from nirvana.layout import KV_GROUP, NEURON, Layout, Site, SiteLayout
+from nirvana.recovery.history import RecoveryHistory
 from nirvana.runs import folder as folder_module
 from nirvana.runs import store as store_module
 from nirvana.runs.identity import ID, new_id
@@ -139,14 +140,14 @@ def test_states_follow_the_recipe(store: Store) -> None:
 def test_a_copy_takes_what_still_holds(store: Store) -> None:
     parent = store.create(Recipe())
     fill(parent)
-    parent.add_continuation(Continuation("Hello", False, 8, "world", "word"))
+    parent.add_continuation(Continuation("Hello", False, 8, {"dense": "world", "pruned": "word"}))
     parent.attach("sizes", SIZES)
     changed = store.create(Recipe().change("allocation", sparsity=0.3), parent=parent)
     assert [changed.step_state(step) for step in STEPS] == ["done"] * 3 + ["missing"] * 3
     assert changed.continuations() == []
     assert changed.sizes() is None
     same = store.create(Recipe(), parent=parent)
-    assert same.status == "done" and [item.dense for item in same.continuations()] == ["world"]
+    assert same.status == "done" and [item.texts["dense"] for item in same.continuations()] == ["world"]
     assert same.sizes() == parent.sizes() == SIZES
     before = result_file(parent, "saliency").read_bytes()
     fill(same, seed=1)
@@ -156,15 +157,33 @@ def test_a_copy_takes_what_still_holds(store: Store) -> None:
 def test_a_continuation_belongs_to_its_pruned_model(store: Store) -> None:
     run = store.create(Recipe())
     with pytest.raises(RunError, match="no pruned model"):
-        run.add_continuation(Continuation("Hello", False, 8, "a", "b"))
+        run.add_continuation(Continuation("Hello", False, 8, {"dense": "a", "pruned": "b"}))
     fill(run)
     for text in ("first", "second"):
-        run.add_continuation(Continuation("Hello", False, 8, text, text))
-    run.add_continuation(Continuation("Hello", True, 8, "chat", "chat"))
-    assert [item.dense for item in run.continuations()] == ["second", "chat"]
+        run.add_continuation(Continuation("Hello", False, 8, {"dense": text, "pruned": text}))
+    run.add_continuation(Continuation("Hello", True, 8, {"dense": "chat", "pruned": "chat"}))
+    assert [item.texts["dense"] for item in run.continuations()] == ["second", "chat"]
     run = store.set_recipe(run.id, Recipe().change("allocation", sparsity=0.4))
     fill(run)
     assert run.continuations() == []
+
+
+def test_what_the_recovered_model_wrote_and_weighs_belongs_to_its_recovery(store: Store) -> None:
+    recipe = Recipe().change("recovery", method="lora", minutes=1.0)
+    run = store.create(recipe)
+    fill(run)
+    written = Continuation("Hello", False, 8, {"dense": "a", "pruned": "b", "recovered": "c"})
+    sizes = Report((*SIZES.measurements, Measurement("bytes", "recovered int8", 5)))
+    with pytest.raises(RunError, match="no recover result"):
+        run.add_continuation(written)
+    run.add_continuation(Continuation("Hello", False, 8, {"dense": "a", "pruned": "b"}))
+    run.put("recover", RecoveryHistory())
+    run.add_continuation(written)
+    run.attach("sizes", sizes)
+    assert run.continuations() == [written], "it replaces the one without"
+    assert store.create(recipe, parent=run).sizes() == sizes
+    longer = store.create(recipe.change("recovery", minutes=2.0), parent=run)
+    assert longer.step_state("prune") == "done" and longer.continuations() == [] and longer.sizes() is None
 
 
 def test_speed_and_sizes_belong_to_their_pruned_model(store: Store) -> None:
@@ -186,10 +205,13 @@ def test_speed_and_sizes_belong_to_their_pruned_model(store: Store) -> None:
 def test_continuations_keep_their_probabilities_and_older_ones_have_none(store: Store) -> None:
     run = store.create(Recipe())
     fill(run)
-    scored = {name: ScoredText((" wo", "rld"), (0.5, 0.123456), (1.0, 1.23456e-7)) for name in ("dense", "pruned")}
-    run.add_continuation(Continuation("Hello", False, 8, " world", " world", scored))
+    scored = {
+        name: ScoredText((" wo", "rld"), {"dense": (0.5, 0.123456), "pruned": (1.0, 1.23456e-7)})
+        for name in ("dense", "pruned")
+    }
+    run.add_continuation(Continuation("Hello", False, 8, {"dense": " world", "pruned": " world"}, scored))
     kept = run.continuations()[0].scored["dense"]
-    assert kept == ScoredText((" wo", "rld"), (0.5, 0.123), (1.0, 1.23e-07))
+    assert kept == ScoredText((" wo", "rld"), {"dense": (0.5, 0.123), "pruned": (1.0, 1.23e-07)})
     path = run.folder / "continuations.json"
     records = json.loads(path.read_text(encoding="utf-8"))
     del records[0]["scored"]
@@ -365,14 +387,14 @@ def test_the_example_is_read_only_and_can_be_a_parent(
 ) -> None:
     made = store.create(Recipe(), name="Demo")
     fill(made)
-    made.add_continuation(Continuation("Hello", False, 8, "world", "word"))
+    made.add_continuation(Continuation("Hello", False, 8, {"dense": "world", "pruned": "word"}))
     made.attach("speed", SPEED)
     folder = tmp_path / "packaged"
     write_example(made, folder)
     monkeypatch.setattr(store_module, "EXAMPLE_FOLDER", folder)
     example = store.open("example")
     assert example.name == "Demo" and example.status == "done" and example.failure() is None
-    assert [item.pruned for item in example.continuations()] == ["word"]
+    assert [item.texts["pruned"] for item in example.continuations()] == ["word"]
     assert example.speed() == SPEED and example.sizes() is None
     assert "example" not in {run.id for run in store.runs()}
     for change in (

@@ -53,7 +53,7 @@ def base(store: Store, recipe: Recipe) -> Run:
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """How often each expensive call is made."""
-    measured = ("perplexity", "divergence", "continue_with_both")
+    measured = ("perplexity", "divergence", "continue_with")
     return count_calls(monkeypatch, {workspace: ("score",), measurements: measured})
 
 
@@ -144,7 +144,7 @@ def test_one_saliency_pass_serves_many_plans(base: Run, store: Store, calls: Cou
     assert [row.point for row in rows] == SMALL.points() and not any(row.failure for row in rows)
     assert calls["score"] == 2 * 2, "once a criterion and seed"
     assert calls["perplexity"] == len({row.values["perplexity, sample.txt"].value for row in rows}) + 1
-    assert calls["continue_with_both"] == 0
+    assert calls["continue_with"] == 0
     children = store.children(base.id)
     assert [child.name for child in children] == [point.label for point in SMALL.points()]
     assert all(child.status == "done" for child in children) and [run.id for run in store.runs()] == [base.id]

@@ -1,7 +1,8 @@
-"""Greedy continuations of a prompt by both models, and earlier ones."""
+"""Greedy continuations of a prompt by each model of the run, and earlier ones."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import streamlit as st
@@ -15,10 +16,11 @@ from nirvana.runs.results import Continuation, ScoredText
 from nirvana.schema import limits
 
 PROMPT, CHAT, LENGTH, SHOWN = "compare.prompt", "compare.chat", "compare.new_tokens", "compare.continuation"
+WRITERS, JUDGE = "compare.writers", "compare.judge"
 
 
 def ask(now: state.Context) -> None:
-    """A prompt, and the button to continue it with both models."""
+    """A prompt, and the button to continue it with each model."""
     card = now.run.model()
     template = bool(card and card.has_chat_template)
     st.text_area(
@@ -52,7 +54,7 @@ def ask(now: state.Context) -> None:
         )
         prompt = str(st.session_state.get(PROMPT) or "")
         if st.button(
-            "Continue with both models",
+            f"Continue with {'all' if now.run.info('recover') else 'both'} models",
             key="compare.continue",
             icon=":material/edit_note:",
             disabled=now.job is not None or now.run.info("prune") is None,
@@ -78,14 +80,17 @@ def history(found: list[Continuation]) -> None:
 
 
 def show(item: Continuation) -> None:
-    """Prompt and both continuations as plain text, shaded by probability where recorded."""
+    """Prompt and continuations as plain text, shaded by probability where recorded."""
     st.caption("Prompt" + (", in the chat template" if item.chat else ""))
     st.code(item.prompt, language=None, wrap_lines=True)
-    for name, text, column in zip(("Dense", "Pruned"), (item.dense, item.pruned), st.columns(2), strict=True):
+    writers, judge = _choose(item)
+    for writer, column in zip(writers, st.columns(len(writers)), strict=True):
         with column:
-            st.markdown(f"**{name}**")
+            st.markdown(f"**{writer.capitalize()}**")
+            text = item.texts[writer]
             if item.scored:
-                _judged(name, item.scored[name.lower()])
+                others = [name for name in item.texts if name != writer]
+                _judged(item.scored[writer], [judge or writer] if len(others) > 1 else [writer, *others])
             else:
                 st.code(text or "(ends immediately)", language=None, wrap_lines=True, height=_height(text))
     if item.scored:
@@ -94,11 +99,34 @@ def show(item: Continuation) -> None:
     st.caption(f"{agreement(item)} Greedy, at most {count(item.max_new_tokens, 'new token')}.")
 
 
-def _judged(writer: str, text: ScoredText) -> None:
-    """One model's continuation, shaded by its probability under that model, then under the other."""
-    first, second = ("dense", "pruned") if writer == "Dense" else ("pruned", "dense")
-    for judge in (first, second):
-        found = plus_minus(text_perplexity(getattr(text, judge)), None)
+def _choose(item: Continuation) -> tuple[list[str], str]:
+    """The texts to show, and the model whose probabilities shade them; "" for each text's own. Two texts are shown
+    without a choice.
+    """
+    subjects = list(item.texts)
+    if len(subjects) < 3:
+        return subjects, ""
+    with st.container(horizontal=True):
+        chosen = st.pills(
+            "Texts", subjects, key=WRITERS, default=subjects, selection_mode="multi", format_func=str.capitalize
+        )
+        judge = st.segmented_control(
+            "Shaded by the probability under",
+            ["", *subjects],
+            key=JUDGE,
+            default="",
+            required=True,
+            format_func=lambda name: name.capitalize() or "Its own model",
+            disabled=not item.scored,
+            help="A pruned model's text shows under the dense model where it leaves what that would write.",
+        )
+    return [name for name in subjects if name in chosen] or subjects, str(judge)
+
+
+def _judged(text: ScoredText, judges: Sequence[str]) -> None:
+    """A text once for each judge, shaded by its probability under that model."""
+    for judge in judges:
+        found = plus_minus(text_perplexity(text.under[judge]), None)
         st.caption(f"Probability under the {judge} model" + (f": perplexity {found}" if text.texts else ""))
         with st.container(border=True, height=_height("".join(text.texts))):
             st.html(shaded(text, judge))
@@ -110,14 +138,21 @@ def _height(text: str) -> int | Literal["content"]:
 
 
 def agreement(item: Continuation) -> str:
-    """Length of the common beginning of both texts, in a sentence."""
-    if item.dense == item.pruned:
-        return "Both models generate the same text."
-    both = zip(item.dense, item.pruned, strict=False)
-    same = next(
-        (place for place, (one, other) in enumerate(both) if one != other), min(len(item.dense), len(item.pruned))
-    )
-    return f"They differ after {count(same, 'character')}." if same else "They differ from the first character."
+    """Length of the common beginning of the dense text and each other, in sentences."""
+    dense, *others = item.texts
+    if len(set(item.texts.values())) == 1:
+        return "Both models generate the same text." if len(others) == 1 else "All models generate the same text."
+    if len(others) == 1:
+        same = _common(*item.texts.values())
+        return f"They differ after {count(same, 'character')}." if same else "They differ from the first character."
+    lengths = [f"the {name} one {count(_common(item.texts[dense], item.texts[name]), 'character')}" for name in others]
+    return f"The dense text shares a beginning with the others: {', '.join(lengths)}."
+
+
+def _common(one: str, other: str) -> int:
+    """Length of the common beginning."""
+    pairs = zip(one, other, strict=False)
+    return next((place for place, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
 
 
 def _label(item: Continuation) -> str:

@@ -1,4 +1,4 @@
-"""The task "continue": both models of a run continue one prompt."""
+"""The task "continue": each model of a run continues one prompt."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class ContinueRequest(Schema):
 
 
 class Continue(Task[ContinueRequest]):
-    """Continue the prompt with both models, and attach the texts to the run."""
+    """Continue the prompt with each model, and attach the texts to the run."""
 
     name = "continue"
     title = "Continuing the prompt"
@@ -37,11 +37,11 @@ class Continue(Task[ContinueRequest]):
             raise RunError(f"A prompt has 1 to {PROMPT_LENGTH:,} characters.", "Write a prompt.")
 
     def perform(self, run: Run, request: ContinueRequest, models: ModelCache, reporter: Reporter) -> dict[str, Any]:
-        from nirvana.runs.continuation import continue_with_both
+        from nirvana.runs.continuation import continue_with
         from nirvana.runs.workspace import Workspace
 
         reporter.step("continue", 1, 1)
-        both = Workspace.of(run, models=models, progress=reporter.progress).subjects()
-        continuation = continue_with_both(both["dense"], both["pruned"], **vars(request), progress=reporter.progress)
+        subjects = Workspace.of(run, models=models, progress=reporter.progress).subjects()
+        continuation = continue_with(subjects, **vars(request), progress=reporter.progress)
         run.add_continuation(continuation)
         return continuation.to_json()

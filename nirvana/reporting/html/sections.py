@@ -168,11 +168,11 @@ def write_continuations(document: Document, run: Run) -> None:
     for item in reversed(found):
         document.heading("Prompt" + (", in the chat template" if item.chat else ""))
         document.code(item.prompt)
-        for writer, text in (("dense", item.dense), ("pruned", item.pruned)):
+        for writer, text in item.texts.items():
             if writer not in item.scored:
                 document.text(f"The {writer} model continues:")
                 document.code(text or "(ends immediately)")
                 continue
-            for judge in ("dense", "pruned"):
+            for judge in item.texts:
                 document.text(f"The {writer} model continues; shades: probability under the {judge} model")
                 document.raw(f'<div class="shaded">{shading.shaded(item.scored[writer], judge)}</div>')
