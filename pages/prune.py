@@ -22,7 +22,7 @@ def actions(context: state.Context, possible: bool) -> None:
     """One main button: prune first, then compare."""
     states = {step: state.step_state(step) for step in ("model", "calibration", "saliency", "allocation", "prune")}
     todo = [step for step, now in states.items() if now != "done"]
-    busy = context.job is not None
+    busy, recovers = context.job is not None, "recover" in context.recipe.steps
     st.caption(cost(context.run, context.recipe, todo))
     with st.container(horizontal=True):
         if st.button(
@@ -34,15 +34,23 @@ def actions(context: state.Context, possible: bool) -> None:
         ):
             state.submit("prune")
         if st.button(
-            "Prune and compare" if todo else "Compare with the dense model",
+            ("Prune, recover and compare" if recovers else "Prune and compare")
+            if todo
+            else "Recover and compare"
+            if recovers and state.step_state("recover") != "done"
+            else "Compare with the dense model",
             key="prune.compare",
             type="secondary" if todo else "primary",
             disabled=busy or not possible,
-            help="Measures perplexity, KL and size of both models next.",
+            help="Measures perplexity, KL and size of each model next.",
         ):
             if state.step_state("evaluate") == "done":
                 st.switch_page("pages/compare.py")
             state.submit("evaluate")
+        if not todo and st.button(
+            "Continue to Recover", key="prune.recover", type="tertiary", icon=":material/arrow_forward:"
+        ):
+            st.switch_page("pages/recover.py")
 
 
 def result(plan: PruningPlan, summary: PruneSummary, protocol: str) -> None:
@@ -90,5 +98,5 @@ if plan is not None and summary is not None:
         st.warning("What follows belongs to earlier choices. Prune to bring it up to date.")
     protocol = scores_protocol(context.run, scores) if scores is not None else ""
     result(plan, summary, protocol)
-    exports(context, plan, summary)
-page.show_code("prune", chosen_format())
+    exports(context, plan, summary, subject="pruned")
+page.show_code("prune", chosen_format("pruned"))

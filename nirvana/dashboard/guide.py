@@ -99,6 +99,16 @@ PAGES = (
         "The dense model is unchanged.",
     ),
     PageGuide(
+        "recover",
+        "Recover",
+        ":material/healing:",
+        STEP_SECTION,
+        "Optional: train the pruned model for some minutes, and watch it improve.",
+        "Pruning costs quality, and a short training brings part of it back. **Distillation** teaches the pruned model "
+        "the dense model's predictions; adapters and language modelling train on the text itself. At intervals the "
+        "model is measured on text that it is not trained on, and the best weights are kept.",
+    ),
+    PageGuide(
         "compare",
         "Compare",
         ":material/balance:",

@@ -20,6 +20,7 @@ from nirvana.runs.validation import check_recipe
 
 RUN, DRAFT, PROBLEM, OWN = "nirvana.run", "nirvana.draft", "nirvana.problem", "nirvana.own"
 READ = "nirvana.notices"
+PUBLIC_MINUTES = 10  # limit of a search and a recovery in a public demo
 PREFIXES = {guide.key for guide in PAGES if guide.step}  # prefixes of widgets whose values are choices of a recipe
 VIEWS = ("saliency.layer", "saliency.stack", "saliency.colour", "saliency.sort")  # views of a run, not choices
 
@@ -94,13 +95,17 @@ def set_recipe(recipe: Recipe) -> None:
 
 
 def step_state(step: str) -> str:
-    """ "running" or "failed", of the open run's job at that step; else "done", "stale" or "missing" for the draft."""
+    """ "running" or "failed", of the open run's job at that step; else "done", "stale" or "missing" for the draft, or
+    "off" where the draft leaves the step out.
+    """
     now = context()
     return state_of(now, step)
 
 
 def state_of(now: Context, step: str) -> str:
     """`step_state` for a given context."""
+    if step not in now.recipe.steps:
+        return "off"
     if now.job is not None and now.job.status == "running" and now.job.task == "run" and now.job.step == step:
         return "running"
     result = now.run.step_state(step, now.recipe)
@@ -111,18 +116,18 @@ def state_of(now: Context, step: str) -> str:
     return result
 
 
-def submit(step: str) -> None:
+def submit(step: str, *, anew: bool = False) -> None:
     """Queue every step up to `step` that is not current, and rerun the page.
 
-    The open run continues if its results are current for the draft. Otherwise, and from the example, a new run starts
-    with the results that are, and the old run is unchanged. An invalid draft is not queued; `take_problem` returns the
-    error.
+    The open run continues if its results are current for the draft. Otherwise, from the example, and `anew`, a new run
+    starts with the results that are, and the old run is unchanged. An invalid draft is not queued; `take_problem`
+    returns the error.
     """
     now = context()
     try:
         _check(now.recipe, step)
         run = now.run
-        if run.is_example or _would_lose(now):
+        if anew or run.is_example or _would_lose(now):
             run = _create(now.recipe, parent=run)
         elif now.recipe != run.recipe:
             run = now.store.set_recipe(run.id, now.recipe)
@@ -245,19 +250,22 @@ def check_public(recipe: Recipe) -> None:
     """Validate a recipe for a public demo; pages hide other choices, but a browser can send any value.
 
     Raises:
-        RunError: the model, a corpus or a zero-shot task is not built in.
+        RunError: the model, a corpus or a zero-shot task is not built in, or the recovery has no short time budget.
     """
     from nirvana.calibration.corpora.mixture import part_names
     from nirvana.calibration.corpora.registry import AVAILABLE
     from nirvana.evaluation.zero_shot.tasks import MINIMAL_PAIRS
     from nirvana.models.sources import BUILT_IN
 
-    asked = (*recipe.calibration.texts, *recipe.evaluation.corpora)
+    recovery = recipe.recovery
+    asked = (*recipe.calibration.texts, *recipe.evaluation.corpora, *([recovery.corpus] if recovery.corpus else []))
     names = {part for name in asked for part in part_names(name)}
     built_in = {name for name, corpus in AVAILABLE.items() if corpus.offline}
     tasks = set(recipe.evaluation.zero_shot) - {MINIMAL_PAIRS}
     if recipe.model.name not in BUILT_IN or tasks or not names <= built_in:
         raise RunError("This demo runs the built-in model on built-in texts.", "Install the program to use your own.")
+    if recovery.method != "none" and not 0 < recovery.minutes <= PUBLIC_MINUTES:
+        raise RunError(f"This demo recovers for at most {PUBLIC_MINUTES} minutes.", "Give fewer minutes.")
 
 
 def _check(recipe: Recipe, step: str) -> None:

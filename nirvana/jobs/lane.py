@@ -23,6 +23,7 @@ from nirvana.out_of_memory import ADVICE
 
 SETTINGS = {"PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}  # of the worker's environment
 GRACE = 0.7  # seconds between asking a job to stop and killing its worker
+SAVING = 60.0  # likewise in a recovery, which saves its state
 LOG_LINES = 500
 LOG_END = "\x04"  # the worker ends the log of each job with it
 log = logging.getLogger(__name__)
@@ -184,8 +185,8 @@ class Lane:
             self._changed.notify_all()
 
     def cancel(self, entry: Entry) -> bool:
-        """Stop a job; True if it was still queued. A running one is asked to stop, and after GRACE its worker is
-        killed.
+        """Stop a job; True if it was still queued. A running one is asked to stop, and after GRACE, or SAVING
+        in a recovery, its worker is killed.
         """
         with self._changed:
             entry.cancelled = True
@@ -278,7 +279,7 @@ class Lane:
                 return Outcome(event["status"], event["error"], event["result"])
             elif event["event"] == "cancel":
                 worker.send({"cancel": entry.id})
-                deadline = time.monotonic() + GRACE
+                deadline = time.monotonic() + (SAVING if entry.live.step == "recover" else GRACE)
             else:
                 entry.live = entry.live.after(event)
 

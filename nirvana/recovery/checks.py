@@ -24,11 +24,15 @@ class HeldOut:
 
     One pass over the windows gives both. The evaluation split stays unread, so that the measurements which follow a
     recovery are of text that its best step was not chosen on.
+
+    Attributes:
+        dense: the teacher's perplexity by text, once it was measured.
     """
 
     def __init__(self, texts: Mapping[str, Corpus], teacher: LM | None, options: RecoveryOptions) -> None:
         self._texts, self._teacher, self._options = texts, teacher, options
         self._windows: dict[str, CalibrationSet] = {}
+        self.dense: dict[str, float] = {}
         self._taught: dict[str, torch.Tensor] = {}  # (positions, H) of the dense model
 
     @property
@@ -43,7 +47,7 @@ class HeldOut:
             windows = self._drawn(lm, name)
             labels = read_labels(windows).flatten().to(lm.device)
             counted = None if windows.counted is None else torch.from_numpy(windows.counted.ravel()).to(lm.device)
-            loss, divergence = [], []
+            loss, divergence, taught = [], [], []
             for part, log_q in _log_probabilities(lm, _states(lm, windows)):
                 own = labels[part]
                 known = (own != UNLABELLED).nonzero().flatten()
@@ -52,8 +56,10 @@ class HeldOut:
                     log_p = self._dense(self._teacher, name, part)
                     each = torch.linalg.vecdot(log_p.exp(), log_p - log_q)
                     divergence.append(each if counted is None else each[counted[part]])
-            read[name] = float(np.exp(torch.cat(loss).double().mean().item()))
+                    taught.append(-log_p[known, own[known]])
+            read[name] = _perplexity(loss)
             if divergence:
+                self.dense[name] = _perplexity(taught)
                 kl[name] = torch.cat(divergence).double().mean().item()
         return read, kl
 
@@ -69,6 +75,10 @@ class HeldOut:
         with torch.inference_mode():
             logits = teacher.family.head(teacher.weights())(self._taught[name][part])
             return torch.log_softmax(logits.float(), dim=-1)
+
+
+def _perplexity(losses: list[torch.Tensor]) -> float:
+    return float(np.exp(torch.cat(losses).double().mean().item()))
 
 
 def _states(lm: LM, windows: CalibrationSet) -> torch.Tensor:

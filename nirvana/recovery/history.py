@@ -10,6 +10,7 @@ from typing import Any
 from nirvana.errors import RecoveryError
 from nirvana.files import well_formed
 
+STATE_FILE = "recovery.json"  # of a saved state; it has the history so far
 PART = 0.02  # share by which a text gets worse again while another improves
 
 
@@ -46,13 +47,15 @@ class RecoveryHistory:
     """`steps` and `checks` in order, the first check before training.
 
     `protocol` has the options, texts and models, and in "best_by" the metric that chooses the best check: "kl" for
-    distillation, else "perplexity". `stopped` is why training ended before its budget; empty where it did not.
+    distillation, else "perplexity". `stopped` is why training ended before its budget; empty where it did not. `dense`
+    is the teacher's perplexity by held-out text; empty without a teacher.
     """
 
     protocol: dict[str, Any] = field(default_factory=dict)
     steps: list[Step] = field(default_factory=list)
     checks: list[Check] = field(default_factory=list)
     stopped: str = ""
+    dense: dict[str, float] = field(default_factory=dict)
 
     @property
     def best(self) -> Check:
@@ -91,4 +94,5 @@ class RecoveryHistory:
         """
         with well_formed("This is no saved recovery", RecoveryError, "Recover the model again."):
             steps = [Step(**each) for each in data["steps"]]
-            return cls(dict(data["protocol"]), steps, [Check(**each) for each in data["checks"]], str(data["stopped"]))
+            checks, dense = [Check(**each) for each in data["checks"]], dict(data.get("dense", {}))
+            return cls(dict(data["protocol"]), steps, checks, str(data["stopped"]), dense)

@@ -181,6 +181,7 @@ class _Run:
             perplexity, kl = self.measure(self.trainer.evaluated())
         if not all(map(math.isfinite, perplexity.values())):
             raise RecoveryError("The model's perplexity is not a number.", "Check its weights.")
+        self.history.dense = dict(self.measure.dense)
         check = Check(self.trainer.steps, self.trainer.tokens, self.seconds, perplexity, kl)
         self._keep(check)
         if self.history.best is check:

@@ -13,10 +13,10 @@ from safetensors.torch import load_file, save_file
 
 from nirvana.errors import RecoveryError
 from nirvana.files import read_json, write_bytes
-from nirvana.recovery.history import RecoveryHistory
+from nirvana.recovery.history import STATE_FILE, RecoveryHistory
 from nirvana.recovery.trainer import Trainer
 
-HEADER, TENSORS = "recovery.json", "recovery.safetensors"
+TENSORS = "recovery.safetensors"
 
 
 class SavedState:
@@ -31,11 +31,11 @@ class SavedState:
         Raises:
             RecoveryError: it is the state of another recovery, or damaged.
         """
-        if self._folder is None or not (self._folder / HEADER).exists():
+        if self._folder is None or not (self._folder / STATE_FILE).exists():
             return None
         hint = "Give another folder, or delete this one."
         try:
-            data = read_json(self._folder / HEADER)
+            data = read_json(self._folder / STATE_FILE)
             history, steps, tokens = RecoveryHistory.from_json(data["history"]), int(data["steps"]), int(data["tokens"])
             tensors = load_file(self._folder / str(data["tensors"]))
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
@@ -81,7 +81,7 @@ class SavedState:
             raise RecoveryError(f"The recovery cannot be saved: {error}.", "Free some disk space.") from error
         header = {"protocol": self._protocol, "history": history.to_json(), "tensors": name}
         header |= {"steps": trainer.steps, "tokens": trainer.tokens, "bfloat16": trainer.bfloat16}
-        write_bytes(self._folder / HEADER, json.dumps(header).encode())
+        write_bytes(self._folder / STATE_FILE, json.dumps(header).encode())
         for old in self._folder.glob(f"*-{TENSORS}"):
             if old.name != name:
                 old.unlink(missing_ok=True)
@@ -89,7 +89,7 @@ class SavedState:
     def clear(self) -> None:
         """Delete the state: the recovery is complete."""
         if self._folder is not None and self._folder.is_dir():
-            for file in (self._folder / HEADER, *self._folder.glob(f"*-{TENSORS}")):
+            for file in (self._folder / STATE_FILE, *self._folder.glob(f"*-{TENSORS}")):
                 file.unlink(missing_ok=True)
             with contextlib.suppress(OSError):  # it holds something else
                 self._folder.rmdir()

@@ -29,9 +29,10 @@ SWEPT = ("criteria", "sparsities", "seeds")  # of a sweep's grid, likewise
 def python_code(recipe: Recipe, step: str, format: str = "") -> str:
     """A script of the steps up to `step` with the choices of `recipe`.
 
-    It exports the pruned model in `format`, verified, or saves it without one.
+    It exports the last model in `format`, verified, or saves it without one.
     """
     wanted = recipe.up_to(step)
+    step = step if step in wanted else wanted[-1]
     lines = ["import nirvana as nv", ""]
     model = recipe.model
     lines.append(_call("lm = nv.load_model", _literal(model.name), device=model.device, dtype=model.dtype))
@@ -47,12 +48,11 @@ def python_code(recipe: Recipe, step: str, format: str = "") -> str:
             lines += _loss_curves(recipe)
             named["sensitivity"] = None
         lines.append(_call("plan = nv.allocate", "scores", **named).replace("=None", "=curves"))
+    made = "healed" if "recover" in wanted else "small"
     if "prune" in wanted:
-        target = _literal(_output(format))
-        written = _call("nv.export", "small", target, format=format) if format else f"nv.save(small, {target})"
-        lines += [*_pruning(recipe), written]
-    if "recover" in wanted:
-        lines += [*_recovery(recipe), 'nv.save(healed, "recovered")']
+        target = _literal(_output(recipe, step, format))
+        written = _call("nv.export", made, target, format=format) if format else f"nv.save({made}, {target})"
+        lines += [*_pruning(recipe), *(_recovery(recipe) if "recover" in wanted else []), written]
     if "evaluate" in wanted:
         lines += _evaluation(recipe)
     last = {
@@ -202,7 +202,7 @@ def command_line(recipe: Recipe, step: str, format: str = "") -> str:
     """The equivalent shell command for the steps up to `step`, without options at their defaults."""
     line = ["nirvana", "run", *option_words(recipe, ALWAYS), *words(RunRequest(until=step))]
     if step in ("prune", "recover", "evaluate"):
-        line += ["--output", _output(format), *(words(ExportRequest(format=format)) if format else [])]
+        line += ["--output", _output(recipe, step, format), *(words(ExportRequest(format=format)) if format else [])]
     return shlex.join(line)
 
 
@@ -279,6 +279,7 @@ def _around(recipe: Recipe) -> Recipe:
     return made.change("prune", compensation=default.prune.compensation)
 
 
-def _output(format: str) -> str:
-    """Output path of the pruned model: a folder or a file."""
-    return "pruned.gguf" if format == "gguf" else "pruned"
+def _output(recipe: Recipe, step: str, format: str) -> str:
+    """Output path of the last model: a folder or a file."""
+    name = "recovered" if "recover" in recipe.up_to(step) else "pruned"
+    return f"{name}.gguf" if format == "gguf" else name

@@ -190,10 +190,12 @@ class StepFolder:
 
     def copy(self, step: str, source: StepFolder, *, weights: bool = True) -> None:
         """Copy a step from another run's folder, with the weights that its record names unless `weights` is False; one
-        that cannot be read is skipped.
+        that cannot be read, or whose weights are not there, is skipped.
         """
         while info := source.info(step):
             beside = str(info["weights"]) if weights and "weights" in info else ""
+            if beside and not (source.path / beside).is_file() and source.info(step) == info:
+                return
             try:
                 content = read_file(source.path / info["file"])
                 if beside:

@@ -23,7 +23,7 @@ from nirvana.runs.measurements import evaluate
 from nirvana.runs.model_cache import ModelCache, placement
 from nirvana.runs.pace import record_step
 from nirvana.runs.recipe import STEPS
-from nirvana.runs.recovery import check_recovery, weights_file
+from nirvana.runs.recovery import check_recovery, has_weights, weights_file
 from nirvana.runs.results import ModelCard, PruneSummary
 from nirvana.runs.run import Run
 from nirvana.runs.validation import check_against_model, check_recipe
@@ -75,8 +75,8 @@ def compute_steps(
     card = None if "model" in todo else run.model()
     if card is None or (set(todo) - {"allocation"} and card.hash != workspace.lm.hash):
         todo = list(steps)  # the model is new, or its files have changed since the results were computed
-    elif "recover" in todo:
-        todo = [step for step in steps if step in todo or step == "evaluate"]  # other weights than it measured
+    elif "recover" in todo or ("recover" in steps and not has_weights(run)):
+        todo = [step for step in steps if step in todo or step in ("recover", "evaluate")]  # of other weights
     for number, step in enumerate(todo, start=1):
         if (step, len(todo)) != announced:
             announced = _announce(on_step, todo, number)

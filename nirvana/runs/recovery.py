@@ -7,13 +7,14 @@ import json
 import shutil
 import time
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nirvana.calibration.corpora.corpus import Corpus
 from nirvana.errors import NirvanaError, RunError
 from nirvana.files import json_hash, read_json, write_bytes
 from nirvana.progress import ProgressCallback
-from nirvana.recovery.history import RecoveryHistory
+from nirvana.recovery.history import STATE_FILE, RecoveryHistory
 from nirvana.runs.recipe import Recipe
 from nirvana.runs.run import Run
 
@@ -53,10 +54,12 @@ def train(run: Run | None, recipe: Recipe, small: LM, dense: LM, text: Corpus, p
     options = recipe.recovery.options
     if run is None:
         return recover(small, text, teacher=dense, options=options, progress=progress)
-    state = run.folder / f"{STATE}{json_hash([options.to_json(), small.hash, text.hash])[:12]}"
+    state = _state_folder(run, recipe, small.hash, text.hash)
     for other in run.folder.glob(f"{STATE}*"):
         if other != state:
             shutil.rmtree(other, ignore_errors=True)
+    if not state.is_dir():
+        (run.folder / LIVE).unlink(missing_ok=True)
     written = 0.0
 
     def follow(history: RecoveryHistory) -> None:
@@ -96,11 +99,20 @@ def load_recovered(run: Run, small: LM) -> LM:
     history, info = run.recovery(), run.info("recover") or {}
     path = run.folder / str(info.get("weights", ""))
     if history is None or not path.is_file():
-        raise RunError("The weights of the recovered model are not stored here.", "Recover it again, in a new run.")
+        raise RunError(
+            "The weights of the recovered model are not stored here.",
+            "Points of a sweep and the example keep none. Recover it in a run of its own, on the Recover page.",
+        )
     healed = read_weights(small, path, history)
     if healed.hash != info.get("weight_hash"):
         raise RunError("The weights of the recovered model have changed.", "Recover it again.")
     return healed
+
+
+def has_weights(run: Run) -> bool:
+    """Whether the run has recovered, and its folder the weights."""
+    info = run.info("recover")
+    return info is not None and (run.folder / str(info.get("weights", ""))).is_file()
 
 
 def weights_file(weight_hash: str) -> str:
@@ -113,3 +125,26 @@ def course(run: Run) -> RecoveryHistory | None:
     with contextlib.suppress(OSError, ValueError, NirvanaError):
         return RecoveryHistory.from_json(read_json(run.folder / LIVE))
     return None
+
+
+def interrupted(run: Run, recipe: Recipe) -> RecoveryHistory | None:
+    """The saved course of an interrupted recovery that `recipe` continues."""
+    seen = course(run)
+    same = run.step_state("prune", recipe) == "done" and recipe.recovery.corpus == run.recipe.recovery.corpus
+    if seen is None or not same or run.step_state("recover", recipe) == "done":
+        return None
+    model, text = (str(seen.protocol.get(name)) for name in ("model", "text_hash"))
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, NirvanaError):
+        saved = read_json(_state_folder(run, recipe, model, text) / STATE_FILE)
+        return RecoveryHistory.from_json(saved["history"])
+    return None
+
+
+def _state_folder(run: Run, recipe: Recipe, model: str, text: str) -> Path:
+    """Folder of the interrupted state of a recovery.
+
+    Args:
+        model: hash of the pruned model.
+        text: hash of the text.
+    """
+    return run.folder / f"{STATE}{json_hash([recipe.recovery.options.to_json(), model, text])[:12]}"

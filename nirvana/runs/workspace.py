@@ -27,7 +27,7 @@ from nirvana.runs.folder import FORMATS
 from nirvana.runs.loss_curves import cached_curves
 from nirvana.runs.model_cache import ModelCache, cache_fields
 from nirvana.runs.recipe import PruneChoice, Recipe
-from nirvana.runs.recovery import keep_weights, load_recovered, train
+from nirvana.runs.recovery import has_weights, keep_weights, load_recovered, train
 from nirvana.runs.run import Run
 from nirvana.runs.step_cache import Origin, cache_key, through_cache, write_cached
 from nirvana.saliency.score import score
@@ -371,9 +371,9 @@ class Workspace:
         return self.recovered(progress) if "recover" in self.recipe.steps else self.pruned(progress)
 
     def subjects(self, progress: ProgressCallback | None = None) -> dict[str, LM]:
-        """The models to compare: "dense", "pruned" and, if the recipe trains and a run has trained, "recovered"."""
+        """The models to compare: "dense", "pruned" and, if the recipe trains and a run has the weights, "recovered"."""
         found = {"dense": self.lm, "pruned": self.pruned(progress)}
-        trained = "recover" in self.recipe.steps and (self.run is None or self.run.info("recover") is not None)
+        trained = "recover" in self.recipe.steps and (self.run is None or has_weights(self.run))
         return found | ({"recovered": self.recovered(progress)} if trained else {})
 
     def prune_model(self, progress: ProgressCallback | None = None) -> LM:

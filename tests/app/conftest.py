@@ -22,11 +22,13 @@ from nirvana.layout import Layout
 from nirvana.models.families.base import Family
 from nirvana.models.families.llama import LlamaFamily
 from nirvana.plan import PruningPlan
+from nirvana.recovery.history import RecoveryHistory
 from nirvana.runs.index import LIVE
 from nirvana.runs.recipe import Recipe
 from nirvana.runs.results import Continuation, ModelCard, PruneSummary
 from nirvana.runs.store import Run, Store
 from nirvana.saliency.scores import Saliency
+from tests.courses import course
 
 ROOT = Path(__file__).parents[2]
 SMALL = {
@@ -115,10 +117,12 @@ def fill(run: Run, config: dict[str, Any] = SMALL, *, family: Family | None = No
     small = plan.pruned_layout
     sizes = {"dense": layout.parameters, "pruned": small.parameters}
     run.put("prune", PruneSummary(sizes, {name: 4 * size for name, size in sizes.items()}, 0.2, "cpu"), **PLACE)
-    run.put("evaluate", report(layout, plan, draw), **PLACE)
-    run.add_continuation(
-        Continuation("The capital of France is", False, 16, {"dense": " Paris.", "pruned": " the city."})
-    )
+    trains = "recover" in run.recipe.steps
+    if trains:
+        recover(run)
+    run.put("evaluate", report(layout, plan, draw, recovered=trains), **PLACE)
+    texts = {"dense": " Paris.", "pruned": " the city."} | ({"recovered": " Paris, the"} if trains else {})
+    run.add_continuation(Continuation("The capital of France is", False, 16, texts))
     return run
 
 
@@ -137,13 +141,18 @@ def candidates(draw: np.random.Generator, count: int = 3) -> CalibrationSelectio
     return CalibrationSelection(drawn, 0, tokens(42, 6), "nirvana", 0.2, 3.36)
 
 
-def report(layout: Layout, plan: PruningPlan, draw: np.random.Generator) -> Report:
+def recover(run: Run, found: RecoveryHistory | None = None) -> None:
+    """Give a run a made-up recovery, and a file in place of its weights."""
+    (run.folder / "recovered-ab.safetensors").write_bytes(b"weights")
+    run.put("recover", found or course(), weights="recovered-ab.safetensors", weight_hash="ab" * 32, **PLACE)
+
+
+def report(layout: Layout, plan: PruningPlan, draw: np.random.Generator, *, recovered: bool = False) -> Report:
     protocol = {"window": 512, "tokens": 16_352, "device": "cpu", "dtype": "float32", "note": "4-bit origin"}
     measurements = []
-    for subject, factor, parameters in (
-        ("dense", 1.0, layout.parameters),
-        ("pruned", 1.9, plan.pruned_layout.parameters),
-    ):
+    small = plan.pruned_layout.parameters
+    subjects = [("dense", 1.0, layout.parameters), ("pruned", 1.9, small), ("recovered", 1.4, small)]
+    for subject, factor, parameters in subjects if recovered else subjects[:2]:
         for corpus in ("python-docs", "library-docs"):
             where = {**protocol, "corpus": corpus, "corpus_hash": "ef" * 32}
             value = float(factor * draw.uniform(15, 20))
@@ -153,6 +162,8 @@ def report(layout: Layout, plan: PruningPlan, draw: np.random.Generator) -> Repo
         measurements.append(Measurement("bytes", subject, 4 * parameters))
     probe = {**protocol, "corpus": "python-docs", "corpus_hash": "ef" * 32, "samples": 6, "length": 16}
     measurements.append(Measurement("KL divergence", "pruned", 0.9, 0.02, 6, probe))
+    if recovered:
+        measurements.append(Measurement("KL divergence", "recovered", 0.4, 0.02, 6, probe))
     return Report(tuple(measurements))
 
 

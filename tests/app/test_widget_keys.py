@@ -36,11 +36,12 @@ CHOICES: dict[str, Callable[[AppTest], Any]] = {
 TABLES = {
     "model.units", "model.geometry", "calibration.texts", "saliency.best.<module>", "saliency.worst.<module>",
     "compare.differences.table", "compare.many", "sweep.comparison", "tune.trials", "runs.points.table",
+    "recover.checks.table",
 }  # fmt: skip
-# Need a click into an expander, an own text, a damaged index, an export or a worker with a model.
+# Need a click into an expander, an own text, a damaged index, an export, missing weights or a worker with a model.
 ELSEWHERE = {
     "<chart>.table.csv", "model.path", "model.unload", "calibration.together", "calibration.mixtures",
-    "notices.read", "prune.download", "compare.alike",
+    "notices.read", "prune.download", "compare.alike", "recover.download", "recover.again",
 }  # fmt: skip
 
 
@@ -76,10 +77,11 @@ def test_documented_keys_are_those_of_the_pages(start: Callable[..., AppTest], s
     point = study(filled, store)
     fill(store.create(Recipe().change("saliency", criterion="random"), name="Second"), seed=1)
     with_encoder = fill(store.create(Recipe(), name="T5"), SMALL_T5, family=T5Family())
+    trained = fill(store.create(Recipe().change("recovery", method="distill"), name="Trained"))
     new = store.create(Recipe(), name="New")
     add_job(new, "running")
     found: set[str] = set()
-    for run in (filled, point, with_encoder, new):
+    for run in (filled, point, with_encoder, trained, new):
         app = start(run).run()
         found |= keys_on(app)  # with the sidebar
         for page in PAGES:

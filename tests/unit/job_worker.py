@@ -11,8 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from nirvana.errors import CorpusError
+from nirvana.errors import Cancelled, CorpusError
 from nirvana.jobs import registry, worker
+from nirvana.jobs.lane import GRACE
 from nirvana.jobs.task import Task
 from nirvana.progress import Progress
 from nirvana.schema import Schema, option
@@ -63,6 +64,19 @@ def deaf(run: Any, reporter: Any, seconds: float) -> None:
     time.sleep(600)
 
 
+def train(run: Any, reporter: Any, seconds: float) -> None:
+    """Take longer to save the state than another job may take to stop."""
+    reporter.step("recover", 1, 1)
+    try:
+        while True:
+            reporter.progress(Progress("Recovering", 1, 4))
+            time.sleep(0.02)
+    except Cancelled:
+        time.sleep(2 * GRACE)
+        (run.folder / "saved").touch()
+        raise
+
+
 def hold(run: Any, reporter: Any, seconds: float) -> None:
     """Keep the interpreter's lock for long stretches, as a computation in C may."""
     (run.folder / "begun").touch()
@@ -111,6 +125,7 @@ TASKS = {
         "work": work,
         "write": write,
         "deaf": deaf,
+        "train": train,
         "hold": hold,
         "chatter": chatter,
         "die": die,

@@ -177,6 +177,13 @@ def test_cancel_kills_a_task_that_does_not_listen(manager: JobManager, run: Run)
     assert before is not None and after is not None and before["pid"] != after["pid"]
 
 
+def test_a_paused_recovery_has_time_to_save_its_state(manager: JobManager, run: Run) -> None:
+    job = running(manager, manager.submit(run.id, task="train"))
+    wait_until(lambda: manager.job(job.id).step == "recover")
+    manager.cancel(job.id)
+    assert finished(manager, job).status == "cancelled" and (run.folder / "saved").exists()
+
+
 def test_cancelling_what_has_ended_changes_nothing(manager: JobManager, run: Run) -> None:
     job = finished(manager, manager.submit(run.id, task="work"))
     manager.cancel(job.id)

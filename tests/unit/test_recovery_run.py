@@ -13,7 +13,7 @@ from nirvana.recovery.history import RecoveryHistory
 from nirvana.runs.model_cache import ModelCache
 from nirvana.runs.pipeline import compute_steps
 from nirvana.runs.recipe import STEPS, Recipe
-from nirvana.runs.recovery import course
+from nirvana.runs.recovery import course, interrupted
 from nirvana.runs.store import Run, Store
 from nirvana.runs.workspace import Workspace
 
@@ -54,6 +54,7 @@ def test_a_run_ends_in_the_recovered_model(store: Store, recipe: Recipe) -> None
     assert [run.step_state(step) for step in STEPS] == ["done"] * 7 and run.status == "done"
     history, report = finished(run), run.report()
     assert [check.step for check in history.checks] == [0, 2, 4, 6] and history.checks[0].tokens == 0
+    assert set(history.dense) == set(history.checks[0].perplexity) and min(history.dense.values()) > 1
     assert report is not None
     subjects = Counter(item.subject for item in report.measurements if item.metric == "KL divergence")
     assert subjects == {"pruned": 1, "recovered": 1}
@@ -86,6 +87,10 @@ def test_an_interrupted_recovery_continues_and_ends_the_same(store: Store, recip
     assert stopped.step_state("prune") == "done" and stopped.step_state("recover") == "missing"
     seen = course(stopped)
     assert seen is not None and seen.checks, "a page shows what there is"
+    saved = interrupted(stopped, recipe)
+    assert saved is not None and saved.steps[-1].step == 4, "where it continues"
+    assert interrupted(stopped, recipe.change("recovery", batch=3)) is None
+    assert interrupted(whole, recipe) is None
     compute_steps(stopped, until="recover")
     assert weights(stopped) == weights(whole)
     assert [step.loss for step in finished(stopped).steps] == [step.loss for step in finished(whole).steps]
@@ -115,6 +120,10 @@ def test_weights_that_are_missing_or_changed_are_named(store: Store, recipe: Rec
     file.unlink()
     with pytest.raises(RunError, match="not stored"):
         weights(run)
+    copy = store.create(recipe, parent=run)
+    assert copy.step_state("prune") == "done" and copy.step_state("recover") == "missing"
+    compute_steps(run)
+    assert run.status == "done" and weights(run), "trained again, since the evaluation needs the weights"
 
 
 def test_a_new_recovery_measures_again(store: Store, recipe: Recipe) -> None:

@@ -1,4 +1,4 @@
-"""Export of the pruned model: format, size, verification, and code to load it."""
+"""Export of the pruned or recovered model: format, size, verification, and code to load it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from nirvana.plan import PruningPlan
 from nirvana.reporting.text import megabytes, plain
 from nirvana.runs.results import PruneSummary
 
-FORMAT = "prune.format"
+PAGES = {"pruned": "prune", "recovered": "recover"}  # of each model, and prefix of its widget keys
 MEANINGS = {
     "checkpoint": "every layer with its own width, for `transformers` with `trust_remote_code=True`, or for "
     "`nirvana.load_model`, which runs no code from the folder",
@@ -29,12 +29,17 @@ LOADING = {
 }
 
 
-def exports(context: state.Context, plan: PruningPlan, summary: PruneSummary) -> None:
-    """Choose a format, export, verify and download; nothing is read before the click."""
+def exports(context: state.Context, plan: PruningPlan, summary: PruneSummary, *, subject: str) -> None:
+    """Choose a format, export, verify and download; nothing is read before the click.
+
+    Args:
+        subject: the model, "pruned" or "recovered".
+    """
     card = context.run.model()
     if card is None:
         return
-    st.markdown("#### Export the model")
+    page = PAGES[subject]
+    st.markdown(f"#### Export the {subject} model")
     sizes = export_sizes(plan.pruned_layout, plan, dtype=card.dtype)
 
     def caption(format: str) -> str:
@@ -47,12 +52,12 @@ def exports(context: state.Context, plan: PruningPlan, summary: PruneSummary) ->
     chosen = st.radio(
         "Format",
         FORMATS,
-        key=FORMAT,
+        key=f"{page}.format",
         format_func=lambda format: TITLES[format],
         captions=[caption(format) for format in FORMATS],
         help="The sizes are those of the weights. Each export is verified by reading it back and comparing its logits.",
     )
-    ready = _newest(context, chosen)
+    ready = _newest(context, chosen, subject)
     if ready is not None and ready.result:
         path = Path(str(ready.result["path"]))
         st.download_button(
@@ -60,7 +65,7 @@ def exports(context: state.Context, plan: PruningPlan, summary: PruneSummary) ->
             data=path.read_bytes,
             file_name=path.name,
             mime="application/octet-stream" if chosen == "gguf" else "application/zip",
-            key="prune.download",
+            key=f"{page}.download",
             icon=":material/download:",
             on_click="ignore",
         )
@@ -70,26 +75,26 @@ def exports(context: state.Context, plan: PruningPlan, summary: PruneSummary) ->
         st.code(LOADING[chosen].format(auto_class=auto_class, file=path.name), language=language)
     elif st.button(
         f"Prepare the {_in_text(chosen)}",
-        key="prune.export",
+        key=f"{page}.export",
         icon=":material/package_2:",
         disabled=context.job is not None or chosen in summary.refused,
         help="Writes, verifies and packs it. The file takes disk space until the run is deleted.",
     ):
-        state.start_task("export", format=chosen)
+        state.start_task("export", format=chosen, subject=subject)
 
 
-def chosen_format() -> str:
-    """The format chosen on the page, or the first one before it was shown."""
-    chosen = st.session_state.get(FORMAT)
+def chosen_format(subject: str) -> str:
+    """The format chosen on the page of a model, or the first one before it was shown."""
+    chosen = st.session_state.get(f"{PAGES[subject]}.format")
     return chosen if chosen in FORMATS else FORMATS[0]
 
 
-def _newest(context: state.Context, format: str) -> Job | None:
-    """The last finished export of the run's plan in this format, if its file exists."""
-    plan = (context.run.info("allocation") or {}).get("fingerprint")
+def _newest(context: state.Context, format: str, subject: str) -> Job | None:
+    """The last finished export of the run's present model in this format, if its file exists."""
+    weights = (context.run.info(PAGES[subject]) or {}).get("weight_hash")
     for job in context.jobs.jobs(context.run.id):
         found = job.result or {} if job.task == "export" and job.status == "done" else {}
-        if (found.get("format"), found.get("plan")) == (format, plan) and Path(str(found["path"])).is_file():
+        if (found.get("format"), found.get("model")) == (format, weights) and Path(str(found["path"])).is_file():
             return job
     return None
 

@@ -16,6 +16,7 @@ from nirvana.reporting.estimates import Pace, time_left
 from nirvana.reporting.text import duration, plain
 from nirvana.runs.pace import read_pace
 from nirvana.runs.recipe import STEPS, Recipe
+from nirvana.runs.recovery import interrupted
 
 POLL = 0.5  # seconds
 LINES = 40
@@ -46,11 +47,14 @@ def _live(job_id: str, step: str, recipe: Recipe, todo: Sequence[str], pace: Pac
     with st.container(border=True):
         show_progress(job)
         with st.container(horizontal=True, vertical_alignment="center"):
+            trains = job.step == "recover"
             if st.button(
-                "Cancel",
+                "Pause" if trains else "Cancel",
                 key="job.cancel",
-                icon=":material/stop_circle:",
-                help="Finished steps are kept.",
+                icon=":material/pause_circle:" if trains else ":material/stop_circle:",
+                help="The state of the training is kept, and it continues from there."
+                if trains
+                else "Finished steps are kept.",
             ):
                 try:
                     jobs.cancel(job_id)
@@ -102,7 +106,8 @@ def last_failure(now: state.Context) -> None:
     if failure is None:
         return
     if failure["status"] == "cancelled":
-        st.info("The last job was cancelled. Finished steps are kept.", icon=":material/stop_circle:")
+        if interrupted(now.run, now.recipe) is None:
+            st.info("The last job was cancelled. Finished steps are kept.", icon=":material/stop_circle:")
         return
     where = f"{STEP_GUIDES[failure['step']].title}: " if failure["step"] in STEP_GUIDES else ""
     message(f"{where}{failure['message']}", failure["hint"])

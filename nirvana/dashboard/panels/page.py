@@ -13,6 +13,7 @@ from nirvana.dashboard.panels.job import job_panel
 from nirvana.dashboard.panels.messages import message, page_link, show_error
 from nirvana.reporting import code
 from nirvana.reporting.text import plain
+from nirvana.runs.recipe import STEPS
 from nirvana.runs.store import EXAMPLE
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ BADGES: dict[str, tuple[str, Colour, str]] = {  # state: icon, colour, meaning
     "running": (":material/hourglass_top:", "blue", "being computed"),
     "failed": (":material/error:", "red", "failed"),
     "missing": (":material/radio_button_unchecked:", "gray", "not computed yet"),
+    "off": (":material/do_not_disturb_on:", "gray", "off: the pruned model is not trained"),
 }
 
 ENTERED = "nirvana.entered"
@@ -46,6 +48,7 @@ EMPTY = {  # page: its future content
     "saliency": "This page will show the score of every unit, as a map of layers and units.",
     "allocation": "This page will allocate the budget by the scores, live as the sliders move.",
     "prune": "This page will show the model before and after pruning.",
+    "recover": "This page will show the training loss, and perplexity and KL on held-out text while the model trains.",
     "compare": "This page will show measurements of both models on the same text, and their continuations of a prompt.",
 }
 
@@ -59,7 +62,7 @@ def page_header(key: str) -> None:
     now = state.context()
     if guide.step:
         with st.container(horizontal=True, gap="small", vertical_alignment="center"):
-            for step in now.recipe.steps:
+            for step in (each for each in STEPS if each in now.recipe.steps or each == guide.step):
                 icon, colour, meaning = BADGES[state.state_of(now, step)]
                 title = STEP_GUIDES[step].title
                 label = f"**{title}**" if step == guide.step else title

@@ -18,6 +18,7 @@ STEP_ICONS = {
     "running": ":material/hourglass_top:",
     "failed": ":material/error:",
     "missing": ":material/radio_button_unchecked:",
+    "off": ":material/do_not_disturb_on:",
 }
 STATUS = {
     "done": "complete",

@@ -33,7 +33,6 @@ from nirvana.studies.search_trials import Trial, ranked, read_trials, recipe_of
 TEXTS, SPARSITY, MINUTES = "tune.corpora", "tune.sparsity", "tune.minutes"
 METHODS, SEED, CHOICE, TRIAL = "tune.criteria", "tune.seed", "tune.choice", "tune.trial"
 RUN = "nirvana.tuned"  # the run whose search the controls show
-PUBLIC_MINUTES = 10  # limit in a public demo
 PANEL = StudyPanel(Search(), "tune", "trial", lambda run: [trial.seconds for trial in read_trials(run.folder)[1]])
 
 
@@ -66,7 +65,7 @@ def controls(now: state.Context, settings: dict[str, Any] | None) -> SearchReque
         minutes = st.number_input(
             "Minutes",
             min_value=1,
-            max_value=PUBLIC_MINUTES if state.public_demo() else 10_000,
+            max_value=state.PUBLIC_MINUTES if state.public_demo() else 10_000,
             step=5,
             key=MINUTES,
             help="The running trial is finished. A search can be continued later.",

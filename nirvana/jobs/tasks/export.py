@@ -46,7 +46,7 @@ class ExportRequest(Schema):
 
 class Export(Task[ExportRequest]):
     """Write the chosen model in a format, verify it by reading it back, and pack a folder into one file. The result has
-    "path", "bytes", "format", "plan" (fingerprint of the plan) and "checks" (verified properties).
+    "path", "bytes", "format", "model" (hash of its weights) and "checks" (verified properties).
     """
 
     name = "export"
@@ -90,7 +90,7 @@ class Export(Task[ExportRequest]):
                 ready, path = Path(temporary) / "archive.zip", run.folder / f"{name}-{format}.zip"
                 _pack(written.path, ready, reporter)
             ready.replace(path)
-        result = {"path": str(path), "bytes": path.stat().st_size, "format": format, "plan": plan}
+        result = {"path": str(path), "bytes": path.stat().st_size, "format": format, "model": small.hash}
         return result | {"checks": list(written.verification.checks)}
 
 
