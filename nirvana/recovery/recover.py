@@ -81,6 +81,7 @@ def recover(
     trainer = Trainer(small, text, teacher, chosen)
     protocol = {
         "options": chosen.to_json(),
+        "learning_rate": chosen.peak_rate(small.family.geometry(small.settings)["hidden"]),
         "best_by": "kl" if chosen.method == "distill" else "perplexity",
         "text": text.name,
         "text_hash": text.hash,
@@ -165,7 +166,7 @@ class _Run:
         warm = min(1.0, (self.trainer.steps + 1) / self.options.warmup) if self.options.warmup else 1.0
         spent = min(fraction, 1.0)
         decay = 1 - spent if self.options.decay == "linear" else 0.5 * (1 + math.cos(math.pi * spent))
-        return self.options.learning_rate * warm * decay
+        return float(self.history.protocol["learning_rate"]) * warm * decay
 
     def _failure(self, loss: float, norm: float) -> str:
         kept = f"The weights of step {self.history.best.step} are kept."

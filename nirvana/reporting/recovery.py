@@ -24,7 +24,7 @@ def protocol_words(history: RecoveryHistory, place: str = "") -> str:
     words = [RECOVERIES.get(method, method).capitalize(), trained(options)]
     text = short_text(str(protocol.get("text") or "")) or "text without a name"
     words.append(f"{last.tokens:,} tokens of {text} in {duration(last.seconds)}" if last else f"on {text}")
-    words += [f"peak learning rate {options['learning_rate']:g}"] if "learning_rate" in options else []
+    words += [f"peak learning rate {protocol['learning_rate']:.2g}"] if "learning_rate" in protocol else []
     sentences = [", ".join(words)]
     if protocol.get("windows"):
         texts = ", ".join(map(short_text, protocol.get("held_out") or {}))

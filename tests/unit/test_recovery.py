@@ -228,7 +228,7 @@ def test_overfitting_is_named() -> None:
         ({"teacher": None}, "needs the dense model"),
         ({"adapter": "somewhere"}, "no adapter"),
         ({"method": "magic"}, "one of distill"),
-        ({"learning_rate": 0.0}, "between"),
+        ({"learning_rate": 1.0}, "between"),
     ],
     ids=str,
 )
@@ -239,8 +239,10 @@ def test_impossible_requests_are_refused(values: dict[str, Any], message: str, t
 
 def test_published_settings() -> None:
     lora = RecoveryOptions(method="lora")
-    assert (lora.adapter_rank, lora.alpha, lora.dropout, lora.learning_rate) == (8, 16, 0.05, 1e-4)
+    assert (lora.adapter_rank, lora.alpha, lora.dropout, lora.peak_rate(4096)) == (8, 16, 0.05, 1e-4)
     assert RecoveryOptions().adapter_rank == 0
+    assert RecoveryOptions().peak_rate(1_000) == pytest.approx(1.7e-4)
+    assert RecoveryOptions(learning_rate=0.5).peak_rate(1_000) == 0.5
     published = RecoveryOptions.published(rank=4)
     assert (published.method, published.rank, published.alpha, published.dropout) == ("lora", 4, 16, 0.05)
     assert (published.epochs, published.minutes, published.tokens) == (2, 0, 0)
