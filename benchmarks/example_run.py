@@ -1,8 +1,8 @@
 """Regenerate the packaged example run: `python -m benchmarks.example_run`.
 
 The pipeline computes a real run (by default of SmolLM2-135M with the recommended recipe, recovery included, and the
-minimal pairs), its speed and quality against bytes are measured, and the results are copied to nirvana/runs/example. Run it on
-an idle machine, since it measures speed.
+minimal pairs), its speed and quality against bytes are measured, and the results, without weights, are copied to
+nirvana/runs/example. Run it on an idle machine, since it measures speed and trains for minutes.
 """
 
 from __future__ import annotations
