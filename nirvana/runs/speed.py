@@ -43,7 +43,8 @@ class SizesRequest(Schema):
 
 
 def measure_speeds(workspace: Workspace, request: SpeedRequest = SPEED) -> SpeedReport:
-    """`measure_speed` of both models, and of a quantised copy of each for every scheme.
+    """`measure_speed` of the dense and the pruned model, and of a quantised copy of each for every scheme. A recovered
+    model has the pruned one's shapes, and so its speed.
 
     Raises:
         ModelError: see `nirvana.measure_speed` and `nirvana.quantise`.
@@ -51,7 +52,7 @@ def measure_speeds(workspace: Workspace, request: SpeedRequest = SPEED) -> Speed
     from nirvana.evaluation.quantisation import quantise
     from nirvana.evaluation.speed import measure_speed
 
-    progress, subjects = workspace.progress, workspace.subjects()
+    progress, subjects = workspace.progress, {"dense": workspace.lm, "pruned": workspace.pruned()}
     copies: dict[str, LM] = {}
     try:
         for scheme in request.schemes:
@@ -64,8 +65,8 @@ def measure_speeds(workspace: Workspace, request: SpeedRequest = SPEED) -> Speed
 
 
 def quality_against_bytes(workspace: Workspace, schemes: Sequence[str] = tuple(SCHEMES)) -> Report:
-    """Bytes of the weights, and perplexity on the recipe's first evaluation corpus: dense, pruned, and quantised copies
-    of both.
+    """Bytes of the weights, and perplexity on the recipe's first evaluation corpus: dense, pruned, recovered if the
+    recipe trains, and quantised copies of each.
 
     Subjects are "dense", "pruned", "dense int8", "pruned int8" and so on; one quantised copy is in memory at a time.
 
