@@ -43,8 +43,9 @@ class SizesRequest(Schema):
 
 
 def measure_speeds(workspace: Workspace, request: SpeedRequest = SPEED) -> SpeedReport:
-    """`measure_speed` of the dense and the pruned model, and of a quantised copy of each for every scheme. A recovered
-    model has the pruned one's shapes, and so its speed.
+    """`measure_speed` of the dense and the pruned model, and of a quantised copy of each for every scheme.
+
+    A recovered model has the pruned one's shape, and so its speed.
 
     Raises:
         ModelError: see `nirvana.measure_speed` and `nirvana.quantise`.
@@ -65,8 +66,8 @@ def measure_speeds(workspace: Workspace, request: SpeedRequest = SPEED) -> Speed
 
 
 def quality_against_bytes(workspace: Workspace, schemes: Sequence[str] = tuple(SCHEMES)) -> Report:
-    """Bytes of the weights, and perplexity on the recipe's first evaluation corpus: dense, pruned, recovered if the
-    recipe trains, and quantised copies of each.
+    """Bytes of the weights, and perplexity on the recipe's first evaluation corpus: of each model, and of quantised
+    copies of each.
 
     Subjects are "dense", "pruned", "dense int8", "pruned int8" and so on; one quantised copy is in memory at a time.
 
