@@ -1,4 +1,4 @@
-"""Compare: both models measured on the same text, and comparison of runs."""
+"""Compare: the run's models measured on the same text, and comparison of runs."""
 
 from __future__ import annotations
 
@@ -23,12 +23,16 @@ from nirvana.dashboard.panels.speed import speed
 from nirvana.dashboard.panels.zero_shot import answers, explain_tasks, task_controls, tasks_usable
 
 
+def models(now: state.Context) -> str:
+    return "all" if "recover" in now.recipe.steps else "both"
+
+
 def measure(now: state.Context, possible: bool) -> None:
     """Estimated cost, and the button."""
     done = state.state_of(now, "evaluate") == "done"
     st.caption("This choice is measured." if done else cost(now.recipe))
     if st.button(
-        "Measurements are current" if done else "Measure both models",
+        "Measurements are current" if done else f"Measure {models(now)} models",
         key="compare.run",
         type="secondary" if done else "primary",
         disabled=done or now.job is not None or not possible,
@@ -51,7 +55,7 @@ if report is None:
 else:
     stale = now.run.step_state("evaluate", now.recipe) == "stale"
     if stale:
-        st.warning("What follows belongs to earlier choices. Measure both models to bring it up to date.")
+        st.warning("What follows belongs to earlier choices. Measure again to bring it up to date.")
     mine = standing(now.run)
     others = peers(mine, now) if mine is not None else []
     verdicts(now.run, report, mine, others)

@@ -65,7 +65,7 @@ def checkpoint_card(
     template = template_of(lm.layout.architecture)
     parts = [
         _front_matter(lm),
-        f"# {base_name(lm.source)}{', pruned' if lm.is_pruned else ''}\n",
+        f"# {base_name(lm.source)}{', pruned' if lm.is_pruned else ''}{' and recovered' if lm.recoveries else ''}\n",
         _description(lm, note),
         _sizes(lm),
         "## How to load it\n",
@@ -78,7 +78,9 @@ def checkpoint_card(
         LOAD_HERE,
     ]
     if measured is not None and measured.measurements:
-        parts += ["## Measured\n", _measured(measured)]
+        here = "recovered" if lm.recoveries else "pruned"
+        which = f"This checkpoint is the {here} model.\n\n" if len(measured.subjects) > 2 else ""
+        parts += ["## Measured\n", which + _measured(measured)]
     if recipe is not None:
         parts += ["## Recipe\n", f"```json\n{json.dumps(recipe, indent=1, ensure_ascii=False)}\n```\n"]
     return "\n".join(parts)
@@ -164,11 +166,17 @@ def _span(layout: Layout, kind: str) -> str:
 
 
 def _measured(report: Report) -> str:
-    rows = []
+    """A row for each metric and protocol, a column for each model."""
+    found: dict[tuple[str, str], dict[str, str]] = {}
     for item in report.measurements:
         protocol = ", ".join(f"{name} {value}" for name, value in item.protocol.items() if value not in ("", None))
-        rows.append([item.metric, item.subject, _value(item), protocol])
-    return _table(["metric", "model", "value", "protocol"], rows)
+        found.setdefault((item.metric, protocol), {})[item.subject] = _value(item)
+    subjects = list(dict.fromkeys(subject for values in found.values() for subject in values))
+    rows = [
+        [metric, *(values.get(subject, "") for subject in subjects), protocol]
+        for (metric, protocol), values in found.items()
+    ]
+    return _table(["metric", *subjects, "protocol"], rows)
 
 
 def _value(item: Measurement) -> str:

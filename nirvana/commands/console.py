@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from nirvana.evaluation.results import Measurement, Report
-from nirvana.evaluation.zero_shot.results import ACCURACIES, comparisons
+from nirvana.evaluation.zero_shot.results import ACCURACIES, PairedDifference, comparisons, pairs
 from nirvana.files import strict
 from nirvana.progress import Progress
 
@@ -94,38 +94,52 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
 
 
 def print_report(report: Report, title: str) -> None:
-    """Print dense and pruned measurements with standard errors and protocols."""
+    """Print the measurements of each model with standard errors and protocols."""
     keys: dict[tuple[str, str], dict[str, Measurement]] = {}
     for item in report.measurements:
         if item.metric not in ACCURACIES.values():
             keys.setdefault((item.metric, str(item.protocol.get("corpus", ""))), {})[item.subject] = item
-    rows = []
+    rows, subjects = [], list(dict.fromkeys(["dense", "pruned", *report.subjects]))
     for (metric, corpus), found in keys.items():
         label = f"{metric}, {corpus}" if corpus else metric
-        values = [_value(found[subject]) if subject in found else "-" for subject in ("dense", "pruned")]
+        values = [_value(found[subject]) if subject in found else "-" for subject in subjects]
         rows.append([label, *values, _protocol(next(iter(found.values())))])
-    print_table(title, ["", "dense", "pruned", "protocol"], rows)
+    print_table(title, ["", *subjects, "protocol"], rows)
     _print_accuracies(report)
     for line in _footnotes(report):
         print(line)
 
 
 def _print_accuracies(report: Report) -> None:
-    """Print zero-shot accuracies of both models and the paired difference."""
-    rows, harness = [], ""
-    for found in comparisons(report):
-        measured = found.dense or found.pruned
-        if measured is None:
-            continue
-        harness = str(measured.protocol["harness"])
-        values = [_value(item) if item is not None else "-" for item in (found.dense, found.pruned)]
-        change = found.difference
-        between = f"{change.value:+.4f} [{change.low:+.4f}, {change.high:+.4f}]" if change else "-"
-        label = found.task if found.metric == "accuracy" else f"{found.task}, normalised"
-        rows.append([label, *values, between, found.better, f"{measured.n:,}"])
-    if rows:
-        columns = ["accuracy", "dense", "pruned", "pruned - dense [95 %]", "better", "items"]
-        print_table(f"Zero-shot, {harness}", columns, rows)
+    """Print zero-shot accuracies of each model and the paired differences."""
+    found, subjects = comparisons(report), list(dict.fromkeys(["dense", "pruned", *report.subjects]))
+    if not found:
+        return
+    rows, changed, sides = [], [], pairs(subjects)
+    for each in found:
+        label = each.task if each.metric == "accuracy" else f"{each.task}, normalised"
+        rows.append([label, *(_value(each.of[subject]) if subject in each.of else "-" for subject in subjects)])
+        changed.append([_change(each.difference(*side)) for side in sides])
+    headings = [f"{subject} - {base} [95 %]" for subject, base in sides]
+    items = [f"{each.first.n:,}" for each in found]
+    title = f"Zero-shot, {found[0].first.protocol['harness']}"
+    if len(sides) == 1:
+        whole = zip(rows, changed, found, items, strict=True)
+        shown = [[*row, *change, each.better(), n] for row, change, each, n in whole]
+        print_table(title, ["accuracy", *subjects, *headings, "better", "items"], shown)
+        return
+    print_table(title, ["accuracy", *subjects, "items"], [[*row, n] for row, n in zip(rows, items, strict=True)])
+    shown = [
+        [row[0], *(text + " *" * bool(each.better(*side)) for text, side in zip(change, sides, strict=True))]
+        for row, change, each in zip(rows, changed, found, strict=True)
+    ]
+    print_table("Differences of accuracy on the same items; *: the interval excludes zero", ["", *headings], shown)
+
+
+def _change(change: PairedDifference | None) -> str:
+    if change is None:
+        return "-"
+    return f"{change.value:+.4f} [{change.low:+.4f}, {change.high:+.4f}]"
 
 
 def _value(item: Measurement) -> str:

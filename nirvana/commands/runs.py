@@ -196,8 +196,8 @@ def _notes(found: Comparison) -> list[str]:
         notes.append("Such numbers are not compared; --measure-alike evaluates these runs like the first.")
     return [
         *notes,
-        "Dense → pruned ± one standard error, and the change to the run's own dense model. ★: better than every other "
-        "run; the 95 % intervals of all differences exclude zero.",
+        "Dense → pruned or recovered ± one standard error, and the change to the run's own dense model. ★: better than "
+        "every other run; the 95 % intervals of all differences exclude zero.",
     ]
 
 

@@ -113,9 +113,9 @@ PAGES = (
         "Compare",
         ":material/balance:",
         STEP_SECTION,
-        "Measure the pruned model against the dense one, on the same text.",
+        "Measure the pruned and the recovered model against the dense one, on the same text.",
         "**Perplexity** is the exponential of the mean loss per token on held-out text; lower is better, and 1 "
-        "would be certainty. Both models read the same tokens. Every number has its protocol and standard "
+        "would be certainty. All models read the same tokens. Every number has its protocol and standard "
         "error.",
     ),
     PageGuide(

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+SUBJECTS = ("dense", "pruned", "recovered")  # models of a run, in order
 MOST_PARTS = 4096  # kept of a measurement; more would enlarge a report for little gain in pairing
 
 
@@ -65,6 +66,12 @@ class Report:
     """All measurements of one run."""
 
     measurements: tuple[Measurement, ...]
+
+    @property
+    def subjects(self) -> tuple[str, ...]:
+        """The models of the run that were measured, in the order of SUBJECTS."""
+        found = {item.subject for item in self.measurements}
+        return tuple(subject for subject in SUBJECTS if subject in found)
 
     def find(self, metric: str, subject: str, **protocol: Any) -> Measurement | None:
         """The first measurement of `metric` for `subject` whose protocol contains `protocol`."""

@@ -7,10 +7,11 @@ from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 from nirvana.allocation.rules import uses_gamma
-from nirvana.evaluation.results import Measurement
+from nirvana.evaluation.results import SUBJECTS, Measurement, Report
 from nirvana.reporting.contests import HIGHER, better, contest, difference, differing
-from nirvana.runs.describe import ALLOCATIONS, COMPENSATIONS, layers, model_name, percent, short_text
+from nirvana.runs.describe import ALLOCATIONS, COMPENSATIONS, layers, model_name, percent, recovery, short_text
 from nirvana.runs.recipe import Recipe
+from nirvana.runs.recovery import recovery_terms
 from nirvana.runs.run import Run
 
 LOWER = ("perplexity", "bits per byte", "KL divergence")  # over windows of tokens: comparable with one tokenizer only
@@ -46,7 +47,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Cell:
-    """One number of one run's pruned model.
+    """One number of one run's pruned or recovered model.
 
     Attributes:
         dense, dense_error: the run's own dense model with the same protocol; None without one.
@@ -73,6 +74,7 @@ class Line:
 
     Attributes:
         metric, text: e.g. "perplexity" on "python-docs", "accuracy" of "piqa".
+        subject: the model that was measured, "pruned" or "recovered".
         cells: one for each column, None without a measurement.
         winner: the column that is clearly better than every other of equal protocol.
     """
@@ -82,6 +84,7 @@ class Line:
     cells: tuple[Cell | None, ...]
     winner: int | None
     reason: str
+    subject: str = "pruned"
 
     @property
     def lower_is_better(self) -> bool:
@@ -106,10 +109,25 @@ class Comparison:
 
 
 class _Pair(NamedTuple):
-    """A measurement of both models of a run."""
+    """A measurement of a run's dense model, and of its pruned or recovered one."""
 
     dense: Measurement | None = None
-    pruned: Measurement | None = None
+    other: Measurement | None = None
+
+
+class _Key(NamedTuple):
+    """Identifies a line."""
+
+    metric: str
+    text: str
+    subject: str
+
+
+class _Model(NamedTuple):
+    """Hash of a run's dense model, and identity of its recovery."""
+
+    weights: str
+    terms: str
 
 
 _Row = Sequence[_Pair]  # one for each run
@@ -122,18 +140,23 @@ def compare_runs(runs: Sequence[Run]) -> Comparison:
     from the contest.
     """
     chosen = list({run.id: run for run in runs}.values())
-    found: dict[tuple[str, str], list[_Pair]] = {}
+    found: dict[_Key, list[_Pair]] = {}
     for place, run in enumerate(chosen):
-        report = run.report()
-        for item in report.measurements if report else ():
-            if item.subject in ("dense", "pruned"):
-                row = found.setdefault((item.metric, _text(item)), [_Pair()] * len(chosen))
-                row[place] = row[place]._replace(**{item.subject: item})
+        for key, pair in _pairs(run.report()).items():
+            found.setdefault(key, [_Pair()] * len(chosen))[place] = pair
     cards = [run.model() for run in chosen]
-    weights = [card.hash if card else "" for card in cards]
     states = [STATES[run.step_state("evaluate")] for run in chosen]
-    keys = sorted(found, key=lambda key: ORDER.index(key[0]) if key[0] in ORDER else len(ORDER))
-    different = {key: _different(key[0], found[key], states, weights) for key in keys}
+    models = [_Model(card.hash if card else "", recovery_terms(run)) for card, run in zip(cards, chosen, strict=True)]
+    texts = list(dict.fromkeys(key.text for key in found))
+    keys = sorted(
+        found,
+        key=lambda key: (
+            ORDER.index(key.metric) if key.metric in ORDER else len(ORDER),
+            texts.index(key.text),
+            SUBJECTS.index(key.subject),
+        ),
+    )
+    different = {key: _different(key, found[key], states, models) for key in keys}
     columns = []
     for place, (run, heading) in enumerate(zip(chosen, headings(chosen), strict=True)):
         card, plan, late = cards[place], run.plan(), ", stale" * (states[place] == "stale")
@@ -144,18 +167,31 @@ def compare_runs(runs: Sequence[Run]) -> Comparison:
                 heading + late,
                 states[place],
                 card.name if card else run.recipe.model.name,
-                weights[place],
+                models[place].weights,
                 run.recipe.saliency.criterion,
                 plan.sparsity if plan else None,
                 tuple(dict.fromkeys(phrase for key in keys for phrase in different[key][place])),
             )
         )
-    lines = [_line(*key, found[key], different[key], columns) for key in keys]
+    lines = [_line(key, found[key], different[key], columns) for key in keys]
     achieved = tuple(Cell(column.sparsity) if column.sparsity is not None else None for column in columns)
     if lines and any(achieved):
         lines.insert(0, Line(SPARSITY, "", achieved, None, ""))
-    findings = _findings(columns, {text: row for (metric, text), row in found.items() if metric == "perplexity"})
-    return Comparison(tuple(columns), tuple(lines), tuple(findings))
+    rows = {key: found[key] for key in keys if key.metric == "perplexity"}
+    return Comparison(tuple(columns), tuple(lines), tuple(_findings(columns, models, rows)))
+
+
+def _pairs(report: Report | None) -> dict[_Key, _Pair]:
+    """Each number of the pruned model, and those of the recovered one that differ from it, with the dense model's."""
+    sides: dict[tuple[str, str], dict[str, Measurement]] = {}
+    for item in report.measurements if report else ():
+        sides.setdefault((item.metric, _text(item)), {})[item.subject] = item
+    found = {}
+    for (metric, text), of in sides.items():
+        for subject in SUBJECTS[1:]:
+            if subject == "pruned" or (subject in of and metric not in SIZES):
+                found[_Key(metric, text, subject)] = _Pair(of.get("dense"), of.get(subject))
+    return found
 
 
 def headings(runs: Sequence[Run]) -> list[str]:
@@ -191,6 +227,7 @@ def _parts(recipe: Recipe) -> list[str]:
         f"{layers(allocation.protected)} protected" if allocation.protected else "none protected",
         COMPENSATIONS.get(prune.compensation, prune.compensation),
         f"{prune.samples} x {prune.length} for it" if prune.compensation != "none" else "",
+        "".join(recovery(recipe.recovery)) or "no recovery",
         " or ".join(map(short_text, calibration.texts)),
         f"{calibration.samples} x {calibration.length}",
         f"seed {calibration.seed}",
@@ -200,20 +237,22 @@ def _parts(recipe: Recipe) -> list[str]:
     ]
 
 
-def _different(metric: str, row: _Row, states: Sequence[str], weights: Sequence[str]) -> list[tuple[str, ...]]:
+def _different(key: _Key, row: _Row, states: Sequence[str], models: Sequence[_Model]) -> list[tuple[str, ...]]:
     """For each run the differences of its protocols from those of the first run with current results."""
-    there = [place for place, pair in enumerate(row) if pair.pruned or pair.dense]
+    there = [place for place, pair in enumerate(row) if pair.other or pair.dense]
     first = min(there, key=lambda place: (states[place] != "measured", place))
-    reference = row[first].pruned or row[first].dense
+    reference = row[first].other or row[first].dense
     found: list[tuple[str, ...]] = []
     for place, pair in enumerate(row):
-        item = pair.pruned or pair.dense
-        if item is None or reference is None or metric in SIZES:
+        item = pair.other or pair.dense
+        if item is None or reference is None or key.metric in SIZES:
             found.append(())
             continue
         phrases = [_phrase(name, item.protocol, reference.protocol) for name in differing(item, reference)]
-        if metric in LOWER and weights[place] != weights[first]:
+        if key.metric in LOWER and models[place].weights != models[first].weights:
             phrases.append("another dense model")
+        if key.subject == "recovered" and models[place].terms != models[first].terms:
+            phrases.append("another recovery")
         found.append(tuple(phrases))
     return found
 
@@ -226,14 +265,14 @@ def _phrase(name: str, own: Mapping[str, Any], other: Mapping[str, Any]) -> str:
     return f"{words} {sides[0]} instead of {sides[1]}" if short else f"another {words}"
 
 
-def _line(metric: str, text: str, row: _Row, different: Sequence[tuple[str, ...]], columns: Sequence[Column]) -> Line:
+def _line(key: _Key, row: _Row, different: Sequence[tuple[str, ...]], columns: Sequence[Column]) -> Line:
     cells: list[Cell | None] = []
     for (dense, item), phrases in zip(row, different, strict=True):
         before, error = (dense.value, dense.standard_error) if dense else (None, None)
         shown = Cell(item.value, item.standard_error, before, error, not phrases, _protocol(item)) if item else None
         cells.append(shown)
-    winner, reason = _winner(metric, row, cells, columns)
-    return Line(metric, text, tuple(cells), winner, reason)
+    winner, reason = _winner(key.metric, row, cells, columns)
+    return Line(key.metric, key.text, tuple(cells), winner, reason, key.subject)
 
 
 def _winner(metric: str, row: _Row, cells: Sequence[Cell | None], columns: Sequence[Column]) -> tuple[int | None, str]:
@@ -243,7 +282,7 @@ def _winner(metric: str, row: _Row, cells: Sequence[Cell | None], columns: Seque
     current = [place for place, cell in enumerate(cells) if cell and columns[place].state == "measured"]
     alike = [place for place in current if (cell := cells[place]) and cell.alike]
     left = " Runs measured differently are excluded." if len(alike) < len(current) else ""
-    items = [item for place in alike if (item := row[place].pruned)]
+    items = [item for place in alike if (item := row[place].other)]
     if len(items) < 2:
         return None, "Measured differently, so not compared." if left else ""
     found = contest(
@@ -259,25 +298,29 @@ def _winner(metric: str, row: _Row, cells: Sequence[Cell | None], columns: Seque
     return alike[best], ("Paired 95 % intervals." if paired else "95 % intervals from the standard errors.") + left
 
 
-def _findings(columns: Sequence[Column], rows: Mapping[str, _Row]) -> Iterator[str]:
-    """Texts on which another criterion is clearly better than NIRVANA at the same sparsity."""
-    for text, row in rows.items():
-        current = [place for place, column in enumerate(columns) if column.state == "measured" and row[place].pruned]
+def _findings(columns: Sequence[Column], models: Sequence[_Model], rows: Mapping[_Key, _Row]) -> Iterator[str]:
+    """Texts on which another criterion is clearly better than NIRVANA at the same sparsity, before or after the same
+    recovery.
+    """
+    for (_, text, subject), row in rows.items():
+        current = [place for place, column in enumerate(columns) if column.state == "measured" and row[place].other]
         for ours in current:
             rivals = [
                 (item.value, other)
                 for other in current
                 if columns[ours].criterion == "nirvana" != columns[other].criterion
-                and columns[other].weights == columns[ours].weights
+                and models[other].weights == models[ours].weights
+                and (subject == "pruned" or models[other].terms == models[ours].terms)
                 and abs((columns[other].sparsity or 0) - (columns[ours].sparsity or 0)) <= 0.01
-                and better(difference(row[other].pruned, row[ours].pruned))
-                and (item := row[other].pruned)
+                and better(difference(row[other].other, row[ours].other))
+                and (item := row[other].other)
             ]
-            mine = row[ours].pruned
+            mine = row[ours].other
             if rivals and mine is not None:
                 value, best = min(rivals)
+                after = "after recovery " if subject == "recovered" else ""
                 yield (
-                    f"On {text} {columns[best].heading} is better than {columns[ours].heading}: perplexity "
+                    f"On {text} {columns[best].heading} is better than {columns[ours].heading}: perplexity {after}"
                     f"{value:,.4g} against {mine.value:,.4g}, and the interval of the difference excludes zero."
                 )
 

@@ -115,6 +115,12 @@ def has_weights(run: Run) -> bool:
     return info is not None and (run.folder / str(info.get("weights", ""))).is_file()
 
 
+def recovery_terms(run: Run) -> str:
+    """Identity of a run's recovery, equal for runs with the same options and text; empty without one."""
+    history = run.recovery() if "recover" in run.recipe.steps else None
+    return json_hash([history.protocol.get(name) for name in ("options", "text_hash")]) if history else ""
+
+
 def weights_file(weight_hash: str) -> str:
     """Name of the file with a recovered model's weights in its run's folder."""
     return f"recovered-{weight_hash[:12]}.safetensors"

@@ -81,6 +81,25 @@ def test_the_course_is_shown_with_its_checks_and_protocol(start: Start, recovere
     assert app.button(key="recover.compare").label == "Recover and compare"
 
 
+def test_the_compare_page_has_three_models(start: Start, recovered: Run) -> None:
+    app = start(recovered).run()
+    report = recovered.report()
+    assert report is not None
+    assert "dense" in next(metric.delta for metric in app.metric if metric.label.startswith("Perplexity"))
+    assert any("then recovered by 5 min of distillation" in text.value for text in app.caption)
+    app.switch_page("pages/compare.py").run()
+    assert not app.exception
+    labels = [metric.label for metric in app.metric]
+    assert labels.count("Recovered") == 3 and labels.count("Pruned, recovered") == 2
+    assert app.button(key="compare.run").label == "Measurements are current"
+    assert "**Recovery took perplexity from" in app.success[0].value
+    app.pills(key="compare.writers").set_value(["recovered"]).run()
+    shown = {code.value for code in app.code}
+    assert " Paris, the" in shown and " Paris." not in shown
+    app.number_input(key="compare.window").set_value(128).run()
+    assert "All models read 2 texts" in words(app) and app.button(key="compare.run").label == "Measure all models"
+
+
 def test_overfitting_and_an_exploded_loss_are_said(start: Start, recovered: Run) -> None:
     worse = course(((1.5, 1.6), (1.3, 1.4), (1.2, 1.5)))
     recover(recovered, replace(worse, stopped="The loss rose from 1 to 9 at step 21."))

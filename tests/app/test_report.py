@@ -114,6 +114,14 @@ def test_every_section_has_its_numbers(whole: Run) -> None:
     assert page.charts > 15 and len(page.ids) == len(set(page.ids))
 
 
+def test_a_recovered_model_has_its_section_and_columns(store: Store) -> None:
+    run = fill(store.create(Recipe().change("recovery", method="distill", minutes=5.0), name="Recovered"))
+    text = read(report_html(run)).text
+    assert "Step 20 is kept" in text["recover"] and "8 windows of 256 tokens" in text["recover"]
+    assert "Recovery took perplexity from" in text["compare"] and "recovered / dense" in text["compare"]
+    assert " recovered, " in text[""] and " Paris, the" in text["continuations"]
+
+
 def test_it_fetches_nothing_whatever_names_say(store: Store) -> None:
     recipe = Recipe().change("calibration", corpus="/home/someone/novel.txt")
     run = fill(store.create(recipe, name='<img src="https://example.org/x">'))

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from nirvana.evaluation.results import Measurement, Report
+from nirvana.reporting.aligned import align, comparison_table, report_table
 from nirvana.reporting.figures import compare, standings
 from nirvana.reporting.figures.chart import Chart
 from nirvana.reporting.standings import Standing, collapses, duels
@@ -126,10 +127,7 @@ def test_a_collapse_is_drawn_on_a_log_axis() -> None:
 def test_numbers_from_other_tokens_are_not_paired(change: dict[str, Any]) -> None:
     report = Report((measure("dense", 15.0, 0.3), measure("pruned", 20.0, 0.3, **change)))
     assert compare.perplexity_ratios(report) is None
-    assert [(pair.dense is None, pair.pruned is None) for pair in compare.pairs(report, "perplexity")] == [
-        (False, True),
-        (True, False),
-    ]
+    assert [list(line.of) for line in align(report, "perplexity")] == [["dense"], ["pruned"]]
 
 
 def test_one_corpus_can_be_measured_in_two_windows() -> None:
@@ -140,11 +138,8 @@ def test_one_corpus_can_be_measured_in_two_windows() -> None:
             for subject, value in (("dense", 10.0), ("pruned", 15.0))
         )
     )
-    assert [
-        (pair.dense.value, pair.pruned.value)
-        for pair in compare.pairs(report, "perplexity")
-        if pair.dense and pair.pruned
-    ] == [(10, 15), (20, 30)]
+    lines = align(report, "perplexity")
+    assert [[item.value for item in line.of.values()] for line in lines] == [[10, 15], [20, 30]]
 
 
 def test_bits_per_byte_are_added_up() -> None:
@@ -159,11 +154,11 @@ def test_bits_per_byte_are_added_up() -> None:
 
 def test_the_tables_carry_the_whole_protocol() -> None:
     report = REPORTS["two"]
-    table = compare.report_table(report)
+    table = report_table(report)
     assert len(table) == len(report.measurements)
     first = table.iloc[0]
     assert first["corpus hash"] == TEXT["corpus_hash"] and first["note"] == "4-bit origin" and first["n"] == 32
-    rows = compare.comparison_table(report)
+    rows = comparison_table(report)
     assert list(rows["metric"]) == ["perplexity"] * 2 + ["bits per byte"] * 2 + ["parameters"]
     assert rows["measured"][0] == "python-docs abababab, 16,352 tokens in windows of 512, cpu float32, 4-bit origin"
     assert rows["pruned / dense"].iloc[-1] == pytest.approx(0.8)

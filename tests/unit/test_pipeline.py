@@ -447,7 +447,7 @@ def test_zero_shot_tasks_are_measured_once_per_model(
     report = run.report()
     assert report is not None
     found = {item.task: item for item in comparisons(report)}
-    assert len(found) == 13 and found["minimal-pairs"].difference is not None
+    assert len(found) == 13 and found["minimal-pairs"].difference() is not None
     measured = report.find("accuracy", "dense", task="minimal-pairs")
     assert measured is not None and measured.n == 48 and measured.standard_error
     assert measured.protocol["harness"].startswith("lm-eval") and measured.protocol["device"] == "cpu"

@@ -254,7 +254,7 @@ def test_a_pruned_model_is_compared_item_by_item(tiny_lm: LM) -> None:
     report = Report(tuple(measurements(dense, "dense", {"note": "x"}) + measurements(pruned, "pruned", {"note": "x"})))
     again = Report.from_json(json.loads(json.dumps(report.to_json())))
     found = {item.task: item for item in comparisons(again)}
-    assert len(found) == 13 and found[MINIMAL_PAIRS].difference == difference
+    assert len(found) == 13 and found[MINIMAL_PAIRS].difference() == difference
     measured = again.find("accuracy", "pruned", task=MINIMAL_PAIRS, note="x")
     assert measured is not None and measured.n == 120 and measured.value == other.value()
     with pytest.raises(TaskError, match="measured differently: items"):

@@ -1,37 +1,41 @@
-"""Parts of the Compare page: both models side by side, and comparison with baselines."""
+"""Parts of the Compare page: the run's models side by side, and comparison with baselines."""
 
 from __future__ import annotations
 
 import json
+import math
 
 import streamlit as st
 
 from nirvana.dashboard import state
 from nirvana.dashboard.panels.charts import show_chart
 from nirvana.evaluation.results import Measurement, Report
+from nirvana.reporting.aligned import Aligned, align, describe_protocol, report_table
 from nirvana.reporting.figures import compare as figures
 from nirvana.reporting.figures.chart import plus_minus
-from nirvana.reporting.figures.compare import Pair
 from nirvana.reporting.figures.standings import perplexity_by_sparsity
+from nirvana.reporting.recovery import verdict
 from nirvana.reporting.standings import Standing, against_baselines, collapses, duels, read_standing
 from nirvana.reporting.text import megabytes, millions, plain
 from nirvana.runs.run import Run
 from nirvana.runs.store import EXAMPLE
 
+SIZES = ("parameters", "bytes")  # equal before and after recovery
+
 
 def side_by_side(report: Report) -> None:
-    """A card for each measurement, dense model left and pruned model right."""
-    bits = {tuple(_protocol_key(pair)): pair for pair in figures.pairs(report, "bits per byte")}
+    """A card for each measurement with each model's number, the dense one first."""
+    bits = {line.key: line for line in align(report, "bits per byte")}
     with st.grid(2, min_column_width=330):
-        for pair in figures.pairs(report, "perplexity"):
-            extra = bits.get(tuple(_protocol_key(pair)))
-            _card(f"Perplexity on {plain(pair.corpus)}", pair, _bits(extra) if extra else "")
-        for pair in figures.pairs(report, "KL divergence"):
-            _card(f"KL to the dense model on {plain(pair.corpus)}", pair, "In nats per token; 0 means identical.")
-        for pair in figures.pairs(report, "parameters"):
-            _card("Parameters", pair, words=millions)
-        for pair in figures.pairs(report, "bytes"):
-            _card("Size of the weights", pair, words=megabytes)
+        for line in align(report, "perplexity"):
+            extra = bits.get(line.key)
+            _card(f"Perplexity on {plain(line.corpus)}", line, _bits(extra) if extra else "")
+        for line in align(report, "KL divergence"):
+            _card(f"KL to the dense model on {plain(line.corpus)}", line, "In nats per token; 0 means identical.")
+        for line in align(report, "parameters"):
+            _card("Parameters", line, words=millions)
+        for line in align(report, "bytes"):
+            _card("Size of the weights", line, words=megabytes)
 
 
 def verdicts(run: Run, report: Report, mine: Standing | None, others: list[Standing]) -> None:
@@ -40,6 +44,7 @@ def verdicts(run: Run, report: Report, mine: Standing | None, others: list[Stand
     broken = collapses(report, card.geometry.get("vocabulary") if card else None)
     if broken:
         st.error("**Pruning broke this model.**\n" + _list(broken), icon=":material/heart_broken:")
+    recovered(report)
     found = duels(mine, others) if mine is not None else []
     for side, show, title, icon in (
         (1, st.warning, "A baseline is better than this run.", ":material/trending_down:"),
@@ -49,6 +54,18 @@ def verdicts(run: Run, report: Report, mine: Standing | None, others: list[Stand
         lines = against_baselines(found, side)
         if lines:
             show(f"**{title}**\n{_list(lines)}", icon=icon)
+
+
+def recovered(report: Report) -> None:
+    """What recovery changed, and what it made worse."""
+    found = verdict(report)
+    if found is None:
+        return
+    show = st.success if found.clear else st.info
+    show(f"**{plain(found.words)}**", icon=":material/healing:")
+    if found.worse:
+        lines = _list([plain(line) for line in found.worse])
+        st.warning(f"**Recovery made this significantly worse.**\n{lines}", icon=":material/trending_down:")
 
 
 def charts(report: Report) -> None:
@@ -76,7 +93,7 @@ def charts(report: Report) -> None:
 def everything(run: Run, report: Report) -> None:
     """All measurements with their protocols, with downloads."""
     st.markdown("#### All measurements")
-    table = figures.report_table(report)
+    table = report_table(report)
     st.dataframe(
         table,
         hide_index=True,
@@ -170,25 +187,25 @@ def explain() -> None:
     )
 
 
-def _card(title: str, pair: Pair, extra: str = "", words: object = None) -> None:
-    measured = pair.pruned or pair.dense
-    if measured is None:
-        return
+def _card(title: str, line: Aligned, extra: str = "", words: object = None) -> None:
+    same = line.metric in SIZES and line.ratio("recovered") == line.ratio()
     with st.container(border=True, height="stretch"):
         st.markdown(f"**{title}**")
         with st.container(horizontal=True):
-            _value("Dense", pair.dense, words)
-            _value("Pruned", pair.pruned, words, pair.ratio)
-        lines = [plain(figures.describe_protocol(measured)), extra]
-        if measured.n:
-            lines.insert(1, f"n = {measured.n:,}")
+            for subject, item in line.of.items():
+                if subject == "recovered" and same:
+                    continue
+                label = "Pruned, recovered" if subject == "pruned" and same else subject.capitalize()
+                ratio = line.ratio(subject) if subject != "dense" else math.nan
+                _value(label, item, words, ratio)
+        lines = [plain(describe_protocol(line.last)), extra]
+        if line.last.n:
+            lines.insert(1, f"n = {line.last.n:,}")
         if any(lines):
-            st.caption(". ".join(line.rstrip(".") for line in lines if line) + ".")
+            st.caption(". ".join(each.rstrip(".") for each in lines if each) + ".")
 
 
-def _value(label: str, item: Measurement | None, words: object, ratio: float = float("nan")) -> None:
-    if item is None:
-        return
+def _value(label: str, item: Measurement, words: object, ratio: float) -> None:
     error = item.standard_error
     text = words(item.value) if callable(words) else plus_minus(item.value, error).partition(" ± ")[0]
     margin = plus_minus(item.value, error).partition(" ± ")[2]
@@ -204,19 +221,10 @@ def _value(label: str, item: Measurement | None, words: object, ratio: float = f
     )
 
 
-def _bits(pair: Pair) -> str:
-    parts = [
-        f"{name} {plus_minus(item.value, item.standard_error)}"
-        for name, item in (("dense", pair.dense), ("pruned", pair.pruned))
-        if item is not None
-    ]
+def _bits(line: Aligned) -> str:
+    parts = [f"{subject} {plus_minus(item.value, item.standard_error)}" for subject, item in line.of.items()]
     return f"Bits per byte: {', '.join(parts)}"
 
 
 def _list(lines: list[str]) -> str:
     return "\n".join(f"- {line}" for line in lines)
-
-
-def _protocol_key(pair: Pair) -> list[object]:
-    item = pair.pruned or pair.dense
-    return [item.protocol.get(name) for name in figures.SAME_TEXT] if item else []

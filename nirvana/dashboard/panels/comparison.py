@@ -104,7 +104,7 @@ def _notes(found: Comparison, now: state.Context) -> None:
             continue
         stale = "its numbers belong to earlier choices and are not compared"
         hint = stale if column.state == "stale" else "it has no numbers yet"
-        st.info(f"**{plain(column.heading)}** is {column.state}: {hint}. Open it and measure both models.")
+        st.info(f"**{plain(column.heading)}** is {column.state}: {hint}. Open it and measure its models.")
 
 
 def _differences(found: Comparison, runs: Sequence[Run]) -> None:
@@ -137,9 +137,9 @@ def _table(found: Comparison) -> None:
         },
     )
     st.caption(
-        "Dense → pruned ± one standard error, and the change to the run's own dense model: green for the better, "
-        "vermilion for the worse. ★: better than every other run of equal protocol; the 95 % intervals of all "
-        "differences exclude zero. Differences are paired where both runs have the same windows, probes or "
+        "Dense → pruned or recovered ± one standard error, and the change to the run's own dense model: green for "
+        "the better, vermilion for the worse. ★: better than every other run of equal protocol; the 95 % intervals "
+        "of all differences exclude zero. Differences are paired where both runs have the same windows, probes or "
         "items."
     )
 

@@ -80,5 +80,5 @@ def cost(recipe: Recipe) -> str:
     texts = (
         f"{count(len(choice.corpora), 'text')} of at most {choice.max_tokens:,} tokens" if choice.corpora else "no text"
     )
-    text = f"Both models read {texts} and the probe for KL{asked(recipe)}"
+    text = f"{'All' if 'recover' in recipe.steps else 'Both'} models read {texts} and the probe for KL{asked(recipe)}"
     return f"{text}: {in_words(expected_seconds('evaluate', recipe, read_pace(recipe.model)))}."

@@ -14,6 +14,7 @@ from nirvana.models.sources import BUILT_IN
 from nirvana.models.tiny import NAMES, QUICK
 from nirvana.reporting.estimates import in_words, total_seconds
 from nirvana.reporting.text import millions, moment, plain
+from nirvana.runs.describe import recovery
 from nirvana.runs.pace import read_pace
 from nirvana.runs.presets import PRESETS
 from nirvana.runs.recipe import Recipe
@@ -40,7 +41,8 @@ def demo(now: state.Context) -> None:
         model, recipe = BUILT_IN[name], PRESETS[preset].recipe(name)
         st.markdown(
             f"This is {model.description}. {PRESETS[preset].description} The demo scores every unit, removes "
-            f"**{recipe.allocation.sparsity:.0%}** of the attention and MLP weights, and measures the result. "
+            f"**{recipe.allocation.sparsity:.0%}** of the attention and MLP weights{_training(recipe)}, and measures "
+            "the result. "
             f"Nothing is downloaded. {cost(recipe)}"
         )
         if not model.installed:
@@ -61,6 +63,11 @@ def demo(now: state.Context) -> None:
             ):
                 state.start(recipe, name=f"Demo with {name}")
             page_link("model", "Use a model of your own" if not state.public_demo() else "Set it up step by step")
+
+
+def _training(recipe: Recipe) -> str:
+    """The recovery in the middle of a sentence; empty without one."""
+    return ", ".join(["", *(f"then trains for {words}" for words in recovery(recipe.recovery))])
 
 
 def cost(recipe: Recipe) -> str:
@@ -84,17 +91,18 @@ def headline(run: Run) -> None:
             balance(plan),
             "Share of the attention and MLP weights that was removed.",
         )
-        pruned = report.find("perplexity", "pruned")
-        if pruned is not None:
-            corpus = pruned.protocol.get("corpus")
-            dense = report.find("perplexity", "dense", corpus=corpus)
+        last = report.subjects[-1]
+        found = report.find("perplexity", last)
+        if found is not None:
+            corpus = found.protocol.get("corpus")
+            others = [(name, report.find("perplexity", name, corpus=corpus)) for name in report.subjects[:-1]]
             metric(
                 f"Perplexity, {plain(corpus)}",
-                f"{pruned.value:,.4g}",
-                f"from {dense.value:,.4g}" if dense else "",
-                "exp of the mean loss per token; lower is better.",
+                f"{found.value:,.4g}",
+                ", ".join(f"{name} {item.value:,.4g}" for name, item in others if item),
+                f"Of the {last} model: exp of the mean loss per token; lower is better.",
             )
-        divergence = report.find("KL divergence", "pruned")
+        divergence = report.find("KL divergence", last)
         if divergence is not None:
             error = divergence.standard_error
             metric(
@@ -104,7 +112,9 @@ def headline(run: Run) -> None:
                 "Divergence of the predictions, per token; 0 means identical.",
             )
     origin = f" ({plain(card.note)})" if card.note else ""
-    st.caption(f"{plain(card.name)}{origin}, pruned on {plain(card.device)}, without any training afterwards.")
+    trained = recovery(run.recipe.recovery) if "recovered" in report.subjects else []
+    ending = f"then recovered by {trained[0]}" if trained else "without any training afterwards"
+    st.caption(f"{plain(card.name)}{origin}, pruned on {plain(card.device)}, {ending}.")
     with st.container(horizontal=True):
         page_link("saliency", "See which units matter")
         page_link("compare", "See the measurements")

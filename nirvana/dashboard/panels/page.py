@@ -49,7 +49,7 @@ EMPTY = {  # page: its future content
     "allocation": "This page will allocate the budget by the scores, live as the sliders move.",
     "prune": "This page will show the model before and after pruning.",
     "recover": "This page will show the training loss, and perplexity and KL on held-out text while the model trains.",
-    "compare": "This page will show measurements of both models on the same text, and their continuations of a prompt.",
+    "compare": "This page will show measurements of each model on the same text, and their continuations of a prompt.",
 }
 
 

@@ -61,12 +61,17 @@ def history(runs: list[Run]) -> None:
         column_config={
             "points": st.column_config.NumberColumn(help="Points of its sweep; each is a run, opened below."),
             "sparsity": st.column_config.NumberColumn(format="percent"),
-            "perplexity": st.column_config.TextColumn(help="Dense to pruned, on the first corpus of the run."),
+            "perplexity": st.column_config.TextColumn(
+                help="Dense to pruned to recovered, on the first corpus of the run."
+            ),
             "KL": st.column_config.NumberColumn(format="%.3g", help="Nats per token; 0 means identical."),
         },
     )
     total = sum(use[run.id] for run in runs if not run.is_example)
-    st.caption(f"Runs take {megabytes(total)} on disk. A pruned model is stored as base and plan, without weights.")
+    st.caption(
+        f"Runs take {megabytes(total)} on disk. A pruned model is stored as base and plan, without weights, "
+        "and a recovered one by its weights."
+    )
 
 
 def take_row(runs: list[Run]) -> None:

@@ -1,4 +1,4 @@
-"""Speed of both models, and their quality against bytes beside quantised copies, on the Compare page."""
+"""Speed of the dense and the pruned model, and quality against bytes beside quantised copies, on the Compare page."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def speed(now: state.Context) -> None:
             key="compare.sizes.run",
             icon=":material/scatter_plot:",
             disabled=busy or not schemes or not now.run.recipe.evaluation.corpora,
-            help="Perplexity on this run's first text of both models and their quantised copies.",
+            help="Perplexity on this run's first text of each model and its quantised copies.",
         ):
             state.start_task("sizes", schemes=list(schemes))
     _speed_result(now)

@@ -92,12 +92,12 @@ def tasks_usable(choice: EvaluationChoice, card: ModelCard | None) -> bool:
 
 
 def answers(report: Report) -> None:
-    """Accuracies of both models on every task and phenomenon, and significant differences."""
+    """Accuracies of each model on every task and phenomenon, and significant differences."""
     found = comparisons(report)
     if not found:
         return
     st.markdown("### Zero-shot tasks")
-    measured = next(side for item in found for side in (item.dense, item.pruned) if side)
+    measured = found[0].first
     protocol = ", ".join(
         part
         for part in (
@@ -133,7 +133,7 @@ def explain_tasks() -> None:
         "with each other, nor with other versions of the harness."
     )
     st.markdown(
-        "Both models are measured on the same items, so their difference is more precise than each accuracy: "
+        "All models are measured on the same items, so their difference is more precise than each accuracy: "
         "items that both answer correctly, or both incorrectly, do not contribute. Its 95 % interval counts "
         "the items that only one of them answers correctly; a model is called better only where that interval "
         "excludes zero."

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from nirvana.errors import TaskError
-from nirvana.evaluation.results import Measurement, Report
+from nirvana.evaluation.results import SUBJECTS, Measurement, Report
 
 Z = 1.959964  # of a 95 % interval under the normal distribution
 ACCURACIES = {"acc": "accuracy", "acc_norm": "normalised accuracy"}  # the harness's names and a report's
@@ -75,10 +75,10 @@ class ZeroShot:
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """Accuracy of the pruned model minus that of the dense one, on the same items.
+    """Accuracy of a model minus that of a base, by default of the pruned and the dense one, on the same items.
 
-    `low` and `high` bound the 95 % interval; `lost` counts items that only the dense model answers correctly, `gained`
-    only the pruned one.
+    `low` and `high` bound the 95 % interval; `lost` counts items that only the base answers correctly, `gained` only
+    the model.
     """
 
     value: float
@@ -126,20 +126,30 @@ def paired_interval(dense: np.ndarray, pruned: np.ndarray) -> PairedDifference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One accuracy of one task for both models of a report; `difference` is None where one is missing."""
+    """One accuracy of one task for each model of a report; `of` has the measurements by subject."""
 
     task: str
     metric: str
-    dense: Measurement | None
-    pruned: Measurement | None
-    difference: PairedDifference | None
+    of: Mapping[str, Measurement]
 
     @property
-    def better(self) -> str:
-        """ "dense" or "pruned" where the interval excludes zero, else ""."""
-        if self.difference is None or not self.difference.clear:
+    def first(self) -> Measurement:
+        """That of the first model."""
+        return next(iter(self.of.values()))
+
+    def difference(self, subject: str = "pruned", base: str = "dense") -> PairedDifference | None:
+        """The accuracy of a model minus that of a base; None where one is missing, or the items differ."""
+        if subject not in self.of or base not in self.of:
+            return None
+        before, after = (unpack_outcomes(self.of[name].outcomes, self.of[name].n or 0) for name in (base, subject))
+        return paired_interval(before, after) if len(before) == len(after) > 0 else None
+
+    def better(self, subject: str = "pruned", base: str = "dense") -> str:
+        """The better one of the two where the interval of their difference excludes zero, else ""."""
+        found = self.difference(subject, base)
+        if found is None or not found.clear:
             return ""
-        return "dense" if self.difference.value < 0 else "pruned"
+        return base if found.value < 0 else subject
 
 
 def comparisons(report: Report) -> list[Comparison]:
@@ -150,17 +160,14 @@ def comparisons(report: Report) -> list[Comparison]:
             key = (item.protocol.get("task"), item.metric, item.protocol.get("items"), item.protocol.get("harness"))
             found.setdefault(key, {})[item.subject] = item
     return [
-        Comparison(str(task), metric, sides.get("dense"), sides.get("pruned"), _difference(sides))
+        Comparison(str(task), metric, {name: sides[name] for name in SUBJECTS if name in sides})
         for (task, metric, *_), sides in found.items()
     ]
 
 
-def _difference(sides: Mapping[str, Measurement]) -> PairedDifference | None:
-    outcomes = [unpack_outcomes(item.outcomes, item.n or 0) for item in sides.values()]
-    if sides.keys() != {"dense", "pruned"} or len({len(values) for values in outcomes} - {0}) != 1:
-        return None
-    dense, pruned = (unpack_outcomes(sides[name].outcomes, sides[name].n or 0) for name in ("dense", "pruned"))
-    return paired_interval(dense, pruned)
+def pairs(subjects: Sequence[str]) -> list[tuple[str, str]]:
+    """Each model with each base before it, e.g. ("pruned", "dense"), ("recovered", "dense") ..."""
+    return [(subject, base) for place, subject in enumerate(subjects) for base in subjects[:place]]
 
 
 def measurements(found: ZeroShot, subject: str, protocol: Mapping[str, Any]) -> list[Measurement]:

@@ -25,9 +25,10 @@ SMALL = 0.0005  # smaller relative changes are neither shown nor coloured
 
 
 def title(line: Line) -> str:
-    """E.g. "Perplexity, python-docs"."""
+    """E.g. "Perplexity, python-docs", "KL to dense, python-docs, recovered"."""
     words = {"KL divergence": "KL to dense", "bytes": "Size of the weights"}.get(line.metric, line.metric.capitalize())
-    return f"{words}, {line.text}" if line.text and line.metric not in SIZES else words
+    text = [line.text] if line.text and line.metric not in SIZES else []
+    return ", ".join([words, *text, *(["recovered"] if line.subject == "recovered" else [])])
 
 
 def shown_table(found: Comparison) -> pd.DataFrame:
@@ -43,7 +44,7 @@ def shown_table(found: Comparison) -> pd.DataFrame:
 
 
 def cell_text(line: Line, cell: Cell | None) -> str:
-    """E.g. "8.40 → 9.12 ± 0.31 (+8.6 %)"; the standard error is the pruned model's."""
+    """E.g. "8.40 → 9.12 ± 0.31 (+8.6 %)"; the standard error is the latter's."""
     if cell is None:
         return "-"
     dense = "" if cell.dense is None else _number(line, cell.dense, cell.dense_error).partition(" ± ")[0]
@@ -52,7 +53,7 @@ def cell_text(line: Line, cell: Cell | None) -> str:
 
 
 def number_table(found: Comparison) -> pd.DataFrame:
-    """A row a number: metric, text, run, value, dense, standard errors, whether comparable, winner, protocol."""
+    """A row a number: metric, text, model, run, value, dense, standard errors, whether comparable, winner, protocol."""
     rows = []
     for line in found.lines:
         for place, (column, cell) in enumerate(zip(found.columns, line.cells, strict=True)):
@@ -61,6 +62,7 @@ def number_table(found: Comparison) -> pd.DataFrame:
                     {
                         "metric": line.metric,
                         "text": line.text,
+                        "model": line.subject,
                         "run": column.run_id,
                         "name": column.heading,
                         "value": cell.value,
@@ -118,12 +120,13 @@ def line_chart(found: Comparison, line: Line) -> Chart:
     errors = np.array([2 * (cell.standard_error or 0) for _, cell, _ in drawn])
     won = np.array([wins for _, _, wins in drawn], bool)
     stroke: dict[str, Any] = {"symbol": "line-ns", "size": 26, "line": {"color": theme.DENSE, "width": 3}}
-    point: dict[str, Any] = {"color": theme.PRUNED, "size": 11}
+    look = theme.SUBJECTS[line.subject]
+    point: dict[str, Any] = {"color": look.colour, "symbol": look.symbol, "size": 11}
     ring: dict[str, Any] = {"symbol": "circle-open", "size": 20, "color": theme.REMOVED, "line": {"width": 2.5}}
     figure = go.Figure()
     for name, mine, marker, x in (
         ("dense", np.isfinite(dense), stroke, dense),
-        ("pruned", won | ~won, point, values),
+        (line.subject, won | ~won, point, values),
         ("winner", won, ring, values),
     ):
         if mine.any():
@@ -132,7 +135,7 @@ def line_chart(found: Comparison, line: Line) -> Chart:
                     x=x[mine],
                     y=rows[mine],
                     text=np.array(names)[mine],
-                    error_x={"array": errors, "color": theme.PRUNED, "width": 5} if name == "pruned" else None,
+                    error_x={"array": errors, "color": look.colour, "width": 5} if name == line.subject else None,
                     mode="markers",
                     name=name,
                     marker=marker,

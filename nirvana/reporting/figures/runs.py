@@ -8,10 +8,14 @@ from nirvana.evaluation.results import Report
 
 
 def history_row(report: Report | None) -> dict[str, Any]:
-    """The numbers of a report in a list of runs: "perplexity" as "dense to pruned", and "KL"."""
+    """The numbers of a report in a list of runs: "perplexity" as "dense to pruned to recovered", and "KL" of the last
+    model.
+    """
     if report is None:
         return {"perplexity": "", "KL": None}
-    pruned, divergence = report.find("perplexity", "pruned"), report.find("KL divergence", "pruned")
-    dense = report.find("perplexity", "dense", corpus=pruned.protocol.get("corpus")) if pruned else None
-    shown = f"{dense.value:,.4g} → {pruned.value:,.4g}" if pruned and dense else ""
+    pruned = report.find("perplexity", "pruned")
+    where = {"corpus": pruned.protocol.get("corpus")} if pruned else {}
+    values = [found.value for subject in report.subjects if (found := report.find("perplexity", subject, **where))]
+    divergence = report.find("KL divergence", report.subjects[-1]) if report.subjects else None
+    shown = " → ".join(f"{value:,.4g}" for value in values) if pruned and len(values) > 1 else ""
     return {"perplexity": shown, "KL": divergence.value if divergence else None}

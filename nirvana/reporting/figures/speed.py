@@ -191,12 +191,12 @@ def _takeaway(report: SpeedReport) -> str:
 
 
 def _trade(table: pd.DataFrame) -> str:
-    """The pruned model against the best quantised model of at most its size."""
-    pruned = table[table["model"] == "pruned"].sort_values("bytes", ascending=False)
-    if pruned.empty:
+    """The last model against the best quantised model of at most its size."""
+    last = next((name for name in ("recovered", "pruned") if (table["model"] == name).any()), "")
+    if not last:
         return ""
-    own = pruned.iloc[0]
-    words = f"Pruned, {_point(own)}"
+    own = table[table["model"] == last].sort_values("bytes", ascending=False).iloc[0]
+    words = f"{last.capitalize()}, {_point(own)}"
     rivals = table[(table["model"] == "dense") & (table["bytes"] <= own["bytes"])]
     if rivals.empty:
         return f"{words}; no quantised dense model is as small."
@@ -214,7 +214,7 @@ def _range(spread: Spread) -> str:
 
 
 def _colour(name: str) -> str:
-    """Grey for the dense model and purple for the pruned one; quantised copies are paler."""
+    """The colour of a model, paler for its quantised copies."""
     subject, _, scheme = name.partition(" ")
-    colour = {"dense": theme.DENSE, "pruned": theme.PRUNED}.get(subject, theme.ATTENTION)
-    return theme.translucent(colour, 0.65) if scheme and subject in ("dense", "pruned") else colour
+    colour = theme.SUBJECTS[subject].colour if subject in theme.SUBJECTS else theme.ATTENTION
+    return theme.translucent(colour, 0.65) if scheme and subject in theme.SUBJECTS else colour

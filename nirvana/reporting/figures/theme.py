@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 ATTENTION = "#2B83BA"  # blue
 CROSS_ATTENTION = "#7A6FC2"  # violet
 MLP = "#009E73"  # bluish green
@@ -10,6 +12,21 @@ NEUTRAL = "#868D97"  # never pruned, or a size before pruning
 
 DENSE = NEUTRAL
 PRUNED = "#C2629B"  # reddish purple
+RECOVERED = MLP
+
+
+class Look(NamedTuple):
+    """Colour and marker of a model; the marker tells it apart without colours."""
+
+    colour: str
+    symbol: str
+
+
+SUBJECTS = {
+    "dense": Look(DENSE, "circle-open"),
+    "pruned": Look(PRUNED, "circle"),
+    "recovered": Look(RECOVERED, "diamond"),
+}
 
 CUT = "#868D97"  # lines over the page's own background
 CUT_ON_HEATMAP = "#FF6A3D"  # lines over SEQUENTIAL, which has no red

@@ -10,14 +10,20 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from nirvana.evaluation.results import Measurement
-from nirvana.evaluation.zero_shot.results import Comparison, PairedDifference
+from nirvana.evaluation.results import SUBJECTS, Measurement
+from nirvana.evaluation.zero_shot.results import Comparison, PairedDifference, pairs
 from nirvana.evaluation.zero_shot.tasks import MINIMAL_PAIRS, task_title
 from nirvana.reporting.figures import theme
 from nirvana.reporting.figures.allocation import LEGEND, MARGIN
 from nirvana.reporting.figures.chart import Chart, count
 
 BARS = 2.0  # standard errors
+SPREAD = 0.24  # between the marks of one row
+DIFFERENCES = {
+    ("pruned", "dense"): theme.PRUNED,
+    ("recovered", "dense"): theme.RECOVERED,
+    ("recovered", "pruned"): theme.ATTENTION,
+}
 
 
 def split_phenomena(found: Sequence[Comparison]) -> tuple[list[Comparison], list[Comparison]]:
@@ -46,25 +52,30 @@ def accuracies(found: Sequence[Comparison], what: str) -> Chart | None:
             hovertemplate="guessing: %{x:.1%}<extra></extra>",
         )
     )
-    for name, colour, symbol, shift in (
-        ("dense", theme.DENSE, "circle-open", -0.12),
-        ("pruned", theme.PRUNED, "circle", 0.12),
-    ):
-        sides = [getattr(item, name) for item in found]
+    subjects = _subjects(found)
+    for place, name in enumerate(subjects):
+        look = theme.SUBJECTS[name]
+        sides = [item.of.get(name) for item in found]
         errors = [BARS * (side.standard_error or 0.0) if side else 0.0 for side in sides]
+        shift = SPREAD * (place - (len(subjects) - 1) / 2)
         figure.add_trace(
             go.Scatter(
                 x=np.array([side.value if side else np.nan for side in sides], np.float32),
                 y=(np.arange(len(found)) + shift).astype(np.float32),
-                error_x={"array": np.array(errors, np.float32), "color": colour, "thickness": 1.5, "width": 4},
+                error_x={"array": np.array(errors, np.float32), "color": look.colour, "thickness": 1.5, "width": 4},
                 mode="markers",
                 name=name,
-                marker={"color": colour, "size": 10, "symbol": symbol, "line": {"width": 2.5, "color": colour}},
+                marker={
+                    "color": look.colour,
+                    "size": 10,
+                    "symbol": look.symbol,
+                    "line": {"width": 2.5, "color": look.colour},
+                },
                 hovertemplate=f"{name}: %{{x:.1%}}<extra></extra>",
             )
         )
     _task_axis(figure, found)
-    figure.update_layout(height=_height(found), margin=MARGIN, legend=LEGEND)
+    figure.update_layout(height=_height(found, len(subjects) - 1), margin=MARGIN, legend=LEGEND)
     figure.update_xaxes(title="Items that are right", tickformat=".0%", zeroline=False)
     return Chart(
         title=f"How often is each model right on each {what}?",
@@ -76,101 +87,152 @@ def accuracies(found: Sequence[Comparison], what: str) -> Chart | None:
 
 
 def differences(found: Sequence[Comparison], what: str) -> Chart | None:
-    """Pruned minus dense accuracy with its 95 % interval; None where no row has both models' items.
+    """Paired differences of accuracy with their 95 % intervals, pruned minus dense and, after a recovery, recovered
+    minus dense and minus pruned; None where no row has two models' items.
 
     Args:
         what: kind of row, e.g. "task", "phenomenon".
     """
-    paired = [(item, item.difference) for item in found if item.difference is not None]
-    if not paired:
+    sides = pairs(_subjects(found))
+    rows = [item for item in found if any(item.difference(*side) is not None for side in sides)]
+    if not rows:
         return None
-    rows = [item for item, _ in paired]
-    values = np.array([[change.value, change.low, change.high] for _, change in paired])  # (rows, 3)
     figure = go.Figure()
     figure.add_vline(x=0, line={"color": theme.DENSE, "width": 2, "dash": "dash"})
-    for clear, name, colour in ((True, "differs", theme.PRUNED), (False, "not significant", theme.NEUTRAL)):
-        chosen = [index for index, (_, change) in enumerate(paired) if change.clear == clear]
-        if chosen:
-            part = values[chosen]
-            figure.add_trace(
-                go.Scatter(
-                    x=part[:, 0].astype(np.float32),
-                    y=np.array(chosen, np.int32),
-                    error_x={
-                        "array": np.maximum(part[:, 2] - part[:, 0], 0).astype(np.float32),
-                        "arrayminus": np.maximum(part[:, 0] - part[:, 1], 0).astype(np.float32),
-                        "color": colour,
-                        "thickness": 2,
-                        "width": 5,
-                    },
-                    customdata=np.array([[paired[i][1].lost, paired[i][1].gained] for i in chosen], np.int32),
-                    mode="markers",
-                    name=name,
-                    marker={"color": colour, "size": 10, "symbol": "circle" if clear else "circle-open"},
-                    hovertemplate="%{x:+.1%}<br>%{customdata[0]} items lost, %{customdata[1]} gained<extra></extra>",
-                )
-            )
+    for place, (subject, base) in enumerate(sides):
+        shift = SPREAD * (place - (len(sides) - 1) / 2)
+        colours = DIFFERENCES.get((subject, base), theme.PRUNED)
+        changes = [(row, change) for row, item in enumerate(rows) if (change := item.difference(subject, base))]
+        for clear in (True, False):
+            part = [(row, change) for row, change in changes if change.clear == clear]
+            if len(sides) > 1:
+                name, colour = f"{subject} - {base}", colours
+            else:
+                name, colour = ("differs", theme.PRUNED) if clear else ("not significant", theme.NEUTRAL)
+            if part:
+                legend = clear or len(sides) == 1 or not any(change.clear for _, change in changes)
+                _changes(figure, part, shift, name, colour, filled=clear, legend=legend)
     _task_axis(figure, rows)
-    figure.update_layout(height=_height(rows), margin=MARGIN, legend=LEGEND, showlegend=True)
-    figure.update_xaxes(title="Pruned minus dense, same items", tickformat="+.0%", zeroline=False)
-    chance = " One interval in twenty excludes zero by chance." if len(rows) > 4 else ""
+    figure.update_layout(height=_height(rows, len(sides)), margin=MARGIN, legend=LEGEND, showlegend=True)
+    several = len(sides) > 1
+    title = "Difference of accuracy, same items" if several else "Pruned minus dense, same items"
+    figure.update_xaxes(title=title, tickformat="+.0%", zeroline=False)
+    chance = " One interval in twenty excludes zero by chance." if len(rows) * len(sides) > 4 else ""
+    filled = " Filled marks differ; open ones are not significant." if several else ""
     return Chart(
-        title=f"On which {what} did pruning change accuracy?",
+        title=f"On which {what} did pruning{' or recovery' if several else ''} change accuracy?",
         figure=figure,
-        takeaway=_verdict(paired),
+        takeaway=_verdicts(rows, sides),
         table=table(rows),
         reading="Bars: 95 % intervals of the paired difference, from the items on which the two models disagree "
-        f"(Bonett and Price, 2012). A row counts as different where its interval excludes zero.{chance}",
+        f"(Bonett and Price, 2012). A row counts as different where its interval excludes zero.{filled}{chance}",
+    )
+
+
+def _changes(
+    figure: go.Figure,
+    part: Sequence[tuple[int, PairedDifference]],
+    shift: float,
+    name: str,
+    colour: str,
+    *,
+    filled: bool,
+    legend: bool,
+) -> None:
+    """Differences as marks with intervals, each at its row."""
+    values = np.array([[change.value, change.low, change.high] for _, change in part])  # (rows, 3)
+    places = np.array([row for row, _ in part], np.int32)
+    figure.add_trace(
+        go.Scatter(
+            x=values[:, 0].astype(np.float32),
+            y=(places + shift).astype(np.float32) if shift else places,
+            error_x={
+                "array": np.maximum(values[:, 2] - values[:, 0], 0).astype(np.float32),
+                "arrayminus": np.maximum(values[:, 0] - values[:, 1], 0).astype(np.float32),
+                "color": colour,
+                "thickness": 2,
+                "width": 5,
+            },
+            customdata=np.array([[change.lost, change.gained] for _, change in part], np.int32),
+            mode="markers",
+            name=name,
+            legendgroup=name,
+            showlegend=legend,
+            marker={"color": colour, "size": 10, "symbol": "circle" if filled else "circle-open"},
+            hovertemplate="%{x:+.1%}<br>%{customdata[0]} items lost, %{customdata[1]} gained<extra></extra>",
+        )
     )
 
 
 def table(found: Sequence[Comparison]) -> pd.DataFrame:
-    """One row for each task and metric, with both models, the difference, and the protocol."""
+    """One row for each task and metric, with each model, the differences, and the protocol."""
+    subjects = _subjects(found)
+    sides = pairs(subjects) or [("pruned", "dense")]
     rows = []
     for item in found:
-        measured, change = item.pruned or item.dense, item.difference
-        if measured is None:
-            continue
-        row: dict[str, object] = {"task": task_title(item.task), "metric": item.metric, "items": measured.n}
-        for name, side in (("dense", item.dense), ("pruned", item.pruned)):
-            row[name] = side.value if side else math.nan
-            row[f"{name} standard error"] = side.standard_error if side else math.nan
-        for name in ("value", "low", "high", "lost", "gained"):
-            row["pruned - dense" if name == "value" else name] = getattr(change, name) if change else math.nan
-        protocol = measured.protocol
-        row |= {"better": item.better, "guessing": _chance(item), "harness": protocol.get("harness", "")}
+        row: dict[str, object] = {"task": task_title(item.task), "metric": item.metric, "items": item.first.n}
+        for name in dict.fromkeys(["dense", "pruned", *subjects]):
+            side = item.of.get(name)
+            row |= {name: side.value if side else math.nan}
+            row |= {f"{name} standard error": side.standard_error if side else math.nan}
+        for subject, base in sides:
+            change, ending = item.difference(subject, base), f", {subject} - {base}" if len(sides) > 1 else ""
+            row[f"{subject} - {base}"] = change.value if change else math.nan
+            for name in ("low", "high", "lost", "gained"):
+                row[name + ending] = getattr(change, name) if change else math.nan
+            row["better" + ending] = item.better(subject, base)
+        protocol = item.first.protocol
+        row |= {"guessing": _chance(item), "harness": protocol.get("harness", "")}
         row |= {"shots": protocol.get("shots"), "truncated prompts": protocol.get("truncated", 0), "name": item.task}
         rows.append(row)
     return pd.DataFrame(rows)
 
 
 def _right(found: Sequence[Comparison]) -> str:
-    both = [(item, item.dense, item.pruned) for item in found if item.dense and item.pruned]
-    if not both:
+    subjects = _subjects(found)
+    whole = [item for item in found if len(item.of) == len(subjects)]
+    if not whole or len(subjects) < 2:
         return "Only one of the models was measured."
-    if len(both) == 1:
-        item, dense, pruned = both[0]
-        return f"The dense model is right on {_share(dense)}, the pruned one on {_share(pruned)}: {_label(item)}."
-    means = np.mean([[dense.value, pruned.value] for _, dense, pruned in both], axis=0)
-    return (
-        f"On average over {len(both)} rows, the dense model is right on {means[0]:.1%}, the pruned one {means[1]:.1%}."
-    )
+    if len(whole) == 1:
+        parts = [f"the {name} {'model is right on' if not n else 'one on'} {_share(item)}"
+                 for n, (name, item) in enumerate(whole[0].of.items())]  # fmt: skip
+        return f"T{', '.join(parts)[1:]}: {_label(whole[0])}."
+    means = {name: np.mean([item.of[name].value for item in whole]) for name in subjects}
+    parts = [f"the {name} {'model is right on' if not n else 'one'} {mean:.1%}"
+             for n, (name, mean) in enumerate(means.items())]  # fmt: skip
+    return f"On average over {len(whole)} rows, {', '.join(parts)}."
 
 
-def _verdict(paired: Sequence[tuple[Comparison, PairedDifference]]) -> str:
-    worse = [item for item, change in paired if item.better == "dense"]
-    better = [item for item, change in paired if item.better == "pruned"]
+def _verdicts(rows: Sequence[Comparison], sides: Sequence[tuple[str, str]]) -> str:
+    """A sentence for each two models that differ."""
+    clear = [side for side in sides if any(item.better(*side) for item in rows)]
+    return " ".join(_verdict(rows, *side) for side in clear or sides[:1])
+
+
+def _verdict(rows: Sequence[Comparison], subject: str, base: str) -> str:
+    paired = [item for item in rows if item.difference(subject, base) is not None]
+    worse = [item for item in paired if item.better(subject, base) == base]
+    better = [item for item in paired if item.better(subject, base) == subject]
+    than = "" if (subject, base) == ("pruned", "dense") else f" than the {base} one"
     if not worse and not better:
         return "No difference is significant." if len(paired) > 1 else "The difference is not significant."
-    parts = [f"clearly {word} on {_names(items)}" for word, items in (("worse", worse), ("better", better)) if items]
+
+    def names(items: Sequence[Comparison]) -> str:
+        ordered = sorted(items, key=lambda item: found.value if (found := item.difference(subject, base)) else 0)
+        labels = [_label(item) for item in ordered]
+        return ", ".join(labels[:3]) + (f" and {len(labels) - 3} more" if len(labels) > 3 else "")
+
+    parts = [
+        f"clearly {word}{than} on {names(items)}" for word, items in (("worse", worse), ("better", better)) if items
+    ]
     rest = len(paired) - len(worse) - len(better)
-    text = f"The pruned model is {' and '.join(parts)}"
+    text = f"The {subject} model is {' and '.join(parts)}"
     return f"{text}; not significant: {count(rest, 'other difference')}." if rest else f"{text}."
 
 
-def _names(items: Sequence[Comparison]) -> str:
-    labels = [_label(item) for item in sorted(items, key=lambda item: item.difference.value if item.difference else 0)]
-    return ", ".join(labels[:3]) + (f" and {len(labels) - 3} more" if len(labels) > 3 else "")
+def _subjects(found: Sequence[Comparison]) -> list[str]:
+    """The models that were measured."""
+    return [name for name in SUBJECTS if any(name in item.of for item in found)]
 
 
 def _share(item: Measurement) -> str:
@@ -183,8 +245,7 @@ def _label(item: Comparison) -> str:
 
 
 def _chance(item: Comparison) -> float:
-    measured = item.dense or item.pruned
-    return float(measured.protocol.get("chance", 0.0)) if measured else 0.0
+    return float(item.first.protocol.get("chance", 0.0))
 
 
 def _task_axis(figure: go.Figure, found: Sequence[Comparison]) -> None:
@@ -198,5 +259,5 @@ def _task_axis(figure: go.Figure, found: Sequence[Comparison]) -> None:
     )
 
 
-def _height(found: Sequence[Comparison]) -> int:
-    return 150 + 32 * len(found)
+def _height(found: Sequence[Comparison], marks: int = 1) -> int:
+    return 150 + (32 if marks == 1 else 46) * len(found)

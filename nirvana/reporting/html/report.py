@@ -7,8 +7,8 @@ import json
 import pandas as pd
 
 from nirvana.evaluation.results import Report
+from nirvana.reporting.aligned import align
 from nirvana.reporting.figures.chart import plus_minus
-from nirvana.reporting.figures.compare import pairs
 from nirvana.reporting.html import sections, studies
 from nirvana.reporting.html.document import Document
 from nirvana.reporting.text import moment
@@ -45,6 +45,7 @@ def report_html(run: Run) -> str:
         sections.write_scan(document, run, scores, plan)
     if plan is not None and summary is not None:
         sections.write_pruning(document, plan, summary)
+    sections.write_recovery(document, run)
     if report is not None:
         sections.write_comparison(document, report)
     sections.write_speed(document, run)
@@ -56,14 +57,20 @@ def report_html(run: Run) -> str:
 
 
 def headline(report: Report) -> list[str]:
-    """Cost of pruning on each text, one sentence per text."""
+    """Cost of pruning on each text, and what is left of it after recovery, one sentence per text."""
     found = []
-    for pair in pairs(report, "perplexity"):
-        if pair.dense is not None and pair.pruned is not None:
-            before, after = (plus_minus(item.value, item.standard_error) for item in (pair.dense, pair.pruned))
-            ratio = f", {pair.ratio:.3g} times" if pair.ratio == pair.ratio else ""
-            found.append(f"Perplexity on {pair.corpus}: {before} dense, {after} pruned{ratio}.")
+    for line in align(report, "perplexity"):
+        if {"dense", "pruned"} <= line.of.keys():
+            parts = [
+                f"{plus_minus(item.value, item.standard_error)} {subject}{_times(line.ratio(subject), subject)}"
+                for subject, item in line.of.items()
+            ]
+            found.append(f"Perplexity on {line.corpus}: {', '.join(parts)}.")
     return found
+
+
+def _times(ratio: float, subject: str) -> str:
+    return f", {ratio:.3g} times" if subject != "dense" and ratio == ratio else ""
 
 
 def write_recipe(document: Document, run: Run) -> None:

@@ -8,13 +8,25 @@ from nirvana.evaluation.zero_shot.results import comparisons
 from nirvana.layout import KV_GROUP, NEURON
 from nirvana.plan import PruningPlan
 from nirvana.reporting import shading
-from nirvana.reporting.figures import allocation, calibration, compare, distributions, positions, shares, speed, tokens
+from nirvana.reporting.aligned import comparison_table, report_table
+from nirvana.reporting.figures import (
+    allocation,
+    calibration,
+    compare,
+    distributions,
+    positions,
+    recovery,
+    shares,
+    speed,
+    tokens,
+)
 from nirvana.reporting.figures import model as model_figures
 from nirvana.reporting.figures import prune as prune_figures
 from nirvana.reporting.figures import saliency as saliency_figures
 from nirvana.reporting.figures import zero_shot as zero_shot_figures
 from nirvana.reporting.figures.sensitivity import loss_curves, scan_heatmap, scan_words
 from nirvana.reporting.html.document import Document
+from nirvana.reporting.recovery import overfitting, protocol_words, verdict
 from nirvana.runs.results import ModelCard, PruneSummary
 from nirvana.runs.run import Run
 from nirvana.saliency.scores import Saliency
@@ -133,17 +145,36 @@ def write_pruning(document: Document, plan: PruningPlan, summary: PruneSummary) 
     document.code(prune_figures.module_diff(plan), "Which modules changed")
 
 
+def write_recovery(document: Document, run: Run) -> None:
+    history = run.recovery()
+    if history is None:
+        return
+    document.section("recover", "Recovered model")
+    info = run.info("recover") or {}
+    document.text(protocol_words(history, f"On {info['device']} in {info['dtype']}" if info.get("device") else ""))
+    for note in filter(None, (history.stopped, overfitting(history))):
+        document.text(note, "note")
+    document.chart(recovery.perplexity_by_step(history), table=False)
+    document.chart(recovery.kl_by_step(history), table=False)
+    document.chart(recovery.loss_by_step(history), table=False)
+    document.table(recovery.checks_table(history), summary="Checks on held-out text")
+
+
 def write_comparison(document: Document, report: Report) -> None:
     document.section("compare", "Comparison")
-    document.table(compare.comparison_table(report), summary="Both models side by side")
+    found = verdict(report)
+    if found is not None:
+        document.text(found.words)
+        for line in found.worse:
+            document.text(f"Significantly worse: {line}", "note")
+    document.table(comparison_table(report), summary="The models side by side")
     document.chart(compare.perplexity_ratios(report), table=False)
     document.chart(compare.bits_per_byte(report), table=False)
-    found = comparisons(report)
-    tasks, phenomena = zero_shot_figures.split_phenomena(found)
+    tasks, phenomena = zero_shot_figures.split_phenomena(comparisons(report))
     for rows, what in ((tasks, "task"), (phenomena, "phenomenon")):
         document.chart(zero_shot_figures.accuracies(rows, what))
         document.chart(zero_shot_figures.differences(rows, what), table=False)
-    document.table(compare.report_table(report), summary="All measurements with their protocols")
+    document.table(report_table(report), summary="All measurements with their protocols")
 
 
 def write_speed(document: Document, run: Run) -> None:
