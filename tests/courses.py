@@ -32,5 +32,11 @@ def course(ratios: Sequence[tuple[float, float]] = ((1.5, 1.6), (1.3, 1.4), (1.2
         "text_hash": "cd" * 32,
         "model": "ef" * 32,
     }
-    protocol |= {"held_out": dict.fromkeys(dense, "ab"), "split": "probe", "windows": 8, "window": 256}
+    protocol |= {
+        "held_out": dict.fromkeys(dense, "ab"),
+        "split": "probe",
+        "windows": 8,
+        "window": 256,
+        "learning_rate": 3e-4,
+    }
     return RecoveryHistory(protocol, steps, checks, dense=dense)

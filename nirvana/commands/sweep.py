@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +12,9 @@ from nirvana.commands.console import print_json, print_table
 from nirvana.commands.study import StudyCommand
 from nirvana.files import write_bytes
 from nirvana.runs.describe import percent
+from nirvana.runs.recipe import RecoveryChoice
 from nirvana.runs.run import Run
+from nirvana.schema import options
 from nirvana.studies.sweep import Sweep
 from nirvana.studies.sweep_grid import Grid
 from nirvana.studies.sweep_rows import Row, read_rows
@@ -27,6 +30,7 @@ class SweepCommand(StudyCommand[Grid]):
         *("--corpus", "--samples", "--length", "--probe-samples", "--probe-length", "--probe-seed", "--task"),
         *("--multiple-of", "--protect", "--uniform"),
         *("--statistics-samples", "--statistics-length", "--statistics-seed"),
+        *(option.flag for option in options(RecoveryChoice).values() if option.name != "method"),
     )
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
@@ -56,11 +60,32 @@ def _show(run_id: str, grid: Grid, rows: Sequence[Row], arguments: argparse.Name
         print_table(sweeps.title(metric), ["criterion", "sparsity", *columns], table)
         for verdict in sweeps.verdicts(rows, metric):
             print(f"- {sweeps.HEADINGS[verdict.kind]}. {verdict.text}")
+        _recovery(rows, metric)
         print()
     print("Means over seeds ± one standard deviation; the dense model's ± is its standard error over text or items.")
     for row in rows:
         if row.failure:
             print(f"{row.point.label}: {row.failure}")
+
+
+def _recovery(rows: Sequence[Row], metric: str) -> None:
+    """Print each way before and after recovery, if any was recovered."""
+    from nirvana.reporting.sweep_recovery import before_after, ranking_words
+
+    pairs = before_after(rows, metric)
+    if not pairs:
+        return
+    unit = ", over the dense model's" if metric.startswith("perplexity") else ""
+    table = [
+        [pair.label, pair.cell.way.recovery, *(_interval(mean) for mean in (pair.before, pair.after))] for pair in pairs
+    ]
+    print_table(f"Before and after recovery{unit}", ["", "recovery", "pruned", "recovered"], table)
+    for line in ranking_words(pairs, metric):
+        print(f"- {line}")
+
+
+def _interval(mean: Any) -> str:
+    return f"{mean.value:.4g}" + (f" [{mean.low:.4g}, {mean.high:.4g}]" if math.isfinite(mean.high) else "")
 
 
 def _dense(metric: str, found: tuple[float, float | None]) -> str:

@@ -237,7 +237,7 @@ def speed_command(run_id: str, protocol: Mapping[str, int], schemes: Sequence[st
 
 def sweep_code(recipe: Recipe, grid: Grid) -> str:
     """A script for a sweep around `recipe`."""
-    data = _around(recipe).to_json()
+    data = _around(recipe, grid).to_json()
     default = Recipe().to_json()
     changed = {
         section: different
@@ -264,18 +264,22 @@ def sweep_code(recipe: Recipe, grid: Grid) -> str:
 def sweep_command(recipe: Recipe, grid: Grid) -> str:
     """The shell command of a sweep around `recipe`."""
     shown = ("--criterion", "--sparsity", "--seed")
-    line = ["nirvana", "sweep", *option_words(_around(recipe), ("--model",)), *words(grid, shown)]
+    line = ["nirvana", "sweep", *option_words(_around(recipe, grid), ("--model",)), *words(grid, shown)]
     return shlex.join(line)
 
 
-def _around(recipe: Recipe) -> Recipe:
-    """The values of a recipe that a sweep uses: the grid replaces some, and no calibration set is chosen by KL."""
+def _around(recipe: Recipe, grid: Grid) -> Recipe:
+    """The values of a recipe that a sweep uses: the grid replaces some, and no calibration set is chosen by KL. Those
+    of a recovery count where the grid has one.
+    """
     default, kept = Recipe(), recipe.calibration
     made = recipe.with_values(saliency=default.saliency)
     drawn = {name: getattr(kept, name) for name in DRAWN}
     made = made.with_values(calibration=default.calibration.with_values(**drawn))
     allocation = {name: getattr(recipe.allocation, name) for name in ("multiple_of", "protected", "uniform")}
     made = made.with_values(allocation=default.allocation.with_values(**allocation))
+    trained = recipe.recovery.with_values(method=default.recovery.method) if set(grid.recoveries) - {"none"} else None
+    made = made.with_values(recovery=trained or default.recovery)
     return made.change("prune", compensation=default.prune.compensation)
 
 

@@ -53,19 +53,25 @@ def total_seconds(steps: Iterable[str], recipe: Recipe, pace: Pace) -> float | N
 
 
 def sweep_seconds(todo: Sequence[Point], rows: Sequence[Row], recipe: Recipe, pace: Pace) -> float | None:
-    """Seconds of the points of a sweep around `recipe`, estimated from finished `rows`, or else from its steps.
+    """Seconds of the points of a sweep around `recipe`, estimated from finished `rows` with the same recovery, or else
+    from its steps.
 
     Each criterion scores once a seed, and the dense model is measured once; None before anything was measured.
     """
-    spent = [row.seconds for row in rows if row.seconds]
-    if len(spent) > 1:
-        return median(spent) * len(todo)
-    parts, scored = [], set()
+    spent: dict[str, list[float]] = {}
+    for row in rows:
+        if row.seconds:
+            spent.setdefault(row.point.recovery, []).append(row.seconds)
+    parts, scored = list[float | None](), set()
     for number, point in enumerate(todo):
+        if len(spent.get(point.recovery, ())) > 1:
+            parts.append(median(spent[point.recovery]))
+            continue
         choices = point.recipe(recipe)
         measured = expected_seconds("evaluate", choices, pace)
         parts.append(measured if measured is None or not number else measured / 2)
         parts.append(expected_seconds("prune", choices, pace))
+        parts += [expected_seconds("recover", choices, pace)] if "recover" in choices.steps else []
         if (point.seed, point.criterion) not in scored:
             scored.add((point.seed, point.criterion))
             parts.append(expected_seconds("saliency", choices, pace))

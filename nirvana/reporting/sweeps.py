@@ -21,21 +21,28 @@ SIMILAR = 0.01  # largest deviation from the target sparsity of compared points
 
 
 class Way(NamedTuple):
-    """One way to prune, a line in a chart: `Way("taylor", "shared", "gamma 3.36")`. `column`: a key of ALLOCATIONS."""
+    """One way to make a model, a line in a chart: `Way("taylor", "shared", "gamma 3.36")`. `column`: a key of
+    ALLOCATIONS; `recovery`: in words, empty without one.
+    """
 
     criterion: str
     column: str
     setting: str
+    recovery: str = ""
+
+    @property
+    def rules(self) -> str:
+        """What it shares with its rivals in pruning: as published, or the same allocation, gamma and compensation."""
+        return ", ".join(filter(None, [ALLOCATIONS[self.column], self.setting if self.column != "published" else ""]))
 
     @property
     def contest(self) -> str:
-        """Name of its contest: all as published, or the same allocation with the same gamma and compensation."""
-        words = [ALLOCATIONS[self.column]] + ([self.setting] if self.column != "published" and self.setting else [])
-        return ", ".join(words)
+        """Name of its contest: the rules, and the same recovery."""
+        return ", ".join(filter(None, [self.rules, f"after {self.recovery}" if self.recovery else ""]))
 
     @property
     def label(self) -> str:
-        return ", ".join([self.criterion, ALLOCATIONS[self.column], *([self.setting] if self.setting else [])])
+        return ", ".join(filter(None, [self.criterion, ALLOCATIONS[self.column], self.setting, self.recovery]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,7 +143,7 @@ def higher_is_better(metric: str) -> bool:
 def ways(point: Point) -> list[Way]:
     """Lines of a point; both, where the published allocation is the shared one."""
     member = {name: point.method == name for name in ALLOCATIONS} | {"published": point.as_published}
-    return [Way(point.criterion, name, point.setting) for name in ALLOCATIONS if member[name]]
+    return [Way(point.criterion, name, point.setting, point.trained) for name in ALLOCATIONS if member[name]]
 
 
 def cells(rows: Iterable[Row], metric: str) -> list[Cell]:
@@ -254,16 +261,21 @@ class Line(NamedTuple):
 
 
 def comparison(rows: Sequence[Row], metric: str) -> tuple[list[str], list[Line]]:
-    """The columns, "as published" and then "same allocation", for each gamma and compensation; and the lines."""
+    """The columns, "as published" and then "same allocation", for each gamma, compensation and recovery; and the
+    lines.
+    """
     found = cells(rows, metric)
+    published = list(dict.fromkeys(cell.way.contest for cell in found if cell.way.column == "published"))
     settings = list(dict.fromkeys(cell.way.contest for cell in found if cell.way.column != "published"))
-    short = {settings[0]: ALLOCATIONS["shared"]} if len(settings) == 1 else {name: name for name in settings}
-    columns = [ALLOCATIONS["published"]] * any(cell.way.column == "published" for cell in found) + list(short.values())
+    short = {name: name for name in [*published, *settings]}
+    if len(settings) == 1:
+        way = next(cell.way for cell in found if cell.way.contest == settings[0])
+        short[settings[0]] = ", ".join([ALLOCATIONS["shared"], *([f"after {way.recovery}"] if way.recovery else [])])
+    columns = list(short.values())
     lines: dict[tuple[str, float], dict[str, Cell]] = {}
     order = list(dict.fromkeys(row.point.criterion for row in rows))
     for cell in sorted(found, key=lambda cell: (cell.asked, order.index(cell.way.criterion))):
-        column = ALLOCATIONS["published"] if cell.way.column == "published" else short[cell.way.contest]
-        lines.setdefault((cell.way.criterion, cell.asked), {})[column] = cell
+        lines.setdefault((cell.way.criterion, cell.asked), {})[short[cell.way.contest]] = cell
     return columns, [Line(*key, found) for key, found in lines.items()]
 
 
@@ -278,13 +290,15 @@ def dense_value(rows: Iterable[Row], metric: str) -> tuple[float, float | None] 
 
 def points_table(rows: Iterable[Row]) -> pd.DataFrame:
     """Every finished point: choices, measurements with standard errors, and run."""
-    found = []
+    found, rows = [], list(rows)
+    trained = any(row.point.trained for row in rows)
     for row in rows:
         point = row.point
         line: dict[str, Any] = {
             "criterion": point.criterion,
             "allocation": ALLOCATIONS[point.method],
             "setting": point.setting,
+            **({"recovery": point.trained or "none"} if trained else {}),
             "asked": point.sparsity,
             "seed": point.seed,
             "sparsity": row.sparsity,
@@ -293,6 +307,7 @@ def points_table(rows: Iterable[Row]) -> pd.DataFrame:
         }
         for name, value in row.values.items():
             line |= {name: value.value, f"{name}, standard error": value.error}
+            line |= {f"{name}, before recovery": value.pruned} if trained else {}
         for name, pace in row.speed.items():
             line |= {f"{name}, tokens/s": pace.tokens, f"{name}, times dense": pace.ratio}
         found.append(line | {"seconds": row.seconds, "failure": row.failure, "run": row.run_id})

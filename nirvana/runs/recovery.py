@@ -87,6 +87,12 @@ def keep_weights(run: Run, healed: LM) -> None:
     (run.folder / LIVE).unlink(missing_ok=True)
 
 
+def drop_weights(run: Run) -> None:
+    """Delete the weights from the run's folder. Its course and measurements stay."""
+    for file in run.folder.glob(weights_file("*")):
+        file.unlink(missing_ok=True)
+
+
 def load_recovered(run: Run, small: LM) -> LM:
     """The run's recovered model, from its stored weights.
 

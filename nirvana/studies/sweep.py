@@ -1,7 +1,7 @@
 """Sweep: every point of a grid as a separate run, around the recipe of one run.
 
 Points are computed by the pipeline. They share models in memory and cached results, so one saliency pass serves all its
-plans, and the dense model is measured once.
+plans, and the dense model is measured once. Recovered weights are deleted once they are measured.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from nirvana.errors import RunError
 from nirvana.progress import Progress, ProgressCallback, within
 from nirvana.runs.recipe import Recipe
+from nirvana.runs.recovery import drop_weights
 from nirvana.runs.run import Run
 from nirvana.runs.speed import SPEED
 from nirvana.runs.store import Store
@@ -28,14 +29,15 @@ if TYPE_CHECKING:
 
 
 class Sweep(Study[Grid]):
-    """A grid of criteria, allocations, sparsities, compensations and seeds."""
+    """A grid of criteria, allocations, sparsities, compensations, recoveries and seeds."""
 
     name, title, file, request = "sweep", "Sweep", FILE, Grid
 
     def check(self, run: Run, request: Grid) -> None:
         super().check(run, request)
         request.check()
-        check_recipe(request.points()[0].recipe(run.recipe))
+        for recovery in request.recoveries:
+            check_recipe(request.points()[0]._replace(recovery=recovery).recipe(run.recipe))
 
     def open(self, run: Run, request: Grid, models: ModelCache, progress: ProgressCallback | None) -> _Session:
         return _Session(run, request, models, progress)
@@ -114,10 +116,10 @@ class _Session(Session[Point, Row]):
         """Whether its row is complete. A point that failed before this session is tried again."""
         if point in self._tried:
             return True
-        there = (
-            row is not None and self.weights in ("", row.weights) and (self.base.folder.parent / row.run_id).is_dir()
-        )
-        return row is not None and there and not row.failure and bool(row.speed or not self.grid.speed)
+        if row is None or row.failure or row.fingerprint != point.recipe(self.base.recipe).fingerprint("evaluate"):
+            return False
+        there = self.weights in ("", row.weights) and (self.base.folder.parent / row.run_id).is_dir()
+        return there and bool(row.speed or not self.grid.speed)
 
     def place(self, point: Point, rows: Sequence[Row]) -> tuple[str, int, int]:
         return point.label, self.points.index(point) + 1, len(self.points)
@@ -126,7 +128,9 @@ class _Session(Session[Point, Row]):
         self._tried.add(point)
         run = self._compute(point, point.recipe(self.base.recipe), progress)
         speed = self._time(run, progress) if self.grid.speed else _same_protocol(run.speed())
-        return row_of(point, run, speed)
+        row = row_of(point, run, speed)
+        drop_weights(run)
+        return row
 
     def failed(self, point: Point, failure: str) -> Row:
         fingerprint = point.recipe(self.base.recipe).fingerprint("evaluate")

@@ -8,19 +8,28 @@ from typing import Any, NamedTuple
 
 from nirvana.allocation.rules import FROM_SCORES, METHODS, rule_name
 from nirvana.compensation import METHODS as COMPENSATIONS
-from nirvana.errors import CompensationError, PlanError, RunError, SaliencyError
-from nirvana.runs.describe import ALLOCATIONS, compensation, percent, plan_setting
-from nirvana.runs.recipe import LAST_SEED, AllocationChoice, CalibrationChoice, PruneChoice, Recipe
+from nirvana.errors import CompensationError, PlanError, RecoveryError, RunError, SaliencyError
+from nirvana.recovery.options import METHODS as METHODS_OF_RECOVERY
+from nirvana.runs.describe import ALLOCATIONS, RECOVERIES, compensation, percent, plan_setting
+from nirvana.runs.recipe import (
+    LAST_SEED,
+    AllocationChoice,
+    CalibrationChoice,
+    PruneChoice,
+    Recipe,
+    RecoveryChoice,
+)
 from nirvana.saliency.criteria import available, find_criterion
 from nirvana.schema import Distinct, Extended, Schema, option
 
 MOST_POINTS = 400
+LAST_DRAW = 2**31  # above which a recovery has no seed
 PUBLISHED_GAMMA = AllocationChoice().gamma  # of NIRVANA's authors
 DRAWN = ("corpus", "samples", "length", "probe_samples", "probe_length", "probe_seed", "task")  # of one calibration set
 
 
 class Point(NamedTuple):
-    """One pruned model of a sweep, e.g. `Point(0, "taylor", "published", 0.2, "none", 3.36)`.
+    """One pruned model of a sweep, recovered or not, e.g. `Point(0, "taylor", "published", 0.2, "none", 3.36)`.
 
     `method`: "shared", or "published" for the allocation and compensation of the criterion's authors. `gamma` has no
     effect where the allocation does not use it.
@@ -33,6 +42,7 @@ class Point(NamedTuple):
     compensation: str
     gamma: float
     normalisation: float = 0.0
+    recovery: str = "none"
 
     @property
     def as_published(self) -> bool:
@@ -43,27 +53,36 @@ class Point(NamedTuple):
 
     @property
     def setting(self) -> str:
-        """Settings other than criterion and sparsity, e.g. "gamma 4, least squares"."""
+        """Settings of pruning other than criterion and sparsity, e.g. "gamma 4, least squares"."""
         plan = plan_setting(self.criterion, self.method, self.gamma, self.normalisation)
         return ", ".join([*plan, *compensation(self.compensation)])
 
     @property
     def label(self) -> str:
-        """E.g. "taylor, same allocation, 20 %, gamma 3.36, seed 0"."""
-        parts = [self.criterion, ALLOCATIONS[self.method], percent(self.sparsity), self.setting]
+        """E.g. "taylor, same allocation, 20 %, gamma 3.36, distillation, seed 0"."""
+        parts = [self.criterion, ALLOCATIONS[self.method], percent(self.sparsity), self.setting, self.trained]
         return ", ".join([*filter(None, parts), f"seed {self.seed}"])
+
+    @property
+    def trained(self) -> str:
+        """The recovery in words, e.g. "distillation"; empty without one."""
+        return RECOVERIES.get(self.recovery, "")
 
     def recipe(self, base: Recipe) -> Recipe:
         """The recipe of this point's run: the sweep's recipe with the point's choices.
 
         One calibration set is drawn with the point's seed, without a choice by KL, so that seeds are independent.
-        Statistics of a compensation are drawn with the point's seed, too.
+        Statistics of a compensation, and windows of a recovery, are drawn with the point's seed, too.
         """
         kept = {name: getattr(base.calibration, name) for name in DRAWN}
         one = CalibrationChoice(candidates=1, seed=self.seed, **kept)
         drawn = base.with_values(calibration=one).change("saliency", criterion=self.criterion)
         names = ("sparsity", "gamma", "method", "normalisation")
         made = drawn.change("allocation", **{name: getattr(self, name) for name in names})
+        trained = RecoveryChoice()
+        if self.recovery != "none":
+            trained = base.recovery.with_values(method=self.recovery, seed=(base.recovery.seed + self.seed) % LAST_DRAW)
+        made = made.with_values(recovery=trained)
         if self.compensation == "none":
             return made.change("prune", **vars(PruneChoice()))
         return made.change("prune", compensation=self.compensation, seed=base.prune.seed + self.seed)
@@ -78,7 +97,8 @@ class Point(NamedTuple):
     @classmethod
     def around(cls, recipe: Recipe) -> Recipe:
         """The values shared by all points of a sweep around `recipe`; recipes with equal values have equal sweeps."""
-        return cls(0, "random", "shared", 0.5, "least_squares", 1.0).recipe(recipe)
+        made = cls(0, "random", "shared", 0.5, "least_squares", 1.0).recipe(recipe)
+        return made.with_values(recovery=recipe.recovery.with_values(method="none"))
 
 
 class Grid(Schema):
@@ -86,8 +106,9 @@ class Grid(Schema):
 
     `methods`: "shared", the same allocation for all; "published", each criterion with its authors' allocation,
     compensation and, where it has one, gamma 3.36; "measured", by loss curves, which each criterion and seed take
-    minutes for. Gammas and normalisations belong to the shared allocation, compensations to the measured one too. One
-    calibration set is drawn for each seed.
+    minutes for. Gammas and normalisations belong to the shared allocation, compensations to the measured one too.
+    `recoveries`: training after pruning, with the sweep's budget for every point. One calibration set is drawn for each
+    seed.
     """
 
     criteria: Distinct[str] = option(
@@ -133,6 +154,13 @@ class Grid(Schema):
         le=1,
         error=PlanError,
     )
+    recoveries: Distinct[str] = option(
+        ("none",),
+        "--recovery",
+        "training after pruning; may be repeated",
+        choices=lambda: ("none", *METHODS_OF_RECOVERY),
+        error=RecoveryError,
+    )
     speed: bool = option(False, "--speed", "measure the speed of each pruned model beside the dense one")
 
     def points(self) -> list[Point]:
@@ -148,10 +176,11 @@ class Grid(Schema):
                 for sparsity in self.sparsities:
                     for method in METHODS:
                         if method in self.methods:
-                            yield from self._ways(seed, criterion, method, sparsity)
+                            for point in self._ways(seed, criterion, method, sparsity):
+                                yield from (point._replace(recovery=recovery) for recovery in self.recoveries)
 
     def _ways(self, seed: int, criterion: str, method: str, sparsity: float) -> Iterator[Point]:
-        """The points of one method."""
+        """The points of one method, before recovery."""
         if method == "measured":
             for compensation in self.compensations:
                 yield Point(seed, criterion, method, sparsity, compensation, PUBLISHED_GAMMA)

@@ -25,12 +25,16 @@ log = logging.getLogger(__name__)
 
 
 class Value(NamedTuple):
-    """A measured number, its standard error over text or items (None where unknown), and the dense model's."""
+    """A measured number of the point's last model, its standard error over text or items (None where unknown), and the
+    dense model's; of a recovered point also the pruned model's.
+    """
 
     value: float
     error: float | None
     dense: float | None
     dense_error: float | None
+    pruned: float | None = None
+    pruned_error: float | None = None
 
 
 class Pace(NamedTuple):
@@ -122,13 +126,16 @@ def _values(report: Report) -> dict[str, Value]:
         else:
             continue
         found.setdefault(name, {}).setdefault(item.subject, item)
-    values = {}
+    values, last = {}, report.subjects[-1]
     for name, sides in found.items():
-        if "pruned" in sides:
-            dense, pruned = sides.get("dense"), sides["pruned"]
-            known = (dense.value, dense.standard_error) if dense else (None, None)
-            values[name] = Value(pruned.value, pruned.standard_error, *known)
+        if last != "dense" and last in sides:
+            dense, pruned = _number(sides.get("dense")), _number(sides.get("pruned") if last == "recovered" else None)
+            values[name] = Value(sides[last].value, sides[last].standard_error, *dense, *pruned)
     return values
+
+
+def _number(item: Measurement | None) -> tuple[float | None, float | None]:
+    return (item.value, item.standard_error) if item else (None, None)
 
 
 def _pace(report: SpeedReport, metric: str) -> Pace:

@@ -70,7 +70,7 @@ def test_the_course_is_shown_with_its_checks_and_protocol(start: Start, recovere
     assert {"recover.perplexity", "recover.kl", "recover.loss", "recover.export"} <= keys_on(app)
     text = words(app).replace("\\", "")
     assert "Step 20 is kept: **1.2** times dense on python-docs (1.5 before), **1.3** on library-docs (1.6)." in text
-    assert "Distillation, all weights, 5,120 tokens of python-docs in 40 s, peak learning rate 0.0001." in text
+    assert "Distillation, all weights, 5,120 tokens of python-docs in 40 s, peak learning rate 0.0003." in text
     assert "8 windows of 256 tokens of the probe split" in text and "On cpu in float32." in text
     (checks,) = tables(app, "weights")
     assert list(checks["weights"]) == ["", "", "kept"] and list(checks["times dense, python-docs"]) == [1.5, 1.3, 1.2]

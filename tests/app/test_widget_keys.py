@@ -62,6 +62,7 @@ def study(run: Run, store: Store) -> Run:
     put_sizes(run)
     put_scan(run, base=0.0)
     (row,) = put_sweep(store, run, grid_of(("random",), ("shared",), (0.2,), (0,)))
+    put_sweep(store, run, grid_of(("random",), ("shared",), (0.2,), (0,), recoveries=("distill",)))
     point = row.point._replace(sparsity=0.9)
     wanted = point.recipe(run.recipe).fingerprint("evaluate")
     write_sweep(run, [Row(point, fingerprint=wanted, failure="out of reach")])

@@ -70,7 +70,7 @@ def test_numbers_and_protocol() -> None:
     assert tokens_a_second(found) == pytest.approx(128) and tokens_a_second(replace(found, steps=[])) is None
     assert seconds_spent(found) == 41
     assert protocol_words(found, "On cpu in float32") == (
-        "Distillation, all weights, 5,120 tokens of python-docs in 40 s, peak learning rate 0.0001. Held out: 8 "
+        "Distillation, all weights, 5,120 tokens of python-docs in 40 s, peak learning rate 0.0003. Held out: 8 "
         "windows of 256 tokens of the probe split of each of python-docs, library-docs; the kept weights have the "
         "lowest mean KL. On cpu in float32."
     )

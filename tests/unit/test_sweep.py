@@ -163,7 +163,7 @@ def test_rows_say_what_their_runs_hold(base: Run, store: Store) -> None:
     pruned, dense = (report.find("perplexity", subject) for subject in ("pruned", "dense"))
     assert pruned is not None and dense is not None
     assert row.values["perplexity, sample.txt"] == (
-        pruned.value, pruned.standard_error, dense.value, dense.standard_error
+        pruned.value, pruned.standard_error, dense.value, dense.standard_error, None, None
     )  # fmt: skip
     assert summary.compensation["method"] == "bias" and row.seconds > 0
     assert Row.from_json(row.to_json()) == row

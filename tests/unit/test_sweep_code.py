@@ -30,13 +30,21 @@ OTHER = (
     .change("saliency", criterion="magnitude")
     .change("allocation", sparsity=0.35, gamma=2.0, multiple_of=16, protected=(0, 3), method="published")
 )
+TRAINED = OTHER.change("recovery", method="lora", minutes=0.0, tokens=1000, rank=4)
 GRID = grid_of(
-    ("flap", "random"), ("shared",), (0.25,), (3, 4), ("none", "least_squares"), (1.5, math.inf), (0.0, 0.5), True
+    ("flap", "random"),
+    ("shared",),
+    (0.25,),
+    (3, 4),
+    ("none", "least_squares"),
+    (1.5, math.inf),
+    (0.0, 0.5),
+    ("distill",),
+    True,
 )
 
 
-@pytest.mark.parametrize("recipe", [Recipe(), OTHER], ids=["default", "other"])
-@pytest.mark.parametrize("grid", [Grid(), GRID], ids=["default", "other"])
+@pytest.mark.parametrize(("recipe", "grid"), [(Recipe(), Grid()), (OTHER, Grid()), (Recipe(), GRID), (TRAINED, GRID)])
 def test_the_command_line_gives_the_sweep_back(recipe: Recipe, grid: Grid) -> None:
     words = shlex.split(sweep_command(recipe, grid))
     assert words[:2] == ["nirvana", "sweep"]

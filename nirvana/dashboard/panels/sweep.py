@@ -18,7 +18,7 @@ from nirvana.reporting.estimates import in_words, sweep_seconds
 from nirvana.reporting.figures.allocation import gamma_label
 from nirvana.reporting.figures.chart import count
 from nirvana.reporting.text import plain
-from nirvana.runs.describe import ALLOCATIONS, COMPENSATIONS, model_name
+from nirvana.runs.describe import ALLOCATIONS, COMPENSATIONS, RECOVERIES, model_name
 from nirvana.runs.pace import read_pace
 from nirvana.runs.recipe import Recipe
 from nirvana.saliency.criteria import available
@@ -33,6 +33,7 @@ LISTS = {
     "compensations": "sweep.compensations",
     "gammas": "sweep.gammas",
     "normalisations": "sweep.normalisations",
+    "recoveries": "sweep.recoveries",
 }
 SPEED = "sweep.speed"
 MOST_SEEDS = 20
@@ -85,9 +86,12 @@ def grid_controls(now: state.Context) -> Grid:
             key=SEEDS,
             help="Each draws its own calibration set. One seed gives no estimate of the variance; use three or more.",
         )
-    with st.expander("More: compensation, gamma, speed", icon=":material/tune:", key="sweep.more"):
-        st.markdown("These apply to the same allocation; as published, each criterion has its own.")
-        with st.grid(3, min_column_width=200):
+    with st.expander("More: compensation, gamma, recovery, speed", icon=":material/tune:", key="sweep.more"):
+        st.markdown(
+            "Compensation, gamma and normalisation apply to the same allocation; as published, each criterion has its "
+            "own."
+        )
+        with st.grid(4, min_column_width=200):
             compensations = st.multiselect(
                 "Compensations",
                 list(COMPENSATIONS),
@@ -111,6 +115,15 @@ def grid_controls(now: state.Context) -> Grid:
                 placeholder="Choose",
                 help="Score normalisation exponent (0 = off).",
             )
+            recoveries = st.multiselect(
+                "Recovery",
+                ["none", *RECOVERIES],
+                key=LISTS["recoveries"],
+                format_func=lambda name: RECOVERIES.get(name, "none").capitalize(),
+                placeholder="Choose",
+                help="Training of each pruned model, with the budget and options of the Recover page. Such a point "
+                "also gives the numbers before it.",
+            )
         speed = st.toggle(
             "Measure the speed of every point",
             key=SPEED,
@@ -124,6 +137,7 @@ def grid_controls(now: state.Context) -> Grid:
         compensations=tuple(compensations),
         gammas=tuple(gammas),
         normalisations=tuple(normalisations),
+        recoveries=tuple(recoveries),
         speed=speed,
     )
 
@@ -249,6 +263,11 @@ def explain() -> None:
         "NIRVANA's for every criterion: global rankings of KV groups and of neurons, tied by gamma. Both meet "
         "the target sparsity to within one block, except for whole layers; points more than 1 pp off target "
         "are flagged and excluded."
+    )
+    st.markdown(
+        "A **recovered** point is trained after pruning, and its numbers are those of the recovered model; the figure "
+        "of recovery shows both. Recovered points compete only with points of the same recovery. Their weights are "
+        "deleted once they are measured."
     )
     st.markdown(
         "Each **seed** draws one calibration set, without a choice by KL, so seeds are independent. Two criteria "

@@ -12,6 +12,7 @@ from nirvana.dashboard.panels.sweep import PANEL
 from nirvana.reporting.figures import pareto
 from nirvana.reporting.figures import sweep as figures
 from nirvana.reporting.figures.chart import count
+from nirvana.reporting.figures.sweep_recovery import recovery_by_way
 from nirvana.reporting.sweeps import HEADINGS, Verdict, metrics, points_table, title, verdicts
 from nirvana.reporting.text import plain
 from nirvana.runs.run import Run
@@ -19,6 +20,7 @@ from nirvana.studies.sweep_rows import Row
 
 METRIC, AGAINST, POINT = "sweep.metric", "sweep.against", "sweep.point"
 CURVES, FRONT, TABLE = "sweep.by_sparsity", "sweep.pareto", "sweep.points"
+RECOVERED = "sweep.recovery"
 BOXES = {"winner": st.success, "beaten": st.warning, "tie": st.info, "unknown": st.info}
 ICONS = {
     "winner": ":material/trophy:",
@@ -45,6 +47,9 @@ def results(run: Run, rows: Sequence[Row]) -> None:
         chart = figures.by_sparsity(rows, metric)
         if chart is not None:
             show_chart(CURVES, chart, _protocol(rows), clickable=True)
+        trained = recovery_by_way(rows, metric)
+        if trained is not None:
+            show_chart(RECOVERED, trained, f"{_size(rows)}.")
         _pareto(run, rows, metric)
     PANEL.failures((row.point.label, row.failure) for row in rows if row.failure)
     points(rows)
@@ -155,5 +160,8 @@ def points(rows: Sequence[Row]) -> None:
 
 
 def _protocol(rows: Sequence[Row]) -> str:
-    seeds = sorted({row.point.seed for row in rows})
-    return f"{count(len(rows), 'point')}, {count(len(seeds), 'seed')}. A click on a mark chooses its run below."
+    return f"{_size(rows)}. A click on a mark chooses its run below."
+
+
+def _size(rows: Sequence[Row]) -> str:
+    return f"{count(len(rows), 'point')}, {count(len({row.point.seed for row in rows}), 'seed')}"

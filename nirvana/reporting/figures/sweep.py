@@ -78,7 +78,7 @@ def cells_table(found: Sequence[Cell]) -> pd.DataFrame:
         [
             {
                 "criterion": cell.way.criterion,
-                "allocation": PUBLISHED if cell.way.column == "published" else cell.way.contest,
+                "allocation": cell.way.contest,
                 "asked": cell.asked,
                 "sparsity": cell.sparsity,
                 cell.metric: cell.mean,
@@ -103,8 +103,8 @@ class Style:
 
     def __post_init__(self) -> None:
         self.order = list(dict.fromkeys(row.point.criterion for row in self.rows))
-        contests = dict.fromkeys(contest_of(cell) for cell in self.cells)
-        self.contests = sorted(contests, key=lambda name: name == PUBLISHED)  # the shared ones first, in their order
+        contests = dict.fromkeys(cell.way.contest for cell in self.cells)
+        self.contests = sorted(contests, key=lambda name: name.startswith(PUBLISHED))  # the shared ones first
 
     @property
     def height(self) -> int:
@@ -115,10 +115,10 @@ class Style:
         return theme.CATEGORICAL[self.order.index(cell.way.criterion) % len(theme.CATEGORICAL)]
 
     def dash(self, cell: Cell) -> str:
-        return DASHES[self.contests.index(contest_of(cell)) % len(DASHES)]
+        return DASHES[self.contests.index(cell.way.contest) % len(DASHES)]
 
     def symbol(self, cell: Cell) -> str:
-        return SYMBOLS[self.contests.index(contest_of(cell)) % len(SYMBOLS)]
+        return SYMBOLS[self.contests.index(cell.way.contest) % len(SYMBOLS)]
 
     def entries(self, figure: go.Figure, *, lines: bool) -> None:
         """Legend entries: a colour for each criterion, then dashes and symbols of allocations."""
@@ -170,10 +170,6 @@ def mean_size(cell: Cell, name: str) -> float:
     return float(np.mean([row.sizes[name] for row in cell.rows.values()]))
 
 
-def contest_of(cell: Cell) -> str:
-    return PUBLISHED if cell.way.column == "published" else cell.way.contest
-
-
 def drawable(cell: Cell, metric: str) -> bool:
     values = list(cell.values.values())
     return bool(np.isfinite(values).all()) and (higher_is_better(metric) or min(values) > 0)
@@ -207,7 +203,7 @@ def _best_by_sparsity(found: Sequence[Cell], dense: tuple[float, float | None] |
     parts = []
     for asked in sorted({cell.asked for cell in found}):
         best = (max if up else min)((cell for cell in found if cell.asked == asked), key=lambda cell: cell.mean)
-        parts.append(f"{number(best)} at {100 * asked:.3g} % ({best.way.criterion}, {contest_of(best)})")
+        parts.append(f"{number(best)} at {100 * asked:.3g} % ({best.way.criterion}, {best.way.contest})")
     word = "Highest" if up else "Lowest"
     shown = f" Dense: {100 * dense[0]:.1f} %." if dense and up else f" Dense: {plus_minus(*dense)}." if dense else ""
     return f"{word} means: {'; '.join(parts)}.{shown}"

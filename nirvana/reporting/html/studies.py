@@ -7,6 +7,7 @@ from nirvana.reporting.figures import pareto
 from nirvana.reporting.figures import search as tuning_figures
 from nirvana.reporting.figures import sweep as sweep_figures
 from nirvana.reporting.figures.chart import count
+from nirvana.reporting.figures.sweep_recovery import recovery_by_way
 from nirvana.reporting.html.document import Document
 from nirvana.reporting.matrix import describe
 from nirvana.reporting.search import CHOICES, protocol_words, trials_table
@@ -41,6 +42,7 @@ def write_sweep(document: Document, run: Run) -> None:
             document.text(verdict.text)
         document.table(sweep_figures.comparison_table(rows, metric), summary="As published, and the same allocation")
         document.chart(sweep_figures.by_sparsity(rows, metric), table=False)
+        document.chart(recovery_by_way(rows, metric))
         for against in pareto.AGAINST:
             if against != "speed" or any(row.speed for row in rows):
                 chart = pareto.pareto(rows, metric, against, sizes if against == "bytes" else None)
