@@ -76,7 +76,7 @@ def recover(
     ):
         raise RecoveryError("The two models have different vocabularies.", "Take the model that it was pruned from.")
     small.weights()
-    texts = dict(held_out) if held_out is not None else _usual(text)
+    texts = dict(held_out) if held_out is not None else usual_texts(text)
     measure = HeldOut(texts, teacher, chosen)
     trainer = Trainer(small, text, teacher, chosen)
     protocol = {
@@ -201,8 +201,9 @@ class _Run:
         report(self._progress, STAGE, round(min(self.fraction, 1.0) * 1000), 1000)
 
 
-def _usual(text: Corpus) -> dict[str, Corpus]:
-    """The text itself, and a built-in one that it does not hold."""
-    others = (load_corpus(name) for name in ("library-docs", "python-docs"))
-    other = next(corpus for corpus in others if corpus.hash not in {text.hash, *(part.hash for part in text.parts)})
-    return {text.name: text, other.name: other}
+def usual_texts(text: Corpus) -> dict[str, Corpus]:
+    """The text itself, and a built-in one that it does not hold, if any."""
+    held, found = {text.hash, *(part.hash for part in text.parts)}, {text.name: text}
+    others = (load_corpus(name) for name in ("library-docs", "python-docs", "stdlib-code"))
+    other = next((corpus for corpus in others if corpus.hash not in held), None)
+    return found if other is None else found | {other.name: other}

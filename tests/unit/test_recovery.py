@@ -26,6 +26,7 @@ from nirvana.recovery.batches import AllWindows
 from nirvana.recovery.history import Check, RecoveryHistory
 from nirvana.recovery.objectives import distillation, language_modelling
 from nirvana.recovery.options import RecoveryOptions
+from nirvana.recovery.recover import usual_texts
 from tests.conftest import english
 from tests.families import test_t5 as makers
 from tests.recoveries import SHORT, logits, pruned, same_weights
@@ -304,3 +305,17 @@ def test_the_command_recovers_a_checkpoint(
     assert cli.main([*line, "--json"]) == 0
     history = json.loads(capsys.readouterr().out)
     assert history["checks"][0]["step"] == 0 and history["hash"]
+
+
+@pytest.mark.parametrize(
+    ("names", "other"),
+    [
+        (("python-docs",), "library-docs"),
+        (("library-docs", "python-docs"), "stdlib-code"),
+        (("library-docs", "python-docs", "stdlib-code"), None),
+    ],
+    ids=str,
+)
+def test_another_kind_of_text_is_held_out_where_there_is_one(names: tuple[str, ...], other: str | None) -> None:
+    text = nv.load_corpus(" + ".join(names))
+    assert list(usual_texts(text)) == [text.name, *([other] if other else [])]
