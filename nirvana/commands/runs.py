@@ -131,7 +131,7 @@ def show_run(item: Run, as_json: bool, output: Path | None = None) -> None:
     if failure:
         print(f"{failure['status']}: {failure['message']} {failure['hint']}")
     if output is not None:
-        print(f"The pruned model is in {output}.")
+        print(f"The {'recovered' if item.info('recover') else 'pruned'} model is in {output}.")
 
 
 class CompareCommand(Command):

@@ -25,7 +25,7 @@ class TuneCommand(StudyCommand[SearchRequest]):
     run_title = "Search for"
     study = Search()
     base = BASE
-    sections = ("model",)
+    sections = ("model", "recovery")  # the recovery is that of the best recipe
     flags = (
         *("--samples", "--length", "--task"),
         *("--statistics-samples", "--statistics-length", "--statistics-seed"),
@@ -47,7 +47,7 @@ class TuneCommand(StudyCommand[SearchRequest]):
 
     def show(self, run: Run, request: SearchRequest, arguments: argparse.Namespace) -> None:
         settings, trials = read_trials(run.folder)
-        found = Tuning(trials, settings or {})
+        found = Tuning(trials, settings or {}, recovery=run.recipe.recovery)
         best = found.best_recipe
         if arguments.output:
             write_json(output_file(arguments.output), best.to_json())

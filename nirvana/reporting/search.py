@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from nirvana.options import words as option_list
 from nirvana.runs.describe import COMPENSATIONS, compensation, percent, plan_setting, short_text
 from nirvana.runs.options import option_words
-from nirvana.runs.recipe import Recipe
+from nirvana.runs.recipe import Recipe, RecoveryChoice
 from nirvana.saliency.criteria import CRITERIA
 from nirvana.studies.search import SearchRequest
 from nirvana.studies.search_space import Choices
@@ -116,11 +116,11 @@ def python_code(recipe: Recipe, request: SearchRequest) -> str:
 
 def command_line(recipe: Recipe, request: SearchRequest) -> str:
     """The equivalent shell command, which writes the best recipe."""
-    base = Recipe().change("model", **vars(recipe.model))
+    base = Recipe().with_values(model=recipe.model, recovery=recipe.recovery)
     words = ["nirvana", "tune", *option_words(base, ("--model",))]
     flags = {"samples": "--samples", "length": "--length", "task": "--task"}
     for section, values in _around(recipe).items():
-        for name, value in values.items():
+        for name, value in values.items() if section != "recovery" else ():
             words += [flags[name] if section == "calibration" else f"--statistics-{name}", str(value)]
     words += option_list(request, ("--sparsity", "--minutes"))
     return shlex.join([*words, "--output", "best.json"])
@@ -132,4 +132,7 @@ def _around(recipe: Recipe) -> dict[str, dict[str, Any]]:
     kept: dict[str, dict[str, Any]] = {"calibration": {"samples": calibration.samples, "length": calibration.length}}
     if calibration.task != "auto":
         kept["calibration"]["task"] = calibration.task
-    return kept | {"prune": {"samples": prune.samples, "length": prune.length, "seed": prune.seed}}
+    kept["prune"] = {"samples": prune.samples, "length": prune.length, "seed": prune.seed}
+    default = vars(RecoveryChoice())
+    trained = {name: value for name, value in vars(recipe.recovery).items() if value != default[name]}
+    return kept | ({"recovery": trained} if "recover" in recipe.steps else {})

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from nirvana.calibration.corpora.corpus import Corpus
 from nirvana.errors import NirvanaError, PlanError, RunError, SaliencyError
 from nirvana.progress import ProgressCallback
-from nirvana.runs.recipe import Recipe
+from nirvana.runs.recipe import Recipe, RecoveryChoice
 from nirvana.runs.run import Run
 from nirvana.saliency.criteria import available
 from nirvana.schema import Distinct, Schema, option
@@ -44,12 +44,17 @@ class Tuning:
     """
 
     def __init__(
-        self, trials: Sequence[Trial], settings: dict[str, Any], make: Callable[[Trial], LM] | None = None
+        self,
+        trials: Sequence[Trial],
+        settings: dict[str, Any],
+        make: Callable[[Trial], LM] | None = None,
+        recovery: RecoveryChoice | None = None,
     ) -> None:
+        """`recovery`: that of the best recipe; trials are not trained."""
         self.trials = ranked(trials)
         self.failed = [trial for trial in trials if trial.failure]
         self.settings = settings
-        self._make = make
+        self._make, self._recovery = make, recovery or RecoveryChoice()
         self._best: LM | None = None
 
     @property
@@ -67,7 +72,7 @@ class Tuning:
     @property
     def best_recipe(self) -> Recipe:
         """The recipe of the best trial; raises as `best_trial`."""
-        return recipe_of(self.settings, self.best_trial.choices)
+        return recipe_of(self.settings, self.best_trial.choices).with_values(recovery=self._recovery)
 
     @property
     def best(self) -> LM:
@@ -127,7 +132,8 @@ def tune(
         trials: limit of trials, including those of an earlier call.
         criteria: to choose from.
         seed: of the search; equal trials continue equally.
-        base: recipe with the choices that are not searched, such as samples and length.
+        base: recipe with the choices that are not searched, such as samples and length. Its recovery is that of the
+            best recipe; trials are measured before it.
         folder: stores finished trials; a stopped search resumes from it, and a different request starts from the
             beginning.
         progress: called with the progress within each trial; may raise `Cancelled`, and trials so far are kept.
@@ -161,7 +167,7 @@ def tune(
             on_trial(trial, next(iter(ranked(session.done)), None))
 
     done = measure_points(session, journal, request=request.to_json(), progress=progress, on_row=on_row)
-    return Tuning(done, session.settings, _maker(session.objective))
+    return Tuning(done, session.settings, _maker(session.objective), base.recovery)
 
 
 class SearchRequest(Schema):

@@ -22,7 +22,7 @@ from nirvana.models.lm import LM
 from nirvana.plan import PruningPlan
 from nirvana.progress import ProgressCallback, report, within
 from nirvana.runs.model_cache import ModelCache, cache_fields
-from nirvana.runs.recipe import EvaluationChoice, Recipe
+from nirvana.runs.recipe import EvaluationChoice, Recipe, RecoveryChoice
 from nirvana.runs.validation import check_reachable
 from nirvana.runs.workspace import Workspace
 from nirvana.studies.journal import as_read_back
@@ -69,11 +69,12 @@ class Objective:
         self.window = min(WINDOW, lm.family.geometry(lm.settings).get("positions", WINDOW))
         for corpus in self.parts.values():
             check_text(lm, corpus.split("probe"), window=self.window)
+        apart = {"evaluation": EvaluationChoice(), "recovery": RecoveryChoice()}  # which no trial depends on
         settings = {
             "corpora": {name: corpus.hash for name, corpus in self.parts.items()},
             "criteria": list(space.criteria),
             "sparsity": sparsity,
-            "base": self.base.change("evaluation", **vars(EvaluationChoice())).to_json(),  # all else counts
+            "base": self.base.with_values(**apart).to_json(),
             "layers": self.layers,
             "probe": {"samples": PROBES, "length": PROBE_LENGTH, "seed": PROBE_SEED, "hash": self.probe.hash},
             "perplexity": {"split": "probe", "window": self.window, "max_tokens": TOKENS},

@@ -11,6 +11,8 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from nirvana.dashboard.panels import recover as panel
+from nirvana.dashboard.state import check_public
+from nirvana.errors import RunError
 from nirvana.jobs.queue import Job, JobManager
 from nirvana.runs import recovery
 from nirvana.runs.recipe import CalibrationChoice, EvaluationChoice, Recipe, RecoveryChoice, SaliencyChoice
@@ -140,6 +142,19 @@ def test_a_run_without_weights_offers_to_recover_in_another(start: Start, store:
     assert "recover.export" not in keys_on(app) and "are not stored" in words(app)
     copy = store.create(recovered.recipe, parent=recovered)
     assert copy.step_state("prune") == "done" and copy.step_state("recover") == "missing"
+
+
+def test_strangers_recover_briefly_on_built_in_texts(
+    start: Start, filled: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NIRVANA_PUBLIC_DEMO", "1")
+    app = open_page(start(filled))
+    assert app.number_input(key="recover.minutes").max == 10
+    short = TRAINS.change("model", name="tiny-llama")
+    check_public(short)
+    for change in ({"minutes": 60.0}, {"minutes": 0.0, "epochs": 9}, {"corpus": "/secret.txt"}):
+        with pytest.raises(RunError):
+            check_public(short.change("recovery", **change))
 
 
 def test_the_worker_recovers_and_the_model_is_exported(

@@ -146,6 +146,13 @@ def test_words_tables_and_code() -> None:
     script = python_code(RECIPE, asked)
     compile(script, "script", "exec")
     assert "nv.tune(lm, corpora, 0.3, minutes=5, criteria=('taylor',), seed=2, base=base)" in script
+    trained = RECIPE.change("recovery", method="distill", minutes=3.0)
+    script = python_code(trained, asked)
+    compile(script, "script", "exec")
+    assert (
+        "recovery" not in python_code(RECIPE, asked) and ".change(\"recovery\", method='distill', minutes=3.0" in script
+    )
+    assert "--recovery distill --recovery-minutes 3" in command_line(trained, asked)
     line = command_line(RECIPE, asked)
     assert "--corpus 'a b.txt' --sparsity 0.3 --minutes 5 --criterion taylor --seed 2" in line
 

@@ -198,7 +198,7 @@ def test_the_card_says_what_this_is(small: LM, tmp_path: Path) -> None:
     share = 1 - small.layout.prunable / small.dense.prunable
     assert f"removed {share:.1%} of the attention and MLP parameters of tiny.gguf" in card
     assert f"| parameters | {small.dense.parameters:,} | {small.layout.parameters:,} |" in card
-    assert "| perplexity | pruned | 17.25 ± 0.4 (n = 8) | corpus a \\| b, window 512, tokens 1024 |" in card
+    assert "| perplexity | 17.25 ± 0.4 (n = 8) | corpus a \\| b, window 512, tokens 1024 |" in card
     assert '"sparsity": 0.3' in card
     assert "trust_remote_code=True" in card and "nv.load_model" in card
     assert str(tmp_path) not in card

@@ -13,6 +13,7 @@ import pytest
 import nirvana as nv
 from nirvana.errors import Cancelled, PlanError
 from nirvana.progress import Progress
+from nirvana.recovery import recover
 from nirvana.runs import compensation
 from nirvana.runs.pipeline import compute_steps
 from nirvana.runs.recipe import Recipe
@@ -176,6 +177,22 @@ def test_no_model_is_measured_twice(tiny_lm: nv.LM, tmp_path: Path, monkeypatch:
     assert (found[1].kl, found[1].perplexity) == (found[0].kl, found[0].perplexity)
     assert (found[1].number, found[1].choices) == (1, points[1])
     assert correlation([*found, replace(found[3], number=4)]).n == 3
+
+
+def test_trials_are_not_trained_and_the_best_recipe_keeps_the_recovery(
+    tiny_lm: nv.LM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("a trial was trained")
+
+    monkeypatch.setattr(recover, "recover", refuse)
+    names, trained = texts(tmp_path)[:1], BASE.change("recovery", method="distill", minutes=3.0)
+    asked: dict[str, Any] = {"trials": 2, "criteria": ["magnitude"], "folder": tmp_path}
+    found = tune(tiny_lm, names, 0.3, base=trained, **asked)
+    assert not found.failed and found.best_recipe.recovery == trained.recovery
+    again = tune(tiny_lm, names, 0.3, base=BASE, **asked)
+    assert [trial.to_json() for trial in again.trials] == [trial.to_json() for trial in found.trials], "the same trials"
+    assert again.best_recipe.recovery == BASE.recovery and found.best.recoveries == ()
 
 
 def test_three_texts_are_mixed_in_pairs_too() -> None:

@@ -12,6 +12,7 @@ from nirvana.dashboard.panels.page import table_and_csv
 from nirvana.jobs.tasks.continuation import PROMPT_LENGTH, ContinueRequest
 from nirvana.reporting.figures.chart import count, plus_minus
 from nirvana.reporting.shading import legend, shaded, text_perplexity, token_table
+from nirvana.runs.recovery import has_weights
 from nirvana.runs.results import Continuation, ScoredText
 from nirvana.schema import limits
 
@@ -54,7 +55,7 @@ def ask(now: state.Context) -> None:
         )
         prompt = str(st.session_state.get(PROMPT) or "")
         if st.button(
-            f"Continue with {'all' if now.run.info('recover') else 'both'} models",
+            f"Continue with {'all' if has_weights(now.run) else 'both'} models",
             key="compare.continue",
             icon=":material/edit_note:",
             disabled=now.job is not None or now.run.info("prune") is None,

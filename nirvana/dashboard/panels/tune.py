@@ -191,15 +191,15 @@ def _make_run(now: state.Context, settings: dict[str, Any], good: Sequence[Trial
             icon=":material/content_cut:",
             disabled=now.job is not None,
             help=(
-                "Computes every step with this recipe in a new run, measured on the evaluation splits, which the "
-                "search does not read."
+                "Computes every step with this recipe in a new run, with the recovery of the Recover page if it is on, "
+                "measured on the evaluation splits, which the search does not read."
             ),
         ):
             chosen = by_number[number]
             recipe = (
                 recipe_of(settings, chosen.choices)
                 .change("model", **vars(now.run.recipe.model))
-                .change("evaluation", **vars(now.recipe.evaluation))
+                .with_values(evaluation=now.recipe.evaluation, recovery=now.recipe.recovery)
             )
             state.start(recipe, name=f"Tuned: {describe(chosen.choices)}"[:120], page="pages/prune.py")
 
@@ -228,7 +228,8 @@ def explain() -> None:
         "its predictions over probe tokens. The search chooses criterion, gamma, score normalisation, "
         "calibration text and seed, compensation, and the number of protected layers at either end. A "
         "tree-structured Parzen estimator (optuna) suggests the next trial. Scores and statistics are reused, "
-        "and three of four trials need no new scores."
+        "and three of four trials need no new scores. Trials are not trained: a recovery follows in the run of a "
+        "recipe."
     )
     st.markdown(
         "Calibration text, probes and evaluation text are disjoint. The search's own measurements are biased "

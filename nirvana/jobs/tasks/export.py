@@ -13,6 +13,7 @@ from nirvana.checkpoints.sizes import FORMATS, export_sizes
 from nirvana.errors import CheckpointError, RunError
 from nirvana.jobs.task import Task, require_pruned
 from nirvana.progress import Progress, Reporter, within
+from nirvana.runs.recovery import has_weights
 from nirvana.runs.run import Run
 from nirvana.schema import Schema, option
 
@@ -56,8 +57,8 @@ class Export(Task[ExportRequest]):
     def check(self, run: Run, request: ExportRequest) -> None:
         require_pruned(run)
         summary = run.pruned()
-        if request.subject == "recovered" and run.info("recover") is None:
-            raise RunError("This run has no recovered model.", "Recover it first.")
+        if request.subject == "recovered" and not has_weights(run):
+            raise RunError("This run has no weights of a recovered model.", "Recover it first.")
         if summary is not None and request.format in summary.refused:
             raise CheckpointError(summary.refused[request.format], "Choose another format.")
 
