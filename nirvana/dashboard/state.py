@@ -17,6 +17,7 @@ from nirvana.jobs.queue import Job, JobManager
 from nirvana.runs.recipe import STEPS, Recipe
 from nirvana.runs.store import EXAMPLE, Run, Store
 from nirvana.runs.validation import check_recipe
+from nirvana.schema import Schema
 
 RUN, DRAFT, PROBLEM, OWN = "nirvana.run", "nirvana.draft", "nirvana.problem", "nirvana.own"
 READ = "nirvana.notices"
@@ -137,11 +138,18 @@ def submit(step: str, *, anew: bool = False) -> None:
     st.rerun()
 
 
-def start(recipe: Recipe, *, name: str = "", page: str = "") -> None:
-    """Queue every step of `recipe` in a new run, open it, and switch to `page` or rerun this one."""
+def start(recipe: Recipe, *, name: str = "", page: str = "", sweep: Schema | None = None) -> None:
+    """Queue every step of `recipe` in a new run, open it, and switch to `page` or rerun this one.
+
+    Args:
+        sweep: a grid around the recipe that is measured before.
+    """
     try:
         _check(recipe, STEPS[-1])
-        _queue(_create(recipe, name=name), STEPS[-1])
+        run = _create(recipe, name=name)
+        if sweep is not None:
+            jobs().submit(run.id, task="sweep", **sweep.to_json())
+        _queue(run, STEPS[-1])
     except NirvanaError as error:
         st.session_state[PROBLEM] = error
         page = ""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from nirvana.models import tiny
 from nirvana.runs.recipe import ModelChoice, Recipe
 
 BYTES = 4  # characters of English per token of a usual vocabulary
-TINY_RECOVERY = {"minutes": 0.5, "length": 512, "checks": 4}
+TINY_RECOVERY: dict[str, Any] = {"minutes": 0.5, "length": 512, "checks": 4}
 ONE_SHOT = (
     Recipe()
     .change("calibration", candidates=1, samples=48, length=256)

@@ -12,9 +12,10 @@ from nirvana import cli
 from nirvana.jobs.queue import JobManager
 from nirvana.models.sources import BUILT_IN
 from nirvana.models.tiny import QUICK
-from nirvana.runs.presets import PRESETS
+from nirvana.runs.presets import PRESETS, TINY_RECOVERY
 from nirvana.runs.recipe import CalibrationChoice, EvaluationChoice, Recipe
 from nirvana.runs.store import Store
+from nirvana.studies.sweep_rows import read_rows
 from tests.app.conftest import keys_on
 from tests.app.test_journey import wait
 
@@ -74,7 +75,10 @@ def test_from_a_built_in_model_to_a_comparison(start: Start, store: Store, name:
     assert "prune.download" in keys_on(app)
 
 
-def test_the_demo_starts_on_a_model_that_takes_seconds(start: Start, store: Store) -> None:
+def test_the_demo_starts_on_a_model_that_takes_seconds(
+    start: Start, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(TINY_RECOVERY, "minutes", 0.02)
     app = start().run()
     assert app.segmented_control(key="home.model").value == QUICK
     app.button(key="home.demo").click().run()
@@ -83,6 +87,12 @@ def test_the_demo_starts_on_a_model_that_takes_seconds(start: Start, store: Stor
     assert run.recipe == PRESETS["recommended"].recipe(QUICK)
     assert run.report() is not None
     assert any(QUICK in caption.value for caption in app.caption)
+    rows = read_rows(run)
+    assert [row.point.sparsity for row in rows] == [0.3, 0.5, 0.7] and "home.curve" in keys_on(app)
+    report = run.report()
+    assert report is not None
+    pruned, recovered = (report.find("perplexity", subject) for subject in ("pruned", "recovered"))
+    assert pruned is not None and recovered is not None
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -7,6 +7,7 @@ import streamlit as st
 from nirvana.allocation.rules import balance
 from nirvana.dashboard import state
 from nirvana.dashboard.guide import STEP_GUIDES
+from nirvana.dashboard.panels.demo_curve import curve_grid
 from nirvana.dashboard.panels.messages import page_link
 from nirvana.dashboard.panels.metrics import metric
 from nirvana.dashboard.panels.sidebar import STATUS
@@ -42,7 +43,7 @@ def demo(now: state.Context) -> None:
         st.markdown(
             f"This is {model.description}. {PRESETS[preset].description} The demo scores every unit, removes "
             f"**{recipe.allocation.sparsity:.0%}** of the attention and MLP weights{_training(recipe)}, and measures "
-            "the result. "
+            f"the result{', after a curve of quality against sparsity' if curve_grid(recipe) else ''}. "
             f"Nothing is downloaded. {cost(recipe)}"
         )
         if not model.installed:
@@ -61,7 +62,7 @@ def demo(now: state.Context) -> None:
                 disabled=not model.installed or now.job is not None,
                 help="Starts a new run in the background. Its pages fill as the steps finish.",
             ):
-                state.start(recipe, name=f"Demo with {name}")
+                state.start(recipe, name=f"Demo with {name}", sweep=curve_grid(recipe))
             page_link("model", "Use a model of your own" if not state.public_demo() else "Set it up step by step")
 
 
