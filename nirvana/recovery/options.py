@@ -10,7 +10,7 @@ from nirvana.schema import Schema, option
 METHODS = ("distill", "lora", "full")
 ADAPTER_RATE = 1e-4  # as published
 # Measured on SmolLM2-135M (width 576), where 1e-4 with steps of 2,048 tokens, and 2e-4 to 4e-4 with 1,024, were tried.
-RATE_TIMES_WIDTH = 0.17
+RATE_TIMES_WIDTH = 0.1
 
 # NIRVANA's post-training of Llama-3.1-8B on Alpaca. The adapters are those of LLM-Pruner, which has 100 warm-up steps,
 # steps of 64 windows and windows of 256 tokens.
@@ -53,7 +53,7 @@ class RecoveryOptions(Schema):
     learning_rate: float = option(
         0.0,
         "--learning-rate",
-        "peak learning rate of AdamW; 0 for 0.17 over the hidden width, or 0.0001 with adapters",
+        "peak learning rate of AdamW; 0 for 0.1 over the hidden width, or 0.0001 with adapters",
         ge=0,
         lt=1,
     )

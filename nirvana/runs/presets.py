@@ -8,7 +8,7 @@ from nirvana.models import tiny
 from nirvana.runs.recipe import ModelChoice, Recipe
 
 BYTES = 4  # characters of English per token of a usual vocabulary
-TINY_RECOVERY: dict[str, Any] = {"minutes": 0.5, "length": 512, "checks": 4}
+TINY_RECOVERY: dict[str, Any] = {"minutes": 0.5, "length": 512, "learning_rate": 1e-3, "checks": 4}
 ONE_SHOT = (
     Recipe()
     .change("calibration", candidates=1, samples=48, length=256)

@@ -242,7 +242,7 @@ def test_published_settings() -> None:
     lora = RecoveryOptions(method="lora")
     assert (lora.adapter_rank, lora.alpha, lora.dropout, lora.peak_rate(4096)) == (8, 16, 0.05, 1e-4)
     assert RecoveryOptions().adapter_rank == 0
-    assert RecoveryOptions().peak_rate(1_000) == pytest.approx(1.7e-4)
+    assert RecoveryOptions().peak_rate(1_000) == pytest.approx(1e-4)
     assert RecoveryOptions(learning_rate=0.5).peak_rate(1_000) == 0.5
     published = RecoveryOptions.published(rank=4)
     assert (published.method, published.rank, published.alpha, published.dropout) == ("lora", 4, 16, 0.05)

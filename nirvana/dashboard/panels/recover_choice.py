@@ -88,7 +88,7 @@ def _advanced(choice: RecoveryChoice, method: str) -> dict[str, Any]:
         whole("epochs", "Epochs, at most", "Passes over the text; 0 to draw windows at random instead.")
         whole("checks", "Checks", "Measurements on held-out text within the budget. The best one is kept.")
         word("autocast", "bfloat16 products", AUTOCAST)
-        rate = "0 for 0.17 over the hidden width, or 0.0001 with adapters."
+        rate = "0 for 0.1 over the hidden width, or 0.0001 with adapters."
         real("learning_rate", "Learning rate", rate, step=1e-5, most=0.5, format="%.1e")
         word("decay", "Decay", DECAYS)
         whole("warmup", "Warm-up, in steps")
