@@ -14,14 +14,14 @@ now = state.context()
 page.page_header("recover")
 watch(now)
 if now.job is not None:
-    page.job_panel()
+    page.job_panel(now)
 choice = recovery_controls(now.recipe.recovery)
 if choice != now.recipe.recovery:
     state.set_recipe(now.recipe.change("recovery", **vars(choice)))
     st.rerun()
 actions(now)
 if now.job is None:
-    page.job_panel()  # the failure of the last one
+    page.job_panel(now)  # the failure of the last one
 if now.run.info("prune") is None:
     page.empty_state("recover", missing="prune")
 result(now)

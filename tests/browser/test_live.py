@@ -13,6 +13,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from nirvana.runs.recipe import CalibrationChoice, EvaluationChoice, ModelChoice, Recipe
+from nirvana.runs.recovery import interrupted
 from nirvana.runs.store import Store
 from tests.browser.conftest import TIMEOUT, Server, start_server
 from tests.browser.test_example import settled
@@ -70,6 +71,35 @@ def test_cancel_ends_the_job_and_keeps_what_was_finished(
     assert kept.status == "cancelled"
     assert kept.model() is not None
     assert kept.calibration() is None
+
+
+def test_a_recovery_is_watched_paused_and_continued(
+    server: Server, page: Page, tiny_folder: Path, sample_text: Path
+) -> None:
+    trains = recipe(tiny_folder, sample_text).change(
+        "recovery", method="lora", minutes=5.0, batch=2, micro_batch=2, length=32, checks=100
+    )
+    run = Store(server.home).create(trains, name="Recovered")
+    page.goto(f"{server.url}/recover?run={run.id}")
+    settled(page)
+    press(page, "recover-run")
+    for chart in ("perplexity", "kl", "loss"):
+        expect(page.locator(f".st-key-recover-{chart} .nsewdrag").first).to_be_attached(timeout=TIMEOUT)
+    expect(page.get_by_text("Time left").first).to_be_visible(timeout=TIMEOUT)
+    expect(page.locator(".st-key-job-cancel button").first).to_have_text(re.compile("Pause"))
+    press(page, "job-cancel")
+    expect(page.get_by_text(re.compile("Paused after step"))).to_be_visible(timeout=TIMEOUT)
+    kept = interrupted(Store(server.home).open(run.id), trains)
+    assert kept is not None and kept.steps
+    expect(page.locator(".st-key-recover-run button").first).to_have_text(re.compile("Continue"))
+    settled(page)
+    press(page, "recover-run")
+    expect(page.locator(".st-key-job-cancel button").first).to_have_text(re.compile("Pause"), timeout=TIMEOUT)
+    page.wait_for_timeout(1500)
+    press(page, "job-cancel")
+    expect(page.get_by_text(re.compile("Paused after step"))).to_be_visible(timeout=TIMEOUT)
+    again = interrupted(Store(server.home).open(run.id), trains)
+    assert again is not None and again.steps[: len(kept.steps)] == kept.steps and len(again.steps) > len(kept.steps)
 
 
 def test_ctrl_c_ends_the_server_and_its_worker_and_keeps_what_was_finished(

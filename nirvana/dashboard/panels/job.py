@@ -22,11 +22,14 @@ POLL = 0.5  # seconds
 LINES = 40
 
 
-def job_panel() -> None:
+def job_panel(now: state.Context | None = None) -> None:
     """Progress with a cancel button while a job of the open run is live; else the failure of the last one. It polls,
     and reruns the page when a step or the job ends.
+
+    Args:
+        now: the context that the page was drawn from, where it depends on the step.
     """
-    now = state.context()
+    now = now or state.context()
     if now.job is None:
         last_failure(now)
     else:
