@@ -350,7 +350,7 @@ def open_at_once(root: str, start: Any, found: Any) -> None:
 @pytest.mark.parametrize("damage", [garbage, missing, folder, pages_overwritten])
 def test_processes_that_open_at_once_make_one_index(root: Path, damage: Callable[[Path], None]) -> None:
     damage(root / INDEX)
-    context = multiprocessing.get_context("fork")
+    context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
     start, found = context.Event(), context.Queue()
     openers = [context.Process(target=open_at_once, args=(str(root), start, found)) for _ in range(4)]
     for opener in openers:
