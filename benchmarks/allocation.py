@@ -12,7 +12,6 @@ import argparse
 import json
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
@@ -20,13 +19,10 @@ from typing import Any, NamedTuple
 import torch
 
 import nirvana as nv
-from benchmarks.quality import Bench, read_rows, settings, shared_options
-from benchmarks.quality_table import between_marks
+from benchmarks.quality import Bench, Row, measure_rows, publish, settings, shared_options
 from nirvana.loss_curves import LEVELS
 from nirvana.progress import Progress
 from nirvana.saliency.criteria import available
-
-Row = dict[str, Any]
 
 
 class Point(NamedTuple):
@@ -76,7 +72,7 @@ class Allocations(Bench):
         print()
         return found
 
-    def measure_plan(self, point: Point) -> Row:
+    def measure(self, point: Point) -> Row:
         """The row of one pruned model."""
         how: dict[str, Any] = {"gamma": self.args.gamma}
         start = time.perf_counter()
@@ -134,23 +130,8 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     args = parse()
     args.curves.mkdir(parents=True, exist_ok=True)
-    rows = read_rows(args.rows, settings(args))
-    done = [row["point"] for row in rows]
-    bench = Allocations(args)
-    with args.rows.open("a", encoding="utf-8") as file:
-        for point in (None, *points(args)):
-            if (point and point._asdict()) in done:
-                continue
-            row = bench.dense() if point is None else bench.measure_plan(point)
-            row["date"] = datetime.now(UTC).date().isoformat()
-            rows.append(row)
-            file.write(json.dumps(row) + "\n")
-            file.flush()
-            print(json.dumps(row), flush=True)
-    text = f"{table(rows)}\n\n{protocol(rows, args)}\n"
-    print(text)
-    if args.into:
-        args.into.write_text(between_marks(args.into.read_text(encoding="utf-8"), args.mark, text), encoding="utf-8")
+    rows = measure_rows(args, Allocations, points(args))
+    publish(args, f"{table(rows)}\n\n{protocol(rows, args)}\n")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,8 @@ import argparse
 import copy
 import json
 import time
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -55,7 +56,7 @@ def points(args: argparse.Namespace) -> Iterator[Point]:
                         yield Point(seed, name, "shared", compensation, sparsity)
 
 
-class Bench:
+class Bench(ABC):
     """Measures points; holds the dense model, the texts, and shared results of a seed."""
 
     def __init__(self, args: argparse.Namespace) -> None:
@@ -89,6 +90,26 @@ class Bench:
         """The row of the dense model."""
         return {"point": None, "parameters": self.lm.layout.parameters, "perplexity": self.read(self.lm)}
 
+    @abstractmethod
+    def measure(self, point: Any) -> Row:
+        """The row of one point."""
+
+    def read(self, lm: nv.LM) -> dict[str, list[float]]:
+        """Text -> perplexity and its standard error."""
+        dtype = getattr(torch, self.args.evaluate_in)
+        if lm.dtype != dtype:
+            nn.Module.to(model := copy.deepcopy(lm.weights()), dtype)  # transformers' method is not typed
+            lm = replace(lm, model=model)
+        found = {}
+        for name, text in self.texts.items():
+            got = nv.perplexity(lm, text, window=self.args.window, max_tokens=self.args.max_tokens)
+            found[name] = [got.value, got.standard_error, got.tokens]
+        return found
+
+
+class Criteria(Bench):
+    """Measures one criterion, allocation and compensation at a time."""
+
     def measure(self, point: Point) -> Row:
         """The row of one pruned model, or its error."""
         start = time.perf_counter()
@@ -107,18 +128,6 @@ class Bench:
         row["perplexity"] = self.read(small)
         small.unload()
         return row | {"seconds": round(time.perf_counter() - start, 1)}
-
-    def read(self, lm: nv.LM) -> dict[str, list[float]]:
-        """Text -> perplexity and its standard error."""
-        dtype = getattr(torch, self.args.evaluate_in)
-        if lm.dtype != dtype:
-            nn.Module.to(model := copy.deepcopy(lm.weights()), dtype)  # transformers' method is not typed
-            lm = replace(lm, model=model)
-        found = {}
-        for name, text in self.texts.items():
-            got = nv.perplexity(lm, text, window=self.args.window, max_tokens=self.args.max_tokens)
-            found[name] = [got.value, got.standard_error, got.tokens]
-        return found
 
 
 def settings(args: argparse.Namespace) -> Row:
@@ -142,6 +151,35 @@ def read_rows(path: Path, wanted: Row) -> list[Row]:
     if head["settings"] != wanted:
         raise SystemExit(f"{path} was measured with {head['settings']}: give another --rows, or delete it.")
     return rows
+
+
+def measure_rows(
+    args: argparse.Namespace, bench: Callable[[argparse.Namespace], Bench], points: Iterable[Any]
+) -> list[Row]:
+    """The row of the dense model, then those of `points`, named tuples; those that --rows lacks are measured and
+    appended to it. `bench` is opened only if one is missing.
+    """
+    rows = read_rows(args.rows, settings(args))
+    done = [row["point"] for row in rows]
+    missing = [point for point in (None, *points) if (point and point._asdict()) not in done]
+    opened = bench(args) if missing else None
+    with args.rows.open("a", encoding="utf-8") as file:
+        for number, point in enumerate(missing, start=1):
+            assert opened is not None
+            row = opened.dense() if point is None else opened.measure(point)
+            row["date"] = datetime.now(UTC).date().isoformat()
+            rows.append(row)
+            file.write(json.dumps(row) + "\n")
+            file.flush()
+            print(f"[{number}/{len(missing)}]", json.dumps(row), flush=True)
+    return rows
+
+
+def publish(args: argparse.Namespace, text: str) -> None:
+    """Print `text`, and write it between the marks of --into, if given."""
+    print(text)
+    if args.into:
+        args.into.write_text(between_marks(args.into.read_text(encoding="utf-8"), args.mark, text), encoding="utf-8")
 
 
 def shared_options(description: str | None, name: str, *, seeds: list[int], max_tokens: int) -> argparse.ArgumentParser:
@@ -175,24 +213,8 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     args = parse()
-    common = settings(args)
-    rows = read_rows(args.rows, common)
-    done = [row["point"] for row in rows]
-    missing = [point for point in points(args) if point._asdict() not in done]
-    if missing or None not in done:
-        bench = Bench(args)
-        with args.rows.open("a", encoding="utf-8") as file:
-            for number, point in enumerate([*([] if None in done else [None]), *missing], start=1):
-                row = bench.dense() if point is None else bench.measure(point)
-                row["date"] = datetime.now(UTC).date().isoformat()
-                rows.append(row)
-                file.write(json.dumps(row) + "\n")
-                file.flush()
-                print(f"[{number}/{len(missing) + 1}]", json.dumps(row), flush=True)
-    text = f"{table(rows)}\n\n{protocol(rows, common)}\n"
-    print(text)
-    if args.into:
-        args.into.write_text(between_marks(args.into.read_text(encoding="utf-8"), args.mark, text), encoding="utf-8")
+    rows = measure_rows(args, Criteria, points(args))
+    publish(args, f"{table(rows)}\n\n{protocol(rows, settings(args))}\n")
 
 
 if __name__ == "__main__":

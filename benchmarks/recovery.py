@@ -1,4 +1,4 @@
-"""What a recovery gives back: perplexity of pruned and recovered models on held-out text, by method and minutes.
+"""Recovery: perplexity of pruned and recovered models on held-out text, by method and minutes.
 
     python -m benchmarks.recovery --calibrate "wiki.txt + novels.txt" --evaluate wiki.txt other-novel.txt
 
@@ -14,7 +14,6 @@ import json
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, NamedTuple
@@ -22,13 +21,11 @@ from typing import Any, NamedTuple
 import torch
 
 import nirvana as nv
-from benchmarks.quality import Bench, read_rows, settings, shared_options
-from benchmarks.quality_table import between_marks
+from benchmarks.quality import Bench, Row, measure_rows, publish, settings, shared_options
 from nirvana.progress import Progress
 from nirvana.recovery.options import METHODS, RecoveryOptions
 from nirvana.saliency.criteria import available
 
-Row = dict[str, Any]
 UNTRAINED = ""
 
 
@@ -71,7 +68,7 @@ class Recoveries(Bench):
             self._small = key, nv.prune(self.lm, plan, compensation="least_squares", statistics=statistics)
         return self._small[1]
 
-    def measure_point(self, point: Point) -> Row:
+    def measure(self, point: Point) -> Row:
         """The row of one model."""
         small, row = self.small(point), Row(point=point._asdict())
         if point.method == UNTRAINED:
@@ -94,6 +91,10 @@ class Recoveries(Bench):
         row |= {"perplexity": self.read(healed), **self.tasks(healed)}
         healed.unload()
         return row
+
+    def dense(self) -> Row:
+        """The row of the dense model, with its zero-shot accuracies."""
+        return super().dense() | self.tasks(self.lm)
 
     def tasks(self, lm: nv.LM) -> Row:
         """Zero-shot accuracies by task, if any are asked for."""
@@ -163,23 +164,8 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     args = parse()
-    rows = read_rows(args.rows, settings(args))
-    done = [row["point"] for row in rows]
-    bench = Recoveries(args)
-    with args.rows.open("a", encoding="utf-8") as file:
-        for point in (None, *points(args)):
-            if (point and point._asdict()) in done:
-                continue
-            row = bench.dense() | bench.tasks(bench.lm) if point is None else bench.measure_point(point)
-            row["date"] = datetime.now(UTC).date().isoformat()
-            rows.append(row)
-            file.write(json.dumps(row) + "\n")
-            file.flush()
-            print(json.dumps({name: value for name, value in row.items() if name != "checks"}), flush=True)
-    text = f"{table(rows)}\n\n{protocol(rows, args)}\n"
-    print(text)
-    if args.into:
-        args.into.write_text(between_marks(args.into.read_text(encoding="utf-8"), args.mark, text), encoding="utf-8")
+    rows = measure_rows(args, Recoveries, points(args))
+    publish(args, f"{table(rows)}\n\n{protocol(rows, args)}\n")
 
 
 if __name__ == "__main__":
