@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from nirvana.models.lm import LM
+    from nirvana.runs.recipe import Recipe
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}</s>{% endfor %}"
@@ -91,6 +92,21 @@ def write_tiny_model(folder: Path, *, seed: int = 0, **changes: Any) -> Path:
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A saved tiny Llama (3 layers, 2 KV groups, 48 neurons) with its tokenizer. Read only."""
     return write_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture
+def small_recipe(tiny_folder: Path, sample_text: Path) -> Recipe:
+    """A recipe that takes the tiny Llama about a second: short windows, one calibration set."""
+    from nirvana.runs.recipe import Recipe
+
+    text = str(sample_text)
+    return (
+        Recipe()
+        .change("model", name=str(tiny_folder), device="cpu")
+        .change("calibration", corpus=text, candidates=1, samples=4, length=32, probe_samples=6, probe_length=16)
+        .change("allocation", sparsity=0.3, multiple_of=4)
+        .change("evaluation", corpora=(text,), window=64, max_tokens=1024)
+    )
 
 
 @pytest.fixture(scope="session")

@@ -44,16 +44,9 @@ def text(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def recipe(tiny_folder: Path, text: Path) -> Recipe:
-    return (
-        Recipe()
-        .change("model", name=str(tiny_folder), device="cpu")
-        .change("calibration", corpus=str(text), candidates=1, samples=4, length=32)
-        .change("calibration", probe_samples=6, probe_length=16)
-        .change("allocation", sparsity=0.3, multiple_of=4)
-        .change("prune", compensation="least_squares", samples=8, length=48)
-        .change("evaluation", corpora=(str(text),), window=64, max_tokens=1024)
-    )
+def recipe(small_recipe: Recipe, text: Path) -> Recipe:
+    own = small_recipe.change("calibration", corpus=str(text)).change("evaluation", corpora=(str(text),))
+    return own.change("prune", compensation="least_squares", samples=8, length=48)
 
 
 @pytest.fixture

@@ -45,15 +45,8 @@ def store() -> Store:
 
 
 @pytest.fixture
-def recipe(tiny_folder: Path, sample_text: Path) -> Recipe:
-    return (
-        Recipe()
-        .change("model", name=str(tiny_folder), device="cpu")
-        .change("calibration", corpus=str(sample_text), candidates=2, samples=4, length=32)
-        .change("calibration", probe_samples=6, probe_length=16)
-        .change("allocation", sparsity=0.3, multiple_of=4)
-        .change("evaluation", corpora=(str(sample_text),), window=64, max_tokens=1024)
-    )
+def recipe(small_recipe: Recipe) -> Recipe:
+    return small_recipe.change("calibration", candidates=2)
 
 
 @pytest.fixture

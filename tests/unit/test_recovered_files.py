@@ -1,4 +1,4 @@
-"""What a recovery leaves on disk: a state that survives a killed process, and exports with the trained weights."""
+"""Files of a recovery: a saved state that a killed process continues from, and exports with the trained weights."""
 
 from __future__ import annotations
 

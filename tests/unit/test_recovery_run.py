@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from pathlib import Path
 
 import pytest
 
@@ -24,17 +23,9 @@ def store() -> Store:
 
 
 @pytest.fixture
-def recipe(tiny_folder: Path, sample_text: Path) -> Recipe:
-    return (
-        Recipe()
-        .change("model", name=str(tiny_folder), device="cpu")
-        .change("calibration", corpus=str(sample_text), candidates=1, samples=4, length=32)
-        .change("calibration", probe_samples=6, probe_length=16)
-        .change("allocation", sparsity=0.3, multiple_of=4)
-        .change("recovery", method="distill", minutes=0.0, tokens=6 * 4 * 32, batch=4, length=32, warmup=2, checks=3)
-        .change("recovery", learning_rate=1e-3, autocast="never")
-        .change("evaluation", corpora=(str(sample_text),), window=64, max_tokens=1024)
-    )
+def recipe(small_recipe: Recipe) -> Recipe:
+    sizes = {"minutes": 0.0, "tokens": 6 * 4 * 32, "batch": 4, "length": 32, "warmup": 2, "checks": 3}
+    return small_recipe.change("recovery", method="distill", learning_rate=1e-3, autocast="never", **sizes)
 
 
 def finished(run: Run) -> RecoveryHistory:

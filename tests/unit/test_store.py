@@ -454,7 +454,7 @@ def write_often(root: str, run_id: str, worker: int) -> None:
 def test_processes_share_a_store(store: Store) -> None:
     run = store.create(Recipe())
     run.put("saliency", make_results(0)["saliency"])
-    context = multiprocessing.get_context("fork")
+    context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
     writers = [context.Process(target=write_often, args=(str(store.root), run.id, index)) for index in range(3)]
     for writer in writers:
         writer.start()

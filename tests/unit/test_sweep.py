@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -34,15 +33,8 @@ def store() -> Store:
 
 
 @pytest.fixture
-def recipe(tiny_folder: Path, sample_text: Path) -> Recipe:
-    return (
-        Recipe()
-        .change("model", name=str(tiny_folder), device="cpu")
-        .change("calibration", corpus=str(sample_text), samples=4, length=32, probe_samples=6, probe_length=16)
-        .change("allocation", multiple_of=4)
-        .change("prune", samples=4, length=32)
-        .change("evaluation", corpora=(str(sample_text),), window=64, max_tokens=1024)
-    )
+def recipe(small_recipe: Recipe) -> Recipe:
+    return small_recipe.change("prune", samples=4, length=32)
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -85,15 +84,8 @@ def test_recovered_points_compete_with_each_other() -> None:
 
 
 @pytest.fixture
-def base(tiny_folder: Path, sample_text: Path) -> Recipe:
-    return (
-        Recipe()
-        .change("model", name=str(tiny_folder), device="cpu")
-        .change("calibration", corpus=str(sample_text), samples=4, length=24, probe_samples=4, probe_length=16)
-        .change("allocation", multiple_of=4)
-        .change("recovery", minutes=0.0, tokens=256, batch=2, length=32, checks=1)
-        .change("evaluation", corpora=(str(sample_text),), window=32, max_tokens=256)
-    )
+def base(small_recipe: Recipe) -> Recipe:
+    return small_recipe.change("recovery", minutes=0.0, tokens=256, batch=2, length=32, checks=1)
 
 
 def test_a_recovered_point_has_both_numbers_and_leaves_no_weights(

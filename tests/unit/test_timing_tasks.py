@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,14 +25,8 @@ VARIANTS = ["dense", "pruned", "dense int8", "pruned int8", "dense int4", "prune
 
 
 @pytest.fixture
-def recipe(tiny_folder: Path, sample_text: Path) -> Recipe:
-    return (
-        Recipe()
-        .change("model", name=str(tiny_folder), device="cpu")
-        .change("calibration", corpus=str(sample_text), candidates=1, samples=4, length=32)
-        .change("allocation", sparsity=0.3, multiple_of=4)
-        .change("evaluation", corpora=(str(sample_text),), window=64, max_tokens=512)
-    )
+def recipe(small_recipe: Recipe) -> Recipe:
+    return small_recipe.change("evaluation", max_tokens=512)
 
 
 @pytest.fixture
