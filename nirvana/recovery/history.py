@@ -64,7 +64,7 @@ class RecoveryHistory:
 
     @property
     def record(self) -> dict[str, Any]:
-        """What a checkpoint notes of the recovery, as JSON values."""
+        """The record of the recovery in a checkpoint, as JSON values."""
         noted = {name: self.protocol.get(name) for name in ("options", "text", "text_hash")}
         method = (noted["options"] or {}).get("method")
         best = self.best

@@ -90,7 +90,7 @@ class Change(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """What recovery changed: a sentence, and one for each metric that it made clearly worse.
+    """The effect of recovery: a sentence, and one for each metric that is clearly worse after it.
 
     `clear`: whether anything is clearly better.
     """

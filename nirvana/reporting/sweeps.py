@@ -32,7 +32,7 @@ class Way(NamedTuple):
 
     @property
     def rules(self) -> str:
-        """What it shares with its rivals in pruning: as published, or the same allocation, gamma and compensation."""
+        """Choices that criteria are compared under: as published, or the same allocation, gamma and compensation."""
         return ", ".join(filter(None, [ALLOCATIONS[self.column], self.setting if self.column != "published" else ""]))
 
     @property

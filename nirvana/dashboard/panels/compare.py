@@ -57,7 +57,7 @@ def verdicts(run: Run, report: Report, mine: Standing | None, others: list[Stand
 
 
 def recovered(report: Report) -> None:
-    """What recovery changed, and what it made worse."""
+    """The effect of recovery on each metric, with a warning where it is clearly worse."""
     found = verdict(report)
     if found is None:
         return
