@@ -1,4 +1,4 @@
-"""The workspace of a recipe: its model, texts, calibration set, probe, scores, plan, pruned and recovered model."""
+"""The workspace of a recipe: its calibration set, probe, scores, plan, pruned and recovered model."""
 
 from __future__ import annotations
 
@@ -9,10 +9,8 @@ from typing import Any, TypeVar
 
 from nirvana.allocation.allocate import allocate
 from nirvana.calibration.corpora.corpus import Corpus
-from nirvana.calibration.corpora.mixture import all_of, load_parts, with_mixtures
-from nirvana.calibration.corpora.registry import SELF_GENERATED, load_corpus
-from nirvana.calibration.generation import generate_corpus
-from nirvana.calibration.sampling import sample_calibration, sample_probe
+from nirvana.calibration.corpora.mixture import with_mixtures
+from nirvana.calibration.sampling import sample_calibration
 from nirvana.calibration.sets import CalibrationSelection, CalibrationSet
 from nirvana.compensation import Compensation
 from nirvana.compensation.statistics import Statistics
@@ -24,6 +22,7 @@ from nirvana.plan import PruningPlan
 from nirvana.progress import ProgressCallback, within
 from nirvana.runs.compensation import StatisticsCache, check_compensation, statistics_windows
 from nirvana.runs.folder import FORMATS
+from nirvana.runs.inputs import Inputs
 from nirvana.runs.loss_curves import cached_curves
 from nirvana.runs.model_cache import ModelCache, cache_fields
 from nirvana.runs.recipe import PruneChoice, Recipe
@@ -37,7 +36,7 @@ from nirvana.selection import select_calibration
 Result = TypeVar("Result")
 
 
-class Workspace:
+class Workspace(Inputs):
     """Assembles each part of a recipe on first use.
 
     `calibration`, `saliency`, `plan` and `pruned` return results; `choose_calibration`, `score_units`, `make_plan` and
@@ -46,13 +45,9 @@ class Workspace:
 
     Long methods have a `progress`, by default the workspace's own, which may raise `Cancelled`.
 
-    Attributes:
-        recipe: the choices.
-        models: models in memory, shared with other workspaces.
-        corpora: open texts by name.
+    Attributes, beside those of `Inputs`:
         origins: "cached" and "seconds" of each computed result, by step, and of the "statistics".
         run: the run with the results; None for a recipe alone.
-        weights: required hash of the model; empty for any.
     """
 
     def __init__(
@@ -68,11 +63,9 @@ class Workspace:
         progress: ProgressCallback | None = None,
     ) -> None:
         """A workspace; `lm` and `plan` replace those of the recipe."""
-        self.recipe, self.run, self.weights, self.progress = recipe, run, weights, progress
-        self.models = ModelCache() if models is None else models
-        self.corpora = {} if corpora is None else corpora
+        super().__init__(recipe, lm=lm, models=models, corpora=corpora, weights=weights, progress=progress)
+        self.run = run
         self.origins: dict[str, Origin] = {}
-        self._lm = lm
         self._results: dict[str, Any] = {}  # calibration sets and scores by fingerprint, shared by variants
         self._plans = {} if plan is None else {recipe.fingerprint("allocation"): plan}
         self._references: dict[str, DenseReference] = {}  # by hash of the probe
@@ -106,42 +99,6 @@ class Workspace:
             self.models.clear()
         else:
             self.models.drop_pruned()  # the dense model belongs to the caller
-
-    @property
-    def lm(self) -> LM:
-        """The dense model, loaded if it is not in memory.
-
-        Raises:
-            ModelError: it cannot be found, read or fitted in memory.
-            RunError: its files have changed since the run's results were computed.
-        """
-        lm = self._lm if self._lm is not None else self.models.dense(self.recipe.model, self.progress)
-        if self.weights not in ("", lm.hash):
-            raise RunError("The model's files have changed since this run was computed.", "Start a new run.")
-        return lm
-
-    def corpus(self, name: str) -> Corpus:
-        """A text by name, or a mixture "a + b" of texts; the model writes self-generated text.
-
-        Raises:
-            CorpusError: no corpus of that name, or it is empty, too short or malformed.
-        """
-        if name not in self.corpora:
-            self.corpora[name] = load_parts(name, self._load_corpus)
-        return self.corpora[name]
-
-    def _load_corpus(self, name: str) -> Corpus:
-        if name == SELF_GENERATED.name and name not in self.corpora:
-            return generate_corpus(self.lm, progress=self.progress)
-        return self.corpora[name] if name in self.corpora else load_corpus(name)
-
-    def texts(self) -> list[Corpus]:
-        """The texts for the choice of the calibration set."""
-        return [self.corpus(name) for name in self.recipe.calibration.texts]
-
-    def evaluation_texts(self) -> dict[str, Corpus]:
-        """The texts that perplexity is measured on, by name."""
-        return {name: self.corpus(name) for name in self.recipe.evaluation.corpora}
 
     def calibration(self, progress: ProgressCallback | None = None) -> CalibrationSelection | CalibrationSet:
         """The calibration set, with the record of its choice where KL chose it."""
@@ -206,18 +163,6 @@ class Workspace:
         """The windows for KL: those of the choice by KL, where one was made."""
         chosen = self._results.get(self.recipe.fingerprint("calibration")) if self.run is None else self.calibration()
         return chosen.probe if isinstance(chosen, CalibrationSelection) else self.draw_probe()
-
-    def draw_probe(self, samples: int = 0, length: int = 0) -> CalibrationSet:
-        """Draw a probe uniformly from all texts, by default of the recipe's size.
-
-        Args:
-            length: tokens of each of `samples` windows, at most the model's positions.
-        """
-        lm, choice = self.lm, self.recipe.calibration
-        longest = lm.family.geometry(lm.settings).get("positions", length)
-        size = (samples, min(length, longest)) if samples else (choice.probe_samples, choice.probe_length)
-        drawn = dict(zip(("samples", "length"), size, strict=True))
-        return sample_probe(lm, all_of(self.texts()), task=choice.task, seed=choice.probe_seed, **drawn)
 
     def reference(
         self,
@@ -351,11 +296,6 @@ class Workspace:
     def _train(self, progress: ProgressCallback | None) -> LM:
         small, text = self.pruned(progress), self.recovery_text(progress)
         return train(self.run, self.recipe, small, self.lm, text, progress or self.progress)
-
-    def recovery_texts(self) -> list[Corpus]:
-        """The texts of which one is trained on: the calibration text may be chosen by KL."""
-        named = self.recipe.recovery.corpus
-        return [self.corpus(named)] if named else self.texts()
 
     def recovery_text(self, progress: ProgressCallback | None = None) -> Corpus:
         """The text that the pruned model is trained on.
