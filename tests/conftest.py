@@ -14,6 +14,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny matrices are slower on man
 
 import pytest
 
+pytest.register_assert_rewrite("tests.commands", "tests.foreign_files")  # which test modules import first
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 

@@ -27,7 +27,7 @@ from nirvana.evaluation.zero_shot.results import comparisons
 from nirvana.files import cache_folder
 from nirvana.jobs.execute import check_task, execute
 from nirvana.progress import Progress
-from nirvana.runs import measurements, step_cache, workspace
+from nirvana.runs import inputs, measurements, step_cache, workspace
 from nirvana.runs.model_cache import ModelCache, cache_fields
 from nirvana.runs.pipeline import compute_steps
 from nirvana.runs.recipe import Recipe
@@ -207,7 +207,7 @@ def test_criteria_differ_and_random_depends_on_no_text(store: Store, recipe: Rec
 
 
 def test_self_generated_text(store: Store, recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workspace, "generate_corpus", lambda lm, **named: generate_corpus(lm, tokens=4000, **named))
+    monkeypatch.setattr(inputs, "generate_corpus", lambda lm, **named: generate_corpus(lm, tokens=4000, **named))
     own = recipe.change("calibration", corpus="self-generated", candidates=1)
     run = store.create(own.change("evaluation", corpora=("self-generated",), window=32))
     compute_steps(run)
