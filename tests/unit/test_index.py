@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-import multiprocessing
 import os
 import random
 import shutil
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -24,6 +24,7 @@ from nirvana.files import read_json
 from nirvana.runs.index import VERSION
 from nirvana.runs.recipe import Recipe
 from nirvana.runs.store import Store
+from tests.processes import call_in_process
 
 RECIPE = Recipe().change("allocation", sparsity=0.35, gamma=float("inf"))
 INDEX = "runs.sqlite3"
@@ -339,26 +340,23 @@ def test_a_data_folder_that_is_a_file(tmp_path: Path) -> None:
         store.create(Recipe())
 
 
-def open_at_once(root: str, start: Any, found: Any) -> None:
-    """One of several processes that find the same damage."""
-    start.wait()
+def open_at_once(root: str, start: str) -> tuple[list[str], list[str]]:
+    """One of several processes that find the same damage once there is a file `start`."""
+    while not Path(start).exists():
+        time.sleep(0.001)
     store = Store(Path(root))
     store.create(Recipe(), name="from here")
-    found.put((sorted(run.name for run in store.runs() if run.name != "from here"), store.index.notices))
+    return sorted(run.name for run in store.runs() if run.name != "from here"), store.index.notices
 
 
 @pytest.mark.parametrize("damage", [garbage, missing, folder, pages_overwritten])
-def test_processes_that_open_at_once_make_one_index(root: Path, damage: Callable[[Path], None]) -> None:
+def test_processes_that_open_at_once_make_one_index(root: Path, damage: Callable[[Path], None], tmp_path: Path) -> None:
     damage(root / INDEX)
-    context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
-    start, found = context.Event(), context.Queue()
-    openers = [context.Process(target=open_at_once, args=(str(root), start, found)) for _ in range(4)]
-    for opener in openers:
-        opener.start()
-    start.set()
-    results = [found.get(timeout=60) for _ in openers]
-    for opener in openers:
-        opener.join()
+    start = tmp_path / "start"
+    openers = [call_in_process(open_at_once, str(root), str(start)) for _ in range(4)]
+    time.sleep(1)  # all have read their modules by then, or nearly
+    start.touch()
+    results = [json.loads(opener.communicate(timeout=60)[0]) for opener in openers]
     assert [names for names, _ in results] == [["renamed", "study"]] * 4
     told = [sentence for _, notices in results for sentence in notices]
     assert sum("rebuilt" in sentence for sentence in told) == 1

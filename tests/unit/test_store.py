@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from nirvana.runs.record import NAME_LENGTH
 from nirvana.runs.results import Continuation, ModelCard, PruneSummary, ScoredText
 from nirvana.runs.store import Run, Store, write_example
 from nirvana.saliency.scores import Saliency
+from tests.processes import call_in_process
 
 SIZES = Report((Measurement("bytes", "dense int8", 120.0, protocol={"note": "int8"}),))
 ONCE = Spread.of([1.0, 2.0])
@@ -454,19 +454,16 @@ def write_often(root: str, run_id: str, worker: int) -> None:
 def test_processes_share_a_store(store: Store) -> None:
     run = store.create(Recipe())
     run.put("saliency", make_results(0)["saliency"])
-    context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
-    writers = [context.Process(target=write_often, args=(str(store.root), run.id, index)) for index in range(3)]
-    for writer in writers:
-        writer.start()
+    writers = [call_in_process(write_often, str(store.root), run.id, index) for index in range(3)]
     seen = 0
-    while any(writer.is_alive() for writer in writers) or not seen:
+    while any(writer.poll() is None for writer in writers) or not seen:
         saliency = run.saliency()
         assert saliency is not None, "a reader finds the earlier result or the new one, always whole"
         store.runs()
         seen += 1
     for writer in writers:
-        writer.join()
-        assert writer.exitcode == 0
+        writer.communicate()
+        assert writer.returncode == 0
     assert len(store.runs()) == 1 + 3 * 8
     assert len(list(run.folder.glob("saliency-*"))) == 1
 
