@@ -68,7 +68,7 @@ def demo(now: state.Context) -> None:
 
 def _training(recipe: Recipe) -> str:
     """The recovery in the middle of a sentence; empty without one."""
-    return ", ".join(["", *(f"then trains for {words}" for words in recovery(recipe.recovery))])
+    return ", ".join(["", *(f"then recovers the model by {words}" for words in recovery(recipe.recovery))])
 
 
 def cost(recipe: Recipe) -> str:
