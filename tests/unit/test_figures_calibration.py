@@ -41,7 +41,9 @@ def every_chart(selection: CalibrationSelection) -> list[Chart]:
     charts = [calibration.candidate_divergences(selection), positions.by_position(selection)]
     charts += [positions.one_probe(selection, 0), tokens.token_frequencies(selection.calibration)]
     charts.append(tokens.sample_variety(selection.calibration))
-    return [*charts, calibration.margins(selection)] if len(selection.candidates) > 1 else charts
+    if len(selection.candidates) > 1:
+        charts += [calibration.margins(selection), positions.by_length(selection)]
+    return charts
 
 
 SELECTIONS = {
@@ -177,6 +179,24 @@ def test_positions_average_over_samples() -> None:
     np.testing.assert_allclose(top.y, winner, rtol=1e-5)
     assert f"highest at position {np.argmax(winner) + 1} (" in chart.takeaway
     assert f"last 3 positions it averages {winner[-3:].mean():.3g}" in chart.takeaway
+
+
+def test_shorter_probes_choose_by_their_positions() -> None:
+    early, late = np.full((4, 32), 0.3), np.full((4, 32), 0.3)
+    early[:, 8:], late[:, 8:] = 0.6, 0.5
+    early[:, :8] = 0.2  # the lowest over 8 positions only
+    selection = make_selection([early, late])
+    chart = positions.by_length(selection)
+    assert selection.winner == 1
+    assert list(chart.table["positions"]) == [8, 16, 32]
+    for size, *means in chart.table.itertuples(index=False):
+        expected = [each.divergence.per_token[:, :size].mean() for each in selection.candidates]
+        np.testing.assert_allclose(means, expected, rtol=1e-6)
+    cost = early.mean() / late.mean() - 1
+    assert chart.takeaway == (
+        f"Yes: the first 8 positions choose set 1, whose KL over all 32 positions is {cost:.1%} higher."
+    )
+    assert positions.by_length(SELECTIONS["equal"]).takeaway.startswith("No: the first 4 positions")
 
 
 def test_a_probe_is_ranked_and_its_half_counted() -> None:

@@ -90,7 +90,7 @@ def _from_text(selection: CalibrationSelection, index: int) -> str:
 
 
 def charts(selection: CalibrationSelection, protocol: str) -> None:
-    """Charts of texts, candidates, paired differences, and KL by position."""
+    """Charts of texts, candidates, paired differences, KL by position, and the choice by the length of the probes."""
     if figures.several_texts(selection):
         show_chart("calibration.texts", by_text(selection), protocol)
     show_chart("calibration.divergences", figures.candidate_divergences(selection), protocol)
@@ -101,6 +101,8 @@ def charts(selection: CalibrationSelection, protocol: str) -> None:
             show_chart("calibration.margins", figures.margins(selection), protocol)
     with right:
         show_chart("calibration.positions", positions.by_position(selection), protocol)
+    if several:
+        show_chart("calibration.lengths", positions.by_length(selection), protocol)
 
 
 def read_samples(result: CalibrationSelection | CalibrationSet) -> None:

@@ -8,8 +8,10 @@ import plotly.graph_objects as go
 
 from nirvana.calibration.sets import CalibrationSelection
 from nirvana.reporting.figures.allocation import LEGEND, MARGIN
-from nirvana.reporting.figures.calibration import OTHER, WINNER, is_wide, winner_first
+from nirvana.reporting.figures.calibration import OTHER, WINNER, is_wide, set_name, winner_first
 from nirvana.reporting.figures.chart import Chart, count, log_axis, short
+
+SHORTEST = 8  # positions of the shortest probes that `by_length` compares
 
 
 def by_position(selection: CalibrationSelection) -> Chart:
@@ -33,6 +35,66 @@ def by_position(selection: CalibrationSelection) -> Chart:
         table=table,
         reading=f"{_first_position(selection)} Mean over {count(_samples(selection), 'probe sample')}; "
         f"{'log' if log else 'linear'} axis.",
+    )
+
+
+def by_length(selection: CalibrationSelection) -> Chart:
+    """Each candidate's KL over the first positions of every probe, relative to the winner's; two candidates or more.
+
+    A decoder's predictions do not depend on later tokens, so the mean over the first n positions is the KL on probes of
+    n tokens.
+    """
+    order = winner_first(selection)
+    tokens = np.stack([selection.candidates[index].divergence.per_token for index in order]).astype(np.float64)
+    length = tokens.shape[2]
+    lengths = [*(2**power for power in range(length.bit_length()) if SHORTEST <= 2**power < length), length]
+    means = np.stack([tokens[:, :, :size].mean(axis=(1, 2)) for size in lengths], axis=1)  # (candidates, lengths)
+    relative = np.divide(means, means[0], out=np.ones_like(means), where=means[0] > 0)
+    figure = go.Figure()
+    for row in reversed(range(len(order))):
+        winner = row == 0
+        figure.add_trace(
+            go.Scatter(
+                x=np.array(lengths, np.int32),
+                y=relative[row].astype(np.float32),
+                customdata=means[row].astype(np.float32),
+                mode="lines+markers",
+                name="winner" if winner else "other sets",
+                legendgroup="winner" if winner else "other sets",
+                showlegend=winner or row == len(order) - 1,
+                legendrank=1 if winner else 2,
+                line={"color": WINNER if winner else OTHER, "width": 2.5 if winner else 1},
+                opacity=1 if winner else 0.55,
+                hovertemplate=f"set {order[row] + 1}, first %{{x}} positions<br>%{{customdata:.3~g}} nats, "
+                "%{y:.3f} x the winner<extra></extra>",
+            )
+        )
+    figure.update_layout(height=320, margin=MARGIN, legend=LEGEND, showlegend=True)
+    figure.update_xaxes(title="Positions of each probe (log)", type="log", tickvals=lengths, showgrid=False)
+    figure.update_yaxes(title="KL over the winner's", zeroline=False)
+    table = pd.DataFrame({f"set {index + 1}": means[order.index(index)] for index in range(len(order))})
+    table.insert(0, "positions", lengths)
+    return Chart(
+        title="Would shorter probes choose another set?",
+        figure=figure,
+        takeaway=_other_choice(selection, order, lengths, relative),
+        table=table,
+        reading="Below the winner's line, probes of that length would choose another set. Paired by probe, without "
+        "error bars.",
+    )
+
+
+def _other_choice(selection: CalibrationSelection, order: list[int], lengths: list[int], relative: np.ndarray) -> str:
+    """The longest shorter probe that would choose another set, and the cost of its choice."""
+    chosen = relative.argmin(axis=0)  # rows of `order`; the first of equals is the winner
+    other = [place for place in range(len(lengths)) if chosen[place]]
+    if not other:
+        return f"No: the first {count(lengths[0], 'position')} of each probe choose the same set."
+    place = max(other)
+    index, cost = order[chosen[place]], relative[chosen[place], -1] - 1
+    return (
+        f"Yes: the first {count(lengths[place], 'position')} choose {set_name(selection, index)}, whose KL over all "
+        f"{lengths[-1]:,} positions is {cost:.1%} higher."
     )
 
 

@@ -77,6 +77,7 @@ def write_calibration(document: Document, run: Run) -> None:
         document.chart(calibration.candidate_divergences(result), protocol)
         if len(result.candidates) > 1:
             document.chart(calibration.margins(result), protocol)
+            document.chart(positions.by_length(result), protocol)
         document.chart(positions.by_position(result), protocol, table=False)
     document.chart(tokens.token_frequencies(chosen), table=False)
 
