@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
-from torch import nn
 
 from nirvana.calibration.sets import CalibrationSet
 from nirvana.compensation import REGULARISATION, Compensation
@@ -16,12 +13,12 @@ from nirvana.compensation.compensator import Compensator
 from nirvana.compensation.statistics import Statistics
 from nirvana.errors import PlanError
 from nirvana.evaluation.divergence import dense_reference, divergence_of
-from nirvana.forward.projections import output_projection
+from nirvana.evaluation.masking import Masks
 from nirvana.forward.replay import Place, Replay
 from nirvana.layout import Layout, Site
 from nirvana.loss_curves import Sensitivity, Shift, removed_counts
 from nirvana.models.lm import LM
-from nirvana.models.weights import layer_places, output_part, unit_rows
+from nirvana.models.weights import layer_places
 from nirvana.progress import ProgressCallback, report
 from nirvana.saliency.scores import Saliency
 
@@ -65,6 +62,7 @@ def sensitivity(
         raise PlanError("The scores are of a model of another shape.", "Score this model.")
     counts = removed_counts(lm.layout, tuple(levels))
     compensator = Compensator(lm, compensation, statistics, regularisation)
+    masks = Masks(lm, saliency, compensator)
     samples, length = probe.outputs.shape
     protocol = {
         "levels": sorted(map(float, levels)),
@@ -91,9 +89,9 @@ def sensitivity(
             for site in todo:
                 curve = []
                 for count in counts[site]:
-                    kept = _kept_columns(lm, saliency, site, count)
+                    masked = masks.projection(site, count)
                     work.begin(place, site)
-                    with _masked(lm, site, kept, compensator):
+                    with masks.applied({site: masked}):
                         states = work.watched(replay.hidden_states())
                         kl = divergence_of(states, head, reference, (samples, length), name=lm.source.name)
                     curve.append(Shift(kl.mean, kl.standard_error, count, lm.layout[site].units))
@@ -108,31 +106,6 @@ def sensitivity(
 
 def _in_order(layout: Layout, found: dict[Site, tuple[Shift, ...]], protocol: dict[str, Any]) -> Sensitivity:
     return Sensitivity({site: found[site] for site in layout if site in found}, protocol)
-
-
-def _kept_columns(lm: LM, saliency: Saliency, site: Site, count: int) -> torch.Tensor:
-    """Columns of the output projection that read all but the `count` lowest-scored units (ties: lower index first)."""
-    kept = np.sort(np.argsort(saliency[site], kind="stable")[count:])
-    return unit_rows(torch.from_numpy(kept), output_part(lm, site).size)
-
-
-@contextmanager
-def _masked(lm: LM, site: Site, kept: torch.Tensor, compensator: Compensator) -> Iterator[None]:
-    """The output projection of `site` with its `kept` columns, compensated, and zeros, within the context."""
-    linear = output_projection(lm, site)
-    weight, bias = linear.weight, linear.bias
-    with torch.no_grad():
-        update = compensator.update(site, weight, kept)
-        masked = torch.zeros_like(weight)
-        columns = kept.to(weight.device)
-        masked[:, columns] = weight[:, columns] if update is None else update.weight
-        linear.weight = nn.Parameter(masked, requires_grad=False)
-        if update is not None and update.bias is not None:
-            linear.bias = nn.Parameter(update.bias if bias is None else bias + update.bias, requires_grad=False)
-    try:
-        yield
-    finally:
-        linear.weight, linear.bias = weight, bias
 
 
 class _Work:
