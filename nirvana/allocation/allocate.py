@@ -10,6 +10,7 @@ from nirvana.allocation.constraints import Constraints, Protected, protected_sit
 from nirvana.allocation.normalisation import normalised
 from nirvana.allocation.rules import RULES, find_rule, rule_name
 from nirvana.allocation.shared import pruning_rates
+from nirvana.allocation.widths import Widths, read_widths, with_widths
 from nirvana.errors import PlanError
 from nirvana.layout import Layout
 from nirvana.loss_curves import Sensitivity
@@ -28,6 +29,7 @@ def allocate(
     method: str = "shared",
     normalisation: float = 0.0,
     sensitivity: Sensitivity | None = None,
+    widths: Widths = (),
 ) -> PruningPlan:
     """Choose the units to keep so that at most `sparsity` of the prunable parameters is removed.
 
@@ -49,6 +51,8 @@ def allocate(
         normalisation: exponent of the score normalisation of the shared allocation, in [0, 1]; 0 is off (see
             `normalised`).
         sensitivity: of the measured allocation, loss curves measured with the same scores.
+        widths: kept units of single sites, the best-scored ones, in place of the rule's, which does not compensate for
+            the difference: {Site("decoder", 5, "mlp"): 1344}, or words such as "decoder.5.mlp=1344".
 
     Raises:
         PlanError: a value is invalid, the rule does not support an option, or the sparsity is out of reach; the
@@ -64,16 +68,23 @@ def allocate(
             "Use the shared allocation, or a normalisation of 0.",
         )
     constraints = rule.constrain(_constraints(saliency.layout, gamma, multiple_of, protected, sensitivity))
+    own = read_widths(widths, saliency.layout)
+    if own and uniform:
+        raise PlanError("Widths of single sites are not equal widths.", "Leave out one of the two.")
     chosen = rule.choose(normalised(saliency, normalisation), constraints, sparsity)
+    kept, notes = chosen.kept, chosen.notes
+    if own:
+        kept = with_widths(saliency, kept, own, constraints.protected)
+        notes = (f"Widths in place of the rule's: {len(own)} of {len(kept)} modules.", *notes)
     return PruningPlan(
-        kept=chosen.kept,
+        kept=kept,
         layout=saliency.layout,
         requested=float(sparsity),
         gamma=float(constraints.gamma),
         multiple_of=multiple_of,
         protected=constraints.protected,
         removed_layers=chosen.removed_layers,
-        notes=chosen.notes,
+        notes=notes,
         method=name,
         uniform=uniform,
         normalisation=float(normalisation),

@@ -46,10 +46,10 @@ def draft_plan(saliency: Saliency, choice: AllocationChoice, curves: Sensitivity
     """
     reachable = 0.0
     constraints = vars(choice).copy()
-    sparsity, normalisation = constraints.pop("sparsity"), constraints.pop("normalisation")
+    without_limits = {name: constraints.pop(name) for name in ("sparsity", "normalisation", "widths")}
     try:
         reachable = reachable_sparsity(saliency.layout, criterion=saliency.criterion, **constraints)
-        plan = allocate(saliency, sparsity=sparsity, normalisation=normalisation, sensitivity=curves, **constraints)
+        plan = allocate(saliency, sensitivity=curves, **constraints, **without_limits)
     except PlanError as error:
         return Draft(None, error, reachable)
     return Draft(plan, None, reachable)

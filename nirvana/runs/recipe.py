@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import PurePath
 from typing import Any, ClassVar
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from nirvana.allocation.rules import FROM_SCORES, METHODS
 from nirvana.calibration.corpora.mixture import PLUS, part_names
@@ -130,6 +130,14 @@ class AllocationChoice(Schema):
     uniform: bool = option(False, "--uniform", "equal widths in all layers")
     method: str = option("shared", "--allocation", "allocation rule", choices=lambda: METHODS)
     normalisation: float = option(0.0, "--normalisation", "score normalisation exponent (0 = off)", ge=0, le=1)
+    widths: Many[str] = option(
+        (), "--width", "kept units of one site in place of the rule's, e.g. decoder.5.mlp=1344; may be repeated"
+    )
+
+    @model_serializer(mode="wrap")
+    def _without_no_widths(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        data: dict[str, Any] = serialise(self)
+        return data if self.widths else {name: value for name, value in data.items() if name != "widths"}
 
 
 class PruneChoice(Schema):

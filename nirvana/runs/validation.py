@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from nirvana.allocation.allocate import reachable_sparsity
 from nirvana.allocation.constraints import out_of_reach
 from nirvana.allocation.rules import uses_gamma
+from nirvana.allocation.widths import read_widths
 from nirvana.errors import CorpusError, ModelError, RunError
 from nirvana.evaluation.zero_shot.tasks import check_fit, check_name
 from nirvana.layout import Layout
@@ -90,10 +91,12 @@ def check_reachable(choice: AllocationChoice, criterion: str, layout: Layout) ->
     """Check that a sparsity is reachable with the scores of this criterion.
 
     Raises:
-        PlanError: it is out of reach, naming the reachable maximum, or the allocation does not support an option.
+        PlanError: it is out of reach, naming the reachable maximum, the allocation does not support an option, or a
+            width does not fit.
     """
     constraints = dict(vars(choice))
     sparsity, _ = constraints.pop("sparsity"), constraints.pop("normalisation")  # it changes no limit
+    read_widths(constraints.pop("widths"), layout)
     limit = reachable_sparsity(layout, criterion=criterion, **constraints)
     if sparsity > limit:
         why = f" with gamma {choice.gamma:g}" if uses_gamma(choice.method, criterion) else ""

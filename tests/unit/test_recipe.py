@@ -173,7 +173,7 @@ def test_the_reachable_maximum_is_that_of_the_criterions_published_allocation() 
 
 def test_every_recipe_value_has_an_option() -> None:
     fields = [option for schema in SECTIONS.values() for option in options(schema).values()]
-    assert [option.name for option in fields] == [name for part in Recipe().to_json().values() for name in part]
+    assert [option.name for option in fields] == [name for part in vars(Recipe()).values() for name in vars(part)]
     flags = [option.flag for option in fields]
     assert all(flags) and len(set(flags)) == len(flags)
 
