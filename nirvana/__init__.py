@@ -45,6 +45,8 @@ _HOMES = {
     "recover": "nirvana.recovery.recover",
     "RecoveryHistory": "nirvana.recovery.history",
     "RecoveryOptions": "nirvana.recovery.options",
+    "search_allocation": "nirvana.studies.allocation_search",
+    "AllocationSearch": "nirvana.studies.allocation_search",
     "tune": "nirvana.studies.search",
     "Tuning": "nirvana.studies.search",
     "zero_shot": "nirvana.evaluation.zero_shot.harness",
@@ -111,6 +113,8 @@ if TYPE_CHECKING:
     from nirvana.saliency.score import score as score
     from nirvana.saliency.scores import Saliency as Saliency
     from nirvana.selection import select_calibration as select_calibration
+    from nirvana.studies.allocation_search import AllocationSearch as AllocationSearch
+    from nirvana.studies.allocation_search import search_allocation as search_allocation
     from nirvana.studies.matrix import calibration_matrix as calibration_matrix
     from nirvana.studies.matrix_rows import CalibrationMatrix as CalibrationMatrix
     from nirvana.studies.search import Tuning as Tuning

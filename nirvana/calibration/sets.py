@@ -136,6 +136,21 @@ class CalibrationSet:
             parts += [str(self.targets.shape), self.decoder_tokens.tobytes(), self.targets.tobytes()]
         return content_hash(*parts)
 
+    def part(self, rows: slice) -> CalibrationSet:
+        """The samples of `rows`, e.g. every second one."""
+        return CalibrationSet(
+            self.tokens[rows],
+            None if self.mask is None else self.mask[rows],
+            decoder_input_ids=None if self.decoder_tokens is None else self.decoder_tokens[rows],
+            labels=None if self.targets is None else self.targets[rows],
+            task=self.task,
+            source=self.source,
+            source_hash=self.source_hash,
+            seed=self.seed,
+            texts=self.texts[rows],
+            target_texts=self.target_texts[rows],
+        )
+
     def __repr__(self) -> str:
         origin = f" from {self.source}" if self.source else ""
         return f"CalibrationSet({self.samples} x {self.length} tokens{origin})"

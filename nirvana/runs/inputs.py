@@ -83,6 +83,10 @@ class Inputs:
         named = self.recipe.recovery.corpus
         return [self.corpus(named)] if named else self.texts()
 
+    def probe_text(self) -> Corpus:
+        """The text that probes are drawn from: all texts, uniformly."""
+        return all_of(self.texts())
+
     def draw_probe(self, samples: int = 0, length: int = 0) -> CalibrationSet:
         """Draw a probe uniformly from all texts, by default of the recipe's size.
 
@@ -93,4 +97,4 @@ class Inputs:
         longest = lm.family.geometry(lm.settings).get("positions", length)
         size = (samples, min(length, longest)) if samples else (choice.probe_samples, choice.probe_length)
         drawn = dict(zip(("samples", "length"), size, strict=True))
-        return sample_probe(lm, all_of(self.texts()), task=choice.task, seed=choice.probe_seed, **drawn)
+        return sample_probe(lm, self.probe_text(), task=choice.task, seed=choice.probe_seed, **drawn)

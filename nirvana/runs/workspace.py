@@ -327,20 +327,30 @@ class Workspace(Inputs):
         if method == "none":
             return self.models.pruned(lm, plan, progress=progress)
         windows = statistics_windows(self.recipe, lm, self.calibration_text(progress))
-
-        def statistics() -> Statistics:
-            second, reading = method == "least_squares", within(progress, "Statistics", 0, 2)
-            found, self.origins["statistics"] = self._statistics.collect(lm, windows, second=second, progress=reading)
-            return found
-
         return self.models.pruned(
             lm,
             plan,
             compensation=method,
-            statistics=statistics,
+            statistics=lambda: self._collect(windows, within(progress, "Statistics", 0, 2)),
             source=[windows.hash, windows.source, windows.seed],
             progress=within(progress, "Pruning", 1, 2),
         )
+
+    def statistics(self, progress: ProgressCallback | None = None) -> Statistics | None:
+        """The statistics of the recipe's compensation; None without one.
+
+        Raises:
+            NirvanaError: see `collect_statistics` and `sample_calibration`.
+        """
+        if self.recipe.prune.compensation == "none":
+            return None
+        windows = statistics_windows(self.recipe, self.lm, self.calibration_text(progress))
+        return self._collect(windows, progress or self.progress)
+
+    def _collect(self, windows: CalibrationSet, progress: ProgressCallback | None) -> Statistics:
+        second = self.recipe.prune.compensation == "least_squares"
+        found, self.origins["statistics"] = self._statistics.collect(self.lm, windows, second=second, progress=progress)
+        return found
 
     def _result(
         self, step: str, compute: Callable[[ProgressCallback | None], Result], progress: ProgressCallback | None

@@ -1,0 +1,93 @@
+"""Steps of an allocation search and their journal. Does not import torch."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nirvana.allocation.exchanges import Exchange, exchanged
+from nirvana.layout import Site
+from nirvana.studies.journal import Journal
+
+FILE = "allocation_search.jsonl"
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class SearchStep:
+    """One plan of the search.
+
+    Attributes:
+        number: of the step; 0 is the plan that the search starts from.
+        exchanges: differences to the best plan before.
+        kl: mean KL( dense || pruned ) in nats on the probe that chooses; NaN where the step failed.
+        held_out: the same on the probe that does not, with `held_out_error`, its standard error; NaN unless accepted.
+        accepted: whether it is the best plan since.
+        seconds: duration.
+        failure: error of a failed step; else empty.
+    """
+
+    number: int
+    exchanges: tuple[Exchange, ...] = ()
+    kl: float = math.nan
+    held_out: float = math.nan
+    held_out_error: float = math.nan
+    accepted: bool = False
+    seconds: float = 0.0
+    failure: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        data = {name: None if value != value else value for name, value in vars(self).items()}
+        return data | {"exchanges": [each.to_json() for each in self.exchanges]}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> SearchStep:
+        numbers = {name: math.nan if data[name] is None else float(data[name]) for name in NUMBERS}
+        exchanges = tuple(map(Exchange.from_json, data["exchanges"]))
+        return cls(**{**data, **numbers, "exchanges": exchanges})
+
+
+NUMBERS = ("kl", "held_out", "held_out_error")
+
+
+def start_widths(settings: Mapping[str, Any]) -> dict[Site, int]:
+    """Kept units of every site before the search."""
+    return {Site.from_key(key): int(width) for key, width in settings["start"].items()}
+
+
+def best_widths(start: Mapping[Site, int], steps: Sequence[SearchStep]) -> dict[Site, int]:
+    """Kept units of every site after the accepted steps."""
+    found = dict(start)
+    for step in steps:
+        if step.accepted:
+            found = exchanged(found, step.exchanges)
+    return found
+
+
+def changed_widths(start: Mapping[Site, int], steps: Sequence[SearchStep]) -> dict[Site, int]:
+    """Kept units of the sites that the accepted steps changed."""
+    return {site: width for site, width in best_widths(start, steps).items() if width != start[site]}
+
+
+def accepted(steps: Sequence[SearchStep]) -> list[SearchStep]:
+    """The start and the accepted steps, oldest first."""
+    return [step for step in steps if step.accepted]
+
+
+def read_steps(folder: Path) -> tuple[dict[str, Any] | None, list[SearchStep]]:
+    """Settings of the last search of a run's folder, and its steps so far; None without a search."""
+    journal = Journal(folder / FILE)
+    header = journal.latest()
+    if header is None:
+        return None, []
+    steps = []
+    for data in journal.rows(header.key):
+        try:
+            steps.append(SearchStep.from_json(data))
+        except (ValueError, KeyError, TypeError) as error:
+            log.warning("A step of the search in %s cannot be read: %s", folder, error)
+    return header.settings, steps
