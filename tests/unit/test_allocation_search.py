@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from pathlib import Path
@@ -29,7 +30,7 @@ from tests.reporter import Reporter
 from tests.unit.test_sensitivity import t5  # noqa: F401  a fixture
 
 TEXT = "\n\n".join(english(40, seed=4))
-PROBES = {"samples": 4, "length": 16}
+PROBES: dict[str, Any] = {"samples": 4, "length": 16}
 
 
 def plan_of(lm: LM, **more: Any) -> tuple[nv.Saliency, PruningPlan]:
@@ -59,7 +60,7 @@ def test_the_best_plan_has_the_kl_that_was_measured(
         apart = divergence(lm, small, held_out)
         assert apart.mean == pytest.approx(step.held_out, rel=1e-4)
         assert apart.standard_error == pytest.approx(step.held_out_error, rel=1e-3)
-    assert all(later.kl < earlier.kl for earlier, later in zip(kept, kept[1:], strict=False))
+    assert all(later.kl < earlier.kl for earlier, later in itertools.pairwise(kept))
     assert all(step.kl >= found.best.kl for step in found.steps)
     assert found.plan.sparsity == plan.sparsity and found.widths
     again = nv.allocate(scores, sparsity=0.3, multiple_of=4, gamma=1.0, widths=found.widths)
