@@ -17,6 +17,7 @@ from nirvana.commands.measurements import SensitivityCommand, SpeedCommand
 from nirvana.commands.recover import RecoverCommand
 from nirvana.commands.run import RunCommand
 from nirvana.commands.runs import CompareCommand, ReportCommand, RunsCommand
+from nirvana.commands.search_allocation import SearchAllocationCommand
 from nirvana.commands.steps import (
     AllocateCommand,
     CalibrateCommand,
@@ -45,6 +46,7 @@ COMMANDS: tuple[Command, ...] = (
     EvaluateCommand(),
     SweepCommand(),
     TuneCommand(),
+    SearchAllocationCommand(),
     MatrixCommand(),
     RunsCommand(),
     CompareCommand(),

@@ -11,6 +11,7 @@ from nirvana.allocation.rules import uses_gamma
 from nirvana.dashboard import state
 from nirvana.dashboard.panels import page
 from nirvana.dashboard.panels.allocation import allocation_controls, explain_gamma, offer_reachable, smallest_step
+from nirvana.dashboard.panels.allocation_search import search, show_widths
 from nirvana.dashboard.panels.charts import scores_protocol, show_chart
 from nirvana.dashboard.panels.messages import show_notes
 from nirvana.dashboard.panels.metrics import metric
@@ -71,6 +72,7 @@ if state.step_state("saliency") == "stale":
         "The scores belong to earlier choices, so this plan is a preview. Pruning will score the units again first."
     )
 choice = allocation_controls(context.recipe.allocation, scores.layout, scores.criterion)
+show_widths(choice)
 if choice != context.recipe.allocation:
     state.set_recipe(context.recipe.change("allocation", **vars(choice)))
 draft = draft_plan(scores, choice, context.run.loss_curves())
@@ -97,6 +99,7 @@ else:
         rates = figures.rates_by_gamma(scores.layout, choice.sparsity, choice.gamma, draft.reachable)
         show_chart("allocation.rates", rates, protocol)
 scan(context, scores, draft.plan)
+search(context, draft.plan)
 with st.expander("How is the budget allocated?", key="allocation.about"):
     explain_gamma()
 page.job_panel()

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from nirvana.plan import PruningPlan
 from nirvana.runs.run import Run
-from nirvana.studies import matrix_rows, search_trials, sweep_rows
+from nirvana.studies import allocation_steps, matrix_rows, search_trials, sweep_rows
+from nirvana.studies.allocation_steps import SearchStep
 from nirvana.studies.journal import Header, Journal, as_read_back
 from nirvana.studies.matrix_rows import DENSE, CalibrationMatrix, MatrixRow
 from nirvana.studies.search_trials import Trial
@@ -36,3 +38,19 @@ def write_matrix(folder: Path, matrix: CalibrationMatrix) -> None:
     journal.begin(header)
     for row in (MatrixRow(*DENSE, 0.0, (), matrix.dense), *matrix.rows, *matrix.failed):
         journal.append(header.key, row.to_json())
+
+
+def write_allocation_search(run: Run, plan: PruningPlan, steps: Sequence[SearchStep]) -> None:
+    settings = {
+        "start": {site.key: len(kept) for site, kept in plan.items()},
+        "layout": plan.layout.to_json(),
+        "compensation": {"method": "least_squares"},
+        "probe": {"samples": 4, "length": 512},
+        "seed": 0,
+        "dtype": "torch.float32",
+        "device": "cpu",
+    }
+    journal, header = Journal(run.folder / allocation_steps.FILE), Header({}, as_read_back(settings))
+    journal.begin(header)
+    for step in steps:
+        journal.append(header.key, step.to_json())

@@ -245,7 +245,7 @@ class _Session(Session[int, SearchStep]):
         if known and kl >= known[-1].kl:
             return step
         found = self.divergence.measure(widths, self.held_out, within(progress, "Held-out KL", 1, 2))
-        return replace(step, held_out=found.mean, held_out_error=found.standard_error, accepted=True)
+        return replace(step, held_out=tuple(map(float, found.per_sample)), accepted=True)
 
     def failed(self, point: int, failure: str) -> SearchStep:
         return SearchStep(point, tuple(self._exchanges(point)) if point else (), failure=failure)

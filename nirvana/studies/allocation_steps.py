@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from nirvana.allocation.exchanges import Exchange, exchanged
@@ -25,7 +26,7 @@ class SearchStep:
         number: of the step; 0 is the plan that the search starts from.
         exchanges: differences to the best plan before.
         kl: mean KL( dense || pruned ) in nats on the probe that chooses; NaN where the step failed.
-        held_out: the same on the probe that does not, with `held_out_error`, its standard error; NaN unless accepted.
+        held_out: the same of each window of the probe that does not choose; empty unless accepted.
         accepted: whether it is the best plan since.
         seconds: duration.
         failure: error of a failed step; else empty.
@@ -34,24 +35,25 @@ class SearchStep:
     number: int
     exchanges: tuple[Exchange, ...] = ()
     kl: float = math.nan
-    held_out: float = math.nan
-    held_out_error: float = math.nan
+    held_out: tuple[float, ...] = ()
     accepted: bool = False
     seconds: float = 0.0
     failure: str = ""
 
+    @property
+    def held_out_kl(self) -> float:
+        """Mean over the windows; NaN unless accepted."""
+        return fmean(self.held_out) if self.held_out else math.nan
+
     def to_json(self) -> dict[str, Any]:
-        data = {name: None if value != value else value for name, value in vars(self).items()}
+        data = vars(self) | {"kl": None if self.kl != self.kl else self.kl}
         return data | {"exchanges": [each.to_json() for each in self.exchanges]}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> SearchStep:
-        numbers = {name: math.nan if data[name] is None else float(data[name]) for name in NUMBERS}
-        exchanges = tuple(map(Exchange.from_json, data["exchanges"]))
-        return cls(**{**data, **numbers, "exchanges": exchanges})
-
-
-NUMBERS = ("kl", "held_out", "held_out_error")
+        exchanges, held_out = tuple(map(Exchange.from_json, data["exchanges"])), tuple(map(float, data["held_out"]))
+        kl = math.nan if data["kl"] is None else float(data["kl"])
+        return cls(**{**data, "kl": kl, "exchanges": exchanges, "held_out": held_out})
 
 
 def start_widths(settings: Mapping[str, Any]) -> dict[Site, int]:

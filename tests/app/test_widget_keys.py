@@ -16,11 +16,12 @@ from nirvana.runs.recipe import Recipe
 from nirvana.runs.store import Run, Store
 from nirvana.studies.sweep_rows import Row
 from tests.app.conftest import ROOT, SMALL_T5, add_job, fill, keys_on
+from tests.app.test_allocation_search_panel import STEPS
 from tests.app.test_speed_panel import put_scan, put_sizes, put_speed
 from tests.app.test_sweep_page import put_sweep
 from tests.app.test_tune_page import SETTINGS, TRIALS
 from tests.app.test_zero_shot_panel import with_tasks
-from tests.journals import write_matrix, write_search, write_sweep
+from tests.journals import write_allocation_search, write_matrix, write_search, write_sweep
 from tests.sweeps import grid_of
 from tests.unit.test_figures_matrix import make
 
@@ -68,6 +69,9 @@ def study(run: Run, store: Store) -> Run:
     write_sweep(run, [Row(point, fingerprint=wanted, failure="out of reach")])
     failed_trial = replace(TRIALS[0], number=len(TRIALS), kl=math.nan, failure="out of reach")
     write_search(run.folder, SETTINGS, [*TRIALS, failed_trial])
+    plan = run.plan()
+    assert plan is not None
+    write_allocation_search(run, plan, STEPS)
     matrix = make(0.2)
     failed_row = replace(matrix.rows[0], seed=1, kl=(), perplexity=(), failure="out of reach")
     write_matrix(run.folder, replace(matrix, failed=(failed_row,)))
@@ -79,10 +83,12 @@ def test_documented_keys_are_those_of_the_pages(start: Callable[..., AppTest], s
     fill(store.create(Recipe().change("saliency", criterion="random"), name="Second"), seed=1)
     with_encoder = fill(store.create(Recipe(), name="T5"), SMALL_T5, family=T5Family())
     trained = fill(store.create(Recipe().change("recovery", method="distill"), name="Trained"))
+    edited = Recipe().change("allocation", widths=("decoder.0.mlp=40",))
+    changed = fill(store.create(edited, name="Own widths"))
     new = store.create(Recipe(), name="New")
     add_job(new, "running")
     found: set[str] = set()
-    for run in (filled, point, with_encoder, trained, new):
+    for run in (filled, point, with_encoder, trained, changed, new):
         app = start(run).run()
         found |= keys_on(app)  # with the sidebar
         for page in PAGES:

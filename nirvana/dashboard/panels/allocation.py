@@ -117,6 +117,7 @@ def allocation_controls(choice: AllocationChoice, layout: Layout, criterion: str
         uniform=uniform,
         method=method,
         normalisation=0.0 if fixed else normalisation,
+        widths=choice.widths,
     )
 
 
