@@ -23,10 +23,11 @@ from nirvana.runs.recipe import Recipe
 from nirvana.runs.results import Continuation, ScoredText
 from nirvana.runs.store import Run, Store
 from tests.app.conftest import ROOT, SMALL_T5, fill
+from tests.app.test_allocation_search_panel import STEPS
 from tests.app.test_compare_page import open_page
 from tests.app.test_speed_panel import put_scan, put_sizes, put_speed
 from tests.app.test_tune_page import SETTINGS, TRIALS
-from tests.journals import write_search, write_sweep
+from tests.journals import write_allocation_search, write_search, write_sweep
 from tests.sweeps import make_rows
 
 VOID = {"meta", "br", "img", "link", "input", "hr", "base"}
@@ -203,7 +204,11 @@ def test_studies_around_a_run_have_their_sections(filled: Run) -> None:
         recipe = row.point.recipe(filled.recipe)
         write_sweep(filled, [replace(row, run_id="", fingerprint=recipe.fingerprint("evaluate"))])
     write_search(filled.folder, SETTINGS, TRIALS)
+    plan = filled.plan()
+    assert plan is not None
+    write_allocation_search(filled, plan, STEPS)
     page = read(report_html(filled))
+    assert "In 3 steps KL fell by 20.0%" in page.text["allocation-search"]
     assert "3.25" in page.text["sensitivity"] and "4 x 8 probe tokens" in page.text["sensitivity"]
     assert "taylor" in page.text["sweep"] and "Every point" in page.text["sweep"]
     assert "The best of 4 trials" in page.text["search"] and "correlation is 1.00 over 4 models" in page.text["search"]

@@ -43,6 +43,7 @@ def report_html(run: Run) -> str:
         sections.write_allocation(document, plan, scores)
     if scores is not None:
         sections.write_scan(document, run, scores, plan)
+    studies.write_allocation_search(document, run)
     if plan is not None and summary is not None:
         sections.write_pruning(document, plan, summary)
     sections.write_recovery(document, run)

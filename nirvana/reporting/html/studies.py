@@ -1,7 +1,10 @@
-"""Sections of a report on the run's studies: matrix, sweep, search."""
+"""Sections of a report on the run's studies: matrix, allocation search, sweep, search."""
 
 from __future__ import annotations
 
+from nirvana.layout import Layout
+from nirvana.reporting.allocation_search import protocol_words as allocation_protocol
+from nirvana.reporting.figures import allocation_search as allocation_figures
 from nirvana.reporting.figures import matrix as matrix_figures
 from nirvana.reporting.figures import pareto
 from nirvana.reporting.figures import search as tuning_figures
@@ -15,6 +18,7 @@ from nirvana.reporting.search import describe as describe_choices
 from nirvana.reporting.sweeps import metrics, points_table, title, verdicts
 from nirvana.runs.describe import short_text
 from nirvana.runs.run import Run
+from nirvana.studies.allocation_steps import accepted, read_steps
 from nirvana.studies.matrix_rows import read_matrix
 from nirvana.studies.search_trials import ranked, read_trials
 from nirvana.studies.sweep_rows import read_rows
@@ -28,6 +32,17 @@ def write_matrix(document: Document, run: Run) -> None:
     protocol = describe(matrix.protocol, matrix.seeds(matrix.calibrations[0]))
     document.chart(matrix_figures.ratio_by_text(matrix, short_text), protocol)
     document.chart(matrix_figures.kl_by_text(matrix, short_text), protocol, table=False)
+
+
+def write_allocation_search(document: Document, run: Run) -> None:
+    settings, steps = read_steps(run.folder)
+    if settings is None or not accepted(steps):
+        return
+    document.section("allocation-search", "Search for an allocation")
+    protocol = allocation_protocol(settings)
+    document.chart(allocation_figures.kl_by_step(steps), protocol)
+    for stack in Layout.from_json(settings["layout"]).stacks:
+        document.chart(allocation_figures.moved_by_layer(settings, steps, stack), protocol)
 
 
 def write_sweep(document: Document, run: Run) -> None:
