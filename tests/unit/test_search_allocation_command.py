@@ -33,7 +33,7 @@ def test_it_searches_and_writes_the_recipe_of_the_best_plan(
     again = ask(capsys, "search-allocation", "--run", found["run"], "--steps", "15", "--minutes", "0", *PROBES)
     assert again["steps"][:13] == found["steps"] and len(again["steps"]) == 16
     assert cli.main(["run", str(file), "--until", "prune", "--json"]) == 0
-    run = Store().open(parse_json(capsys.readouterr().out)["run"])
+    run = Store().open(parse_json(capsys.readouterr().out)["id"])
     plan = run.plan()
     assert plan is not None
     kept = {site.key: len(units) for site, units in plan.items()}
