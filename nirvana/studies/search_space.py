@@ -54,6 +54,7 @@ class Choices:
             normalisation=self.normalisation,
             protected=tuple(protected),
             method="shared",
+            widths=(),
         )
         return allocated.change("prune", compensation=self.compensation)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from itertools import product
 from typing import Any, NamedTuple
 
 from nirvana.allocation.rules import FROM_SCORES, METHODS, rule_name
@@ -23,6 +24,7 @@ from nirvana.saliency.criteria import available, find_criterion
 from nirvana.schema import Distinct, Extended, Schema, option
 
 MOST_POINTS = 400
+WIDTHS = ("own", "equal")
 LAST_DRAW = 2**31  # above which a recovery has no seed
 PUBLISHED_GAMMA = AllocationChoice().gamma  # of NIRVANA's authors
 DRAWN = ("corpus", "samples", "length", "probe_samples", "probe_length", "probe_seed", "task")  # of one calibration set
@@ -32,7 +34,7 @@ class Point(NamedTuple):
     """One pruned model of a sweep, recovered or not, e.g. `Point(0, "taylor", "published", 0.2, "none", 3.36)`.
 
     `method`: "shared", or "published" for the allocation and compensation of the criterion's authors. `gamma` has no
-    effect where the allocation does not use it.
+    effect where the allocation does not use it. `equal`: equal widths in all layers.
     """
 
     seed: int
@@ -43,19 +45,20 @@ class Point(NamedTuple):
     gamma: float
     normalisation: float = 0.0
     recovery: str = "none"
+    equal: bool = False
 
     @property
     def as_published(self) -> bool:
         """Whether it is the published method of the criterion, which for some is the shared allocation."""
         known = find_criterion(self.criterion)
         own = (self.compensation, self.gamma, self.normalisation) == (known.compensation, PUBLISHED_GAMMA, 0)
-        return self.method == "published" or (self.method == known.published == "shared" and own)
+        return self.method == "published" or (self.method == known.published == "shared" and own and not self.equal)
 
     @property
     def setting(self) -> str:
         """Settings of pruning other than criterion and sparsity, e.g. "gamma 4, least squares"."""
         plan = plan_setting(self.criterion, self.method, self.gamma, self.normalisation)
-        return ", ".join([*plan, *compensation(self.compensation)])
+        return ", ".join([*plan, *(["equal widths"] if self.equal else []), *compensation(self.compensation)])
 
     @property
     def label(self) -> str:
@@ -78,7 +81,9 @@ class Point(NamedTuple):
         one = CalibrationChoice(candidates=1, seed=self.seed, **kept)
         drawn = base.with_values(calibration=one).change("saliency", criterion=self.criterion)
         names = ("sparsity", "gamma", "method", "normalisation")
-        made = drawn.change("allocation", **{name: getattr(self, name) for name in names})
+        chosen = {name: getattr(self, name) for name in names}
+        uniform = base.allocation.uniform or self.equal
+        made = drawn.change("allocation", **chosen, uniform=uniform, widths=())
         trained = RecoveryChoice()
         if self.recovery != "none":
             trained = base.recovery.with_values(method=self.recovery, seed=(base.recovery.seed + self.seed) % LAST_DRAW)
@@ -106,7 +111,8 @@ class Grid(Schema):
 
     `methods`: "shared", the same allocation for all; "published", each criterion with its authors' allocation,
     compensation and, where it has one, gamma 3.36; "measured", by loss curves, which each criterion and seed take
-    minutes for. Gammas and normalisations belong to the shared allocation, compensations to the measured one too.
+    minutes for. Gammas and normalisations belong to the shared allocation, compensations and widths to the measured one
+    too. `widths`: "own", as the recipe has them, and "equal" in all layers, which a plain checkpoint needs.
     `recoveries`: training after pruning, with the sweep's budget for every point. One calibration set is drawn for each
     seed.
     """
@@ -161,6 +167,13 @@ class Grid(Schema):
         choices=lambda: ("none", *METHODS_OF_RECOVERY),
         error=RecoveryError,
     )
+    widths: Distinct[str] = option(
+        ("own",),
+        "--widths",
+        "widths of the layers, as the recipe has them or equal; may be repeated",
+        choices=lambda: WIDTHS,
+        error=PlanError,
+    )
     speed: bool = option(False, "--speed", "measure the speed of each pruned model beside the dense one")
 
     def points(self) -> list[Point]:
@@ -181,20 +194,21 @@ class Grid(Schema):
 
     def _ways(self, seed: int, criterion: str, method: str, sparsity: float) -> Iterator[Point]:
         """The points of one method, before recovery."""
+        equal = [width == "equal" for width in WIDTHS if width in self.widths]
         if method == "measured":
-            for compensation in self.compensations:
-                yield Point(seed, criterion, method, sparsity, compensation, PUBLISHED_GAMMA)
+            for compensation, uniform in product(self.compensations, equal):
+                yield Point(seed, criterion, method, sparsity, compensation, PUBLISHED_GAMMA, equal=uniform)
             return
         if method == "shared":
-            for compensation in self.compensations:
-                for gamma in self.gammas:
-                    for normalisation in self.normalisations:
-                        yield Point(seed, criterion, method, sparsity, compensation, gamma, normalisation)
+            for compensation, gamma, part, uniform in product(
+                self.compensations, self.gammas, self.normalisations, equal
+            ):
+                yield Point(seed, criterion, method, sparsity, compensation, gamma, part, equal=uniform)
             return
         own = find_criterion(criterion).compensation
         shared = rule_name(method, criterion) == "shared" and "shared" in self.methods
         plain = PUBLISHED_GAMMA in self.gammas and 0 in self.normalisations
-        serves = shared and plain and own in self.compensations
+        serves = shared and plain and own in self.compensations and "own" in self.widths
         yield Point(seed, criterion, "shared" if serves else method, sparsity, own, PUBLISHED_GAMMA)
 
     def check(self) -> None:

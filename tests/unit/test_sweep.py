@@ -94,6 +94,22 @@ def test_a_point_changes_its_own_choices_only(recipe: Recipe) -> None:
     assert plain.recipe(recipe).prune == Recipe().prune and plain.setting == ""
 
 
+def test_equal_widths_are_a_dimension_of_the_allocations_that_have_them(recipe: Recipe) -> None:
+    grid = grid_of(("flap",), ("shared", "published", "measured"), (0.3,), (0,), widths=("own", "equal"))
+    found = [(point.method, point.equal) for point in grid.points()]
+    assert found == [("shared", False), ("shared", True), ("published", False), ("measured", False), ("measured", True)]
+    equal = grid.points()[1]
+    assert equal.label == "flap, same allocation, 30 %, gamma 3.36, equal widths, seed 0" and not equal.as_published
+    assert equal.recipe(recipe).allocation.uniform and not grid.points()[0].recipe(recipe).allocation.uniform
+    edited = recipe.change("allocation", widths=("decoder.0.mlp=8",))
+    assert all(point.recipe(edited).allocation.widths == () for point in grid.points())
+    nirvana = grid_of(("nirvana",), ("shared", "published"), (0.3,), (0,), widths=("equal",)).points()
+    assert [(point.method, point.equal, point.as_published) for point in nirvana] == [
+        ("shared", True, False),
+        ("published", False, True),
+    ]
+
+
 def test_grids_travel_as_json() -> None:
     grid = Grid(gammas=(1.0, math.inf), compensations=("bias",), speed=True)
     assert Grid.from_json(grid.to_json()) == grid

@@ -23,7 +23,7 @@ from nirvana.runs.pace import read_pace
 from nirvana.runs.recipe import Recipe
 from nirvana.saliency.criteria import available
 from nirvana.studies.sweep import Sweep
-from nirvana.studies.sweep_grid import Grid, Point
+from nirvana.studies.sweep_grid import WIDTHS, Grid, Point
 from nirvana.studies.sweep_rows import Row, read_grid, read_rows
 
 RUN = "nirvana.swept"  # the run whose grid the controls show
@@ -33,6 +33,7 @@ LISTS = {
     "compensations": "sweep.compensations",
     "gammas": "sweep.gammas",
     "normalisations": "sweep.normalisations",
+    "widths": "sweep.widths",
     "recoveries": "sweep.recoveries",
 }
 SPEED = "sweep.speed"
@@ -115,6 +116,15 @@ def grid_controls(now: state.Context) -> Grid:
                 placeholder="Choose",
                 help="Score normalisation exponent (0 = off).",
             )
+            widths = st.multiselect(
+                "Widths",
+                list(WIDTHS),
+                key=LISTS["widths"],
+                format_func={"own": "As in the recipe", "equal": "Equal"}.__getitem__,
+                placeholder="Choose",
+                help="Equal widths in all layers give a plain checkpoint, which every engine reads; published "
+                "allocations have their own.",
+            )
             recoveries = st.multiselect(
                 "Recovery",
                 ["none", *RECOVERIES],
@@ -137,6 +147,7 @@ def grid_controls(now: state.Context) -> Grid:
         compensations=tuple(compensations),
         gammas=tuple(gammas),
         normalisations=tuple(normalisations),
+        widths=tuple(widths),
         recoveries=tuple(recoveries),
         speed=speed,
     )
