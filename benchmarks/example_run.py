@@ -2,7 +2,8 @@
 
 The pipeline computes a real run (by default of SmolLM2-135M with the recommended recipe, recovery included, and the
 minimal pairs), its speed and quality against bytes are measured, and the results, without weights, are copied to
-nirvana/runs/example. Run it on an idle machine, since it measures speed and trains for minutes.
+nirvana/runs/example. Run it on an idle machine, since it measures speed and trains for minutes. With --work an
+interrupted one continues.
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ from pathlib import Path
 from nirvana.commands.console import Bar, print_report
 from nirvana.errors import NirvanaError, RunError
 from nirvana.jobs.execute import execute
+from nirvana.jobs.tasks.measurements import LOSS_CURVES
 from nirvana.runs.folder import StepFolder
 from nirvana.runs.model_cache import ModelCache
 from nirvana.runs.options import add_options, apply_options
 from nirvana.runs.pipeline import compute_steps
 from nirvana.runs.presets import PRESETS
-from nirvana.runs.recipe import STEPS
+from nirvana.runs.recipe import STEPS, Recipe
 from nirvana.runs.run import Run
 from nirvana.runs.store import EXAMPLE_FOLDER, Store, write_example
 
@@ -35,12 +37,27 @@ RECIPE = (
     .change("evaluation", zero_shot=("minimal-pairs",))
 )
 SCHEMES = ("int8", "int4")
+PROMPTS = ("A function in Python is defined with", "The most important thing about a good library is")
+NEW_TOKENS = 48
 
 
 def measure_sides(run: Run, models: ModelCache, bar: Bar) -> None:
-    """Measurements that the Compare page starts on demand."""
-    for task in ("speed", "sizes"):
-        execute(run, task, {"schemes": list(SCHEMES)}, bar, models)
+    """What pages compute on demand: loss curves, speed, sizes and continuations, where they are missing."""
+    known = {"sensitivity": run.sensitivity(), "speed": run.speed(), "sizes": run.sizes()}
+    requests = {"sensitivity": LOSS_CURVES.to_json(), "speed": {}, "sizes": {"schemes": list(SCHEMES)}}
+    for task, request in requests.items():
+        if known[task] is None:
+            execute(run, task, request, bar, models)
+    done = {each.prompt for each in run.continuations()}
+    for prompt in PROMPTS:
+        if prompt not in done:
+            execute(run, "continue", {"prompt": prompt, "max_new_tokens": NEW_TOKENS}, bar, models)
+
+
+def open_run(store: Store, recipe: Recipe, name: str) -> Run:
+    """The run of an interrupted call with the same recipe, or a new one."""
+    same = (run for run in store.runs() if run.name == name and run.recipe == recipe)
+    return next(same, None) or store.create(recipe, name=name)
 
 
 def main() -> None:
@@ -48,10 +65,11 @@ def main() -> None:
     add_options(parser, "model", "calibration", "saliency", "allocation", "prune", "recovery", "evaluation")
     parser.add_argument("--folder", type=Path, default=EXAMPLE_FOLDER, help="output folder")
     parser.add_argument("--name", default=NAME)
+    parser.add_argument("--work", type=Path, help="folder of the run while it is computed; default: a temporary one")
     arguments = parser.parse_args()
     recipe = apply_options(RECIPE, arguments)
     with tempfile.TemporaryDirectory() as temporary:
-        run = Store(Path(temporary)).create(recipe, name=arguments.name)
+        run = open_run(Store(arguments.work or Path(temporary)), recipe, arguments.name)
         started = time.perf_counter()
         with Bar().shown() as bar:
             models = ModelCache()
