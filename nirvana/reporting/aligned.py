@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
 
 import pandas as pd
 
 from nirvana.evaluation.results import SUBJECTS, Measurement, Report
+from nirvana.reporting.text import short
 
 # Numbers are comparable only where these fields agree.
 SAME_TEXT = ("corpus", "corpus_hash", "split", "window", "tokens", "task")
@@ -96,6 +98,31 @@ def comparison_table(report: Report, metrics: Sequence[str] | None = None) -> pd
         row |= {f"{name} / dense": line.ratio(name) for name in subjects[1:]}
         rows.append(row | {"n": line.last.n, "measured": describe_protocol(line.last)})
     return pd.DataFrame(rows)
+
+
+def side_by_side(report: Report) -> pd.DataFrame:
+    """Perplexities, KL and whole zero-shot tasks as text: a row each, a column for each model."""
+    rows: list[dict[str, str]] = []
+    for metric in ("perplexity", "KL divergence", "accuracy"):
+        for line in align(report, metric):
+            task = str(line.last.protocol.get("task") or "")
+            if metric == "accuracy" and "/" in task:  # a part of a task
+                continue
+            where = PurePath(task).name if metric == "accuracy" else line.corpus
+            name = f"{metric[0].upper()}{metric[1:]}, {where}"
+            row = {"measured": name.removesuffix(", ")}
+            rows.append(row | {each: _short(item, line.ratio(each)) for each, item in line.of.items()})
+    return pd.DataFrame(rows, columns=["measured", *report.subjects]).fillna("")
+
+
+def _short(item: Measurement, ratio: float) -> str:
+    """E.g. "22.5 (1.33 x)", "61.3 %", "0.472 nats"; the ratio to the dense model only for perplexities."""
+    if item.metric == "accuracy":
+        return f"{100 * item.value:.1f} %"
+    if item.metric == "KL divergence":
+        return f"{short(item.value)} nats"
+    times = f" ({ratio:.2f} x)" if item.subject != "dense" and ratio == ratio else ""
+    return f"{short(item.value)}{times}"
 
 
 def report_table(report: Report) -> pd.DataFrame:

@@ -14,7 +14,7 @@ from nirvana.commands.console import print_report
 from nirvana.evaluation.results import Measurement, Report, pack_parts
 from nirvana.evaluation.zero_shot.results import comparisons, pack_outcomes
 from nirvana.layout import Layout
-from nirvana.reporting.aligned import comparison_table
+from nirvana.reporting.aligned import comparison_table, side_by_side
 from nirvana.reporting.comparison import compare_runs
 from nirvana.reporting.figures import compare, standings, zero_shot
 from nirvana.reporting.figures.comparison import shown_table
@@ -58,6 +58,18 @@ def report(*, recovered: float = 0.2, right: int = 150) -> Report:
         found += [] if subject == "dense" else [kl(subject, kls * shift)]
         found.append(accuracy(subject, hits))
     return Report(tuple(found))
+
+
+def test_each_measurement_is_one_row_with_a_column_for_each_model() -> None:
+    found = side_by_side(report())
+    assert list(found.columns) == ["measured", "dense", "pruned", "recovered"]
+    rows = {row[0]: row[1:] for row in found.itertuples(index=False)}
+    assert list(rows) == ["Perplexity, docs", "KL divergence, docs", "Accuracy, piqa"]
+    dense = float(np.exp(DENSE.mean()))
+    ratios = [f"{dense * math.exp(shift):.3g} ({math.exp(shift):.2f} x)" for shift in (0.5, 0.2)]
+    assert rows["Perplexity, docs"] == (f"{dense:.3g}", *ratios)
+    assert rows["KL divergence, docs"] == ("", "0.2 nats", "0.08 nats")
+    assert rows["Accuracy, piqa"] == ("90.0 %", "70.0 %", "75.0 %")
 
 
 def test_what_recovery_changed_is_told_in_one_sentence() -> None:

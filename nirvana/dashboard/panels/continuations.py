@@ -100,6 +100,17 @@ def show(item: Continuation) -> None:
     st.caption(f"{agreement(item)} Greedy, at most {count(item.max_new_tokens, 'new token')}.")
 
 
+def excerpts(found: Sequence[Continuation], most: int = 2) -> None:
+    """The newest continuations, a column for each model, as plain text."""
+    for item in found[-most:]:
+        st.markdown("**Each model continues a prompt**" + (", in the chat template" if item.chat else ""))
+        st.code(item.prompt, language=None, wrap_lines=True)
+        for (writer, text), column in zip(item.texts.items(), st.columns(len(item.texts)), strict=True):
+            with column:
+                st.caption(writer.capitalize())
+                st.code(text.strip() or "(ends immediately)", language=None, wrap_lines=True, height=_height(text))
+
+
 def _choose(item: Continuation) -> tuple[list[str], str]:
     """The texts to show, and the model whose probabilities shade them; "" for each text's own. Two texts are shown
     without a choice.
