@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nirvana.options import words as option_list
-from nirvana.runs.describe import COMPENSATIONS, compensation, percent, plan_setting, short_text
+from nirvana.runs.describe import ALLOCATIONS, COMPENSATIONS, compensation, percent, plan_setting, short_text
 from nirvana.runs.options import option_words
 from nirvana.runs.recipe import Recipe, RecoveryChoice
 from nirvana.saliency.criteria import CRITERIA
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 CHOICES = {  # column -> heading
     "criterion": "Criterion",
+    "allocation": "Allocation",
     "gamma": "gamma",
     "normalisation": "Normalisation",
     "text": "Calibration text",
@@ -31,7 +33,8 @@ CHOICES = {  # column -> heading
 
 def describe(choices: Choices) -> str:
     """E.g. "taylor, gamma 4, least squares, on python-docs, seed 0, first 2 layers protected"."""
-    found = [choices.criterion, *plan_setting(choices.criterion, "shared", choices.gamma, choices.normalisation)]
+    found = [choices.criterion, *([] if choices.method == "shared" else [ALLOCATIONS[choices.method]])]
+    found += plan_setting(choices.criterion, choices.method, choices.gamma, choices.normalisation)
     found += compensation(choices.compensation)
     found += [f"on {short_text(choices.corpus)}", f"seed {choices.seed}"]
     ends = [
@@ -43,7 +46,10 @@ def describe(choices: Choices) -> str:
 
 
 def trials_table(trials: Sequence[Trial]) -> pd.DataFrame:
-    """A row for each successful trial, in the given order: choices, KL, perplexities, sparsity, seconds."""
+    """A row for each successful trial, in the given order: choices, KL, perplexities, sparsity, seconds.
+
+    Gamma and normalisation are NaN where the allocation does not use them.
+    """
     import pandas as pd
 
     rows = []
@@ -51,13 +57,15 @@ def trials_table(trials: Sequence[Trial]) -> pd.DataFrame:
         if trial.failure:
             continue
         chosen = trial.choices
+        shared = chosen.method == "shared"
         row = {
             "trial": trial.number + 1,
             "KL": trial.kl,
             "KL error": trial.kl_error,
             "criterion": CRITERIA[chosen.criterion].title,
-            "gamma": chosen.gamma,
-            "normalisation": chosen.normalisation,
+            "allocation": f"{chosen.method} allocation",
+            "gamma": chosen.gamma if shared else math.nan,
+            "normalisation": chosen.normalisation if shared else math.nan,
             "text": short_text(chosen.corpus),
             "seed": str(chosen.seed),
             "compensation": COMPENSATIONS[chosen.compensation],
@@ -93,7 +101,7 @@ def python_code(recipe: Recipe, request: SearchRequest) -> str:
     default = SearchRequest()
     more = {
         name: getattr(request, name)
-        for name in ("criteria", "seed")
+        for name in ("criteria", "methods", "seed")
         if getattr(request, name) != getattr(default, name)
     }
     words = "".join(f", {name}={value!r}" for name, value in more.items())

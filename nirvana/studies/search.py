@@ -18,7 +18,8 @@ from nirvana.runs.run import Run
 from nirvana.saliency.criteria import available
 from nirvana.schema import Distinct, Schema, option
 from nirvana.studies.journal import Journal
-from nirvana.studies.search_space import CRITERIA, Choices, Space
+from nirvana.studies.search_sampler import suggest
+from nirvana.studies.search_space import CRITERIA, METHODS, Choices, Space
 from nirvana.studies.search_trials import FILE, Correlation, Trial, correlation, ranked, recipe_of
 from nirvana.studies.study import Session, Study, measure_points
 
@@ -27,9 +28,6 @@ if TYPE_CHECKING:
     from nirvana.runs.model_cache import ModelCache
     from nirvana.studies.search_objective import Objective
 
-STARTUP = 8  # random trials before the sampler uses earlier results
-NEW_SCORES = 4  # only every so many trials computes new scores, which takes longest
-ATTEMPTS = 24  # to find an untried point
 MINUTES = 10.0
 BASE = Recipe().change("calibration", samples=48, length=256)
 OnTrial = Callable[[Trial, Trial | None], None]
@@ -110,13 +108,14 @@ def tune(
     minutes: float | None = None,
     trials: int | None = None,
     criteria: Sequence[str] = CRITERIA,
+    methods: Sequence[str] = METHODS[:1],
     seed: int = 0,
     base: Recipe = BASE,
     folder: str | PathLike[str] | None = None,
     progress: ProgressCallback | None = None,
     on_trial: OnTrial | None = None,
 ) -> Tuning:
-    """Search criterion, gamma, normalisation, calibration text and seed, compensation and protected layers.
+    """Search criterion, allocation, gamma, normalisation, calibration text and seed, compensation and protected layers.
 
     Each trial prunes once and is measured by its mean KL to `lm` on probes drawn uniformly from all texts, and by its
     perplexity on their probe splits. Evaluation splits are not read. The first trials are the paper's recipe and the
@@ -131,6 +130,8 @@ def tune(
         minutes: time limit; the running trial is finished. Default 10 if `trials` is not given either.
         trials: limit of trials, including those of an earlier call.
         criteria: to choose from.
+        methods: of allocation, to choose from: "shared" and "measured", whose loss curves take minutes for each
+            calibration set and criterion.
         seed: of the search; equal trials continue equally.
         base: recipe with the choices that are not searched, such as samples and length. Its recovery is that of the
             best recipe; trials are measured before it.
@@ -140,8 +141,8 @@ def tune(
         on_trial: called with each finished trial and the best so far, or None.
 
     Raises:
-        RunError: no text, criterion or limit.
-        PlanError: the sparsity is not in (0, 1), or out of reach with every gamma.
+        RunError: no text, criterion, allocation or limit.
+        PlanError: an allocation is unknown, or the sparsity is not in (0, 1) or out of reach with every gamma.
         CorpusError: a text is not found or too short.
     """
     if minutes is None and trials is None:
@@ -156,6 +157,7 @@ def tune(
         minutes=minutes or 0,
         trials=trials or 0,
         criteria=tuple(criteria),
+        methods=tuple(methods),
         seed=seed,
     )
     request.check()
@@ -182,17 +184,24 @@ class SearchRequest(Schema):
     criteria: Distinct[str] = option(
         CRITERIA, "--criterion", "criterion to choose from; may be repeated", choices=available, error=SaliencyError
     )
+    methods: Distinct[str] = option(
+        METHODS[:1],
+        "--method",
+        "allocation to choose from, shared or measured; may be repeated",
+        choices=lambda: METHODS,
+        error=PlanError,
+    )
     seed: int = option(0, "--seed", "seed of the search", ge=0, le=2**31 - 1)
 
     def check(self) -> None:
         """Validate the request as a whole.
 
         Raises:
-            RunError: no text, no criterion or no limit.
+            RunError: no text, criterion, allocation or limit.
         """
         if not self.minutes and not self.trials:
             raise RunError("A search needs a limit.", "Give minutes or trials.")
-        Space(self.criteria, self.corpora, 1).check()
+        Space(self.criteria, self.corpora, 1, methods=self.methods).check()
 
 
 class Search(Study[SearchRequest]):
@@ -223,7 +232,8 @@ class _Session(Session[Choices, Trial]):
         from nirvana.studies.search_objective import Objective
 
         self._end = time.monotonic() + 60 * request.minutes if request.minutes else math.inf
-        space = Space(request.criteria, tuple(texts), len({site.layer for site in lm.layout}))
+        methods = tuple(method for method in METHODS if method in request.methods)
+        space = Space(request.criteria, tuple(texts), len({site.layer for site in lm.layout}), methods=methods)
         self.request = request
         self.objective = Objective(lm, texts, space, request.sparsity, base, progress)
         self.space = replace(space, gammas=self.objective.gammas(space))
@@ -257,50 +267,6 @@ class _Session(Session[Choices, Trial]):
 
     def release(self) -> None:
         self.objective.release()
-
-
-def suggest(
-    space: Space, done: Sequence[Trial], seed: int, is_possible: Callable[[Choices], bool] = lambda choices: True
-) -> Choices | None:
-    """The next point, determined by trials and seed; None where no new point is found.
-
-    Scoring takes longest, so only some trials use a new text, seed or criterion; the others take those of the best
-    trial with the suggested criterion.
-    """
-    first = space.first()
-    tried = {trial.choices for trial in done}
-    for choices in first:
-        if choices not in tried:
-            return choices
-    import optuna
-    from optuna.trial import TrialState, create_trial
-
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    distributions = space.distributions()
-    sampler: Any = optuna.samplers.TPESampler(seed=seed + 7919 * len(done), n_startup_trials=STARTUP)
-    study = optuna.create_study(sampler=sampler)
-    for trial in done:
-        if not trial.failure:
-            study.add_trial(
-                create_trial(
-                    state=TrialState.COMPLETE,
-                    params=trial.choices.to_json() | {"gamma": space.inside(trial.choices.gamma)},
-                    distributions=distributions,
-                    value=trial.kl,
-                )
-            )
-    good = ranked(done)
-    for _ in range(ATTEMPTS):
-        params = study.ask(distributions).params
-        choices = Choices(**params | {"gamma": space.inside(round(params["gamma"], 2))})
-        if len(done) % NEW_SCORES and good:
-            like = next((trial for trial in good if trial.choices.criterion == choices.criterion), good[0]).choices
-            choices = replace(choices, criterion=like.criterion, corpus=like.corpus, seed=like.seed)
-        if not is_possible(choices):
-            choices = replace(choices, first=0, last=0)
-        if choices not in tried and is_possible(choices):
-            return choices
-    return None
 
 
 def _maker(objective: Objective) -> Callable[[Trial], LM]:

@@ -26,7 +26,7 @@ from nirvana.runs.recipe import EvaluationChoice, Recipe, RecoveryChoice
 from nirvana.runs.validation import check_reachable
 from nirvana.runs.workspace import Workspace
 from nirvana.studies.journal import as_read_back
-from nirvana.studies.search_space import Choices, Space
+from nirvana.studies.search_space import METHODS, Choices, Space
 from nirvana.studies.search_trials import Trial
 
 PROBES, PROBE_LENGTH, PROBE_SEED = 64, 64, 42
@@ -80,6 +80,8 @@ class Objective:
             "perplexity": {"split": "probe", "window": self.window, "max_tokens": TOKENS},
             **cache_fields(lm),
         }
+        if space.methods != METHODS[:1]:  # searches before there was a choice had the shared allocation
+            settings["methods"] = list(space.methods)
         self.settings: dict[str, Any] = as_read_back(settings)
         self.known: dict[str, Trial] = {}
 
@@ -88,7 +90,7 @@ class Objective:
         return choices.recipe(self.base, self.sparsity, self.layers)
 
     def is_possible(self, choices: Choices) -> bool:
-        """Whether the sparsity is reachable with this gamma and these protected layers."""
+        """Whether the sparsity is reachable with this allocation, this gamma and these protected layers."""
         try:
             check_reachable(self.recipe(choices).allocation, choices.criterion, self.lm.layout)
         except PlanError:
@@ -98,17 +100,24 @@ class Objective:
     def gammas(self, space: Space) -> tuple[float, float]:
         """The lowest and the highest gamma of the space with a reachable sparsity, without protected layers.
 
+        Where only the measured allocation reaches it, or is searched, the gammas are those of the space.
+
         Raises:
-            PlanError: there is none.
+            PlanError: the sparsity is out of reach of every allocation.
         """
         base = self.base.allocation
         fixed: dict[str, Any] = {"multiple_of": base.multiple_of, "uniform": base.uniform}
+        measured = (
+            reachable_sparsity(self.lm.layout, method="measured", **fixed) if "measured" in space.methods else 0.0
+        )
         tried = [round(float(gamma), 2) for gamma in np.geomspace(*space.gammas, GAMMA_STEPS)]
         limits = {gamma: reachable_sparsity(self.lm.layout, gamma=gamma, **fixed) for gamma in tried}
         fitting = [gamma for gamma, limit in limits.items() if limit >= self.sparsity]
-        if not fitting:
-            raise out_of_reach(self.sparsity, max(limits.values()))
-        return fitting[0], fitting[-1]
+        if fitting and "shared" in space.methods:
+            return fitting[0], fitting[-1]
+        if measured >= self.sparsity:
+            return space.gammas
+        raise out_of_reach(self.sparsity, measured or max(limits.values()))
 
     def measure(self, number: int, choices: Choices, progress: ProgressCallback | None) -> Trial:
         """One trial. No model is measured twice.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Callable
 from typing import Any
@@ -9,9 +10,11 @@ from typing import Any
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from nirvana.cli import build_parser
 from nirvana.dashboard import state
+from nirvana.options import given
 from nirvana.reporting.figures import search as figures
-from nirvana.reporting.search import command_line, describe, python_code, trials_table
+from nirvana.reporting.search import CHOICES, command_line, describe, python_code, trials_table
 from nirvana.reporting.text import plain
 from nirvana.runs.recipe import Recipe
 from nirvana.runs.store import Store
@@ -43,6 +46,7 @@ TRIALS = [
     trial(2, 0.3, 15.0),
     trial(3, 0.5, 20.0, first=1),
 ]
+MEASURED = trial(4, 0.1, 12.0, gamma=3.36, method="measured", compensation="least_squares")
 
 
 def test_a_search_and_a_run_of_its_best(start: Start, store: Store) -> None:
@@ -97,6 +101,24 @@ def test_the_controls_show_the_search_of_the_run(start: Start, store: Store) -> 
     assert any(plain(describe(TRIALS[1].choices)) in text.value for text in app.markdown)
 
 
+def test_the_allocations_are_those_of_the_search(start: Start, store: Store) -> None:
+    run = store.create(RECIPE)
+    write_search(run.folder, SETTINGS | {"methods": ["shared", "measured"]}, [*TRIALS, MEASURED])
+    app = start(run).run()
+    app.switch_page("pages/tune.py").run()
+    assert not app.exception and app.multiselect(key="tune.methods").value == ["shared", "measured"]
+    assert "minutes" in app.multiselect(key="tune.methods").help
+    assert app.button(key="tune.run").label == "Continue with trial 6"
+    command = next(each.value for each in app.code if each.value.startswith("nirvana tune"))
+    assert "--method shared --method measured" in command
+    app.segmented_control(key="tune.choice").set_value("allocation").run()
+    assert any("Which allocation keeps" in text.value for text in app.markdown)
+    app.multiselect(key="tune.methods").set_value(["measured"]).run()
+    assert app.button(key="tune.run").label == "Search", "another space has trials of its own"
+    app.multiselect(key="tune.methods").set_value([]).run()
+    assert app.button(key="tune.run").disabled and any("no allocation" in error.value for error in app.error)
+
+
 SETTINGS = {
     "corpora": {"python-docs": "hash"},
     "criteria": ["nirvana", "taylor"],
@@ -111,13 +133,29 @@ SETTINGS = {
 }
 
 
-@pytest.mark.parametrize("choice", ["criterion", "gamma", "normalisation", "text", "seed", "compensation", "protected"])
+@pytest.mark.parametrize("choice", CHOICES)
 def test_charts_ring_the_best(choice: str) -> None:
     chart = figures.by_choice(TRIALS, choice)
     assert chart is not None
     marks, ring = chart.figure.data
     assert list(marks.y) == [0.8, 0.2, 0.3, 0.5] and ring.y[0] == 0.2 and ring.x[0] == marks.x[1]
     assert figures.by_choice([], choice) is None
+
+
+def test_measured_trials_are_beside_the_others_but_have_no_gamma() -> None:
+    every = [*TRIALS, MEASURED]
+    by_method, by_gamma = figures.by_choice(every, "allocation"), figures.by_choice(every, "gamma")
+    assert by_method is not None and by_gamma is not None
+    assert list(by_method.figure.layout.xaxis.ticktext) == ["measured allocation", "shared allocation"]
+    assert "The best so far has measured allocation: 0.1" in by_method.takeaway
+    hover = by_method.figure.data[0].text
+    assert "measured allocation, least squares" in hover[4] and "gamma 2, least squares" in hover[1]
+    assert list(by_gamma.figure.data[0].x) == [1.0, 2.0, 3.0, 4.0] and by_gamma.figure.data[1].y[0] == 0.2
+    assert "The best with the shared allocation has 2.0" in by_gamma.takeaway
+    assert "Left out: 1 trial with the measured allocation" in by_gamma.reading
+    assert figures.by_choice([MEASURED], "normalisation") is None
+    table = trials_table(every)
+    assert table["gamma"].isna().tolist() == table["normalisation"].isna().tolist() == 4 * [False] + [True]
 
 
 def test_the_claim_is_tested() -> None:
@@ -140,6 +178,8 @@ def test_the_best_so_far_only_falls() -> None:
 def test_words_tables_and_code() -> None:
     words = describe(TRIALS[3].choices)
     assert words == "taylor, gamma 4, on python-docs, seed 0, first 1 layer protected"
+    words = describe(MEASURED.choices)
+    assert words == "taylor, measured allocation, least squares, on python-docs, seed 0"
     table = trials_table([*TRIALS, Trial(4, TRIALS[0].choices, failure="no")])
     assert len(table) == 4 and table["protected"].tolist() == ["none", "none", "none", "first 1, last 0"]
     asked = SearchRequest(corpora=("a b.txt",), criteria=("taylor",), sparsity=0.3, minutes=5, seed=2)
@@ -155,6 +195,10 @@ def test_words_tables_and_code() -> None:
     assert "--recovery distill --recovery-minutes 3" in command_line(trained, asked)
     line = command_line(RECIPE, asked)
     assert "--corpus 'a b.txt' --sparsity 0.3 --minutes 5 --criterion taylor --seed 2" in line
+    both = asked.with_values(methods=("shared", "measured"))
+    assert "criteria=('taylor',), methods=('shared', 'measured'), seed=2" in python_code(RECIPE, both)
+    parsed = build_parser().parse_args(shlex.split(command_line(RECIPE, both))[1:])
+    assert SearchRequest(**given(SearchRequest, parsed)) == both
 
 
 def test_strangers_search_on_built_in_texts_only(start: Start, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

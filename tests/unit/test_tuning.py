@@ -12,6 +12,7 @@ import pytest
 
 import nirvana as nv
 from nirvana.errors import Cancelled, PlanError
+from nirvana.loss_curves import LEVELS
 from nirvana.progress import Progress
 from nirvana.recovery import recover
 from nirvana.runs import compensation
@@ -19,8 +20,9 @@ from nirvana.runs.pipeline import compute_steps
 from nirvana.runs.recipe import Recipe
 from nirvana.runs.store import Store
 from nirvana.studies import search_objective as objective_module
-from nirvana.studies.search import suggest, tune
+from nirvana.studies.search import tune
 from nirvana.studies.search_objective import Objective
+from nirvana.studies.search_sampler import suggest
 from nirvana.studies.search_space import CRITERIA, Choices, Space
 from nirvana.studies.search_trials import FILE, Trial, correlation, ranked, read_trials
 from tests.counting import count_calls
@@ -28,6 +30,7 @@ from tests.journals import write_search
 
 BASE = Recipe().change("calibration", samples=4, length=32).change("prune", samples=4, length=32)
 SPACE = Space(("nirvana", "taylor"), ("a", "b"), 16)
+BOTH = replace(SPACE, methods=("shared", "measured"))
 
 
 def choices(**values: Any) -> Choices:
@@ -89,6 +92,88 @@ def test_most_trials_use_scores_that_are_there() -> None:
     scored = [trial.choices.scored for trial in done]
     fresh = [index for index, key in enumerate(scored) if key not in scored[:index]]
     assert all(index % 4 == 0 or index < len(SPACE.first()) for index in fresh)
+
+
+def test_the_first_trials_measure_the_loss_curves_of_the_best_criterion_once() -> None:
+    first = BOTH.first()
+    assert first[:-1] == SPACE.first()
+    assert first[-1] == replace(first[1], method="measured", gamma=3.36) and first[-1].compensation == "least_squares"
+    assert replace(BOTH, methods=("measured",)).first() == first[-1:]
+
+
+def test_most_trials_use_loss_curves_that_are_there() -> None:
+    """The measured allocation is the better one here, and still only every fourth trial measures new curves."""
+    done: list[Trial] = []
+    while len(done) < 40:
+        found = suggest(BOTH, done, 0)
+        assert found is not None
+        done.append(Trial(len(done), found, 1.0 + (found.method == "shared") + len(done) / 100, 0.1))
+    measured = {trial.number: trial.choices for trial in done if trial.choices.method == "measured"}
+    assert len(measured) > 8, "the sampler follows what did well"
+    keys = {number: each.scored for number, each in measured.items()}
+    fresh = [number for number in keys if keys[number] not in [keys[other] for other in keys if other < number]]
+    assert len(fresh) > 2 and all(number % 4 == 0 or number < len(BOTH.first()) for number in fresh)
+    assert all((each.gamma, each.normalisation) == (3.36, 0.0) for each in measured.values())
+    assert len({trial.choices for trial in done}) == 40, "no model is tried twice"
+
+
+def test_without_loss_curves_most_trials_are_shared() -> None:
+    """The only measured trial has failed, so curves are measured by a fourth trial or not at all."""
+    first = BOTH.first()
+    done = [Trial(number, each, 1.0, 0.1) for number, each in enumerate(first[:-1])]
+    done.append(Trial(2, first[-1], failure="out of memory"))
+    assert {suggest(BOTH, done, seed).method for seed in range(8)} == {"shared"}  # type: ignore[union-attr]
+    done.append(Trial(3, choices(gamma=2.0), 1.0, 0.1))
+    assert {suggest(BOTH, done, seed).method for seed in range(8)} == {"shared", "measured"}  # type: ignore[union-attr]
+
+
+def test_a_measured_trial_has_the_plan_of_its_loss_curves(tiny_lm: nv.LM, tmp_path: Path) -> None:
+    name = texts(tmp_path)[0]
+    found = tune(
+        tiny_lm, name, 0.3, trials=3, base=BASE, folder=tmp_path, criteria=["magnitude"], methods=("measured", "shared")
+    )
+    assert found.settings["methods"] == ["shared", "measured"]
+    trial = next(trial for trial in found.trials if trial.choices.method == "measured")
+    shared = next(each for each in found.trials if each.choices == replace(trial.choices, method="shared", gamma=4.0))
+    corpus = nv.load_corpus(name)
+    scores = nv.score(tiny_lm, nv.sample_calibration(tiny_lm, corpus, samples=4, length=32), criterion="magnitude")
+    how: dict[str, Any] = {"compensation": "least_squares"}
+    windows = nv.sample_calibration(tiny_lm, corpus, samples=96, length=256, seed=1)
+    probe = nv.sample_probe(tiny_lm, corpus, samples=4, length=256, seed=42)
+    curves = nv.sensitivity(
+        tiny_lm, scores, probe, levels=LEVELS, statistics=nv.collect_statistics(tiny_lm, windows), **how
+    )
+    plan = nv.allocate(scores, sparsity=0.3, method="measured", sensitivity=curves)
+    windows = nv.sample_calibration(tiny_lm, corpus, samples=4, length=32, seed=1)
+    small = nv.prune(tiny_lm, plan, statistics=nv.collect_statistics(tiny_lm, windows), **how)
+    probe = nv.sample_probe(tiny_lm, corpus, samples=64, length=64, seed=42)
+    assert trial.sparsity == plan.sparsity and trial.model != shared.model
+    assert nv.divergence(tiny_lm, small, probe).mean == pytest.approx(trial.kl, rel=1e-5)
+    assert read_trials(tmp_path)[1][2].choices == trial.choices
+
+
+def test_a_journal_without_allocations_is_continued(tiny_lm: nv.LM, tmp_path: Path) -> None:
+    corpora = texts(tmp_path)
+    search(tiny_lm, corpora, tmp_path, 2)
+    path = tmp_path / FILE
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert "methods" not in lines[0]["settings"] and lines[0]["request"].pop("methods") == ["shared"]
+    for line in lines[1:]:
+        assert line["row"]["choices"].pop("method") == "shared"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = search(tiny_lm, corpora, tmp_path, 3)
+    rows = [line for line in path.read_text().splitlines() if "row" in json.loads(line)]
+    assert len(found.trials) == len(rows) == 3 and {trial.choices.method for trial in found.trials} == {"shared"}
+
+
+def test_a_sparsity_within_reach_of_the_measured_allocation_alone(tiny_lm: nv.LM, tmp_path: Path) -> None:
+    """Blocks of 48 neurons keep each MLP whole, and every gamma of the space removes some of it."""
+    name, base = texts(tmp_path)[0], BASE.change("allocation", multiple_of=48)
+    asked: dict[str, Any] = {"trials": 3, "base": base, "criteria": ["magnitude"]}
+    with pytest.raises(PlanError, match="out of reach"):
+        tune(tiny_lm, name, 0.15, **asked)
+    found = tune(tiny_lm, name, 0.15, methods=["shared", "measured"], **asked)
+    assert [trial.choices.method for trial in found.trials] == ["measured"] and len(found.failed) == 2
 
 
 def test_the_best_is_what_the_pipeline_makes(tiny_lm: nv.LM, tmp_path: Path) -> None:
@@ -218,6 +303,8 @@ def test_statistics_are_read_once_for_trials_on_one_text(
         ({"corpora": []}, "no text"),
         ({"criteria": []}, "no criterion"),
         ({"criteria": ["nothing"]}, "nothing"),
+        ({"methods": []}, "no allocation"),
+        ({"methods": ["published"]}, "published"),
         ({"trials": 0}, "needs a limit"),
         ({"minutes": -1.0}, "from 0 to 10,080"),
         ({"sparsity": 1.5}, "between 0 and 1"),

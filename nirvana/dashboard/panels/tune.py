@@ -8,7 +8,7 @@ from typing import Any
 import streamlit as st
 
 from nirvana.dashboard import state
-from nirvana.dashboard.panels.allocation import trial_sparsity
+from nirvana.dashboard.panels.allocation import METHOD_NAMES, trial_sparsity
 from nirvana.dashboard.panels.charts import show_chart
 from nirvana.dashboard.panels.corpora import corpus_label, corpus_options
 from nirvana.dashboard.panels.criteria import criterion_title
@@ -27,11 +27,12 @@ from nirvana.reporting.text import duration, plain
 from nirvana.runs.describe import model_name, short_text
 from nirvana.saliency.criteria import available
 from nirvana.studies.search import Search, SearchRequest
-from nirvana.studies.search_space import CRITERIA
+from nirvana.studies.search_space import CRITERIA, METHODS
 from nirvana.studies.search_trials import Trial, ranked, read_trials, recipe_of
 
-TEXTS, SPARSITY, MINUTES = "tune.corpora", "tune.sparsity", "tune.minutes"
-METHODS, SEED, CHOICE, TRIAL = "tune.criteria", "tune.seed", "tune.choice", "tune.trial"
+TEXTS, SCORED_BY, ALLOCATED_BY = "tune.corpora", "tune.criteria", "tune.methods"
+SPARSITY, MINUTES, SEED = "tune.sparsity", "tune.minutes", "tune.seed"
+CHOICE, TRIAL = "tune.choice", "tune.trial"
 RUN = "nirvana.tuned"  # the run whose search the controls show
 PANEL = StudyPanel(Search(), "tune", "trial", lambda run: [trial.seconds for trial in read_trials(run.folder)[1]])
 
@@ -40,7 +41,7 @@ def controls(now: state.Context, settings: dict[str, Any] | None) -> SearchReque
     """Controls of the search space, starting from the run's last search."""
     _adopt(now, settings)
     chosen = st.session_state[TEXTS]
-    with st.grid(2, min_column_width=260):
+    with st.grid(3, min_column_width=220):
         corpora = st.multiselect(
             "Texts",
             corpus_options(*chosen),
@@ -55,10 +56,22 @@ def controls(now: state.Context, settings: dict[str, Any] | None) -> SearchReque
         criteria = st.multiselect(
             "Criteria",
             available(),
-            key=METHODS,
+            key=SCORED_BY,
             format_func=criterion_title,
             placeholder="Choose",
             help="How units are scored. Scoring takes longest, so fewer criteria leave time for more trials.",
+        )
+        methods = st.multiselect(
+            "Allocations",
+            list(METHODS),
+            key=ALLOCATED_BY,
+            format_func=METHOD_NAMES.__getitem__,
+            placeholder="Choose",
+            help=(
+                "Shared: global rankings, balanced by gamma. Measured: by loss curves, which take minutes with "
+                "SmolLM2-135M for each calibration set and criterion, so that at most one of four trials measures "
+                "new ones."
+            ),
         )
     with st.grid(3, min_column_width=160):
         sparsity = trial_sparsity(SPARSITY, "Share of the attention and MLP weights that every trial removes.")
@@ -72,19 +85,25 @@ def controls(now: state.Context, settings: dict[str, Any] | None) -> SearchReque
         )
         seed = whole_number("Seed", SearchRequest(), "seed", key=SEED)
     return SearchRequest(
-        corpora=tuple(corpora), criteria=tuple(criteria), sparsity=float(sparsity), seed=seed, minutes=int(minutes)
+        corpora=tuple(corpora),
+        criteria=tuple(criteria),
+        methods=tuple(methods),
+        sparsity=float(sparsity),
+        seed=seed,
+        minutes=int(minutes),
     )
 
 
 def _adopt(now: state.Context, settings: dict[str, Any] | None) -> None:
     """Set the controls to the open run's search, once after it was opened."""
     if st.session_state.get(RUN) not in (None, now.run.id) and settings is not None:
-        for key in (TEXTS, SPARSITY, METHODS, SEED):
+        for key in (TEXTS, SPARSITY, SCORED_BY, ALLOCATED_BY, SEED):
             st.session_state.pop(key, None)
     st.session_state[RUN] = now.run.id
     known = settings or {}
     st.session_state.setdefault(TEXTS, list(known.get("corpora") or now.recipe.calibration.texts))
-    st.session_state.setdefault(METHODS, list(known.get("criteria") or CRITERIA))
+    st.session_state.setdefault(SCORED_BY, list(known.get("criteria") or CRITERIA))
+    st.session_state.setdefault(ALLOCATED_BY, list(known.get("methods") or SearchRequest().methods))
     sparsity = float(known.get("sparsity") or now.recipe.allocation.sparsity)
     st.session_state.setdefault(SPARSITY, min(max(sparsity, 0.01), 0.99))
     st.session_state.setdefault(SEED, int(known.get("seed") or 0))
@@ -114,7 +133,10 @@ def start(now: state.Context, request: SearchRequest, settings: dict[str, Any] |
 def _same(request: SearchRequest, settings: dict[str, Any]) -> bool:
     known = {name: settings.get(name) for name in ("criteria", "sparsity", "seed")}
     asked = {"criteria": list(request.criteria), "sparsity": request.sparsity, "seed": request.seed}
-    return list(settings.get("corpora", {})) == list(request.corpora) and known == asked
+    methods = set(settings.get("methods") or SearchRequest().methods)
+    return (
+        list(settings.get("corpora", {})) == list(request.corpora) and known == asked and methods == {*request.methods}
+    )
 
 
 def results(now: state.Context, settings: dict[str, Any], trials: Sequence[Trial]) -> None:
@@ -127,8 +149,11 @@ def results(now: state.Context, settings: dict[str, Any], trials: Sequence[Trial
         choice = st.segmented_control(
             "KL against", list(CHOICES), key=CHOICE, format_func=CHOICES.__getitem__, default="criterion", required=True
         )
+        by_choice = figures.by_choice(trials, str(choice))
+        if by_choice is None:
+            st.caption(f"All trials so far have the measured allocation, which has no {choice}.")
         for key, chart in (
-            ("tune.by_choice", figures.by_choice(trials, str(choice))),
+            ("tune.by_choice", by_choice),
             ("tune.kl_perplexity", figures.kl_against_perplexity(trials)),
             ("tune.over_time", figures.over_time(trials)),
         ):
@@ -217,7 +242,8 @@ def nothing_yet(now: state.Context) -> None:
         else:
             st.markdown(
                 "A trial takes a second or two with a tiny built-in model. With SmolLM2-135M on a CPU it takes "
-                "one to three minutes with new scores, and well under one without."
+                "one to three minutes with new scores, and well under one without. Loss curves of the measured "
+                "allocation take further minutes."
             )
 
 
@@ -225,10 +251,11 @@ def explain() -> None:
     """Explanation of the search space and the texts."""
     st.markdown(
         "Each trial prunes the model once and is measured by **KL(dense || pruned)**, the mean divergence of "
-        "its predictions over probe tokens. The search chooses criterion, gamma, score normalisation, "
+        "its predictions over probe tokens. The search chooses criterion, allocation, gamma, score normalisation, "
         "calibration text and seed, compensation, and the number of protected layers at either end. A "
-        "tree-structured Parzen estimator (optuna) suggests the next trial. Scores and statistics are reused, "
-        "and three of four trials need no new scores. Trials are not trained: a recovery follows in the run of a "
+        "tree-structured Parzen estimator (optuna) suggests the next trial. Scores, loss curves and statistics are "
+        "reused, and three of four trials need no new ones. The measured allocation has neither gamma nor "
+        "normalisation. Trials are not trained: a recovery follows in the run of a "
         "recipe."
     )
     st.markdown(

@@ -18,6 +18,7 @@ from nirvana.studies.search_trials import Trial, correlation, mean_perplexity, r
 NUMBERS = ("gamma", "normalisation")  # choices that are numbers
 QUESTIONS = {
     "criterion": "Which criterion keeps the model closest?",
+    "allocation": "Which allocation keeps the model closest?",
     "gamma": "Which gamma keeps the model closest?",
     "normalisation": "Does it help to normalise scores?",
     "text": "Which calibration text keeps the model closest?",
@@ -31,10 +32,15 @@ STRONG, NONE = 0.8, 0.3  # rank correlations called high and moderate
 
 
 def by_choice(trials: Sequence[Trial], choice: str) -> Chart | None:
-    """KL of every trial against one of its choices, the best ringed; None before a trial succeeded."""
-    table = trials_table(trials)
+    """KL of every trial with a choice against it, the best of them ringed; None before one succeeded.
+
+    The measured allocation has no gamma and no normalisation.
+    """
+    every = trials_table(trials)
+    table = every if every.empty else every.dropna(subset=choice)
     if table.empty:
         return None
+    left = len(every) - len(table)
     values = table["KL"].to_numpy(float)
     best = int(values.argmin())
     if choice in NUMBERS:
@@ -59,13 +65,14 @@ def by_choice(trials: Sequence[Trial], choice: str) -> Chart | None:
     return Chart(
         title=QUESTIONS[choice],
         figure=figure,
-        takeaway=_choice_takeaway(table, choice),
+        takeaway=_choice_takeaway(table, choice, "with the shared allocation" if left else "so far"),
         table=table,
         reading=(
             "One mark a trial; the best is ringed. Other choices also differ between marks; the lower edge shows the "
             "best of each choice."
         )
-        + (" Marks of one place are spread sideways." if ticks else ""),
+        + (" Marks of one place are spread sideways." if ticks else "")
+        + (f" Left out: {count(left, 'trial')} with the measured allocation, which has no {choice}." if left else ""),
     )
 
 
@@ -162,10 +169,10 @@ def _claim(good: Sequence[Trial]) -> str:
     return f"{words}; choosing by KL costs {loss:.1%} of perplexity against the lowest."
 
 
-def _choice_takeaway(table: pd.DataFrame, choice: str) -> str:
+def _choice_takeaway(table: pd.DataFrame, choice: str, among: str) -> str:
     rows = sorted(table.to_dict("records"), key=lambda row: float(row["KL"]))
     best = rows[0]
-    words = f"The best so far has {best[choice]}: {plus_minus(float(best['KL']), float(best['KL error']))} nats."
+    words = f"The best {among} has {best[choice]}: {plus_minus(float(best['KL']), float(best['KL error']))} nats."
     other = next((row for row in rows if row[choice] != best[choice]), None)
     if choice in NUMBERS or other is None:
         return words
@@ -173,8 +180,10 @@ def _choice_takeaway(table: pd.DataFrame, choice: str) -> str:
 
 
 def _marks(table: pd.DataFrame, places: np.ndarray) -> go.Scatter:
+    balances = table["allocation"].where(table["gamma"].isna(), table["gamma"].map("gamma {:g}".format))
     words = [
-        f"Trial {row.trial}: {row.criterion}, gamma {row.gamma:g}, {row.compensation}" for row in table.itertuples()
+        f"Trial {row.trial}: {row.criterion}, {balance}, {row.compensation}"
+        for row, balance in zip(table.itertuples(), balances, strict=True)
     ]
     return go.Scatter(
         x=places,
