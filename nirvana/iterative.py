@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 from nirvana.allocation.allocate import allocate
 from nirvana.allocation.constraints import Protected
 from nirvana.calibration.sets import CalibrationSelection, CalibrationSet
-from nirvana.errors import PlanError
+from nirvana.compensation import Compensation
+from nirvana.compensation.statistics import collect_statistics
+from nirvana.errors import CompensationError, PlanError
+from nirvana.loss_curves import Sensitivity
 from nirvana.models.lm import LM
 from nirvana.plan import PruningPlan
 from nirvana.progress import ProgressCallback, within
 from nirvana.saliency.score import score
+from nirvana.saliency.scores import Saliency
 from nirvana.surgery import prune
 
 
@@ -34,6 +39,10 @@ def prune_iteratively(
     protected: Protected = (),
     uniform: bool = False,
     method: str = "shared",
+    saliency: Saliency | None = None,
+    sensitivity: Sensitivity | None = None,
+    compensation: Compensation = "none",
+    windows: CalibrationSet | None = None,
     seed: int = 0,
     progress: ProgressCallback | None = None,
 ) -> Iterated:
@@ -42,34 +51,57 @@ def prune_iteratively(
     After step k of n, k/n of the weights to remove are removed; a step's unspent budget is added to the next. gamma
     ties the rates of each step, as shares of the remaining weights. `lm` is unchanged.
 
+    The measured allocation distributes the first step by its loss curves, and the others are by rank among the new
+    scores: curves of single modules add up only while little is removed, and new ones take minutes.
+
     Args:
         calibration: (N, T) tokens for the scores of every step; None for criteria that use weights only.
         sparsity: fraction of the attention and MLP parameters of `lm` to remove, in (0, 1).
         steps: from 1.
         criterion, seed: as for `score`.
-        gamma, multiple_of, protected, uniform, method: as for `allocate`.
+        gamma, multiple_of, protected, uniform, method, sensitivity: as for `allocate`.
+        saliency: the scores of `lm`, if they are known.
+        compensation: of each step's model, with statistics of `windows`.
+        windows: (N, T) tokens for the statistics of a compensation.
         progress: called several times a second; may raise `Cancelled`.
 
     Raises:
         PlanError: `steps` is not positive, a value is invalid, or the sparsity is out of reach.
+        CompensationError: the compensation is unknown, or has no windows.
         SaliencyError: the criterion is unknown, or the calibration set does not suit the model.
         ModelError: the weights are not in memory.
     """
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
         raise PlanError(f"The number of steps must be a whole number from 1, not {steps}.", "Use 1 for one shot.")
-    constraints = {"gamma": gamma, "multiple_of": multiple_of, "uniform": uniform, "method": method}
+    if compensation != "none" and windows is None:
+        raise CompensationError(f"The compensation {compensation} needs windows.", "Draw them by sample_calibration.")
+    constraints: dict[str, Any] = {"gamma": gamma, "multiple_of": multiple_of, "uniform": uniform}
     guarded, whole = tuple(protected), lm.layout.prunable
     current: LM = lm
     plan: PruningPlan | None = None
     for step in range(1, steps + 1):
         gone = plan.removed if plan is not None else 0
         share = (sparsity * step / steps * whole - gone) / current.layout.prunable
-        part = within(progress, f"Step {step} of {steps}", step - 1, steps)
-        saliency = score(current, calibration, criterion=criterion, seed=seed, progress=part)
-        chosen = allocate(saliency, sparsity=share, protected=guarded, **constraints)  # type: ignore[arg-type]
-        smaller = prune(current, chosen)
+        part, parts = within(progress, f"Round {step} of {steps}", step - 1, steps), 1 if compensation == "none" else 2
+        scores = saliency if step == 1 else None
+        if scores is None:
+            scoring = within(part, "Scores", 0, parts)
+            scores = score(current, calibration, criterion=criterion, seed=seed, progress=scoring)
+        how: dict[str, Any] = {"method": method, "sensitivity": sensitivity}
+        if method == "measured" and step > 1:
+            how = {"method": "shared"}
+        chosen = allocate(scores, sparsity=share, protected=guarded, **constraints, **how)
+        statistics = None
+        if compensation != "none":
+            assert windows is not None
+            reading = within(part, "Statistics", 1, parts)
+            second = compensation == "least_squares"
+            statistics = collect_statistics(current, windows, second_moments=second, progress=reading)
+        smaller = prune(current, chosen, compensation=compensation, statistics=statistics)
         if current is not lm:
             current.unload()
         current, plan = smaller, chosen if plan is None else plan.then(chosen, requested=sparsity)
     assert plan is not None
+    if steps > 1:
+        plan = replace(plan, notes=(f"Units were scored in {steps} rounds.", *plan.notes))
     return Iterated(current, plan)

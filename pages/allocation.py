@@ -10,7 +10,13 @@ import streamlit as st
 from nirvana.allocation.rules import uses_gamma
 from nirvana.dashboard import state
 from nirvana.dashboard.panels import page
-from nirvana.dashboard.panels.allocation import allocation_controls, explain_gamma, offer_reachable, smallest_step
+from nirvana.dashboard.panels.allocation import (
+    allocation_controls,
+    explain_gamma,
+    in_rounds,
+    offer_reachable,
+    smallest_step,
+)
 from nirvana.dashboard.panels.allocation_search import search, show_widths
 from nirvana.dashboard.panels.charts import scores_protocol, show_chart
 from nirvana.dashboard.panels.messages import show_notes
@@ -75,7 +81,7 @@ choice = allocation_controls(context.recipe.allocation, scores.layout, scores.cr
 show_widths(choice)
 if choice != context.recipe.allocation:
     state.set_recipe(context.recipe.change("allocation", **vars(choice)))
-draft = draft_plan(scores, choice, context.run.loss_curves())
+draft = in_rounds(state.context(), draft_plan(scores, choice, context.run.loss_curves()))
 st.caption(f"With these constraints at most {draft.reachable:.2%} can be removed.")
 if draft.plan is None:
     page.show_error(draft.error)

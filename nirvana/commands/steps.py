@@ -10,7 +10,7 @@ from nirvana.calibration.sets import CalibrationSelection, CalibrationSet
 from nirvana.commands.command import Command, output_file, read_input
 from nirvana.commands.console import Bar, print_json, print_report, print_table
 from nirvana.commands.run import check_output
-from nirvana.errors import CheckpointError, CorpusError, NirvanaError, RunError
+from nirvana.errors import CheckpointError, CorpusError, NirvanaError, PlanError, RunError
 from nirvana.evaluation.results import Report
 from nirvana.files import local_path, parse_json, write_bytes, write_json
 from nirvana.jobs.tasks.export import ExportRequest
@@ -188,7 +188,9 @@ class AllocateCommand(Command):
         if arguments.curves:
             hint = "`nirvana sensitivity RUN --json` prints one."
             curves = read_input(arguments.curves, Sensitivity.from_bytes, "loss curves", hint)
-        plan = allocate(saliency, sensitivity=curves, **vars(choice))
+        if choice.rounds > 1:
+            raise PlanError("Several rounds need the model.", "Use `nirvana run`, or one round.")
+        plan = allocate(saliency, sensitivity=curves, **choice.one_round)
         write_json(output, plan.to_json())
         rates = {"attention": plan.rate(KV_GROUP), "mlp": plan.rate(NEURON)}
         if arguments.json:

@@ -43,9 +43,11 @@ def draft_plan(saliency: Saliency, choice: AllocationChoice, curves: Sensitivity
 
     Args:
         curves: loss curves, which the measured allocation needs.
+
+    The draft of a choice with several rounds is that of one.
     """
     reachable = 0.0
-    constraints = vars(choice).copy()
+    constraints = choice.one_round
     without_limits = {name: constraints.pop(name) for name in ("sparsity", "normalisation", "widths")}
     try:
         reachable = reachable_sparsity(saliency.layout, criterion=saliency.criterion, **constraints)

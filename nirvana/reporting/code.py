@@ -26,6 +26,10 @@ ALWAYS = ("--model", "--sparsity", "--gamma")
 SWEPT = ("criteria", "sparsities", "seeds")  # of a sweep's grid, likewise
 
 
+class Code(str):
+    """An expression of a script, e.g. a variable, as opposed to a text."""
+
+
 def python_code(recipe: Recipe, step: str, format: str = "") -> str:
     """A script of the steps up to `step` with the choices of `recipe`.
 
@@ -41,13 +45,7 @@ def python_code(recipe: Recipe, step: str, format: str = "") -> str:
     if "saliency" in wanted:
         lines.append(_call("scores = nv.score", "lm", "calibration", criterion=recipe.saliency.criterion))
     if "allocation" in wanted:
-        choice = recipe.allocation
-        default = AllocationChoice()
-        named = {name: value for name, value in vars(choice).items() if name in SHOWN or value != vars(default)[name]}
-        if choice.method == "measured":
-            lines += _loss_curves(recipe)
-            named["sensitivity"] = None
-        lines.append(_call("plan = nv.allocate", "scores", **named).replace("=None", "=curves"))
+        lines += _allocation(recipe)
     made = "healed" if "recover" in wanted else "small"
     if "prune" in wanted:
         target = _literal(_output(recipe, step, format))
@@ -86,10 +84,35 @@ def _calibration(recipe: Recipe) -> list[str]:
         gamma=choice.trial_gamma,
         **{name.removeprefix("trial_"): value for name, value in changed.items()},
         **drawn,
-        probe=None,
-    ).replace("probe=None", "probe=probe")
+        probe=Code("probe"),
+    )
     winner = ["text = calibration.candidates[calibration.winner].text"] if several else []
     return [texts, _probe(recipe, "nv.mix(texts)" if several else "text"), selected, *winner]
+
+
+def _allocation(recipe: Recipe) -> list[str]:
+    choice, default, lines = recipe.allocation, AllocationChoice(), list[str]()
+    named = {name: value for name, value in choice.one_round.items() if name in SHOWN or value != vars(default)[name]}
+    if choice.method == "measured":
+        lines += _loss_curves(recipe)
+        named["sensitivity"] = Code("curves")
+    if choice.rounds == 1:
+        return [*lines, _call("plan = nv.allocate", "scores", **named)]
+    usual = PruneChoice()
+    drawn = {"samples": usual.samples, "length": usual.length, "seed": usual.seed, **_task(recipe)}
+    lines.append(_call("windows = nv.sample_calibration", "lm", "text", **drawn))
+    rounds = _call(
+        "plan = nv.prune_iteratively",
+        "lm",
+        "calibration",
+        steps=choice.rounds,
+        criterion=recipe.saliency.criterion,
+        saliency=Code("scores"),
+        compensation="least_squares",
+        windows=Code("windows"),
+        **named,
+    )
+    return [*lines, f"{rounds}.plan"]
 
 
 def _loss_curves(recipe: Recipe) -> list[str]:
@@ -106,8 +129,8 @@ def _loss_curves(recipe: Recipe) -> list[str]:
             "probes",
             levels=LEVELS,
             compensation="least_squares",
-            statistics=None,
-        ).replace("=None", "=nv.collect_statistics(lm, reading)"),
+            statistics=Code("nv.collect_statistics(lm, reading)"),
+        ),
     ]
 
 
@@ -129,7 +152,7 @@ def _recovery(recipe: Recipe) -> list[str]:
     always = ("method", "minutes")
     named = {name: value for name, value in vars(choice).items() if name in always or value != vars(default)[name]}
     text = _corpus(recipe.recovery.corpus) if recipe.recovery.corpus else "text"
-    return [_call("healed = nv.recover", "small", text, teacher=None, **named).replace("teacher=None", "teacher=lm")]
+    return [_call("healed = nv.recover", "small", text, teacher=Code("lm"), **named)]
 
 
 def _evaluation(recipe: Recipe) -> list[str]:
@@ -191,6 +214,8 @@ def _call(start: str, *positional: str, **named: object) -> str:
 
 
 def _literal(value: object) -> str:
+    if isinstance(value, Code):
+        return str(value)
     if isinstance(value, str):
         return json.dumps(value, ensure_ascii=False)
     if isinstance(value, tuple):
@@ -237,13 +262,7 @@ def speed_command(run_id: str, protocol: Mapping[str, int], schemes: Sequence[st
 
 def sweep_code(recipe: Recipe, grid: Grid) -> str:
     """A script for a sweep around `recipe`."""
-    data = _around(recipe, grid).to_json()
-    default = Recipe().to_json()
-    changed = {
-        section: different
-        for section, values in data.items()
-        if (different := {name: value for name, value in values.items() if value != default[section][name]})
-    }
+    changed = _around(recipe, grid).changed()
     named = {name: value for name, value in vars(grid).items() if value != vars(Grid())[name] or name in SWEPT}
     return "\n".join(
         [
@@ -276,7 +295,7 @@ def _around(recipe: Recipe, grid: Grid) -> Recipe:
     made = recipe.with_values(saliency=default.saliency)
     drawn = {name: getattr(kept, name) for name in DRAWN}
     made = made.with_values(calibration=default.calibration.with_values(**drawn))
-    allocation = {name: getattr(recipe.allocation, name) for name in ("multiple_of", "protected", "uniform")}
+    allocation = {name: getattr(recipe.allocation, name) for name in ("multiple_of", "protected", "uniform", "rounds")}
     made = made.with_values(allocation=default.allocation.with_values(**allocation))
     trained = recipe.recovery.with_values(method=default.recovery.method) if set(grid.recoveries) - {"none"} else None
     made = made.with_values(recovery=trained or default.recovery)

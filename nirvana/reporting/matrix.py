@@ -104,10 +104,9 @@ def matrix_seconds(
 def python_code(recipe: Recipe, request: MatrixRequest) -> str:
     """A script that computes the matrix."""
     choices = Recipe.from_json(used(recipe))
-    default, lines = Recipe().to_json(), ["import nirvana as nv", "", "base = nv.Recipe()"]
-    for section, values in choices.to_json().items():
-        changed = {name: value for name, value in values.items() if value != default[section][name]}
-        if changed and section != "model":
+    lines = ["import nirvana as nv", "", "base = nv.Recipe()"]
+    for section, changed in choices.changed().items():
+        if section != "model":
             lines.append(
                 f"base = base.change({section!r}, {', '.join(f'{n}={_literal(v)}' for n, v in changed.items())})"
             )

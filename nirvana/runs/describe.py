@@ -29,6 +29,8 @@ def setting(recipe: Recipe) -> list[str]:
         *([ALLOCATIONS[allocation.method]] if allocation.method != "shared" else []),
         *plan_setting(criterion, allocation.method, allocation.gamma, allocation.normalisation),
         *(["equal widths"] if allocation.uniform else []),
+        *([f"{allocation.rounds} rounds"] if allocation.rounds > 1 else []),
+        *([f"widths of {len(allocation.widths)} modules"] if allocation.widths else []),
         *([f"{layers(allocation.protected)} protected"] if allocation.protected else []),
         *compensation(recipe.prune.compensation),
         *recovery(recipe.recovery),

@@ -134,10 +134,21 @@ class AllocationChoice(Schema):
         (), "--width", "kept units of one site in place of the rule's, e.g. decoder.5.mlp=1344; may be repeated"
     )
 
+    rounds: int = option(
+        1, "--rounds", "rounds of removal, the remaining units scored again before each; 1 for one shot", ge=1, le=16
+    )
+
+    @property
+    def one_round(self) -> dict[str, Any]:
+        """The arguments of `nirvana.allocate` for one round."""
+        return {name: value for name, value in vars(self).items() if name != "rounds"}
+
     @model_serializer(mode="wrap")
-    def _without_no_widths(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _without_later_fields(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Fields that older recipes lack are left out at their defaults, so that fingerprints are unchanged."""
         data: dict[str, Any] = serialise(self)
-        return data if self.widths else {name: value for name, value in data.items() if name != "widths"}
+        later = {"widths": (), "rounds": 1}
+        return {name: value for name, value in data.items() if later.get(name, ...) != value}
 
 
 class PruneChoice(Schema):
@@ -225,6 +236,15 @@ class Recipe(Schema):
             NirvanaError: a value has the wrong type or is out of range.
         """
         return self.with_values(**{section: getattr(self, section).with_values(**values)})
+
+    def changed(self) -> dict[str, dict[str, Any]]:
+        """Section -> its values other than the defaults, as JSON values; sections without any are left out."""
+        default, missing = Recipe().to_json(), object()
+        found = {
+            section: {name: value for name, value in values.items() if value != default[section].get(name, missing)}
+            for section, values in self.to_json().items()
+        }
+        return {section: values for section, values in found.items() if values}
 
     def portable(self) -> Recipe:
         """A copy for other machines: file names without their folders."""

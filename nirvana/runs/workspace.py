@@ -27,6 +27,7 @@ from nirvana.runs.loss_curves import cached_curves
 from nirvana.runs.model_cache import ModelCache, cache_fields
 from nirvana.runs.recipe import PruneChoice, Recipe
 from nirvana.runs.recovery import has_weights, keep_weights, load_recovered, train
+from nirvana.runs.rounds import plan_in_rounds
 from nirvana.runs.run import Run
 from nirvana.runs.step_cache import Origin, cache_key, through_cache, write_cached
 from nirvana.saliency.score import score
@@ -212,12 +213,20 @@ class Workspace(Inputs):
             NirvanaError: see `allocate` and, for the measured allocation, `sensitivity`.
         """
         choice, scores = self.recipe.allocation, self.saliency(progress)
-        curves = None
+        curves, rest = None, progress or self.progress
         if choice.method == "measured":
-            curves = self.loss_curves(progress=progress)
+            parts = 1 if choice.rounds == 1 else 2
+            curves = self.loss_curves(progress=within(rest, "Loss curves", 0, parts))
+            rest = within(rest, "Rounds", 1, parts)
             if self.run is not None and not self.run.is_example:
                 self.run.attach("sensitivity", curves)
-        return allocate(scores, sensitivity=curves, **vars(choice))
+        if choice.rounds == 1:
+            return allocate(scores, sensitivity=curves, **choice.one_round)
+        windows = self._usual_windows("least_squares", progress)
+        plan, self.origins["allocation"] = plan_in_rounds(
+            self.lm, self.recipe, scores, self.calibration_set(progress), windows, curves, rest
+        )
+        return plan
 
     def loss_curves(
         self,
@@ -241,8 +250,7 @@ class Workspace(Inputs):
         progress, lm, scores = progress or self.progress, self.lm, self.saliency(progress)
         windows, collect = None, None
         if compensation != "none":
-            usual = self.recipe.with_values(prune=PruneChoice(compensation=compensation))
-            windows = statistics_windows(usual, lm, self.calibration_text(progress))
+            windows = self._usual_windows(compensation, progress)
             collect = partial(self._statistics.collect, lm, windows, second=compensation == "least_squares")
         drawn = self.probe() if probe is None else self.draw_probe(*probe)
         curves, self.origins["curves"] = cached_curves(
@@ -256,6 +264,11 @@ class Workspace(Inputs):
             progress=progress,
         )
         return curves
+
+    def _usual_windows(self, compensation: Compensation, progress: ProgressCallback | None) -> CalibrationSet:
+        """The windows that a recipe with this compensation draws where it sets none."""
+        usual = self.recipe.with_values(prune=PruneChoice(compensation=compensation))
+        return statistics_windows(usual, self.lm, self.calibration_text(progress))
 
     def pruned(self, progress: ProgressCallback | None = None) -> LM:
         """The pruned model, pruned again if it is not in memory.

@@ -167,6 +167,7 @@ class Grid(Schema):
         choices=lambda: ("none", *METHODS_OF_RECOVERY),
         error=RecoveryError,
     )
+    speed: bool = option(False, "--speed", "measure the speed of each pruned model beside the dense one")
     widths: Distinct[str] = option(
         ("own",),
         "--widths",
@@ -174,7 +175,6 @@ class Grid(Schema):
         choices=lambda: WIDTHS,
         error=PlanError,
     )
-    speed: bool = option(False, "--speed", "measure the speed of each pruned model beside the dense one")
 
     def points(self) -> list[Point]:
         """Every combination once, ordered by seed, criterion and sparsity, so that neighbours share most results.

@@ -35,7 +35,7 @@ STEPS = (
 def plan(filled: Run) -> PruningPlan:
     scores, choice = filled.saliency(), filled.recipe.allocation
     assert scores is not None
-    return allocate(scores, **vars(choice))
+    return allocate(scores, **choice.one_round)
 
 
 def opened(start: Start, run: Run) -> AppTest:

@@ -85,10 +85,11 @@ def test_documented_keys_are_those_of_the_pages(start: Callable[..., AppTest], s
     trained = fill(store.create(Recipe().change("recovery", method="distill"), name="Trained"))
     edited = Recipe().change("allocation", widths=("decoder.0.mlp=40",))
     changed = fill(store.create(edited, name="Own widths"))
+    rounds = store.create(Recipe().change("allocation", rounds=2), name="Rounds", parent=filled)
     new = store.create(Recipe(), name="New")
     add_job(new, "running")
     found: set[str] = set()
-    for run in (filled, point, with_encoder, trained, changed, new):
+    for run in (filled, point, with_encoder, trained, changed, rounds, new):
         app = start(run).run()
         found |= keys_on(app)  # with the sidebar
         for page in PAGES:

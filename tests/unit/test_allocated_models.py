@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ import torch
 import nirvana as nv
 from nirvana.calibration.sets import CalibrationSet
 from nirvana.checkpoints.uniform import export_uniform
-from nirvana.errors import PlanError
+from nirvana.errors import CompensationError, PlanError
 from nirvana.layout import KV_GROUP, NEURON
 from nirvana.models.lm import LM
 from nirvana.models.loading import load_model
@@ -30,7 +31,7 @@ def deep(make_lm: Callable[..., LM]) -> LM:
 
 @pytest.fixture(scope="module")
 def calibration(deep: LM, sample_text: Path) -> CalibrationSet:
-    return nv.sample_calibration(deep, str(sample_text), samples=4, length=24)
+    return nv.sample_calibration(deep, nv.load_corpus(str(sample_text)), samples=4, length=24)
 
 
 def logits(lm: LM) -> torch.Tensor:
@@ -148,3 +149,38 @@ def test_plans_of_other_models_do_not_compose(deep: LM) -> None:
 def test_impossible_numbers_of_steps_are_refused(steps: int, deep: LM) -> None:
     with pytest.raises(PlanError, match="number of steps must be a whole number"):
         nv.prune_iteratively(deep, None, sparsity=0.3, steps=steps, criterion="random")
+
+
+def test_later_steps_rank_new_scores_of_the_compensated_model(
+    deep: LM, calibration: CalibrationSet, sample_text: Path
+) -> None:
+    scores = nv.score(deep, calibration, criterion="second-order")
+    curves = nv.sensitivity(deep, scores, calibration, levels=(0.2, 0.5))
+    windows = nv.sample_calibration(deep, nv.load_corpus(str(sample_text)), samples=6, length=24, seed=3)
+    how: dict[str, Any] = {"multiple_of": 4, "gamma": 1.0}
+    small, plan = nv.prune_iteratively(
+        deep,
+        calibration,
+        sparsity=0.4,
+        steps=2,
+        criterion="second-order",
+        method="measured",
+        saliency=scores,
+        sensitivity=curves,
+        compensation="least_squares",
+        windows=windows,
+        **how,
+    )
+    first = nv.allocate(scores, sparsity=0.2, method="measured", sensitivity=curves, **how)
+    half = nv.prune(deep, first, compensation="least_squares", statistics=nv.collect_statistics(deep, windows))
+    share = (0.4 * deep.layout.prunable - first.removed) / half.layout.prunable
+    second = nv.allocate(nv.score(half, calibration, criterion="second-order"), sparsity=share, **how)
+    by_hand = nv.prune(half, second, compensation="least_squares", statistics=nv.collect_statistics(half, windows))
+    assert torch.equal(logits(small), logits(by_hand))
+    assert all(np.array_equal(plan[site], first[site][second[site]]) for site in plan)
+    assert plan.requested == 0.4 and plan.notes[0] == "Units were scored in 2 rounds."
+
+
+def test_a_compensation_needs_windows(deep: LM, calibration: CalibrationSet) -> None:
+    with pytest.raises(CompensationError, match="needs windows"):
+        nv.prune_iteratively(deep, calibration, sparsity=0.3, steps=2, compensation="bias")

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from nirvana.allocation.allocate import allocate
+from nirvana.calibration.corpora.registry import load_corpus
 from nirvana.errors import Cancelled, ModelError
 from nirvana.evaluation.perplexity import perplexity
 from nirvana.evaluation.quantisation import QuantisedLM, quantise, stored_bytes
@@ -91,8 +92,8 @@ def test_biases_and_untied_heads_come_along(make_lm: Callable[..., LM]) -> None:
 
 def test_a_quantised_model_is_measured_like_any_other(tiny_lm: LM, sample_text: Path) -> None:
     eight = quantise(tiny_lm, "int8")
-    dense = perplexity(tiny_lm, str(sample_text), window=32, max_tokens=512)
-    found = perplexity(eight, str(sample_text), window=32, max_tokens=512)
+    dense = perplexity(tiny_lm, load_corpus(str(sample_text)), window=32, max_tokens=512)
+    found = perplexity(eight, load_corpus(str(sample_text)), window=32, max_tokens=512)
     assert found.tokens == dense.tokens and found.value != dense.value
     assert found.value == pytest.approx(dense.value, rel=0.05)
     timed = measure_speed({"dense": tiny_lm, "dense int8": eight}, prompt=8, new_tokens=2, repeats=1)

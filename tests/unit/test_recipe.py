@@ -204,3 +204,9 @@ def test_the_text_of_a_calibration_choice_is_that_of_earlier_cache_keys() -> Non
         "probe_length=64, probe_seed=42, trial_criterion='nirvana', trial_sparsity=0.2, trial_gamma=3.36, task='auto', "
         "alternatives=(), mixtures=False, trial_method='shared', trial_protected=(), trial_normalisation=0.0)"
     )
+
+
+def test_changed_values_make_the_recipe_again() -> None:
+    recipe = Recipe().change("allocation", gamma=math.inf, rounds=2).change("prune", compensation="bias")
+    assert recipe.changed() == {"allocation": {"gamma": "inf", "rounds": 2}, "prune": {"compensation": "bias"}}
+    assert Recipe.from_json(recipe.changed()) == recipe and Recipe().changed() == {}

@@ -124,3 +124,10 @@ def test_numbers_without_sense_are_refused(tiny_lm: LM, values: dict[str, Any], 
 def test_what_is_no_text_is_refused(tiny_lm: LM, text: object) -> None:
     with pytest.raises(CorpusError):
         sample_calibration(tiny_lm, text)  # type: ignore[arg-type]
+
+
+def test_the_name_of_a_file_is_not_its_text(tiny_lm: LM, sample_text: Path) -> None:
+    with pytest.raises(CorpusError, match="a file's name") as caught:
+        sample_calibration(tiny_lm, str(sample_text), samples=1, length=4)
+    assert "load_corpus" in caught.value.hint
+    assert sample_calibration(tiny_lm, "no file has this name, so it is text", samples=1, length=4).samples == 1

@@ -39,7 +39,7 @@ def t5(tmp_path_factory: pytest.TempPathFactory) -> LM:
 def probe_of(lm: LM, tmp_path: Path) -> CalibrationSet:
     path = tmp_path / "text.txt"
     path.write_text(TEXT, encoding="utf-8")
-    return nv.sample_probe(lm, str(path), samples=4, length=16)
+    return nv.sample_probe(lm, nv.load_corpus(str(path)), samples=4, length=16)
 
 
 def by_hand(

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 
 from nirvana.errors import CorpusError
 from nirvana.files import content_hash
@@ -15,6 +16,7 @@ SPLITS = ("calibration", "probe", "evaluation")
 SHARES = {"calibration": 0.45, "probe": 0.2, "evaluation": 0.35}  # of the characters
 SECTION = 8_000  # characters: a few pages, so that evaluation text has long passages without a cut
 SECTIONS = 30  # shorter texts are cut into more pieces, so that no split is empty
+LONGEST_PATH = 4096  # characters
 SEPARATOR = "\n\n"  # between documents, wherever they are joined (paper, evaluation: blank lines)
 
 
@@ -149,13 +151,15 @@ def as_split(text: Text, name: str) -> CorpusSplit:
     """The split `name` of a corpus; a split, or plain text or documents, as they are.
 
     Raises:
-        CorpusError: it is of another type, or has no text.
+        CorpusError: it is of another type, has no text, or names a file instead of holding its text.
     """
     if isinstance(text, Corpus):
         return text.split(name)
     if isinstance(text, CorpusSplit):
         split = text
     elif isinstance(text, str):
+        if _names_a_file(text):
+            raise CorpusError(f"{text} is a file's name, not its text.", f"Give nirvana.load_corpus({text!r}).")
         split = CorpusSplit("text", name, (text,))
     elif isinstance(text, Sequence) and all(isinstance(document, str) for document in text):
         split = CorpusSplit("text", name, tuple(text))
@@ -164,6 +168,13 @@ def as_split(text: Text, name: str) -> CorpusSplit:
     if not any(document.strip() for document in split.documents):
         raise CorpusError("There is no text.", "Give some pages of it.")
     return split
+
+
+def _names_a_file(text: str) -> bool:
+    try:
+        return "\n" not in text and len(text) < LONGEST_PATH and Path(text).exists()
+    except (OSError, ValueError):  # no name of a file
+        return False
 
 
 def normal(text: str) -> str:

@@ -7,6 +7,8 @@ import math
 import streamlit as st
 
 from nirvana.allocation.rules import METHODS, RULES, rule_name, uses_gamma
+from nirvana.dashboard import state
+from nirvana.dashboard.panels.fields import whole_number
 from nirvana.dashboard.replan import Draft
 from nirvana.layout import Layout
 from nirvana.plan import PruningPlan
@@ -38,6 +40,11 @@ PRESETS = {  # key: label, gamma, effect
 MULTIPLES = (1, 2, 4, 8, 16, 32, 64, 128)
 SPARSITY, GAMMA, METHOD = "allocation.sparsity", "allocation.gamma", "allocation.method"
 LEAST, MOST = 0.01, 0.99  # sparsities of the sliders
+ROUNDS = (
+    "In each round an equal part of the sparsity is removed, and the remaining units are scored again on the pruned, "
+    "compensated model. Loss curves distribute the first round only. On SmolLM2-135M at 40 %, two rounds lose less "
+    "with the measured allocation and more with the shared one."
+)
 METHOD_NAMES = {"shared": "Shared allocation", "published": "As published", "measured": "Measured"}
 
 
@@ -97,12 +104,14 @@ def allocation_controls(choice: AllocationChoice, layout: Layout, criterion: str
         help="These layers keep every unit. They count in the target, so the other layers lose more.",
     )
     uniform = st.toggle("Equal widths in all layers", key="allocation.uniform", help=_equal_widths_help(layout))
-    normalisation = st.slider(
+    left, right = st.columns(2)
+    rounds = whole_number("Rounds", choice, "rounds", ROUNDS, container=left)
+    normalisation = right.slider(
         "Score normalisation",
         **limits(AllocationChoice, "normalisation"),
         step=0.05,
         key="allocation.normalisation",
-        disabled=fixed,
+        disabled=fixed or rounds > 1,
         help=(
             "Exponent of the mean score by which a layer's scores are divided (0 = off). With 1 every layer has "
             "the same mean, so all layers lose about as much, and only the shape of a layer's scores matters."
@@ -116,9 +125,29 @@ def allocation_controls(choice: AllocationChoice, layout: Layout, criterion: str
         protected=protects,
         uniform=uniform,
         method=method,
-        normalisation=0.0 if fixed else normalisation,
+        normalisation=0.0 if fixed or rounds > 1 else normalisation,
         widths=choice.widths,
+        rounds=rounds,
     )
+
+
+def in_rounds(now: state.Context, draft: Draft) -> Draft:
+    """For a choice of several rounds, the run's plan if it is current, else the draft of one round as a preview."""
+    if now.recipe.allocation.rounds == 1:
+        return draft
+    plan = now.run.plan() if state.state_of(now, "allocation") == "done" else None
+    if plan is not None:
+        return draft._replace(plan=plan, error=None)
+    with st.container(border=True, horizontal=True, vertical_alignment="center"):
+        st.markdown(
+            f"**Preview of one round.** A plan of {now.recipe.allocation.rounds} rounds needs the model: the remaining "
+            "units are scored again before each."
+        )
+        if st.button(
+            "Make the plan", key="allocation.rounds.run", icon=":material/play_arrow:", disabled=now.job is not None
+        ):
+            state.submit("allocation")
+    return draft
 
 
 def trial_sparsity(key: str, words: str) -> float:

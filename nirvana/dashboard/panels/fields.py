@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from nirvana.schema import Schema, limits, options
 
@@ -22,11 +23,13 @@ def whole_number(
     step: int = 1,
     most: int = LARGEST,
     disabled: bool = False,
+    container: DeltaGenerator | None = None,
 ) -> int:
     """A number input for a whole-number field of `values`; its key is `<section>.<name>` unless `key` is given.
 
     Args:
         most: upper limit, if below the field's.
+        container: of the widget, if not the current one.
     """
     schema = type(values)
     key = key or f"{schema.section}.{name}"
@@ -34,7 +37,8 @@ def whole_number(
     bounds["max_value"] = min(bounds["max_value"], most)
     st.session_state.setdefault(key, min(getattr(values, name), bounds["max_value"]))
     words = help or f"{options(schema)[name].help}."
-    return int(st.number_input(label, **bounds, step=step, key=key, disabled=disabled, help=words))
+    place: Any = container or st
+    return int(place.number_input(label, **bounds, step=step, key=key, disabled=disabled, help=words))
 
 
 def real_number(

@@ -151,12 +151,14 @@ def score_histogram(saliency: Saliency, plan: PruningPlan, kind: str) -> Chart:
 
 
 def removed_scores(saliency: Saliency, plan: PruningPlan, site: Site) -> np.ndarray:
-    """Scores of the removed units, ascending: a site's lowest, unless several sites must keep the same units."""
-    ascending = saliency.sorted_scores[site]
-    kept = plan.get(site)
-    if kept is not None and plan.uniform and (site.stack, site.module) in plan.layout.plain.same_units:
+    """Scores of the removed units, ascending: a site's lowest, unless the plan keeps lower ones, as plans of several
+    rounds and of sites that must keep the same units do.
+    """
+    ascending, kept = saliency.sorted_scores[site], plan.get(site)
+    gone = len(ascending) - (0 if kept is None else len(kept))
+    if kept is not None and gone and saliency.ranks[site][kept].min() < saliency.sorted_ranks[site][gone]:
         return np.sort(np.delete(saliency[site], kept))
-    return ascending[: len(ascending) - (0 if kept is None else len(kept))]
+    return ascending[:gone]
 
 
 def rates_by_gamma(layout: Layout, sparsity: float, gamma: float, reachable: float) -> Chart:
