@@ -72,6 +72,7 @@ scores = load_saliency(context.run)
 if scores is None:
     page.job_panel()
     page.empty_state("allocation", missing="saliency")
+    search(context, None)
     st.stop()
 if state.step_state("saliency") == "stale":
     st.warning(

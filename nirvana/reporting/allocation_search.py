@@ -9,10 +9,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nirvana.allocation.widths import read_widths, words
-from nirvana.layout import KV_GROUP, NEURON, Layout
+from nirvana.layout import Layout
 from nirvana.options import words as option_list
 from nirvana.reporting import code
 from nirvana.reporting.contests import Interval, paired_mean
+from nirvana.reporting.figures.chart import count
+from nirvana.reporting.figures.names import part_name
 from nirvana.reporting.text import short
 from nirvana.runs.options import option_words
 from nirvana.runs.recipe import AllocationChoice, Recipe, RecoveryChoice
@@ -20,7 +22,6 @@ from nirvana.studies.allocation_search import SearchRequest
 from nirvana.studies.allocation_steps import (
     SearchStep,
     accepted,
-    best_widths,
     changed_widths,
     start_widths,
 )
@@ -68,21 +69,19 @@ def verdict(steps: Sequence[SearchStep]) -> str:
 
 
 def moved(settings: Mapping[str, Any], steps: Sequence[SearchStep]) -> str:
-    """The changed modules and the balance, e.g. "12 of 60 modules have another width; attention loses 5.6%, ..."."""
+    """The number of changed modules, and those that gained and lost the largest share of their units."""
     layout, start = Layout.from_json(settings["layout"]), start_widths(settings)
-    best, rates = best_widths(start, steps), []
-    for kind, name in ((KV_GROUP, "attention"), (NEURON, "the MLP")):
-        pool = layout.pool(kind)
-        total = layout.pool_parameters(kind)
-        before, after = (
-            sum((layout[site].units - widths[site]) * layout[site].cost for site in pool) / total if total else 0.0
-            for widths in (start, best)
-        )
-        rates.append(
-            f"{name} loses {after:.1%} (as before)" if after == before else f"{name} {after:.1%} ({before:.1%})"
-        )
-    changed = len(changed_widths(start, steps))
-    return f"{changed} of {len(start)} modules have another width; {' and '.join(rates)}."
+    changes = {site: width - start[site] for site, width in changed_widths(start, steps).items()}
+    if not changes:
+        return f"All {len(start)} modules have their widths of the start."
+    ordered = sorted(changes, key=lambda site: changes[site] / layout[site].units)
+    ends = [(ordered[-1], "more"), (ordered[0], "fewer")]
+    words = [
+        f"the {part_name(layout, site.stack, site.module)} of layer {site.layer} keeps "
+        f"{count(abs(changes[site]), layout[site].kind)} {how}"
+        for site, how in ends
+    ]
+    return f"{len(changes)} of {len(start)} modules have another width; most of all, {' and '.join(words)}."
 
 
 def searched_choice(
@@ -152,6 +151,6 @@ def headline(steps: Sequence[SearchStep]) -> list[tuple[str, str, str]]:
     first, best = kept[0], kept[-1]
     pairs = (("KL, choosing probe", first.kl, best.kl), ("KL, held-out probe", first.held_out_kl, best.held_out_kl))
     return [
-        (label, f"{short(after)} nats", f"{after / before - 1:+.1%} of the start" if before else "")
+        (label, f"{short(after)} nats", f"{after / before - 1:+.1%} from the start" if before else "")
         for label, before, after in pairs
     ]

@@ -64,7 +64,7 @@ def test_results_on_both_probes_and_the_best_plan_in_the_recipe(
     text = words(app)
     assert "In 3 steps KL fell by 20.0% on the probe that chooses, and fell by 15.8% on held-out text." in text
     assert "better on held-out text: the 95 % interval excludes zero" in text
-    assert "2 of 8 modules have another width" in text
+    assert "2 of 8 modules have another width; most of all, the MLP of layer 0 keeps 8 neurons more" in text
     assert "Continue with step 4" in app.button(key="allocation.search.run").label
     app.button(key="allocation.search.use").click().run()
     assert not app.exception
@@ -74,6 +74,18 @@ def test_results_on_both_probes_and_the_best_plan_in_the_recipe(
     assert app.session_state[DRAFT].allocation.widths == expected
     app.button(key="allocation.widths.clear").click().run()
     assert not app.exception and "replace the rule's" not in words(app)
+
+
+def test_a_search_is_shown_before_the_run_has_scores(
+    start: Start, filled: Run, plan: PruningPlan, store: Store
+) -> None:
+    run = store.create(filled.recipe.change("calibration", seed=5), name="Searched")
+    assert "allocation.search.kl" not in keys_on(opened(start, run))
+    write_allocation_search(run, plan, STEPS)
+    app = opened(start, run)
+    assert {"allocation.search.kl", "allocation.search.use"} <= keys_on(app)
+    app.button(key="allocation.search.use").click().run()
+    assert not app.exception and len(app.session_state[DRAFT].allocation.widths) == 2
 
 
 def test_a_search_that_only_fits_its_probe_is_named(start: Start, filled: Run, plan: PruningPlan) -> None:

@@ -36,13 +36,15 @@ PANEL = StudyPanel(STUDY, "allocation.search", "step", lambda run: [step.seconds
 
 
 def search(now: state.Context, plan: PruningPlan | None) -> None:
-    """Controls, progress and results of a search from the plan of the controls above."""
+    """Controls, progress and results of a search from `plan`, that of the controls above; None shows a search alone."""
+    settings, steps = read_steps(now.run.folder)
+    if plan is None and settings is None:
+        return
     st.markdown("### Does another allocation of the same budget measure better?")
     st.markdown(
         "The search exchanges units between modules of a kind and keeps a plan if its KL to the dense model is lower. "
         "The budget stays exact. A second probe, which does not choose, shows what the search really gains."
     )
-    settings, steps = read_steps(now.run.folder)
     if plan is not None:
         _start(now, plan, settings, steps)
     PANEL.watch(now)
