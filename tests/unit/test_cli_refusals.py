@@ -112,7 +112,7 @@ def test_a_failed_run_is_kept_with_its_reason(
     def starve(*arguments: Any, **named: Any) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("nirvana.runs.workspace.allocate", starve)
+    monkeypatch.setattr("nirvana.runs.planning.allocate", starve)
     assert "Memory ran out.\n       Use fewer" in refused(capsys, "run", *small)
     (run,) = Store().runs()
     failure = run.failure()

@@ -18,7 +18,7 @@ from nirvana.errors import Cancelled, CorpusError, PlanError, RunError
 from nirvana.evaluation.results import Measurement, pack_parts
 from nirvana.jobs.execute import check_task, execute
 from nirvana.progress import Progress
-from nirvana.runs import measurements, workspace
+from nirvana.runs import measurements, planning
 from nirvana.runs.recipe import Recipe
 from nirvana.runs.store import Store
 from nirvana.studies.matrix_rows import FILE, CalibrationMatrix, MatrixRow, read_matrix, used
@@ -60,7 +60,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
         return call
 
-    for module, names in ((workspace, ["score", "dense_reference"]), (measurements, MEASURES)):
+    for module, names in ((planning, ["score", "dense_reference"]), (measurements, MEASURES)):
         for name in names:
             monkeypatch.setattr(module, name, watch(name, getattr(module, name)))
     return made

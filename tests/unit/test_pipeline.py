@@ -27,7 +27,7 @@ from nirvana.evaluation.zero_shot.results import comparisons
 from nirvana.files import cache_folder
 from nirvana.jobs.execute import check_task, execute
 from nirvana.progress import Progress
-from nirvana.runs import inputs, measurements, step_cache, workspace
+from nirvana.runs import inputs, measurements, planning, step_cache
 from nirvana.runs.model_cache import ModelCache, cache_fields
 from nirvana.runs.pipeline import compute_steps
 from nirvana.runs.recipe import Recipe
@@ -54,7 +54,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """How often each expensive call is made by the pipeline."""
     measured = ("perplexity", "divergence", "continue_with")
     return count_calls(
-        monkeypatch, {workspace: ("score", "select_calibration", "sample_calibration"), measurements: measured}
+        monkeypatch, {planning: ("score", "select_calibration", "sample_calibration"), measurements: measured}
     )
 
 

@@ -11,7 +11,7 @@ import pytest
 from nirvana.errors import Cancelled, CompensationError, NirvanaError, PlanError, RunError, SaliencyError
 from nirvana.jobs.execute import check_task, execute
 from nirvana.progress import Progress
-from nirvana.runs import measurements, workspace
+from nirvana.runs import measurements, planning
 from nirvana.runs.model_cache import ModelCache
 from nirvana.runs.recipe import Recipe
 from nirvana.runs.speed import SpeedRequest, measure_speeds
@@ -46,7 +46,7 @@ def base(store: Store, recipe: Recipe) -> Run:
 def calls(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """How often each expensive call is made."""
     measured = ("perplexity", "divergence", "continue_with")
-    return count_calls(monkeypatch, {workspace: ("score",), measurements: measured})
+    return count_calls(monkeypatch, {planning: ("score",), measurements: measured})
 
 
 class StopAfter:

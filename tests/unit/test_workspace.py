@@ -11,7 +11,7 @@ import pytest
 from nirvana.calibration.corpora.corpus import Corpus
 from nirvana.calibration.sets import CalibrationSelection
 from nirvana.errors import CorpusError, ModelError, RunError
-from nirvana.runs import compensation, workspace
+from nirvana.runs import compensation, planning
 from nirvana.runs.model_cache import ModelCache
 from nirvana.runs.pipeline import compute_steps
 from nirvana.runs.recipe import Recipe
@@ -72,7 +72,7 @@ def test_variants_share_models_scores_statistics_and_references(
     calls = count_calls(
         monkeypatch,
         {
-            workspace: ("sample_calibration", "score", "dense_reference"),
+            planning: ("sample_calibration", "score", "dense_reference"),
             compensation: ("through_cache", "collect_statistics"),
         },
     )
