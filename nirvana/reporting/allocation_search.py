@@ -13,9 +13,8 @@ from nirvana.layout import Layout
 from nirvana.options import words as option_list
 from nirvana.reporting import code
 from nirvana.reporting.contests import Interval, paired_mean
-from nirvana.reporting.figures.chart import count
 from nirvana.reporting.figures.names import part_name
-from nirvana.reporting.text import short
+from nirvana.reporting.text import count, short
 from nirvana.runs.options import option_words
 from nirvana.runs.recipe import AllocationChoice, Recipe, RecoveryChoice
 from nirvana.studies.allocation_search import SearchRequest

@@ -49,6 +49,11 @@ def short(value: float) -> str:
     return f"{value:.3g}"
 
 
+def count(value: float, noun: str) -> str:
+    """A whole number with its noun, e.g. "1,536 neurons", "1 KV group"."""
+    return f"{value:,.0f} {noun}" + ("" if value == 1 else "s")
+
+
 def plus_minus(value: float, error: float | None) -> str:
     """A number with its standard error, if any, to two significant digits of the error, e.g. "12.74 ± 0.31"."""
     if math.isnan(value):

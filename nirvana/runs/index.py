@@ -185,7 +185,14 @@ class Index:
         return connection
 
     def _upgrade(self, connection: sqlite3.Connection) -> None:
-        """Create the tables and add the runs that have folders, or upgrade an older index."""
+        """Create the tables and add the runs that have folders, or upgrade an older index.
+
+        One process at a time: SQLite does not wait where two of them change the journal mode.
+        """
+        with FileLock(self.path.with_name(f"{self.path.name}.lock"), timeout=10):
+            self._upgrade_alone(connection)
+
+    def _upgrade_alone(self, connection: sqlite3.Connection) -> None:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("BEGIN IMMEDIATE")
         found = None

@@ -172,7 +172,7 @@ def as_split(text: Text, name: str) -> CorpusSplit:
 
 def _names_a_file(text: str) -> bool:
     try:
-        return "\n" not in text and len(text) < LONGEST_PATH and Path(text).exists()
+        return "\n" not in text and len(text) < LONGEST_PATH and Path(text).is_file()
     except (OSError, ValueError):  # no name of a file
         return False
 

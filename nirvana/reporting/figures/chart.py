@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from nirvana.reporting.text import count as count
 from nirvana.reporting.text import plus_minus as plus_minus
 from nirvana.reporting.text import short as short
 
@@ -28,11 +29,6 @@ class Chart:
     @property
     def alt(self) -> str:
         return f"{self.title} {self.takeaway}"
-
-
-def count(value: float, noun: str) -> str:
-    """A whole number with its noun, e.g. "1,536 neurons", "1 KV group"."""
-    return f"{value:,.0f} {noun}" + ("" if value == 1 else "s")
 
 
 def positive_floor(values: np.ndarray) -> float | None:
