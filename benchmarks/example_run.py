@@ -42,7 +42,7 @@ NEW_TOKENS = 48
 
 
 def measure_sides(run: Run, models: ModelCache, bar: Bar) -> None:
-    """What pages compute on demand: loss curves, speed, sizes and continuations, where they are missing."""
+    """Compute loss curves, speed, sizes and continuations, which pages compute on demand, where they are missing."""
     known = {"sensitivity": run.sensitivity(), "speed": run.speed(), "sizes": run.sizes()}
     requests = {"sensitivity": LOSS_CURVES.to_json(), "speed": {}, "sizes": {"schemes": list(SCHEMES)}}
     for task, request in requests.items():

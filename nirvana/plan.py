@@ -63,6 +63,11 @@ class PruningPlan(Mapping[Site, np.ndarray]):
         return len(self.kept)
 
     @property
+    def widths(self) -> dict[Site, int]:
+        """Site -> number of kept units."""
+        return {site: len(kept) for site, kept in self.kept.items()}
+
+    @property
     def removed(self) -> int:
         """Removed prunable parameters."""
         return self.layout.prunable - sum(len(kept) * self.layout[site].cost for site, kept in self.kept.items())

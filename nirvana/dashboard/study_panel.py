@@ -37,6 +37,19 @@ class StudyPanel:
     noun: str
     seconds: Callable[[Run], Sequence[float]]
 
+    def minutes(self, key: str) -> int:
+        """Input of the time limit, with widget key `key`, which is in the session state."""
+        return int(
+            st.number_input(
+                "Minutes",
+                min_value=1,
+                max_value=state.PUBLIC_MINUTES if state.public_demo() else 10_000,
+                step=5,
+                key=key,
+                help=f"The running {self.noun} is finished. A search can be continued later.",
+            )
+        )
+
     def is_valid(self, now: state.Context, request: Any, recipe: Recipe, label: str, *, quiet: bool = False) -> bool:
         """Whether the request is valid; otherwise the reason and a disabled button are shown.
 

@@ -41,7 +41,7 @@ class Gain(NamedTuple):
 
 
 def gain(steps: Sequence[SearchStep]) -> Gain | None:
-    """What the search gained so far; None before a plan was accepted after the start."""
+    """Differences of the best plan so far to the start; None before a plan was accepted after it."""
     kept = accepted(steps)
     if len(kept) < 2:
         return None

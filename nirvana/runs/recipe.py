@@ -138,6 +138,17 @@ class AllocationChoice(Schema):
         1, "--rounds", "rounds of removal, the remaining units scored again before each; 1 for one shot", ge=1, le=16
     )
 
+    def check_rounds(self) -> None:
+        """Check that the other choices suit the number of rounds.
+
+        Raises:
+            PlanError: several rounds have widths of single sites, or normalise scores.
+        """
+        if self.rounds > 1 and self.widths:
+            raise PlanError("Widths of single sites belong to one round.", "Use one round, or leave out the widths.")
+        if self.rounds > 1 and self.normalisation:
+            raise PlanError("Several rounds do not normalise scores.", "Use one round, or a normalisation of 0.")
+
     @property
     def one_round(self) -> dict[str, Any]:
         """The arguments of `nirvana.allocate` for one round."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from nirvana.calibration.sets import CalibrationSet
-from nirvana.errors import PlanError
 from nirvana.iterative import prune_iteratively
 from nirvana.loss_curves import Sensitivity
 from nirvana.models.lm import LM
@@ -30,13 +29,10 @@ def plan_in_rounds(
     """The plan of the recipe's rounds, each model compensated by least squares with statistics of `windows`.
 
     Raises:
-        NirvanaError: see `prune_iteratively`.
+        NirvanaError: see `prune_iteratively` and `AllocationChoice.check_rounds`.
     """
     choice = recipe.allocation
-    if choice.widths:
-        raise PlanError("Widths of single sites belong to one round.", "Use one round, or leave out the widths.")
-    if choice.normalisation:
-        raise PlanError("Several rounds do not normalise scores.", "Use one round, or a normalisation of 0.")
+    choice.check_rounds()
     inputs: dict[str, Any] = {"scores": scores.hash, "calibration": calibration.hash, "windows": windows.hash}
     inputs |= {"curves": curves.hash if curves else "", "choice": choice.to_json()}
 

@@ -10,7 +10,7 @@ from nirvana.allocation.allocate import reachable_sparsity
 from nirvana.allocation.constraints import out_of_reach
 from nirvana.allocation.rules import uses_gamma
 from nirvana.allocation.widths import read_widths
-from nirvana.errors import CorpusError, ModelError, PlanError, RunError
+from nirvana.errors import CorpusError, ModelError, RunError
 from nirvana.evaluation.zero_shot.tasks import check_fit, check_name
 from nirvana.layout import Layout
 from nirvana.runs.recipe import STEPS, AllocationChoice, Recipe
@@ -94,11 +94,10 @@ def check_reachable(choice: AllocationChoice, criterion: str, layout: Layout) ->
         PlanError: it is out of reach, naming the reachable maximum, the allocation does not support an option, or a
             width does not fit.
     """
-    constraints = dict(vars(choice))
-    sparsity, widths, rounds = (constraints.pop(name) for name in ("sparsity", "widths", "rounds"))
-    constraints.pop("normalisation")  # it changes no limit
-    if read_widths(widths, layout) and rounds > 1:
-        raise PlanError("Widths of single sites belong to one round.", "Use one round, or leave out the widths.")
+    choice.check_rounds()
+    constraints = choice.one_round
+    sparsity, _ = constraints.pop("sparsity"), constraints.pop("normalisation")  # it changes no limit
+    read_widths(constraints.pop("widths"), layout)
     limit = reachable_sparsity(layout, criterion=criterion, **constraints)
     if sparsity > limit:
         why = f" with gamma {choice.gamma:g}" if uses_gamma(choice.method, criterion) else ""

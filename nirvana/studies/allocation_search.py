@@ -71,7 +71,7 @@ class AllocationSearch:
     @property
     def widths(self) -> dict[Site, int]:
         """Kept units of the sites that differ from the start, for `nirvana.allocate`."""
-        return changed_widths(_widths(self.start), self.steps)
+        return changed_widths(self.start.widths, self.steps)
 
     @cached_property
     def plan(self) -> PruningPlan:
@@ -196,7 +196,7 @@ class _Session(Session[int, SearchStep]):
 
         _check_plan(lm, saliency, plan)
         compensator = Compensator(lm, *how)
-        self.request, self.start = request, _widths(plan)
+        self.request, self.start = request, plan.widths
         self.constraints = Constraints(plan.layout, plan.gamma, plan.multiple_of, plan.protected)
         self.divergence = PlanDivergence(lm, saliency, compensator)
         self.choosing, self.held_out = probe.part(slice(0, None, 2)), probe.part(slice(1, None, 2))
@@ -264,10 +264,6 @@ def _probe(lm: LM, text: Text, request: SearchRequest, *, task: str, seed: int) 
     positions = lm.family.geometry(lm.settings).get("positions", request.length)
     length = min(request.length, positions)
     return sample_probe(lm, text, samples=2 * request.samples, length=length, seed=seed, task=task)
-
-
-def _widths(plan: PruningPlan) -> dict[Site, int]:
-    return {site: len(kept) for site, kept in plan.items()}
 
 
 def _check_plan(lm: LM, saliency: Saliency, plan: PruningPlan) -> None:

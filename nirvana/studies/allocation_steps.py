@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,6 @@ from nirvana.layout import Site
 from nirvana.studies.journal import Journal
 
 FILE = "allocation_search.jsonl"
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -82,14 +80,4 @@ def accepted(steps: Sequence[SearchStep]) -> list[SearchStep]:
 
 def read_steps(folder: Path) -> tuple[dict[str, Any] | None, list[SearchStep]]:
     """Settings of the last search of a run's folder, and its steps so far; None without a search."""
-    journal = Journal(folder / FILE)
-    header = journal.latest()
-    if header is None:
-        return None, []
-    steps = []
-    for data in journal.rows(header.key):
-        try:
-            steps.append(SearchStep.from_json(data))
-        except (ValueError, KeyError, TypeError) as error:
-            log.warning("A step of the search in %s cannot be read: %s", folder, error)
-    return header.settings, steps
+    return Journal(folder / FILE).last(SearchStep.from_json)

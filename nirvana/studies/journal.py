@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from nirvana.files import append_line, json_hash, parse_json, read_text, strict
 
 VERSION = 2
+Row = TypeVar("Row")
 log = logging.getLogger(__name__)
 
 
@@ -48,6 +49,19 @@ class Journal:
         return [
             row for found, row in (line for line in self._lines() if isinstance(line, tuple)) if key in (None, found)
         ]
+
+    def last(self, read: Callable[[dict[str, Any]], Row]) -> tuple[dict[str, Any] | None, list[Row]]:
+        """Settings of the last request, and its rows so far as `read` parses them; None without a request."""
+        header = self.latest()
+        if header is None:
+            return None, []
+        rows = []
+        for data in self.rows(header.key):
+            try:
+                rows.append(read(data))
+            except (ValueError, KeyError, TypeError) as error:
+                log.warning("A row of %s cannot be read: %s", self.path, error)
+        return header.settings, rows
 
     def begin(self, header: Header) -> None:
         """Record a request, unless it equals the latest.

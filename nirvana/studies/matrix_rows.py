@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -26,7 +25,6 @@ USED = {  # fields that a matrix depends on, by section
     "prune": ("compensation", "samples", "length", "seed"),
     "evaluation": ("window", "max_tokens"),
 }
-log = logging.getLogger(__name__)
 
 
 class Estimate(NamedTuple):
@@ -182,18 +180,11 @@ class CalibrationMatrix:
 
 def read_matrix(folder: Path) -> CalibrationMatrix | None:
     """The finished rows of a run folder's last matrix; None before the dense model was measured."""
-    journal = Journal(folder / FILE)
-    header = journal.latest()
-    if header is None:
+    settings, rows = Journal(folder / FILE).last(MatrixRow.from_json)
+    if settings is None:
         return None
-    rows = []
-    for data in journal.rows(header.key):
-        try:
-            rows.append(MatrixRow.from_json(data))
-        except (ValueError, KeyError, TypeError) as error:
-            log.warning("A row in %s cannot be read: %s", folder, error)
     try:
-        return assemble(header.settings, rows)
+        return assemble(settings, rows)
     except (RunError, KeyError, TypeError):
         return None
 

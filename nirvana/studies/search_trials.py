@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -18,7 +17,6 @@ from nirvana.studies.search_space import Choices
 
 FILE = "tuning.jsonl"
 FEWEST = 4  # fewest trials of a correlation
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -89,14 +87,4 @@ def recipe_of(settings: Mapping[str, Any], choices: Choices) -> Recipe:
 
 def read_trials(folder: Path) -> tuple[dict[str, Any] | None, list[Trial]]:
     """Settings of the last search of a run's folder, and its trials so far; None without a search."""
-    journal = Journal(folder / FILE)
-    header = journal.latest()
-    if header is None:
-        return None, []
-    trials = []
-    for data in journal.rows(header.key):
-        try:
-            trials.append(Trial.from_json(data))
-        except (ValueError, KeyError, TypeError) as error:
-            log.warning("A trial in %s cannot be read: %s", folder, error)
-    return header.settings, trials
+    return Journal(folder / FILE).last(Trial.from_json)

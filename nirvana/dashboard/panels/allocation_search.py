@@ -56,21 +56,14 @@ def search(now: state.Context, plan: PruningPlan | None) -> None:
 def _start(now: state.Context, plan: PruningPlan, settings: dict[str, Any] | None, steps: Sequence[SearchStep]) -> None:
     st.session_state.setdefault(MINUTES, int(SearchRequest().minutes))
     with st.grid(4, min_column_width=160):
-        minutes = st.number_input(
-            "Minutes",
-            min_value=1,
-            max_value=state.PUBLIC_MINUTES if state.public_demo() else 10_000,
-            step=5,
-            key=MINUTES,
-            help="The running step is finished. A search can be continued later.",
-        )
+        minutes = PANEL.minutes(MINUTES)
         seed = whole_number("Seed", SearchRequest(), "seed", key=SEED)
     request = SearchRequest(minutes=float(minutes), seed=seed)
     if not PANEL.is_valid(now, request, now.recipe, "Search"):
         return
-    current = settings is not None and settings["seed"] == seed and start_widths(settings) == _widths(plan)
+    current = settings is not None and settings["seed"] == seed and start_widths(settings) == plan.widths
     spent = [step.seconds for step in steps[1:]]
-    caption = f"Measures plans for {count(int(minutes), 'minute')} on {PROBE[0]} x {PROBE[1]} probe tokens"
+    caption = f"Measures plans for {count(minutes, 'minute')} on {PROBE[0]} x {PROBE[1]} probe tokens"
     if current and spent:
         caption += f"; a step took {duration(sum(spent) / len(spent))} on average"
     PANEL.start(
@@ -83,10 +76,6 @@ def _start(now: state.Context, plan: PruningPlan, settings: dict[str, Any] | Non
         kind="secondary",
     )
     PANEL.code(python_code(now.recipe, request), command_line(now.recipe, request))
-
-
-def _widths(plan: PruningPlan) -> dict[Any, int]:
-    return {site: len(kept) for site, kept in plan.items()}
 
 
 def _results(now: state.Context, settings: dict[str, Any], steps: Sequence[SearchStep]) -> None:

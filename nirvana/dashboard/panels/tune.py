@@ -75,14 +75,7 @@ def controls(now: state.Context, settings: dict[str, Any] | None) -> SearchReque
         )
     with st.grid(3, min_column_width=160):
         sparsity = trial_sparsity(SPARSITY, "Share of the attention and MLP weights that every trial removes.")
-        minutes = st.number_input(
-            "Minutes",
-            min_value=1,
-            max_value=state.PUBLIC_MINUTES if state.public_demo() else 10_000,
-            step=5,
-            key=MINUTES,
-            help="The running trial is finished. A search can be continued later.",
-        )
+        minutes = PANEL.minutes(MINUTES)
         seed = whole_number("Seed", SearchRequest(), "seed", key=SEED)
     return SearchRequest(
         corpora=tuple(corpora),
@@ -90,7 +83,7 @@ def controls(now: state.Context, settings: dict[str, Any] | None) -> SearchReque
         methods=tuple(methods),
         sparsity=float(sparsity),
         seed=seed,
-        minutes=int(minutes),
+        minutes=minutes,
     )
 
 

@@ -50,26 +50,12 @@ def by_length(selection: CalibrationSelection) -> Chart:
     lengths = [*(2**power for power in range(length.bit_length()) if SHORTEST <= 2**power < length), length]
     means = np.stack([tokens[:, :, :size].mean(axis=(1, 2)) for size in lengths], axis=1)  # (candidates, lengths)
     relative = np.divide(means, means[0], out=np.ones_like(means), where=means[0] > 0)
-    figure = go.Figure()
-    for row in reversed(range(len(order))):
-        winner = row == 0
-        figure.add_trace(
-            go.Scatter(
-                x=np.array(lengths, np.int32),
-                y=relative[row].astype(np.float32),
-                customdata=means[row].astype(np.float32),
-                mode="lines+markers",
-                name="winner" if winner else "other sets",
-                legendgroup="winner" if winner else "other sets",
-                showlegend=winner or row == len(order) - 1,
-                legendrank=1 if winner else 2,
-                line={"color": WINNER if winner else OTHER, "width": 2.5 if winner else 1},
-                opacity=1 if winner else 0.55,
-                hovertemplate=f"set {order[row] + 1}, first %{{x}} positions<br>%{{customdata:.3~g}} nats, "
-                "%{y:.3f} x the winner<extra></extra>",
-            )
-        )
-    figure.update_layout(height=320, margin=MARGIN, legend=LEGEND, showlegend=True)
+    hover = [
+        f"set {index + 1}, first %{{x}} positions<br>%{{customdata:.3~g}} nats, %{{y:.3f}} x the winner"
+        for index in order
+    ]
+    places = np.array(lengths, np.int32)
+    figure = _candidate_lines(selection, order, places, relative, hover, marked=True, details=means)
     figure.update_xaxes(title="Positions of each probe (log)", type="log", tickvals=lengths, showgrid=False)
     figure.update_yaxes(title="KL over the winner's", zeroline=False)
     table = pd.DataFrame({f"set {index + 1}": means[order.index(index)] for index in range(len(order))})
@@ -145,25 +131,49 @@ def _samples(selection: CalibrationSelection) -> int:
 
 def _position_lines(selection: CalibrationSelection, order: list[int], values: np.ndarray) -> go.Figure:
     """One line a row of `values` (candidates, positions), the winner's on top."""
-    figure = go.Figure()
     positions = np.arange(1, values.shape[1] + 1, dtype=np.int32)
+    hover = [f"set {index + 1}, position %{{x}}<br>KL %{{y:.3~g}} nats" for index in order]
+    figure = _candidate_lines(selection, order, positions, values, hover, marked=len(positions) == 1)
+    figure.update_xaxes(title="Token position", showgrid=False, zeroline=False)
+    figure.update_yaxes(zeroline=False)
+    return figure
+
+
+def _candidate_lines(
+    selection: CalibrationSelection,
+    order: list[int],
+    places: np.ndarray,
+    values: np.ndarray,
+    hover: list[str],
+    *,
+    marked: bool,
+    details: np.ndarray | None = None,
+) -> go.Figure:
+    """One line a row of `values` (candidates, places), the winner's on top.
+
+    Args:
+        hover: text of each row.
+        marked: draw each value as a mark, joined where there are several.
+        details: `customdata` of the rows.
+    """
+    figure = go.Figure()
+    mode = "markers" if len(places) == 1 else "lines+markers" if marked else "lines"
     for row in reversed(range(len(order))):
         winner = order[row] == selection.winner
         figure.add_trace(
             go.Scatter(
-                x=positions,
-                y=values[row],
-                mode="lines" if len(positions) > 1 else "markers",
+                x=places,
+                y=values[row].astype(np.float32),
+                customdata=None if details is None else details[row].astype(np.float32),
+                mode=mode,
                 name="winner" if winner else "other sets",
                 legendgroup="winner" if winner else "other sets",
                 showlegend=winner or row == len(order) - 1,
                 legendrank=1 if winner else 2,
                 line={"color": WINNER if winner else OTHER, "width": 2.5 if winner else 1},
                 opacity=1 if winner else 0.55,
-                hovertemplate=f"set {order[row] + 1}, position %{{x}}<br>KL %{{y:.3~g}} nats<extra></extra>",
+                hovertemplate=f"{hover[row]}<extra></extra>",
             )
         )
     figure.update_layout(height=320, margin=MARGIN, legend=LEGEND, showlegend=True)
-    figure.update_xaxes(title="Token position", showgrid=False, zeroline=False)
-    figure.update_yaxes(zeroline=False)
     return figure
