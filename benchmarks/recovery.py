@@ -101,7 +101,8 @@ class Recoveries(Bench):
         if not self.args.zero_shot:
             return {}
         found = nv.zero_shot(replace(lm), self.args.zero_shot, items=self.args.items)
-        return {"zero_shot": {str(task.task): task.value() for task in found.tasks}}
+        whole = [task for task in found.tasks if "/" not in str(task.task)]  # parts of a task are in it already
+        return {"zero_shot": {str(task.task): task.value() for task in whole}}
 
 
 def _value(text: str) -> tuple[str, Any]:
