@@ -77,8 +77,8 @@ def test_runs_are_renamed_pinned_and_deleted(start: Start, store: Store, filled:
 def test_home_ends_in_each_models_numbers_and_text(start: Callable[..., AppTest], filled: Run) -> None:
     app = start(filled).run()
     assert not app.exception
-    (table,) = [frame.value for frame in app.dataframe if "measured" in frame.value]
-    assert list(table.columns) == ["measured", "dense", "pruned"] and "x)" in table["pruned"][0]
+    (table,) = [each.value for each in app.table]
+    assert list(table.columns) == ["dense", "pruned"] and "x)" in table["pruned"].iloc[0]
     shown = [code.value for code in app.code]
     (continued,) = filled.continuations()
     assert continued.prompt in shown and all(text.strip() in shown for text in continued.texts.values())

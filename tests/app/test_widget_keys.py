@@ -37,7 +37,7 @@ CHOICES: dict[str, Callable[[AppTest], Any]] = {
 TABLES = {
     "model.units", "model.geometry", "calibration.texts", "saliency.best.<module>", "saliency.worst.<module>",
     "compare.differences.table", "compare.many", "sweep.comparison", "tune.trials", "runs.points.table",
-    "recover.checks.table", "home.side_by_side",
+    "recover.checks.table",
 }  # fmt: skip
 # Need a click into an expander, an own text, a damaged index, an export, missing weights or a worker with a model.
 ELSEWHERE = {
