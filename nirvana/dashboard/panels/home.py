@@ -118,8 +118,8 @@ def headline(run: Run) -> None:
     trained = recovery(run.recipe.recovery) if "recovered" in report.subjects else []
     ending = f"then recovered by {trained[0]}" if trained else "without any training afterwards"
     st.caption(f"{plain(card.name)}{origin}, pruned on {plain(card.device)}, {ending}.")
-    found = side_by_side(report).set_index("measured").rename_axis("").rename(index=plain)
-    st.table(found)  # it wraps on a phone, unlike a data frame, and reads Markdown
+    table = side_by_side(report).set_index("measured").rename_axis("").rename(index=plain)
+    st.table(table)  # it wraps on a phone, unlike a data frame, and reads Markdown
     excerpts(run.continuations())
     with st.container(horizontal=True):
         page_link("saliency", "See which units matter")
