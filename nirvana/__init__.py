@@ -36,6 +36,8 @@ _HOMES = {
     "divergence": "nirvana.evaluation.divergence",
     "measure_speed": "nirvana.evaluation.speed",
     "SpeedReport": "nirvana.evaluation.speed_report",
+    "kernel_shift": "nirvana.evaluation.tangent_kernel",
+    "KernelShift": "nirvana.evaluation.kernel_results",
     "quantise": "nirvana.evaluation.quantisation",
     "Divergence": "nirvana.calibration.kl",
     "calibration_matrix": "nirvana.studies.matrix",
@@ -89,12 +91,14 @@ if TYPE_CHECKING:
     from nirvana.errors import Cancelled as Cancelled
     from nirvana.errors import NirvanaError as NirvanaError
     from nirvana.evaluation.divergence import divergence as divergence
+    from nirvana.evaluation.kernel_results import KernelShift as KernelShift
     from nirvana.evaluation.perplexity import perplexity as perplexity
     from nirvana.evaluation.quantisation import quantise as quantise
     from nirvana.evaluation.results import Perplexity as Perplexity
     from nirvana.evaluation.sensitivity import sensitivity as sensitivity
     from nirvana.evaluation.speed import measure_speed as measure_speed
     from nirvana.evaluation.speed_report import SpeedReport as SpeedReport
+    from nirvana.evaluation.tangent_kernel import kernel_shift as kernel_shift
     from nirvana.evaluation.zero_shot.harness import zero_shot as zero_shot
     from nirvana.evaluation.zero_shot.results import ZeroShot as ZeroShot
     from nirvana.evaluation.zero_shot.results import paired_difference as paired_difference

@@ -12,6 +12,7 @@ import nirvana
 from nirvana.commands.app import AppCommand
 from nirvana.commands.command import Command, add_json
 from nirvana.commands.describe import CorporaCommand, InspectCommand
+from nirvana.commands.kernel import KernelCommand
 from nirvana.commands.matrix import MatrixCommand
 from nirvana.commands.measurements import SensitivityCommand, SpeedCommand
 from nirvana.commands.recover import RecoverCommand
@@ -48,6 +49,7 @@ COMMANDS: tuple[Command, ...] = (
     TuneCommand(),
     SearchAllocationCommand(),
     MatrixCommand(),
+    KernelCommand(),
     RunsCommand(),
     CompareCommand(),
     ReportCommand(),

@@ -12,12 +12,13 @@ from nirvana.jobs.tasks.measurements import Scan, Sizes, Speed
 from nirvana.jobs.tasks.run import RunSteps
 from nirvana.jobs.tasks.study import StudyTask
 from nirvana.studies.allocation_search import AllocationStudy
+from nirvana.studies.kernel import Kernel
 from nirvana.studies.matrix import Matrix
 from nirvana.studies.search import Search
 from nirvana.studies.study import Study
 from nirvana.studies.sweep import Sweep
 
-STUDIES: tuple[Study[Any], ...] = (Sweep(), Search(), AllocationStudy(), Matrix())
+STUDIES: tuple[Study[Any], ...] = (Sweep(), Search(), AllocationStudy(), Matrix(), Kernel())
 _TASKS: list[Task[Any]] = [RunSteps(), Export(), Continue(), Speed(), Sizes(), Scan()]
 TASKS = {task.name: task for task in (*_TASKS, *(StudyTask(study) for study in STUDIES))}
 
