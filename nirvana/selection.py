@@ -59,7 +59,7 @@ def select_calibration(
         sparsity: of the trial prunings, with `gamma`, `criterion`, `method`, `protected`, `normalisation` and
             `multiple_of` (see `allocate` and `score`).
         samples: windows in each set, of `length` tokens.
-        probe: the windows to measure on; by default 128 of 64 tokens from the probe split, a uniform mixture of several
+        probe: the windows to measure on; by default 16 of 512 tokens from the probe split, a uniform mixture of several
             corpora. It should share no text with the calibration sets.
         task: of an encoder-decoder (see `sample_calibration`).
         progress: one bar over all candidates; may raise `Cancelled`.
@@ -84,7 +84,7 @@ def select_calibration(
     draws = [(each, number) for each in texts for number in range(seed, seed + candidates)]
     sets = [sample_calibration(lm, each, samples=samples, length=length, seed=n, task=task) for each, n in draws]
 
-    parts = 1 + 2 * len(sets)  # scoring 32 x 128 tokens takes about as long as a forward of 128 x 64
+    parts = 1 + 2 * len(sets)  # scoring 32 x 128 tokens takes about as long as a forward of 16 x 512
     reference = dense_reference(lm, probe, progress=within(progress, "Probe", 0, parts))
     tried = []
     for index, calibration in enumerate(sets):

@@ -33,7 +33,7 @@ TINY: dict[str, Any] = {
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "head_dim": 8,
-    "max_position_embeddings": 256,
+    "max_position_embeddings": 512,
     "initializer_range": 0.15,  # wide enough that logits, and so scores and divergences, are not all alike
     "tie_word_embeddings": True,
 }

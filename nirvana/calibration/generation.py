@@ -45,7 +45,7 @@ def generate_corpus(
     device, and the global random state is unchanged. Offline; the text is kept in the cache folder.
 
     Args:
-        tokens: number of tokens in all, at least 384. The default fills 128 probes of 64 tokens and several calibration
+        tokens: number of tokens in all, at least 384. The default fills 16 probes of 512 tokens and several calibration
             sets.
         seed: of the draw, 0 or more.
         temperature: above 0; below 1 the text is plainer and more repetitive.

@@ -27,7 +27,7 @@ MEMORY_SHARE = 0.125  # ... and at most this share of what is free
 class DenseReference:
     """The dense side of a divergence, computed once for any number of pruned models.
 
-    Log-probabilities (N T, V) are kept where they fit: 128 probes of 64 tokens with 49152 words take 1.6 GB. Otherwise
+    Log-probabilities (N T, V) are kept where they fit: 16 probes of 512 tokens with 49152 words take 1.6 GB. Otherwise
     the hidden states (N T, H) are kept, here 19 MB, and the head is applied again for each comparison: also exact, and
     a fifth slower for a small model, less for a large one. One of the two is None.
     """

@@ -59,7 +59,7 @@ PRESETS = {
     ),
     "paper": Preset(
         "As in the paper",
-        "NIRVANA's recipe: its saliency, calibration text chosen by KL, gamma 3.36, and no compensation.",
-        Recipe(),
+        "NIRVANA's recipe: its saliency, calibration text chosen by KL on its probes, gamma 3.36, and no compensation.",
+        Recipe().change("calibration", probe_samples=128, probe_length=64),
     ),
 }

@@ -58,8 +58,8 @@ class CalibrationChoice(Schema):
     samples: int = option(32, "--samples", "windows in a calibration set", ge=1, le=4096)
     length: int = option(128, "--length", "tokens in a window", ge=2, le=32_768)
     seed: int = option(0, "--seed", "seed of the calibration sets", ge=0, le=LAST_SEED)
-    probe_samples: int = option(128, "--probe-samples", "windows on which KL is measured", ge=1, le=4096)
-    probe_length: int = option(64, "--probe-length", "tokens in a probe", ge=2, le=32_768)
+    probe_samples: int = option(16, "--probe-samples", "windows on which KL is measured", ge=1, le=4096)
+    probe_length: int = option(512, "--probe-length", "tokens in a probe", ge=2, le=32_768)
     probe_seed: int = option(42, "--probe-seed", "seed of the probes", ge=0, le=LAST_SEED)
     trial_criterion: str = option(
         "nirvana", "--trial-criterion", "criterion of the trial prunings", choices=available, error=SaliencyError

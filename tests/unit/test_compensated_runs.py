@@ -162,7 +162,7 @@ def test_a_run_whose_recipe_went_on_exports_nothing_else(store: Store, recipe: R
         ),
         ({"samples": 0}, RunError, r"prune\.samples"),
         ({"length": 1}, RunError, r"prune\.length"),
-        ({"length": 300}, RunError, r"prune\.length is 300, and .* has 256 positions"),
+        ({"length": 600}, RunError, r"prune\.length is 600, and .* has 512 positions"),
         ({"seed": -1}, RunError, r"prune\.seed"),
         ({"samples": 60_000, "length": 256}, CorpusError, "too few for 60000"),
     ],

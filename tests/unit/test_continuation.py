@@ -85,7 +85,7 @@ def test_a_model_without_template_says_so(make_lm: Callable[..., LM]) -> None:
         ("", 5, "empty"),
         ("  \n", 5, "empty"),
         ("x", 0, "1 or more|cannot be generated"),
-        ("x" * 256, 5, "256 positions"),
+        ("x" * 512, 5, "512 positions"),
     ],
 )
 def test_what_cannot_be_continued_is_refused(tiny_lm: LM, prompt: str, tokens: int, message: str) -> None:

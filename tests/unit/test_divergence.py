@@ -92,8 +92,8 @@ def test_probes_that_cannot_be_measured_are_refused(tiny_lm: LM, probe: Calibrat
         divergence(tiny_lm, tiny_lm, CalibrationSet(probe.tokens, mask))
     with pytest.raises(CorpusError, match="258"):
         dense_reference(tiny_lm, CalibrationSet([[1, 258]]))
-    with pytest.raises(ModelError, match="256 positions"):
-        dense_reference(tiny_lm, CalibrationSet(np.zeros((1, 257), int)))
+    with pytest.raises(ModelError, match="512 positions"):
+        dense_reference(tiny_lm, CalibrationSet(np.zeros((1, 513), int)))
 
 
 def test_outputs_that_are_not_numbers_are_refused(

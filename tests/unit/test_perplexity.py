@@ -99,7 +99,7 @@ def test_half_precision_is_close(make_lm: Callable[..., LM]) -> None:
     [
         ("too short", {}, CorpusError, "9 tokens, less than one window of 128"),
         ("", {}, CorpusError, "no text"),
-        (TEXT, {"window": 257}, ModelError, "256 positions"),
+        (TEXT, {"window": 513}, ModelError, "512 positions"),
         (TEXT, {"window": 1}, CorpusError, "predicts nothing"),
         (TEXT, {"window": 64, "max_tokens": 63}, CorpusError, "predicts nothing"),
     ],

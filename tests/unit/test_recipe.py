@@ -200,9 +200,10 @@ def test_option_words_keep_every_digit() -> None:
 
 def test_the_text_of_a_calibration_choice_is_that_of_earlier_cache_keys() -> None:
     assert repr(Recipe().calibration) == (
-        "CalibrationChoice(corpus='python-docs', candidates=4, samples=32, length=128, seed=0, probe_samples=128, "
-        "probe_length=64, probe_seed=42, trial_criterion='nirvana', trial_sparsity=0.2, trial_gamma=3.36, task='auto', "
-        "alternatives=(), mixtures=False, trial_method='shared', trial_protected=(), trial_normalisation=0.0)"
+        "CalibrationChoice(corpus='python-docs', candidates=4, samples=32, length=128, seed=0, probe_samples=16, "
+        "probe_length=512, probe_seed=42, trial_criterion='nirvana', trial_sparsity=0.2, trial_gamma=3.36, "
+        "task='auto', alternatives=(), mixtures=False, "
+        "trial_method='shared', trial_protected=(), trial_normalisation=0.0)"
     )
 
 

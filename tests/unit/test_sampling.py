@@ -111,7 +111,7 @@ def test_too_little_text_is_refused_with_the_numbers(tiny_lm: LM) -> None:
     [
         ({"samples": 0}, "cannot be drawn"),
         ({"length": 1}, "cannot be drawn"),
-        ({"length": 257}, "256 positions"),
+        ({"length": 513}, "512 positions"),
         ({"seed": -1}, "negative"),
     ],
 )

@@ -15,7 +15,7 @@ from nirvana.files import content_hash, data_folder, decode, read_file, write_by
 SUFFIXES = (".txt", ".jsonl", ".json")
 UPLOAD = "upload:"
 LARGEST = 200_000_000  # bytes
-SMALLEST = 5_000  # bytes of an upload: some 200 tokens in the smallest split, from which 128 probes of 64 can be drawn
+SMALLEST = 5_000  # bytes of an upload: some 200 tokens in the smallest split, enough for probes of 64 but not of 512
 
 _SAFE = re.compile(r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,79}$")
 
