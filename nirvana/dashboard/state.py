@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,17 +11,20 @@ import streamlit as st
 
 from nirvana.dashboard.guide import PAGES
 from nirvana.dashboard.panels.messages import show_error
+from nirvana.dashboard.visitors import visitor
 from nirvana.errors import NirvanaError, RunError
 from nirvana.files import data_folder
+from nirvana.jobs.demo import check_job
 from nirvana.jobs.queue import Job, JobManager
+from nirvana.jobs.registry import find_task
+from nirvana.jobs.visitor import VisitorJobs
 from nirvana.runs.recipe import STEPS, Recipe
 from nirvana.runs.store import EXAMPLE, Run, Store
 from nirvana.runs.validation import check_recipe
 from nirvana.schema import Schema
 
-RUN, DRAFT, PROBLEM, OWN = "nirvana.run", "nirvana.draft", "nirvana.problem", "nirvana.own"
+RUN, DRAFT, PROBLEM = "nirvana.run", "nirvana.draft", "nirvana.problem"
 READ = "nirvana.notices"
-PUBLIC_MINUTES = 10  # limit of a search and a recovery in a public demo
 PREFIXES = {guide.key for guide in PAGES if guide.step}  # prefixes of widgets whose values are choices of a recipe
 VIEWS = ("saliency.layer", "saliency.stack", "saliency.colour", "saliency.sort")  # views of a run, not choices
 
@@ -33,16 +36,25 @@ class Context:
     run: Run
     recipe: Recipe
     job: Job | None
-    jobs: JobManager
+    jobs: JobManager | VisitorJobs
     store: Store
 
 
+def public_demo() -> bool:
+    """Whether this server is a public demo, without paths and with built-in models and texts only."""
+    return os.environ.get("NIRVANA_PUBLIC_DEMO") == "1"
+
+
 def store() -> Store:
-    return _services(str(data_folder()))[0]
+    """The runs of this machine's user; in a public demo, those of this visitor."""
+    runs = _services(str(data_folder()))[0]
+    return runs.of(visitor()) if public_demo() else runs
 
 
-def jobs() -> JobManager:
-    return _services(str(data_folder()))[1]
+def jobs() -> JobManager | VisitorJobs:
+    """The jobs of this machine's user; in a public demo, those of this visitor."""
+    manager = _services(str(data_folder()))[1]
+    return VisitorJobs(manager, visitor()) if public_demo() else manager
 
 
 @st.cache_resource(show_spinner=False, on_release=lambda services: services[1].close())
@@ -127,9 +139,10 @@ def submit(step: str, *, anew: bool = False) -> None:
     now = context()
     try:
         _check(now.recipe, step)
+        _check_demo(now.run, now.recipe, "run", {"until": step})
         run = now.run
         if anew or run.is_example or _would_lose(now):
-            run = _create(now.recipe, parent=run)
+            run = now.store.create(now.recipe, parent=run)
         elif now.recipe != run.recipe:
             run = now.store.set_recipe(run.id, now.recipe)
         _queue(run, step)
@@ -146,9 +159,12 @@ def start(recipe: Recipe, *, name: str = "", page: str = "", sweep: Schema | Non
     """
     try:
         _check(recipe, STEPS[-1])
-        run = _create(recipe, name=name)
-        if sweep is not None:
-            jobs().submit(run.id, task="sweep", **sweep.to_json())
+        grid = {} if sweep is None else {"sweep": sweep.to_json()}
+        for task, arguments in {**grid, "run": {}}.items():
+            _check_demo(None, recipe, task, arguments, room=len(grid) + 1)
+        run = store().create(recipe, name=name)
+        for task, arguments in grid.items():
+            jobs().submit(run.id, task=task, **arguments)
         _queue(run, STEPS[-1])
     except NirvanaError as error:
         st.session_state[PROBLEM] = error
@@ -171,9 +187,10 @@ def measure_alike(first: Run, others: Sequence[Run]) -> list[str]:
         if run.recipe.evaluation == evaluation:
             found.append(run.id)
             continue
-        _check(run.recipe.change("evaluation", **vars(evaluation)), STEPS[-1])
+        recipe = run.recipe.change("evaluation", **vars(evaluation))
+        _check(recipe, STEPS[-1])
+        _check_demo(run, recipe, "run", {})
         made = store().measured_like(run, evaluation, spare)
-        st.session_state[OWN] = list(dict.fromkeys([*own_runs(), made.id]))
         if made.step_state(STEPS[-1]) != "done" and jobs().live(made.id) is None:
             jobs().submit(made.id)
         found.append(made.id)
@@ -186,7 +203,8 @@ def start_task(task: str, **arguments: Any) -> None:
     """
     now = context()
     try:
-        run = _create(now.run.recipe, parent=now.run) if now.run.is_example else now.run
+        _check_demo(now.run, now.run.recipe, task, arguments)
+        run = now.store.create(now.run.recipe, parent=now.run) if now.run.is_example else now.run
         now.jobs.submit(run.id, task=task, **arguments)
         st.session_state[RUN] = run.id
         st.query_params["run"] = run.id
@@ -209,12 +227,10 @@ def start_study(task: str, recipe: Recipe, **arguments: Any) -> None:
     now = context()
     try:
         _check(recipe, STEPS[-1])
-        if public_demo():
-            named = (*recipe.evaluation.corpora, *arguments.get("corpora", ()))
-            check_public(recipe.change("evaluation", corpora=named))
+        _check_demo(now.run, recipe, task, arguments)
         run = now.run
         if run.is_example or run.study or recipe != run.recipe:
-            run = _create(recipe, parent=run)
+            run = now.store.create(recipe, parent=run)
         now.jobs.submit(run.id, task=task, **arguments)
         if run.id != now.run.id:
             _adopt(run, keep_choices=run.recipe == now.recipe)
@@ -224,6 +240,11 @@ def start_study(task: str, recipe: Recipe, **arguments: Any) -> None:
     st.rerun()
 
 
+def visible_runs() -> list[Run]:
+    """The runs visible to this session, pinned ones first, without the example."""
+    return store().runs()
+
+
 def take_problem() -> NirvanaError | None:
     """The last error not shown by a page yet, once."""
     problem: NirvanaError | None = st.session_state.pop(PROBLEM, None)
@@ -231,61 +252,31 @@ def take_problem() -> NirvanaError | None:
 
 
 def notices() -> list[str]:
-    """Notices about the index of runs that the session has not read yet."""
-    return store().index.notices[st.session_state.get(READ, 0) :]
+    """Notices about the index of runs that the session has not read yet; none in a public demo, since they name runs of
+    all visitors.
+    """
+    return [] if public_demo() else store().index.notices[st.session_state.get(READ, 0) :]
 
 
 def read_notices() -> None:
     st.session_state[READ] = len(store().index.notices)
 
 
-def own_runs() -> list[str]:
-    """Ids of the runs that this session started."""
-    return list(st.session_state.get(OWN, []))
-
-
-def visible_runs() -> list[Run]:
-    """The runs visible to this session, pinned ones first, without the example."""
-    return [run for run in store().runs() if not public_demo() or run.id in own_runs()]
-
-
-def public_demo() -> bool:
-    """Whether this server is a public demo, without paths and with built-in models and texts only."""
-    return os.environ.get("NIRVANA_PUBLIC_DEMO") == "1"
-
-
-def check_public(recipe: Recipe) -> None:
-    """Validate a recipe for a public demo; pages hide other choices, but a browser can send any value.
-
-    Raises:
-        RunError: the model, a corpus or a zero-shot task is not built in, or the recovery has no short time budget.
-    """
-    from nirvana.calibration.corpora.mixture import part_names
-    from nirvana.calibration.corpora.registry import AVAILABLE
-    from nirvana.evaluation.zero_shot.tasks import MINIMAL_PAIRS
-    from nirvana.models.sources import BUILT_IN
-
-    recovery = recipe.recovery
-    asked = (*recipe.calibration.texts, *recipe.evaluation.corpora, *([recovery.corpus] if recovery.corpus else []))
-    names = {part for name in asked for part in part_names(name)}
-    built_in = {name for name, corpus in AVAILABLE.items() if corpus.offline}
-    tasks = set(recipe.evaluation.zero_shot) - {MINIMAL_PAIRS}
-    if recipe.model.name not in BUILT_IN or tasks or not names <= built_in:
-        raise RunError("This demo runs the built-in model on built-in texts.", "Install the program to use your own.")
-    if recovery.method != "none" and not 0 < recovery.minutes <= PUBLIC_MINUTES:
-        raise RunError(f"This demo recovers for at most {PUBLIC_MINUTES} minutes.", "Give fewer minutes.")
-
-
 def _check(recipe: Recipe, step: str) -> None:
     check_recipe(recipe, recipe.up_to(step))
-    if public_demo():
-        check_public(recipe)
 
 
-def _create(recipe: Recipe, *, name: str = "", parent: Run | None = None) -> Run:
-    run = store().create(recipe, name=name, parent=parent)
-    st.session_state[OWN] = [*own_runs(), run.id]
-    return run
+def _check_demo(run: Run | None, recipe: Recipe, task: str, arguments: Mapping[str, Any], *, room: int = 1) -> None:
+    """Validate a job for a public demo before a run is created for it; `VisitorJobs.submit` validates it again.
+
+    Args:
+        run: whose results are used.
+        room: number of jobs that will be queued.
+    """
+    found = jobs()
+    if isinstance(found, VisitorJobs):
+        check_job(run, recipe, find_task(task).request.from_json(arguments))
+        found.check_room(room)
 
 
 def _queue(run: Run, step: str) -> None:

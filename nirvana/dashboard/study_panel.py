@@ -11,6 +11,7 @@ import streamlit as st
 from nirvana.dashboard import state
 from nirvana.dashboard.panels.messages import show_error
 from nirvana.errors import NirvanaError
+from nirvana.jobs.demo import MINUTES
 from nirvana.reporting.figures.chart import count
 from nirvana.reporting.text import plain
 from nirvana.runs.recipe import Recipe
@@ -43,7 +44,7 @@ class StudyPanel:
             st.number_input(
                 "Minutes",
                 min_value=1,
-                max_value=state.PUBLIC_MINUTES if state.public_demo() else 10_000,
+                max_value=MINUTES if state.public_demo() else 10_000,
                 step=5,
                 key=key,
                 help=f"The running {self.noun} is finished. A search can be continued later.",

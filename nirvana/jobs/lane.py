@@ -175,9 +175,10 @@ class Lane:
         threading.Thread(target=self._serve, name=f"jobs on {device}", daemon=True).start()
 
     @property
-    def busy(self) -> bool:
+    def next_place(self) -> int:
+        """Place of a job that is added now: 0 where it starts at once, else from 1 in the queue."""
         with self._changed:
-            return self._current is not None or bool(self._waiting)
+            return len(self._waiting) + 1 if self._current is not None or self._waiting else 0
 
     def add(self, entry: Entry) -> None:
         with self._changed:

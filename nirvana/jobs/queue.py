@@ -121,29 +121,40 @@ class JobManager:
             lane.add(entry)
         return self.job(job_id)
 
-    def jobs(self, run_id: str | None = None, *, limit: int = 200) -> list[Job]:
-        """Jobs of a run, or of all runs, newest first."""
-        if not self.store.index.exists:
-            return []
-        where, values = ("WHERE run_id = ?", [run_id]) if run_id else ("", [])
-        query = f"SELECT * FROM jobs {where} ORDER BY number DESC LIMIT ?"
-        return self._jobs(self.store.index.rows(query, *values, limit))
+    def jobs(self, run_id: str | None = None, *, limit: int = 200, visitor: str | None = None) -> list[Job]:
+        """Jobs of a run, or of all runs, newest first; with `visitor`, those of its runs (see `Store.of`)."""
+        where, values = ("run_id = ?", [run_id]) if run_id else ("1", [])
+        return self._select(f"{where} ORDER BY number DESC LIMIT ?", *values, limit, visitor=visitor)
 
-    def job(self, job_id: str) -> Job:
+    def live_jobs(self, *, visitor: str | None = None) -> list[Job]:
+        """Running and queued jobs, the next one first; with `visitor` as in `jobs`."""
+        found = self._select("status IN (?, ?)", *LIVE, visitor=visitor)
+        return sorted(found, key=lambda job: (job.position, job.created))
+
+    def job(self, job_id: str, *, visitor: str | None = None) -> Job:
         """The present state of a job.
 
         Raises:
-            RunError: there is no such job.
+            RunError: there is no such job, or with `visitor` none of that visitor.
         """
-        rows = self.store.index.rows("SELECT * FROM jobs WHERE id = ?", job_id)
-        if not rows:
+        found = self._select("id = ?", job_id, visitor=visitor)
+        if not found:
             raise RunError("There is no such job.", "Its run may have been deleted.")
-        return self._jobs(rows)[0]
+        return found[0]
 
     def live(self, run_id: str) -> Job | None:
         """The running job of a run, else its next queued one, or None."""
-        live = [job for job in self.jobs(run_id) if job.live]
-        return min(live, key=lambda job: (job.position, job.created), default=None)
+        return next((job for job in self.live_jobs() if job.run_id == run_id), None)
+
+    def others(self) -> int:
+        """Number of live jobs of others: 0, since all jobs are the user's."""
+        return 0
+
+    def next_place(self, device: str) -> int:
+        """The `position` of a job that is submitted now: 0 where it starts at once."""
+        with self._lock:
+            lane = self._lanes.get(device)
+        return lane.next_place if lane is not None else 0
 
     def log(self, job_id: str, lines: int = 40) -> list[str]:
         """The last lines of a job's log."""
@@ -228,7 +239,12 @@ class JobManager:
     def _log_file(self, run_id: str, job_id: str) -> Path:
         return self.store.root / "runs" / run_id / "logs" / f"{job_id}.txt"
 
-    def _jobs(self, rows: list[dict[str, Any]]) -> list[Job]:
+    def _select(self, where: str, *values: Any, visitor: str | None) -> list[Job]:
+        if not self.store.index.exists:
+            return []
+        theirs = "1" if visitor is None else "run_id IN (SELECT id FROM runs WHERE visitor = ?)"
+        values = values if visitor is None else (visitor, *values)
+        rows = self.store.index.rows(f"SELECT * FROM jobs WHERE {theirs} AND {where}", *values)
         waiting: list[dict[str, Any]] = []
         if any(row["status"] == "queued" for row in rows):
             query = "SELECT id, device, owner_pid FROM jobs WHERE status = 'queued' ORDER BY number"

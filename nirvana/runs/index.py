@@ -20,7 +20,7 @@ from nirvana.runs.record import FILE as RECORD
 from nirvana.runs.record import adopt, record_of, unlisted, write_record
 
 LIVE = ("queued", "running")
-VERSION = 3
+VERSION = 4
 log = logging.getLogger(__name__)
 _INTERRUPTED = {
     "message": "The program that computed this stopped before it finished.",
@@ -33,7 +33,8 @@ CREATE TABLE IF NOT EXISTS runs (
     recipe TEXT NOT NULL,
     created REAL NOT NULL,
     pinned INTEGER NOT NULL DEFAULT 0,
-    study TEXT REFERENCES runs(id) ON DELETE CASCADE
+    study TEXT REFERENCES runs(id) ON DELETE CASCADE,
+    visitor TEXT NOT NULL DEFAULT ''
 );
 CREATE TABLE IF NOT EXISTS jobs (
     number INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -59,10 +60,13 @@ CREATE INDEX IF NOT EXISTS runs_of_study ON runs (study);
 _CHANGES = {  # version of an older index -> statement that upgrades it to the next
     1: "ALTER TABLE runs ADD COLUMN study TEXT REFERENCES runs(id) ON DELETE CASCADE",
     2: "ALTER TABLE runs DROP COLUMN updated",
+    3: "ALTER TABLE runs ADD COLUMN visitor TEXT NOT NULL DEFAULT ''",
 }
 _DAMAGE = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
 _FOREIGN = """
-SELECT 1 FROM runs WHERE (length(id) = 12 AND json_valid(recipe) AND typeof(created) = 'real') IS NOT 1
+SELECT 1 FROM runs WHERE (
+    length(id) = 12 AND json_valid(recipe) AND typeof(created) = 'real' AND typeof(visitor) = 'text'
+) IS NOT 1
 UNION ALL SELECT 1 FROM jobs WHERE (
     json_valid(arguments) AND json_valid(coalesce(error, '{}')) AND json_valid(coalesce(result, '{}'))
     AND owner_pid BETWEEN 1 AND 4294967295 AND typeof(owner_started) = 'real' AND typeof(created) = 'real'

@@ -14,8 +14,10 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from nirvana.errors import NirvanaError
 from nirvana.files import parse_json, read_json, write_json
 from nirvana.runs.identity import ID
+from nirvana.runs.recipe import Recipe
 
 FILE = "run.json"
 NAME_LENGTH = 120
@@ -23,7 +25,12 @@ log = logging.getLogger(__name__)
 
 
 class Record(BaseModel):
-    """A run without its results. `study` is the id of the run with the study of which this is a point, or empty."""
+    """A run without its results.
+
+    Attributes:
+        study: id of the run with the study of which this is a point, or empty.
+        visitor: who made it in a public demo, see `Store.of`; empty elsewhere.
+    """
 
     model_config = ConfigDict(frozen=True, strict=True)
 
@@ -32,6 +39,7 @@ class Record(BaseModel):
     created: float
     pinned: bool = False
     study: str = ""
+    visitor: str = ""
 
 
 def one_line(name: str) -> str:
@@ -40,11 +48,21 @@ def one_line(name: str) -> str:
 
 
 def record_of(row: Mapping[str, Any]) -> Record | None:
-    """The record of a row of the index; None, with a log entry, where its recipe cannot be read."""
+    """The record of a row of the index; None, with a log entry, where its recipe cannot be read, so that a damaged row
+    does not replace a good record.
+    """
     try:
         recipe, pinned, study = parse_json(row["recipe"]), bool(row["pinned"]), row["study"] or ""
-        return Record(name=row["name"], recipe=recipe, created=row["created"], pinned=pinned, study=study)
-    except ValueError as error:
+        Recipe.from_json(recipe)
+        return Record(
+            name=row["name"],
+            recipe=recipe,
+            created=row["created"],
+            pinned=pinned,
+            study=study,
+            visitor=row["visitor"],
+        )
+    except (ValueError, NirvanaError) as error:
         log.warning("Run %s has no recipe that can be read: %s", row["id"], error)
         return None
 
@@ -102,9 +120,9 @@ def adopt(connection: sqlite3.Connection, folders: Path) -> Adopted:
     for run_id, record in sorted(records.items(), key=lambda item: bool(item[1].study)):  # studies before their points
         study = record.study if record.study in known else None
         name = one_line(record.name)[:NAME_LENGTH] or run_id
-        values = run_id, name, json.dumps(record.recipe), record.created, record.pinned, study
+        values = run_id, name, json.dumps(record.recipe), record.created, record.pinned, study, record.visitor
         connection.execute(
-            "INSERT INTO runs (id, name, recipe, created, pinned, study) VALUES (?, ?, ?, ?, ?, ?)", values
+            "INSERT INTO runs (id, name, recipe, created, pinned, study, visitor) VALUES (?, ?, ?, ?, ?, ?, ?)", values
         )
         known.add(run_id)
     return Adopted(len(records), tuple(unreadable))

@@ -41,6 +41,7 @@ class Run:
     folder: Path
     index: Index | None  # None for the example
     study: str = ""  # id of the run with the study of which this is a point
+    visitor: str = ""  # who made it in a public demo
 
     @property
     def is_example(self) -> bool:

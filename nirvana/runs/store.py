@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import secrets
@@ -27,23 +28,38 @@ __all__ = ["Run", "Store", "write_example"]
 
 EXAMPLE = "example"
 EXAMPLE_FOLDER = Path(__file__).parent / "example"
+_MINE = "SELECT * FROM runs WHERE visitor IS coalesce(?, visitor)"  # all for None
 log = logging.getLogger(__name__)
 
 
 class Store:
-    """All runs under `root` (default: the user's data folder) and the packaged example, opened read-only."""
+    """All runs under `root` (default: the user's data folder) and the packaged example, opened read-only.
+
+    Attributes:
+        visitor: whose runs these are; None for the runs of all. See `of`.
+    """
 
     def __init__(self, root: Path | None = None) -> None:
         self.root = data_folder() if root is None else Path(root)
+        self.visitor: str | None = None
         self.index = Index(self.root / "runs.sqlite3")
         self.index.verify()
         self.index.interrupt()
         self.index.adopt()
 
+    def of(self, visitor: str) -> Store:
+        """The runs of one visitor of a public demo, on the same index: what it creates belongs to the visitor, and a
+        run of anyone else does not exist in it. The example belongs to all.
+        """
+        theirs = copy.copy(self)
+        theirs.visitor = visitor
+        return theirs
+
     def create(self, recipe: Recipe, *, name: str = "", parent: Run | None = None, study: Run | None = None) -> Run:
         """Create a run; results of `parent` that are current for `recipe` are copied.
 
-        With `study` it is a point of that run's study, listed and deleted with that run only.
+        With `study` it is a point of that run's study, listed and deleted with that run only, and belongs to the same
+        visitor.
 
         Raises:
             RunError: the name is unusable, the index cannot be written, or `study` is the example or itself a point.
@@ -66,7 +82,8 @@ class Store:
             except OSError as error:
                 raise RunError(f"A run cannot be created: {error}.", f"Check {self.root}.") from error
         belongs = study.id if study is not None else ""
-        run = Run(run_id, label, recipe, now, False, folder, self.index, belongs)
+        visitor = study.visitor if study is not None else self.visitor or ""
+        run = Run(run_id, label, recipe, now, False, folder, self.index, belongs, visitor)
         try:
             for step in STEPS:
                 if parent is not None and parent.step_state(step, recipe) == "done":
@@ -74,8 +91,10 @@ class Store:
             if parent is not None:
                 run.steps.copy_attachments(parent.steps)
             with self.index.connect() as connection:
-                values = run_id, label, json.dumps(recipe.to_json()), now, belongs or None
-                connection.execute("INSERT INTO runs (id, name, recipe, created, study) VALUES (?, ?, ?, ?, ?)", values)
+                values = run_id, label, json.dumps(recipe.to_json()), now, belongs or None, visitor
+                connection.execute(
+                    "INSERT INTO runs (id, name, recipe, created, study, visitor) VALUES (?, ?, ?, ?, ?, ?)", values
+                )
                 self._keep(connection, run_id)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
@@ -86,14 +105,9 @@ class Store:
         """A run by id; "example" is the packaged one.
 
         Raises:
-            RunError: there is no such run, or its recipe cannot be read.
+            RunError: there is no such run among these, or its recipe cannot be read.
         """
-        if run_id == EXAMPLE:
-            return _open_example()
-        rows = self.index.rows("SELECT * FROM runs WHERE id = ?", run_id) if ID.fullmatch(str(run_id)) else []
-        if not rows:
-            raise RunError("There is no such run.", "It may have been deleted; choose one on the Runs page.")
-        return self._run(rows[0])
+        return _open_example() if run_id == EXAMPLE else self._run(self._row(run_id))
 
     def runs(self) -> list[Run]:
         """All runs, pinned ones first, then the newest; not the example, nor the points of studies."""
@@ -156,7 +170,7 @@ class Store:
                 raise RunError("This run is being computed.", "Cancel its job first, then delete it.")
             points = [row["id"] for row in connection.execute("SELECT id FROM runs WHERE study = ?", (run_id,))]
             if not connection.execute("DELETE FROM runs WHERE id = ?", (run_id,)).rowcount:  # cascades to its points
-                raise RunError("There is no such run.", "It may have been deleted already.")
+                raise _missing()
             hidden = self._hide([run_id, *points])
         for folder in hidden:
             shutil.rmtree(folder, ignore_errors=True)
@@ -188,12 +202,20 @@ class Store:
         """Runs of the index with readable recipes."""
         runs = []
         if self.index.exists:
-            for row in self.index.rows(f"SELECT * FROM runs WHERE {where}", *values):
+            for row in self.index.rows(f"{_MINE} AND {where}", self.visitor, *values):
                 try:
                     runs.append(self._run(row))
                 except RunError as error:
                     log.warning("Run %s is left out: %s", row["id"], error)
         return runs
+
+    def _row(self, run_id: str) -> dict[str, Any]:
+        rows = []
+        if ID.fullmatch(str(run_id)):
+            rows = self.index.rows(f"{_MINE} AND id = ?", self.visitor, run_id)
+        if not rows:
+            raise _missing()
+        return rows[0]
 
     def _run(self, row: dict[str, Any]) -> Run:
         created, pinned, folder = float(row["created"]), bool(row["pinned"]), self._folder(row["id"])
@@ -205,7 +227,8 @@ class Store:
                 recipe = Recipe.from_json(record and record.recipe)
             except NirvanaError:
                 raise RunError(f"The recipe of this run cannot be read: {error}", "Delete the run.") from error
-        return Run(row["id"], row["name"], recipe, created, pinned, folder, self.index, row["study"] or "")
+        study, visitor = row["study"] or "", row["visitor"]
+        return Run(row["id"], row["name"], recipe, created, pinned, folder, self.index, study, visitor)
 
     def _folder(self, run_id: str) -> Path:
         return self.root / "runs" / run_id
@@ -216,7 +239,7 @@ class Store:
         with self.index.connect() as connection:
             found = connection.execute(f"UPDATE runs SET {names} WHERE id = ?", (*values.values(), run_id))
             if not found.rowcount:
-                raise RunError("There is no such run.", "It may have been deleted; choose one on the Runs page.")
+                raise _missing()
             self._keep(connection, run_id)
 
     def _keep(self, connection: sqlite3.Connection, run_id: str) -> None:
@@ -229,7 +252,14 @@ class Store:
         if run_id == EXAMPLE:
             raise RunError("The example run cannot be changed.", "Start a run of your own from it.")
         if not ID.fullmatch(str(run_id)):
-            raise RunError("There is no such run.", "Choose one on the Runs page.")
+            raise _missing()
+        if self.visitor is not None:
+            self._row(run_id)
+
+
+def _missing() -> RunError:
+    """The error for a run that does not exist, and for one of another visitor."""
+    return RunError("There is no such run.", "It may have been deleted; choose one on the Runs page.")
 
 
 def write_example(run: Run, folder: Path = EXAMPLE_FOLDER) -> None:

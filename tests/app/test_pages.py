@@ -16,6 +16,7 @@ from nirvana.runs.pace import FORWARD, LOADING, record_pace
 from nirvana.runs.recipe import STEPS, ModelChoice, Recipe
 from nirvana.runs.store import Run, Store
 from tests.app.conftest import ROOT, add_job, tables
+from tests.visitors import as_visitor
 
 FILES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "pages").glob("*.py"))
 Start = Callable[..., AppTest]
@@ -128,13 +129,13 @@ def test_numbers_behind_a_chart_come_when_they_are_asked_for(start: Start, fille
 
 def test_a_public_demo_offers_no_paths(start: Start, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NIRVANA_PUBLIC_DEMO", "1")
-    run = store.create(Recipe().change("model", name="/somewhere/else"), name="Theirs")
+    run = store.of("ann").create(Recipe().change("model", name="/somewhere/else"), name="Theirs")
     app = visit(start(), "pages/model.py")
     assert list(app.segmented_control(key="model.source").options) == ["Built in"]
     assert not app.text_input
     app.switch_page("pages/runs.py").run()
     assert not any("Theirs" in str(box.options) for box in app.selectbox)
-    shared = visit(start(run), "pages/saliency.py")
+    shared = visit(as_visitor(start(run), "ann"), "pages/saliency.py")
     shared.button(key="saliency.run").click().run()
     assert "built-in model" in shared.error[0].value
     assert store.open(run.id).status == "empty"

@@ -11,9 +11,10 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from nirvana.dashboard.panels import recover as panel
-from nirvana.dashboard.state import check_public
 from nirvana.errors import RunError
+from nirvana.jobs.demo import check_job
 from nirvana.jobs.queue import Job, JobManager
+from nirvana.jobs.tasks.run import RunRequest
 from nirvana.runs import recovery
 from nirvana.runs.recipe import CalibrationChoice, EvaluationChoice, Recipe, RecoveryChoice, SaliencyChoice
 from nirvana.runs.store import Run, Store
@@ -119,7 +120,7 @@ def test_a_live_recovery_can_be_paused(start: Start, recovered: Run, monkeypatch
         return replace(job(self, job_id), step="recover")
 
     monkeypatch.setattr(JobManager, "job", recovering)
-    monkeypatch.setattr(JobManager, "jobs", lambda self, *_, **__: [recovering(self)])
+    monkeypatch.setattr(JobManager, "live_jobs", lambda self, *_, **__: [recovering(self)])
     app = open_page(start(recovered))
     assert app.button(key="job.cancel").label == "Pause"
     assert "recover.loss" in keys_on(app) and "Time left" in [metric.label for metric in app.metric]
@@ -151,10 +152,10 @@ def test_strangers_recover_briefly_on_built_in_texts(
     app = open_page(start(filled))
     assert app.number_input(key="recover.minutes").max == 10
     short = TRAINS.change("model", name="tiny-llama")
-    check_public(short)
+    check_job(None, short, RunRequest())
     for change in ({"minutes": 60.0}, {"minutes": 0.0, "epochs": 9}, {"corpus": "/secret.txt"}):
         with pytest.raises(RunError):
-            check_public(short.change("recovery", **change))
+            check_job(None, short.change("recovery", **change), RunRequest())
 
 
 def test_the_worker_recovers_and_the_model_is_exported(

@@ -21,6 +21,7 @@ from tests.app.test_journey import wait
 from tests.app.test_speed_panel import put_sizes
 from tests.journals import write_sweep
 from tests.sweeps import PAIRS, PERPLEXITY, grid_of, make_row
+from tests.visitors import as_visitor
 
 __all__ = ["submitted"]  # a fixture
 Start = Callable[..., AppTest]
@@ -213,8 +214,8 @@ def test_a_public_demo_sweeps_built_in_things_only(
     start: Start, store: Store, monkeypatch: pytest.MonkeyPatch, submitted: list[dict[str, Any]]
 ) -> None:
     monkeypatch.setenv("NIRVANA_PUBLIC_DEMO", "1")
-    run = store.create(Recipe().change("model", name="/somewhere/else"), name="Theirs")
-    app = open_page(start, run)
+    run = store.of("ann").create(Recipe().change("model", name="/somewhere/else"), name="Theirs")
+    app = as_visitor(start(run), "ann").run().switch_page("pages/sweep.py").run()
     app.button(key="sweep.run").click().run()
     assert not submitted and "built-in model" in app.error[0].value
 

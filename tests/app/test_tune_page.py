@@ -23,6 +23,7 @@ from nirvana.studies.search_space import Choices
 from nirvana.studies.search_trials import Trial, read_trials
 from tests.app.conftest import keys_on
 from tests.journals import write_search
+from tests.visitors import as_visitor
 
 Start = Callable[..., AppTest]
 RECIPE = (
@@ -203,7 +204,7 @@ def test_words_tables_and_code() -> None:
 
 def test_strangers_search_on_built_in_texts_only(start: Start, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NIRVANA_PUBLIC_DEMO", "1")
-    app = start(store.create(RECIPE)).run()
+    app = as_visitor(start(store.of("ann").create(RECIPE)), "ann").run()
     app.switch_page("pages/tune.py").run()
     assert app.number_input(key="tune.minutes").max == 10
     app.session_state["tune.corpora"] = ["/secret.txt"]

@@ -17,6 +17,7 @@ from nirvana.errors import RunError
 from nirvana.evaluation.results import Report
 from nirvana.evaluation.zero_shot.phenomena import PHENOMENA
 from nirvana.evaluation.zero_shot.results import TaskAccuracy, ZeroShot, measurements
+from nirvana.jobs.demo import check_choices
 from nirvana.jobs.queue import JobManager
 from nirvana.models.families.t5 import T5Family
 from nirvana.runs.recipe import CalibrationChoice, EvaluationChoice, Recipe
@@ -108,9 +109,9 @@ def test_a_public_demo_reads_no_paths(start: Start, filled: Run, monkeypatch: py
     app = open_page(start, filled)
     keys = [str(box.key) for box in app.multiselect]
     assert "compare.tasks" not in keys and app.toggle(key="compare.minimal_pairs")
-    state.check_public(Recipe().change("evaluation", zero_shot=("minimal-pairs",)))
+    check_choices(Recipe().change("evaluation", zero_shot=("minimal-pairs",)))
     with pytest.raises(RunError, match="built-in"):
-        state.check_public(Recipe().change("evaluation", zero_shot=("/etc",)))
+        check_choices(Recipe().change("evaluation", zero_shot=("/etc",)))
 
 
 def test_the_worker_asks_both_models(start: Start, store: Store, sample_text: Path, tiny_folder: Path) -> None:

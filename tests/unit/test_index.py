@@ -194,6 +194,7 @@ def test_runs_of_earlier_versions_get_their_record(root: Path) -> None:
     shutil.rmtree(root / "runs" / vanished)
     with closing(sqlite3.connect(root / INDEX)) as connection:
         connection.execute("ALTER TABLE runs ADD COLUMN updated REAL NOT NULL DEFAULT 0")
+        connection.execute("ALTER TABLE runs DROP COLUMN visitor")
         connection.execute("PRAGMA user_version = 2")
         connection.commit()
     store = Store(root)

@@ -9,6 +9,7 @@ import streamlit as st
 from nirvana.dashboard import state
 from nirvana.dashboard.panels.corpora import corpus_label, corpus_options
 from nirvana.dashboard.panels.fields import one_of, real_number, whole_number
+from nirvana.jobs.demo import MINUTES
 from nirvana.recovery.options import PUBLISHED
 from nirvana.runs.describe import RECOVERIES
 from nirvana.runs.recipe import RecoveryChoice
@@ -49,7 +50,7 @@ def recovery_controls(choice: RecoveryChoice) -> RecoveryChoice:
                 "Time of training and measuring; 0 for a budget of tokens or epochs, under Advanced.",
                 key="recover.minutes",
                 step=5.0,
-                most=state.PUBLIC_MINUTES if state.public_demo() else 100_000,
+                most=MINUTES if state.public_demo() else 100_000,
                 format="%g",
                 disabled=method == "none",
             )

@@ -10,7 +10,10 @@ from nirvana.dashboard.guide import PageGuide
 from nirvana.dashboard.panels.job import POLL, show_progress
 from nirvana.dashboard.panels.messages import show_error
 from nirvana.errors import NirvanaError
+from nirvana.jobs.records import device_of
+from nirvana.reporting.figures.chart import count
 from nirvana.reporting.text import megabytes, plain
+from nirvana.runs.run import Run
 
 STEP_ICONS = {
     "done": ":material/check_circle:",
@@ -56,28 +59,34 @@ def sidebar(now: state.Context) -> None:
                 args=(now.run.study,),
                 help="This run is one point of a sweep. Open the run of the sweep.",
             )
-        live = [job for job in now.jobs.jobs(limit=20) if job.live]
-        st.fragment(_activity, run_every=POLL if live else None)(now.run.id, bool(live))
+        live, others = bool(now.jobs.live_jobs()), now.jobs.others()
+        st.fragment(_activity, run_every=POLL if live or others else None)(now.run, live, bool(others))
 
 
-def _activity(open_run: str, was_live: bool) -> None:
+def _activity(run: Run, was_live: bool, were_others: bool) -> None:
     """Jobs of any run, and memory. Reruns the page once when the last job ends."""
     try:
-        _show_activity(open_run, was_live)
+        _show_activity(run, was_live, were_others)
     except NirvanaError as error:  # here, since the fragment runs without app.py
         show_error(error)
 
 
-def _show_activity(open_run: str, was_live: bool) -> None:
-    if st.session_state[state.RUN] != open_run:  # the button below was pressed
+def _show_activity(run: Run, was_live: bool, were_others: bool) -> None:
+    if st.session_state[state.RUN] != run.id:  # the button below was pressed
         st.rerun()
     jobs = state.jobs()
-    live = [job for job in jobs.jobs(limit=20) if job.live]
-    if was_live and not live:
+    live, others = jobs.live_jobs(), jobs.others()
+    if (was_live and not live) or (were_others and not others):
         st.rerun()
-    for job in sorted(live, key=lambda job: job.position)[:1]:
+    if others:
+        place = 0 if live else jobs.next_place(device_of(run))
+        st.caption(
+            f"Busy with {count(others, 'job')} of other visitors"
+            + (f": place {place} in the queue for a new one." if place else ".")
+        )
+    for job in live[:1]:
         show_progress(job)
-        if job.run_id != open_run and (not state.public_demo() or job.run_id in state.own_runs()):
+        if job.run_id != run.id:
             st.button(
                 plain(state.store().open(job.run_id).name),
                 key="sidebar.open_running",
