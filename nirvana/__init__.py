@@ -36,6 +36,10 @@ _HOMES = {
     "divergence": "nirvana.evaluation.divergence",
     "measure_speed": "nirvana.evaluation.speed",
     "SpeedReport": "nirvana.evaluation.speed_report",
+    "ablate_unit": "nirvana.evaluation.ablation",
+    "ablate_units": "nirvana.evaluation.ablation",
+    "Ablation": "nirvana.evaluation.ablation_results",
+    "Ablations": "nirvana.evaluation.ablation_results",
     "kernel_shift": "nirvana.evaluation.tangent_kernel",
     "KernelShift": "nirvana.evaluation.kernel_results",
     "quantise": "nirvana.evaluation.quantisation",
@@ -90,6 +94,10 @@ if TYPE_CHECKING:
     from nirvana.compensation.statistics import collect_statistics as collect_statistics
     from nirvana.errors import Cancelled as Cancelled
     from nirvana.errors import NirvanaError as NirvanaError
+    from nirvana.evaluation.ablation import ablate_unit as ablate_unit
+    from nirvana.evaluation.ablation import ablate_units as ablate_units
+    from nirvana.evaluation.ablation_results import Ablation as Ablation
+    from nirvana.evaluation.ablation_results import Ablations as Ablations
     from nirvana.evaluation.divergence import divergence as divergence
     from nirvana.evaluation.kernel_results import KernelShift as KernelShift
     from nirvana.evaluation.perplexity import perplexity as perplexity

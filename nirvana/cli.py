@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 
 import nirvana
+from nirvana.commands.ablate import AblateCommand
 from nirvana.commands.app import AppCommand
 from nirvana.commands.command import Command, add_json
 from nirvana.commands.describe import CorporaCommand, InspectCommand
@@ -55,6 +56,7 @@ COMMANDS: tuple[Command, ...] = (
     ReportCommand(),
     SpeedCommand(),
     SensitivityCommand(),
+    AblateCommand(),
 )
 FAILED, STOPPED = 2, 130
 

@@ -26,7 +26,7 @@ class Masked(NamedTuple):
 
 
 class Masks:
-    """Output projections of `lm` without the lowest-scored units of their sites (ties: lower index first).
+    """Output projections of `lm` without some units of their sites, e.g. the lowest-scored (ties: lower index first).
 
     The model computes as if it were pruned and keeps its shapes, so nothing is copied or sliced.
     """
@@ -35,13 +35,16 @@ class Masks:
         self._lm, self._saliency, self._compensator = lm, saliency, compensator
 
     def projection(self, site: Site, removed: int) -> Masked:
-        """The output projection of `site` without `removed` units.
+        """The output projection of `site` without its `removed` lowest-scored units.
 
         Raises:
             CompensationError: the statistics do not determine the weights.
         """
+        return self.of(site, np.sort(np.argsort(self._saliency[site], kind="stable")[removed:]))
+
+    def of(self, site: Site, units: np.ndarray) -> Masked:
+        """The output projection of `site` with the columns of `units` only, ascending; raises like `projection`."""
         linear = output_projection(self._lm, site)
-        units = np.sort(np.argsort(self._saliency[site], kind="stable")[removed:])
         kept = unit_rows(torch.from_numpy(units), output_part(self._lm, site).size)
         weight, bias = linear.weight, linear.bias
         with torch.no_grad():

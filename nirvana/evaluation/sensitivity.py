@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
-
-import torch
 
 from nirvana.calibration.sets import CalibrationSet
 from nirvana.compensation import REGULARISATION, Compensation
@@ -14,12 +12,12 @@ from nirvana.compensation.statistics import Statistics
 from nirvana.errors import PlanError
 from nirvana.evaluation.divergence import dense_reference, divergence_of
 from nirvana.evaluation.masking import Masks
-from nirvana.forward.replay import Place, Replay
+from nirvana.evaluation.replay_work import ReplayWork
+from nirvana.forward.replay import Replay
 from nirvana.layout import Layout, Site
 from nirvana.loss_curves import Sensitivity, Shift, removed_counts
 from nirvana.models.lm import LM
-from nirvana.models.weights import layer_places
-from nirvana.progress import ProgressCallback, report
+from nirvana.progress import ProgressCallback
 from nirvana.saliency.scores import Saliency
 
 
@@ -79,13 +77,14 @@ def sensitivity(
     found = dict(known.curves) if known is not None else {}
     if known is not None and known.protocol != protocol:
         raise PlanError("The earlier curves have another protocol.", "Measure all curves again, without them.")
-    work = _Work(lm, counts, set(found), progress)
-    reference = dense_reference(lm, probe, progress=work.reference)
+    passes = {site: len(levels_of) for site, levels_of in counts.items() if site not in found}
+    work = ReplayWork(lm, passes, "Sensitivity", progress)
+    reference = dense_reference(lm, probe, progress=work.opening(0, 1))
     head = lm.family.head(lm.weights())
     with Replay(lm, probe) as replay:
         work.batches = replay.batches
         for place in replay.places:
-            todo = [site for site in work.sites[place] if site not in found]
+            todo = work.sites[place]
             for site in todo:
                 curve = []
                 for count in counts[site]:
@@ -98,75 +97,12 @@ def sensitivity(
                 found[site] = tuple(curve)
             if todo and keep is not None:
                 keep(_in_order(lm.layout, found, protocol))
-            if place != replay.places[-1]:
-                work.begin(place)
-                replay.advance(work.tick)
+            if place == work.last:
+                break
+            work.begin(place)
+            replay.advance(work.tick)
     return _in_order(lm.layout, found, protocol)
 
 
 def _in_order(layout: Layout, found: dict[Site, tuple[Shift, ...]], protocol: dict[str, Any]) -> Sensitivity:
     return Sensitivity({site: found[site] for site in layout if site in found}, protocol)
-
-
-class _Work:
-    """Floating-point operations of the whole measurement, the unit of its progress reports."""
-
-    def __init__(
-        self, lm: LM, counts: dict[Site, list[int]], found: set[Site], progress: ProgressCallback | None
-    ) -> None:
-        self.batches, self._progress, self._stage = 1, progress, "Sensitivity"
-        places = layer_places(lm.layout)
-        order = sorted(places.items(), key=lambda item: (lm.layout.stacks.index(item[0][0]), item[1]))
-        self._block = {Place(stack, position): 0 for (stack, _), position in order}
-        self.sites: dict[Place, list[Site]] = {place: [] for place in self._block}
-        for site, layout in lm.layout.items():
-            place = Place(site.stack, places[site.stack, site.layer])
-            self._block[place] += layout.parameters
-            if site in counts:
-                self.sites[place].append(site)
-        self._pass, above = dict[Place, int](), lm.family.head(lm.weights()).weight.numel()
-        for place in reversed(self._block):
-            above += self._block[place]
-            self._pass[place] = above
-        self._reference = above
-        passes = sum(
-            self._pass[place] * len(counts[site])
-            for place, sites in self.sites.items()
-            for site in sites
-            if site not in found
-        )
-        *below, _ = self._block.values()
-        self._total = above + passes + sum(below)
-        self._done, self._step = 0.0, 0.0
-
-    @property
-    def reference(self) -> ProgressCallback | None:
-        """Callback of the dense model's pass."""
-        if self._progress is None:
-            return None
-
-        def nested(inner: Any) -> None:
-            self._done = inner.fraction * self._reference
-            self._report()
-
-        return nested
-
-    def begin(self, place: Place, site: Site | None = None) -> None:
-        """A pass from `place` upwards begins, or one over that block alone."""
-        self._step = (self._block if site is None else self._pass)[place] / self.batches
-        self._stage = self._stage if site is None else f"Sensitivity, {site.key}"
-        self._report()
-
-    def tick(self) -> None:
-        """Count a finished batch."""
-        self._done += self._step
-        self._report()
-
-    def watched(self, states: Iterator[torch.Tensor]) -> Iterator[torch.Tensor]:
-        """Yield the states, counting each batch when the next is requested."""
-        for batch in states:
-            yield batch
-            self.tick()
-
-    def _report(self) -> None:
-        report(self._progress, self._stage, round(self._done / self._total * 100_000), 100_000)

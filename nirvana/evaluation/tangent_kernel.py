@@ -7,7 +7,7 @@ weights also leave the sum with their own |grad f|, which eps does not bound: `K
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -139,14 +139,19 @@ def output_gradients(
     return Gradients(values, mass, by_unit, saliency)
 
 
-def backward_passes(lm: LM, x: CalibrationSet, visit: Visit) -> Iterator[float]:
+def backward_passes(
+    lm: LM, x: CalibrationSet, visit: Visit, parameters: Iterable[torch.Tensor] | None = None
+) -> Iterator[float]:
     """f(x) of one sample of `x` after another; `visit(parameter, gradient)` is called for each parameter before that.
+
+    Args:
+        parameters: of the model, those whose gradients are wanted; default all.
 
     Raises:
         SaliencyError: the inputs do not suit the model.
     """
     tokens = read_tokens(lm, x)
-    with _visited(lm, visit):
+    with _visited(lm, visit, parameters):
         for sample in range(len(tokens.input_ids)):
             with torch.enable_grad():
                 value = output_value(lm, tokens, sample)
@@ -169,8 +174,9 @@ def output_value(lm: LM, tokens: Tokens, sample: int) -> torch.Tensor:
 
 
 @contextmanager
-def _visited(lm: LM, visit: Visit) -> Iterator[None]:
-    """Every parameter requires a gradient, which is visited and freed once it is complete; restored afterwards."""
+def _visited(lm: LM, visit: Visit, parameters: Iterable[torch.Tensor] | None) -> Iterator[None]:
+    """The parameters require a gradient, which is visited and freed once it is complete; restored afterwards."""
+    wanted = None if parameters is None else set(parameters)
 
     def arrived(parameter: torch.Tensor) -> None:
         assert isinstance(parameter, nn.Parameter) and parameter.grad is not None
@@ -182,8 +188,9 @@ def _visited(lm: LM, visit: Visit) -> Iterator[None]:
     try:
         for parameter, _, _ in before:
             parameter.grad = None
-            untyped: Any = parameter.requires_grad_(True)  # which registering asks for
-            handles.append(untyped.register_post_accumulate_grad_hook(arrived))
+            untyped: Any = parameter.requires_grad_(wanted is None or parameter in wanted)
+            if parameter.requires_grad:  # which registering asks for
+                handles.append(untyped.register_post_accumulate_grad_hook(arrived))
         yield
     finally:
         for handle in handles:

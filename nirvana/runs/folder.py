@@ -14,6 +14,7 @@ import numpy as np
 
 from nirvana.calibration.sets import CalibrationSelection, CalibrationSet
 from nirvana.errors import RunError
+from nirvana.evaluation.ablation_results import Ablations
 from nirvana.evaluation.results import Report
 from nirvana.evaluation.speed_report import SpeedReport
 from nirvana.files import content_hash, parse_json, read_file, read_json, unpack, write_bytes, write_json
@@ -93,6 +94,7 @@ ATTACHMENTS = {
     "speed": Attachment("prune", SpeedReport),
     "sizes": Attachment("prune", Report),
     "sensitivity": Attachment("saliency", Sensitivity),
+    "ablation": Attachment("saliency", Ablations),
 }
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from nirvana.calibration.sets import CalibrationSelection, CalibrationSet
 from nirvana.errors import RunError
+from nirvana.evaluation.ablation_results import Ablations
 from nirvana.evaluation.results import Report
 from nirvana.evaluation.speed_report import SpeedReport
 from nirvana.loss_curves import Sensitivity
@@ -135,13 +136,18 @@ class Run:
         found: Sensitivity | None = self.steps.attachment("sensitivity")
         return found
 
+    def ablations(self) -> Ablations | None:
+        """The last removals of single units with the run's present scores."""
+        found: Ablations | None = self.steps.attachment("ablation")
+        return found
+
     def loss_curves(self) -> Sensitivity | None:
         """Loss curves that the measured allocation can use: those of the last scan, if they are compensated."""
         found = self.sensitivity()
         return found if found is not None and found.protocol.get("compensation") else None
 
-    def attach(self, name: str, result: SpeedReport | Report | Sensitivity) -> None:
-        """Attach "speed", "sizes" or "sensitivity" to the result that it was measured on.
+    def attach(self, name: str, result: SpeedReport | Report | Sensitivity | Ablations) -> None:
+        """Attach "speed", "sizes", "sensitivity" or "ablation" to the result that it was measured on.
 
         Raises:
             RunError: the run is the example, or lacks that result.

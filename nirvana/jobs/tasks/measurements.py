@@ -15,6 +15,7 @@ from nirvana.runs.speed import SizesRequest, SpeedRequest, measure_speeds, quali
 from nirvana.schema import Distinct, Schema, option
 
 if TYPE_CHECKING:
+    from nirvana.evaluation.ablation_results import Ablations
     from nirvana.evaluation.results import Report
     from nirvana.evaluation.speed_report import SpeedReport
     from nirvana.loss_curves import Sensitivity
@@ -26,7 +27,7 @@ class MeasurementTask(Task[Request], Generic[Request]):
     """A measurement in one step. The task's result is the measurement."""
 
     @abstractmethod
-    def measure(self, workspace: Workspace, request: Request) -> SpeedReport | Report | Sensitivity:
+    def measure(self, workspace: Workspace, request: Request) -> SpeedReport | Report | Sensitivity | Ablations:
         """Measure the models of a run."""
 
     def perform(self, run: Run, request: Request, models: ModelCache, reporter: Reporter) -> dict[str, Any]:
@@ -104,11 +105,16 @@ class Scan(MeasurementTask[ScanRequest]):
     request = ScanRequest
 
     def check(self, run: Run, request: ScanRequest) -> None:
-        if run.info("saliency") is None:
-            raise RunError("There are no scores yet.", "Score the units first.")
-        if run.step_state("saliency") != "done":
-            raise RunError("The scores belong to earlier choices.", "Score the units again first.")
+        require_scores(run)
 
     def measure(self, workspace: Workspace, request: ScanRequest) -> Sensitivity:
         probe = (request.samples, request.length) if request.samples else None
         return workspace.loss_curves(request.levels, request.compensation, probe)  # type: ignore[arg-type]
+
+
+def require_scores(run: Run) -> None:
+    """Raises: RunError, where the run has no scores of its present choices."""
+    if run.info("saliency") is None:
+        raise RunError("There are no scores yet.", "Score the units first.")
+    if run.step_state("saliency") != "done":
+        raise RunError("The scores belong to earlier choices.", "Score the units again first.")
