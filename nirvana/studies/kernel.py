@@ -108,14 +108,15 @@ class _Session(Session[Point, KernelRow]):
         self._tried: set[Point] = set()
         self.points = request.points(run.recipe.allocation.gamma)
         recipe = shared.to_json()
+        drawn = {name: recipe["calibration"][name] for name in ("samples", "length", "probe_seed", "task")}
         settings: dict[str, Any] = {
-            "recipe": {name: recipe[name] for name in ("model", "calibration", "allocation")},
+            "recipe": {"model": recipe["model"], "calibration": drawn, "allocation": recipe["allocation"]},
             "hashes": {corpus.name: corpus.hash for corpus in self._workspace.texts()},
             "inputs": {"samples": request.samples, "length": self._inputs.outputs.shape[1], "hash": self._inputs.hash},
             "note": lm.source.note,
             **cache_fields(lm),
         }
-        del settings["recipe"]["calibration"]["seed"], settings["recipe"]["allocation"]["sparsity"]  # of each point
+        del settings["recipe"]["allocation"]["sparsity"]  # of each point
         self.settings: dict[str, Any] = as_read_back(settings)
 
     def read(self, data: dict[str, Any]) -> KernelRow:
