@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -14,11 +15,14 @@ from nirvana.files import strict
 from nirvana.progress import Progress
 
 PIPED_WIDTH = 140  # columns, without a terminal
+BETWEEN_LINES = 10.0  # seconds, likewise
 
 
 class Bar:
-    """Progress bar on stderr: step, stage, fraction, elapsed and remaining time. Without a terminal it prints one line
-    a step.
+    """Progress bar on stderr: step, stage, fraction, elapsed and remaining time.
+
+    Without a terminal it prints a line when another step begins and at each whole percent of a known number of steps,
+    else at most one line in 10 seconds.
     """
 
     def __init__(self) -> None:
@@ -38,6 +42,7 @@ class Bar:
             transient=True,
         )
         self._task = self._display.add_task("", total=None, step="")
+        self._label, self._place, self._printed = "", ("", 0), 0.0  # of the last step, and the time of the last line
 
     @contextmanager
     def shown(self) -> Iterator[Bar]:
@@ -49,11 +54,14 @@ class Bar:
 
     def step(self, step: str, number: int = 1, steps: int = 1) -> None:
         """A step begins."""
-        label = f"[{number}/{steps}] {step}" if steps > 1 else step
+        counted = f"[{number}/{steps}] {step}" if steps > 1 else step
+        self._label = counted if steps else f"[{number}] {step}"
         if self._console.is_terminal:
-            self._display.reset(self._task, total=None, step=label, description="")
-        else:
-            print(label, file=sys.stderr, flush=True)
+            self._display.reset(self._task, total=None, step=self._label, description="")
+            return
+        place = step, 100 * number // steps if steps else 0
+        self._print(self._label, due=place != self._place)
+        self._place = place
 
     def row(self, row: object) -> None:
         """A finished row of a study; ignored here."""
@@ -70,6 +78,15 @@ class Bar:
         self._display.update(
             self._task, description=progress.stage, completed=progress.done, total=progress.total or None
         )
+        if not self._console.is_terminal and progress.total:
+            self._print(f"{self._label}, {100 * progress.done // progress.total} %".removeprefix(", "))
+
+    def _print(self, line: str, *, due: bool = False) -> None:
+        """Print a line where it is due, or the last one is 10 seconds old."""
+        now = time.monotonic()
+        if due or now - self._printed >= BETWEEN_LINES:
+            self._printed = now
+            print(line, file=sys.stderr, flush=True)
 
 
 def print_json(value: Any) -> None:

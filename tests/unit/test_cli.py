@@ -14,10 +14,11 @@ from typing import Any
 import pytest
 
 from nirvana import cli
-from nirvana.commands.console import print_report
+from nirvana.commands.console import BETWEEN_LINES, Bar, print_report
 from nirvana.evaluation.results import Measurement, Report
 from nirvana.files import strict
 from nirvana.plan import PruningPlan
+from nirvana.progress import Progress
 from nirvana.runs.presets import PRESETS
 from nirvana.runs.recipe import Recipe
 from nirvana.runs.store import Store
@@ -326,3 +327,25 @@ def test_a_search_writes_the_recipe_that_it_found(
     rows = [line.split() for line in shown.err.splitlines() if " s  " in line]
     assert [row[0] for row in rows] == ["4"] and "best" in rows[0], "the trial that is new, as it is finished"
     assert "from 0 to 10,000" in refused(capsys, "tune", *options[:-2], "--trials", "7" * 9)
+
+
+def test_without_a_terminal_progress_is_a_line_each_ten_seconds_or_percent(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = 100.0
+    monkeypatch.setattr("nirvana.commands.console.time.monotonic", lambda: clock)
+    with Bar().shown() as bar:
+        for number in range(1, 31):  # of an unknown number, a second each
+            bar.step("search", number, 0)
+            clock += 1
+        assert capsys.readouterr().err.splitlines() == ["[1] search", "[11] search", "[21] search"]
+        for number in range(1, 401):  # at once
+            bar.step("sweep", number, 400)
+        lines = capsys.readouterr().err.splitlines()
+        assert len(lines) == 101 and lines[:3] == ["[1/400] sweep", "[4/400] sweep", "[8/400] sweep"]
+        bar.step("score")
+        for done in range(100):
+            bar.progress(Progress("Scoring", done, 200))
+            clock += BETWEEN_LINES / 25
+        lines = capsys.readouterr().err.splitlines()
+        assert lines == ["score", "score, 12 %", "score, 25 %", "score, 37 %"]
