@@ -55,7 +55,11 @@ class Session(ABC, Generic[Point, Row]):
 
     @abstractmethod
     def read(self, data: dict[str, Any]) -> Row:
-        """Parse a row of the journal."""
+        """Parse a row of the journal.
+
+        Raises:
+            ValueError: the row is damaged, or belongs to other choices; it is ignored.
+        """
 
     @abstractmethod
     def next(self, rows: Sequence[Row]) -> Point | None:
@@ -203,7 +207,7 @@ def _read(session: Session[Point, Row], data: dict[str, Any]) -> Row | None:
     try:
         return session.read(data)
     except (KeyError, TypeError, ValueError, NirvanaError):
-        return None  # written by another version; it stays in the file
+        return None  # of another version or recipe; it stays in the file
 
 
 def _measured(session: Session[Point, Row], point: Point, progress: ProgressCallback | None) -> Row:

@@ -18,7 +18,6 @@ from nirvana.runs.run import Run
 from nirvana.runs.speed import SPEED
 from nirvana.runs.store import Store
 from nirvana.runs.validation import check_against_model, check_recipe
-from nirvana.studies.journal import as_read_back
 from nirvana.studies.study import PointCallback, Session, Study, measure_points
 from nirvana.studies.sweep_grid import Grid, Point
 from nirvana.studies.sweep_rows import FILE, Row, row_of
@@ -84,7 +83,7 @@ class _Session(Session[Point, Row]):
         assert base.index is not None
         self.base, self.grid, self.models, self.points, self.progress = base, grid, models, grid.points(), progress
         self.store = Store(base.index.path.parent)
-        self.settings = {"recipe": as_read_back(Point.around(base.recipe).to_json())}
+        self.settings = {}  # each row has the fingerprint of all that it depends on
         self._tried: set[Point] = set()
         self._last: Run | None = None  # the next point may share its results
         self.weights = ""  # of the dense model, once it is in memory
@@ -104,7 +103,10 @@ class _Session(Session[Point, Row]):
             workspace.corpus(name)
 
     def read(self, data: dict[str, Any]) -> Row:
-        return Row.from_json(data)
+        row = Row.from_json(data)
+        if row.fingerprint != row.point.recipe(self.base.recipe).fingerprint("evaluate"):
+            raise ValueError("The row belongs to another recipe.")
+        return row
 
     def next(self, rows: Sequence[Row]) -> Point | None:
         newest = {row.point: row for row in rows}
@@ -116,7 +118,7 @@ class _Session(Session[Point, Row]):
         """Whether its row is complete. A point that failed before this session is tried again."""
         if point in self._tried:
             return True
-        if row is None or row.failure or row.fingerprint != point.recipe(self.base.recipe).fingerprint("evaluate"):
+        if row is None or row.failure:
             return False
         there = self.weights in ("", row.weights) and (self.base.folder.parent / row.run_id).is_dir()
         return there and bool(row.speed or not self.grid.speed)

@@ -99,12 +99,6 @@ class Point(NamedTuple):
     def from_json(cls, data: Mapping[str, Any]) -> Point:
         return cls(**{**data, "gamma": float(data["gamma"])})
 
-    @classmethod
-    def around(cls, recipe: Recipe) -> Recipe:
-        """The values shared by all points of a sweep around `recipe`; recipes with equal values have equal sweeps."""
-        made = cls(0, "random", "shared", 0.5, "least_squares", 1.0).recipe(recipe)
-        return made.with_values(recovery=recipe.recovery.with_values(method="none"))
-
 
 class Grid(Schema):
     """Choices of a sweep, which measures every combination, e.g. `Grid(criteria=("nirvana", "flap"), seeds=(0, 1, 2))`.
@@ -182,6 +176,12 @@ class Grid(Schema):
         Where the published allocation is the shared one, one point serves both methods.
         """
         return list(dict.fromkeys(self._points()))
+
+    def same_rows(self, one: Recipe, other: Recipe) -> bool:
+        """Whether the sweeps around two recipes have the same rows: they may differ in what no point uses, such as the
+        budget of a recovery in a sweep without one.
+        """
+        return one == other or all(point.recipe(one) == point.recipe(other) for point in self.points())
 
     def _points(self) -> Iterator[Point]:
         for seed in self.seeds:

@@ -14,7 +14,7 @@ from nirvana.reporting.code import sweep_code, sweep_command
 from nirvana.runs.options import apply_options
 from nirvana.runs.recipe import EvaluationChoice, PruneChoice, Recipe
 from nirvana.runs.store import Store
-from nirvana.studies.sweep_grid import Grid, Point
+from nirvana.studies.sweep_grid import Grid
 from nirvana.studies.sweep_rows import read_rows
 from tests.sweeps import grid_of
 
@@ -50,7 +50,7 @@ def test_the_command_line_gives_the_sweep_back(recipe: Recipe, grid: Grid) -> No
     assert words[:2] == ["nirvana", "sweep"]
     parsed = build_parser().parse_args(words[1:])
     assert Grid(**given(Grid, parsed)) == grid
-    assert Point.around(apply_options(Recipe(), parsed)) == Point.around(recipe)
+    assert grid.same_rows(apply_options(Recipe(), parsed), recipe)
 
 
 def test_the_script_runs(tiny_folder: Path, sample_text: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -64,4 +64,4 @@ def test_the_script_runs(tiny_folder: Path, sample_text: Path, capsys: pytest.Ca
     exec(sweep_code(recipe, grid_of(("magnitude",), ("shared",), (0.3,), (0, 1), gammas=(math.inf,))), {})
     assert "magnitude, same allocation, 30 %, gamma inf, seed 1 0." in capsys.readouterr().out
     (base,) = Store().runs()
-    assert len(read_rows(base)) == 2 and Point.around(base.recipe) == Point.around(recipe)
+    assert len(read_rows(base)) == 2 and Grid().same_rows(base.recipe, recipe)

@@ -32,8 +32,10 @@ def test_each_point_is_made_with_and_without() -> None:
     base = Recipe().change("recovery", method="lora", minutes=3.0, seed=7)
     assert points[-1].recipe(base).recovery == RecoveryChoice(method="distill", minutes=3.0, seed=9)
     assert points[-2].recipe(base).recovery == RecoveryChoice()
-    assert Point.around(base) == Point.around(base.change("recovery", method="none"))
-    assert Point.around(base) != Point.around(base.change("recovery", minutes=4.0))
+    plain, longer = grid_of(("nirvana",), ("shared",), (0.2,), (0, 1)), base.change("recovery", minutes=4.0)
+    assert plain.same_rows(base, longer) and not GRID.same_rows(base, longer)
+    assert GRID.same_rows(base, base.change("recovery", method="distill")), "the point has its own method"
+    assert not plain.same_rows(base, base.change("evaluation", window=64))
     assert Point.from_json(points[1].to_json()) == points[1]
     old = {name: value for name, value in points[0].to_json().items() if name != "recovery"}
     assert Point.from_json(old) == points[0], "of a sweep before recoveries"
@@ -109,4 +111,5 @@ def test_a_recovered_point_has_both_numbers_and_leaves_no_weights(
     assert sweep(run, grid) == [plain, trained] and read_rows(store.open(run.id)) == [plain, trained]
     longer = store.set_recipe(run.id, base.change("recovery", tokens=512))
     assert read_rows(longer) == [plain], "a recovery with another budget is another point"
-    assert sweep(longer, grid)[1].fingerprint != trained.fingerprint and calls["recover"] == 1
+    same, other = sweep(longer, grid)
+    assert same == plain and other.fingerprint != trained.fingerprint and calls["recover"] == 1

@@ -43,9 +43,9 @@ NORMALISATIONS = (0.0, 0.25, 0.5, 0.75, 1.0)
 PANEL = StudyPanel(Sweep(), "sweep", "point", lambda run: [row.seconds for row in read_rows(run)])
 
 
-def base_recipe(now: state.Context) -> Recipe:
-    """The recipe of the sweep: the draft, or the run's own recipe if both give the same sweep."""
-    return now.run.recipe if Point.around(now.recipe) == Point.around(now.run.recipe) else now.recipe
+def base_recipe(now: state.Context, grid: Grid) -> Recipe:
+    """The recipe of the sweep: the draft, or the run's own recipe if both give the same rows."""
+    return now.run.recipe if grid.same_rows(now.recipe, now.run.recipe) else now.recipe
 
 
 def grid_controls(now: state.Context) -> Grid:
@@ -192,7 +192,7 @@ def describe_base(recipe: Recipe) -> str:
 
 def start(now: state.Context, grid: Grid, rows: Sequence[Row]) -> None:
     """Number of points, expected duration, and the button."""
-    recipe = base_recipe(now)
+    recipe = base_recipe(now, grid)
     if not PANEL.is_valid(now, grid, recipe, "Start the sweep"):
         return
     points = grid.points()
