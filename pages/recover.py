@@ -12,9 +12,9 @@ from nirvana.dashboard.panels.recover_choice import recovery_controls
 
 now = state.context()
 page.page_header("recover")
-watch(now)
 if now.job is not None:
     page.job_panel(now)
+watch(now)
 choice = recovery_controls(now.recipe.recovery)
 if choice != now.recipe.recovery:
     state.set_recipe(now.recipe.change("recovery", **vars(choice)))

@@ -84,9 +84,16 @@ def test_a_recovery_is_watched_paused_and_continued(
     settled(page)
     press(page, "recover-run")
     for chart in ("perplexity", "kl", "loss"):
-        expect(page.locator(f".st-key-recover-{chart} .nsewdrag").first).to_be_attached(timeout=TIMEOUT)
+        expect(page.locator(f".st-key-recover-{chart} .nsewdrag").first).to_be_attached(timeout=3 * TIMEOUT)
     expect(page.get_by_text("Time left").first).to_be_visible(timeout=TIMEOUT)
-    expect(page.locator(".st-key-job-cancel button").first).to_have_text(re.compile("Pause"))
+    pause = page.locator(".st-key-job-cancel button").first
+    expect(pause).to_have_text(re.compile("Pause"))
+    page.set_viewport_size({"width": 1440, "height": 900})
+    settled(page)
+    place, bar = (each.bounding_box() for each in (pause, page.get_by_test_id("stMain").get_by_test_id("stProgress")))
+    assert place is not None and bar is not None
+    assert place["y"] + place["height"] < 600, "on the first screen, above the charts"
+    assert abs(place["y"] - bar["y"]) < 40 and place["x"] > bar["x"], "beside the progress"
     press(page, "job-cancel")
     expect(page.get_by_text(re.compile("Paused after step"))).to_be_visible(timeout=TIMEOUT)
     kept = interrupted(Store(server.home).open(run.id), trains)

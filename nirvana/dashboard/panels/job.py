@@ -48,8 +48,8 @@ def _live(job_id: str, step: str, recipe: Recipe, todo: Sequence[str], pace: Pac
     if not job.live or job.step != step:
         st.rerun()
     with st.container(border=True):
-        show_progress(job)
         with st.container(horizontal=True, vertical_alignment="center"):
+            show_progress(job)
             trains = job.step == "recover"
             if st.button(
                 "Pause" if trains else "Cancel",
@@ -63,15 +63,15 @@ def _live(job_id: str, step: str, recipe: Recipe, todo: Sequence[str], pace: Pac
                     jobs.cancel(job_id)
                 except RunError as error:
                     message(error.message, error.hint)
-            st.caption(_timing(job, recipe, todo, pace))
+        if job.text:
+            st.code(job.text, language=None, wrap_lines=True)
+        st.caption(_timing(job, recipe, todo, pace))
         _log(job_id)
 
 
 def show_progress(job: Job) -> None:
     """Progress bar of the current step, if its length is known."""
     st.progress(job.fraction, text=f"**{title(job)}**{_stage(job)}")
-    if job.text:
-        st.code(job.text, language=None, wrap_lines=True)
 
 
 def title(job: Job) -> str:
