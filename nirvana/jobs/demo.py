@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from nirvana.calibration.corpora.mixture import PLUS, part_names
 from nirvana.errors import RunError
+from nirvana.jobs.tasks.ablation import AblationRequest, Inputs, UnitRequest
 from nirvana.jobs.tasks.continuation import ContinueRequest
 from nirvana.jobs.tasks.export import ExportRequest
 from nirvana.jobs.tasks.measurements import LOSS_CURVES, ScanRequest
@@ -31,6 +32,7 @@ WINDOW = 2_048  # tokens in a window or a prompt, whose memory grows with it
 STEP = 1 << 15  # tokens in a training step or a batch of prompts, which no time limit interrupts
 GENERATED = 4_096  # tokens generated one after another in a job
 CHECKS = 32  # measurements within a training
+UNCHANGED_PASSES = 5  # of an ablation, in forward passes: gradients, and twice the dense model
 SITES = 64  # more than a built-in model has, for one that was not loaded yet
 LIMITED: tuple[type[Schema], ...] = (  # a request whose work has no limit here is refused
     RunRequest,
@@ -44,6 +46,8 @@ LIMITED: tuple[type[Schema], ...] = (  # a request whose work has no limit here 
     AllocationSearchRequest,
     MatrixRequest,
     KernelRequest,
+    AblationRequest,
+    UnitRequest,
 )
 HINT = "Choose less, or install the program to compute without limits."
 
@@ -164,7 +168,7 @@ def _windows(recipe: Recipe, request: Schema, parts: Parts) -> Iterator[int]:
             yield from (each.prune.length, each.evaluation.window)
         if "recover" in steps:
             yield each.recovery.length
-    if isinstance(request, AllocationSearchRequest | ScanRequest | KernelRequest):
+    if isinstance(request, AllocationSearchRequest | ScanRequest | KernelRequest | Inputs):
         yield request.length
     if isinstance(request, SpeedRequest):
         yield request.prompt + request.new_tokens
@@ -210,6 +214,9 @@ def _tokens(run: Run | None, recipe: Recipe, request: Schema, parts: Parts) -> i
         drawn = recipe.calibration.samples * recipe.calibration.length
         scored = len(request.criteria) * len(request.seeds) * drawn
         return scored + (1 + len(request.points(recipe.allocation.gamma))) * request.samples * request.length
+    if isinstance(request, Inputs):
+        units = request.count if isinstance(request, AblationRequest) else 1
+        return (UNCHANGED_PASSES + units) * request.samples * request.length
     if isinstance(request, AllocationSearchRequest):
         return 2 * request.samples * request.length  # of one step; the number of steps follows from the time limit
     return total

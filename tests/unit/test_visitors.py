@@ -220,6 +220,9 @@ TRAINED = RECIPE.change("recovery", method="distill", minutes=5.0)
         ("sizes", RECIPE, {"schemes": ["int8"] * 99}, "texts to read"),
         ("sensitivity", RECIPE, {"levels": [each / 1000 for each in range(1, 999)]}, "texts to read"),
         ("sensitivity", RECIPE, {"samples": 4096, "length": 2048}, "texts to read"),
+        ("ablation", RECIPE, {"count": 100_000}, "texts to read"),
+        ("ablation", RECIPE, {"length": 4096}, "windows"),
+        ("ablate-unit", RECIPE, {"samples": 1024, "length": 2048}, "texts to read"),
     ],
 )
 def test_a_job_beyond_a_limit_is_refused_with_the_limit(
