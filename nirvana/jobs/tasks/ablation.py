@@ -45,7 +45,6 @@ class AblateUnits(MeasurementTask[AblationRequest]):
     name = "ablation"
     title = "Removing units one by one"
     request = AblationRequest
-    reads_only = True
 
     def check(self, run: Run, request: AblationRequest) -> None:
         require_scores(run)
