@@ -5,12 +5,13 @@ from __future__ import annotations
 import streamlit as st
 
 from nirvana.dashboard import state
-from nirvana.dashboard.guide import ICON, PAGES
+from nirvana.dashboard.guide import ICON, PAGES, STYLE
 from nirvana.dashboard.panels.messages import show_error
 from nirvana.dashboard.panels.sidebar import page_icon, sidebar
 from nirvana.errors import NirvanaError
 
-st.set_page_config(page_title="Nirvana Studio", page_icon=str(ICON), layout="wide")
+st.set_page_config(page_title="Nirvana Studio", page_icon=str(ICON), layout="wide", initial_sidebar_state=244)
+st.html(STYLE)
 icons, problem = {guide.key: guide.icon for guide in PAGES}, None
 try:
     now = state.read_context()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
+from functools import partial
 
 import streamlit as st
 
@@ -22,7 +24,7 @@ from nirvana.dashboard.panels.charts import scores_protocol, show_chart
 from nirvana.dashboard.panels.messages import show_notes
 from nirvana.dashboard.panels.metrics import metric
 from nirvana.dashboard.panels.sensitivity import scan
-from nirvana.dashboard.replan import draft_plan, load_saliency
+from nirvana.dashboard.replan import Draft, draft_plan, load_saliency
 from nirvana.layout import KV_GROUP, NEURON
 from nirvana.plan import PruningPlan
 from nirvana.reporting.figures import allocation as figures
@@ -53,17 +55,57 @@ def outcome(plan: PruningPlan) -> None:
     show_notes(plan.notes)
 
 
-def charts(scores: Saliency, plan: PruningPlan, protocol: str) -> None:
+def picture(plan: PruningPlan, protocol: str) -> None:
+    """The first chart: kept shares of the first stack."""
+    show_chart(f"allocation.kept.{plan.layout.stacks[0]}", figures.kept_shares(plan, plan.layout.stacks[0]), protocol)
+    st.caption(protocol)
+
+
+def other_stacks(plan: PruningPlan, protocol: str) -> None:
+    """Of an encoder-decoder, the kept shares by stack, and those of the decoder by layer."""
     if len(plan.layout.stacks) > 1:
         show_chart("allocation.stacks", shares.kept_by_part(plan), protocol)
-    for stack in plan.layout.stacks:
+    for stack in plan.layout.stacks[1:]:
         show_chart(f"allocation.kept.{stack}", figures.kept_shares(plan, stack), protocol)
+
+
+def cuts(scores: Saliency, plan: PruningPlan, protocol: str) -> None:
+    """Histograms of the scores with the cut."""
     pools = [kind for kind in (NEURON, KV_GROUP) if plan.layout.pool(kind)]
     for kind, column in zip(pools, st.columns(len(pools)), strict=True):
         with column:
             key = "allocation.scores.mlp" if kind == NEURON else "allocation.scores.attention"
             show_chart(key, figures.score_histogram(scores, plan, kind), protocol)
-    show_chart("allocation.parts", shares.parameters_by_part(plan), protocol)
+
+
+def more(context: state.Context, scores: Saliency, draft: Draft, protocol: str) -> None:
+    """What the plan consists of, and what measurements say of it; a tab each."""
+    plan, choice = draft.plan, context.recipe.allocation
+    sections: dict[str, Callable[[], None]] = {}
+    if plan is not None:
+        sections["Cut"] = partial(cuts, scores, plan, protocol)
+        sections["Parameters"] = lambda: show_chart("allocation.parts", shares.parameters_by_part(plan), protocol)
+    if plan is not None and uses_gamma(choice.method, scores.criterion):
+        rates = partial(figures.rates_by_gamma, scores.layout, choice.sparsity, choice.gamma, draft.reachable)
+        sections["gamma"] = lambda: show_chart("allocation.rates", rates(), protocol)
+    sections["Loss curves"] = partial(scan, context, scores, plan)
+    sections["Search"] = partial(search, context, plan)
+    sections["How it works"] = explain_gamma
+    page.tabs("allocation.tabs", sections)
+
+
+def actions(plan: PruningPlan) -> None:
+    with st.container(horizontal=True):
+        if st.button("Continue to Prune", key="allocation.continue", type="primary"):
+            st.switch_page("pages/prune.py")
+        st.download_button(
+            "Download the plan (JSON)",
+            data=lambda: json.dumps(plan.to_json()),
+            file_name="plan.json",
+            mime="application/json",
+            key="allocation.download",
+            on_click="ignore",
+        )
 
 
 context = state.context()
@@ -78,36 +120,28 @@ if state.step_state("saliency") == "stale":
     st.warning(
         "The scores belong to earlier choices, so this plan is a preview. Pruning will score the units again first."
     )
-choice = allocation_controls(context.recipe.allocation, scores.layout, scores.criterion)
-show_widths(choice)
+protocol = scores_protocol(context.run, scores)
+controls, stage = page.stage()
+with controls:
+    choice = allocation_controls(context.recipe.allocation, scores.layout, scores.criterion)
+    show_widths(choice)
 if choice != context.recipe.allocation:
     state.set_recipe(context.recipe.change("allocation", **vars(choice)))
-draft = in_rounds(state.context(), draft_plan(scores, choice, context.run.loss_curves()))
-st.caption(f"With these constraints at most {draft.reachable:.2%} can be removed.")
-if draft.plan is None:
-    page.show_error(draft.error)
-    offer_reachable(draft)
-else:
+    context = state.context()
+with stage:
+    draft = in_rounds(context, draft_plan(scores, choice, context.run.loss_curves()))
+    page.job_panel()
+    if draft.plan is None:
+        page.show_error(draft.error)
+        offer_reachable(draft)
+    else:
+        picture(draft.plan, protocol)
+with controls:
+    st.caption(f"With these constraints at most {draft.reachable:.2%} can be removed.")
+    if draft.plan is not None:
+        actions(draft.plan)
+if draft.plan is not None:
     outcome(draft.plan)
-    with st.container(horizontal=True):
-        if st.button("Continue to Prune", key="allocation.continue", type="primary"):
-            st.switch_page("pages/prune.py")
-        st.download_button(
-            "Download the plan (JSON)",
-            data=lambda: json.dumps(draft.plan.to_json()) if draft.plan else "",
-            file_name="plan.json",
-            mime="application/json",
-            key="allocation.download",
-            on_click="ignore",
-        )
-    protocol = scores_protocol(context.run, scores)
-    charts(scores, draft.plan, protocol)
-    if uses_gamma(choice.method, scores.criterion):
-        rates = figures.rates_by_gamma(scores.layout, choice.sparsity, choice.gamma, draft.reachable)
-        show_chart("allocation.rates", rates, protocol)
-scan(context, scores, draft.plan)
-search(context, draft.plan)
-with st.expander("How is the budget allocated?", key="allocation.about"):
-    explain_gamma()
-page.job_panel()
+    other_stacks(draft.plan, protocol)
+more(context, scores, draft, protocol)
 page.show_code("allocation")

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import streamlit as st
 
 from nirvana.calibration.sets import CalibrationSelection
 from nirvana.dashboard import state
 from nirvana.dashboard.panels import page
 from nirvana.dashboard.panels.calibration import (
-    charts,
+    by_candidate,
+    chart_sections,
     explain_kl,
     fingerprints,
+    frequencies,
     load_calibration,
     read_probes,
     read_samples,
@@ -47,31 +52,40 @@ def actions(now: state.Context) -> None:
 
 now = state.context()
 page.page_header("calibration")
-choice = calibration_controls(now)
+controls, picture = page.stage()
+with controls:
+    choice = calibration_controls(now)
 if choice != now.recipe.calibration:
     state.set_recipe(now.recipe.change("calibration", **vars(choice)))
     st.rerun()
-actions(now)
-page.job_panel()
+with controls:
+    actions(now)
 result = load_calibration(now.run)
-if result is None:
-    page.empty_state("calibration", missing="calibration")
-else:
-    if now.run.step_state("calibration", now.recipe) == "stale":
+sections: dict[str, Callable[[], None]] = {}
+with picture:
+    page.job_panel()
+    if result is None:
+        page.empty_state("calibration", missing="calibration")
+    elif now.run.step_state("calibration", now.recipe) == "stale":
         st.warning("What follows belongs to earlier choices. Try the sets again to bring it up to date.")
-    protocol = result_protocol(now.run, result)
+    protocol = result_protocol(now.run, result) if result is not None else ""
     if isinstance(result, CalibrationSelection):
-        winner(result)
-        charts(result, protocol)
-    else:
-        token_metrics(result)
-    read_samples(result)
-    if isinstance(result, CalibrationSelection):
-        read_probes(result, protocol)
-    fingerprints(result)
-transfer(now)
-with st.expander(
-    "What is KL divergence, and how does it choose a set?", icon=":material/help:", key="calibration.about"
-):
-    explain_kl()
+        by_candidate(result, protocol)
+    elif result is not None:
+        frequencies(result)
+    st.caption(protocol)
+if isinstance(result, CalibrationSelection):
+    winner(result)
+    sections = chart_sections(result, protocol)
+elif result is not None:
+    token_metrics(result)
+if result is not None:
+    sections["Samples"] = partial(read_samples, result)
+if isinstance(result, CalibrationSelection):
+    sections["Probes"] = partial(read_probes, result, protocol)
+sections["Transfer"] = partial(transfer, now)
+if result is not None:
+    sections["Hashes"] = partial(fingerprints, result)
+sections["What is KL?"] = explain_kl
+page.tabs("calibration.tabs", sections)
 page.show_code("calibration")

@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import streamlit as st
 
 from nirvana.dashboard import state
 from nirvana.dashboard.panels import comparison, page
 from nirvana.dashboard.panels.compare import (
-    charts,
+    answer,
+    bits,
     everything,
     explain,
     other_runs,
     peers,
+    ratios,
     side_by_side,
     standing,
+    summary,
     verdicts,
 )
 from nirvana.dashboard.panels.continuations import ask, history
 from nirvana.dashboard.panels.evaluation import cost, evaluation_controls, usable
 from nirvana.dashboard.panels.report import report_download
 from nirvana.dashboard.panels.speed import speed
-from nirvana.dashboard.panels.zero_shot import answers, explain_tasks, task_controls, tasks_usable
+from nirvana.dashboard.panels.zero_shot import answers, explain_tasks, tasks_usable
+from nirvana.evaluation.results import Report
+from nirvana.evaluation.zero_shot.results import comparisons
+from nirvana.reporting.standings import Standing
 
 
 def models(now: state.Context) -> str:
@@ -41,40 +50,67 @@ def measure(now: state.Context, possible: bool) -> None:
         state.submit("evaluate")
 
 
-now = state.context()
-page.page_header("compare")
-choice = task_controls(evaluation_controls(now.recipe.evaluation))
-if choice != now.recipe.evaluation:
-    state.set_recipe(now.recipe.change("evaluation", **vars(choice)))
-    st.rerun()
-measure(now, usable(choice) and tasks_usable(choice, now.run.model()))
-page.job_panel()
-report = now.run.report()
-if report is None:
-    page.empty_state("compare", missing="evaluate" if now.run.info("prune") else "prune")
-else:
-    stale = now.run.step_state("evaluate", now.recipe) == "stale"
-    if stale:
-        st.warning("What follows belongs to earlier choices. Measure again to bring it up to date.")
-    mine = standing(now.run)
-    others = peers(mine, now) if mine is not None else []
-    verdicts(now.run, report, mine, others)
+def measurements(report: Report) -> None:
     side_by_side(report)
-    charts(report)
-    answers(report)
+    bits(report)
+
+
+def continuations(now: state.Context) -> None:
+    ask(now)
+    history(now.run.continuations())
+
+
+def runs(now: state.Context, mine: Standing | None, others: list[Standing]) -> None:
     if mine is not None:
         other_runs(mine, others)
     comparison.side_by_side(now)
-    everything(now.run, report)
-    report_download(now.run)
-if now.run.info("prune") is not None:
-    speed(now)
-    st.markdown("### Continue a prompt with each model")
-    ask(now)
-    history(now.run.continuations())
-with st.expander(
-    "What are perplexity, bits per byte, accuracy and standard error?", icon=":material/help:", key="compare.about"
-):
+
+
+def explanation() -> None:
     explain()
     explain_tasks()
+
+
+now = state.context()
+page.page_header("compare")
+controls, picture = page.stage()
+with controls:
+    choice = evaluation_controls(now.recipe.evaluation)
+if choice != now.recipe.evaluation:
+    state.set_recipe(now.recipe.change("evaluation", **vars(choice)))
+    st.rerun()
+report = now.run.report()
+with controls:
+    measure(now, usable(choice) and tasks_usable(choice, now.run.model()))
+    if report is not None:
+        report_download(now.run)
+mine = standing(now.run) if report is not None else None
+others = peers(mine, now) if mine is not None else []
+sections: dict[str, Callable[[], None]] = {}
+if now.run.info("prune") is not None:
+    sections["Continuations"] = partial(continuations, now)
+with picture:
+    page.job_panel()
+    if report is None:
+        page.empty_state("compare", missing="evaluate" if now.run.info("prune") else "prune")
+    else:
+        if now.run.step_state("evaluate", now.recipe) == "stale":
+            st.warning("What follows belongs to earlier choices. Measure again to bring it up to date.")
+        answer(now.run, report)
+        ratios(report)
+        summary(report)
+        verdicts(report, mine, others)
+if report is not None:
+    sections["Measurements"] = partial(measurements, report)
+if report is not None and comparisons(report):
+    sections["Zero-shot"] = partial(answers, report)
+if now.run.info("prune") is not None:
+    sections["Speed and bytes"] = partial(speed, now)
+if report is not None:
+    sections[comparison.OTHER_RUNS] = partial(runs, now, mine, others)
+    sections["All numbers"] = partial(everything, now.run, report)
+sections["How it is measured"] = explanation
+if comparison.WITH in st.query_params:
+    st.session_state.setdefault(comparison.TABS, comparison.OTHER_RUNS)
+page.tabs(comparison.TABS, sections)
 page.show_code("compare")

@@ -6,7 +6,7 @@ import streamlit as st
 
 from nirvana.dashboard import state
 from nirvana.dashboard.panels import page
-from nirvana.dashboard.panels.model import anatomy, choose_model, describe, fits, resident
+from nirvana.dashboard.panels.model import anatomy, choose_model, describe, fits, parts, resident
 from nirvana.errors import RunError
 from nirvana.reporting.text import plain
 from nirvana.runs.recipe import ModelChoice
@@ -48,17 +48,23 @@ def actions(now: state.Context, choice: ModelChoice, possible: bool) -> None:
 
 now = state.context()
 page.page_header("model")
-choice = choose_model(now.recipe.model)
+controls, picture = page.stage()
+with controls:
+    choice = choose_model(now.recipe.model)
 if choice != now.recipe.model:
     changed = now.recipe.change("model", **vars(choice))
     if choice.name != now.recipe.model.name:  # which may have no such task
         changed = changed.change("calibration", task="auto")
     state.set_recipe(changed)
     now = state.context()
-preview = describe(choice, now)
-possible = preview is not None and fits(preview, choice)
-actions(now, choice, possible)
-page.job_panel()
+with picture:
+    page.job_panel()
+    preview = describe(choice, now)
+    if preview is not None:
+        parts(preview)
+    possible = preview is not None and fits(preview, choice)
+with controls:
+    actions(now, choice, possible)
 if preview is not None:
     anatomy(preview)
 page.show_code("model")

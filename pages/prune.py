@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import streamlit as st
 
 from nirvana.dashboard import state
@@ -53,8 +56,21 @@ def actions(context: state.Context, possible: bool) -> None:
             st.switch_page("pages/recover.py")
 
 
-def result(plan: PruningPlan, summary: PruneSummary, protocol: str) -> None:
-    """Sizes before and after, by layer and as a list."""
+def sizes(plan: PruningPlan, protocol: str) -> None:
+    """Sizes of each layer before and after, of the first stack: the picture of the page."""
+    stack_sizes(plan, plan.layout.stacks[0], protocol)
+    st.caption(protocol)
+
+
+def stack_sizes(plan: PruningPlan, stack: str, protocol: str) -> None:
+    names = list(dict.fromkeys(site.module for site in plan.layout if site.stack == stack))
+    for name, column in zip(names, st.columns(len(names)), strict=True):
+        with column:
+            show_chart(f"prune.sizes.{stack}.{name}", figures.sizes_by_layer(plan, stack, name), protocol)
+
+
+def result(plan: PruningPlan, summary: PruneSummary) -> None:
+    """Size, memory and time."""
     before, after = summary.parameters["dense"], summary.parameters["pruned"]
     memory = summary.weight_bytes
     with st.container(horizontal=True):
@@ -66,37 +82,47 @@ def result(plan: PruningPlan, summary: PruneSummary, protocol: str) -> None:
     if summary.compensation:
         st.caption(plain(compensated(summary.compensation)))
     show_notes(summary.notes)
-    for stack in plan.layout.stacks:
-        names = list(dict.fromkeys(site.module for site in plan.layout if site.stack == stack))
-        for name, column in zip(names, st.columns(len(names)), strict=True):
-            with column:
-                chart = figures.sizes_by_layer(plan, stack, name)
-                show_chart(f"prune.sizes.{stack}.{name}", chart, protocol)
+
+
+def modules(plan: PruningPlan) -> None:
     st.markdown("#### Which modules changed?")
-    st.code(figures.module_diff(plan), language=None, height=320)
+    st.code(figures.module_diff(plan), language=None)
 
 
 context = state.context()
 page.page_header("prune")
 scores = load_saliency(context.run)
 draft = draft_plan(scores, context.recipe.allocation, context.run.loss_curves()) if scores is not None else None
-if draft is None:
-    page.empty_state("prune", missing="saliency")
-elif draft.plan is None:
-    page.show_error(draft.error)
-else:
+protocol = scores_protocol(context.run, scores) if scores is not None else ""
+plan, summary = context.run.plan(), context.run.pruned()
+controls, picture = page.stage()
+with controls:
     choice = compensation_controls(context.recipe.prune)
     if choice != context.recipe.prune:
         state.set_recipe(context.recipe.change("prune", **vars(choice)))
-    if state.step_state("prune") != "done":
+        context = state.context()
+    actions(context, possible=draft is None or draft.plan is not None)
+with picture:
+    page.job_panel()
+    if draft is None:
+        page.empty_state("prune", missing="saliency")
+    elif draft.plan is None:
+        page.show_error(draft.error)
+    elif state.step_state("prune") != "done":
         preview(draft.plan, context.run)
-actions(context, possible=draft is None or draft.plan is not None)
-page.job_panel()
-plan, summary = context.run.plan(), context.run.pruned()
+        if summary is None:
+            sizes(draft.plan, protocol)
+    if plan is not None and summary is not None:
+        if state.step_state("prune") == "stale":
+            st.warning("What follows belongs to earlier choices. Prune to bring it up to date.")
+        sizes(plan, protocol)
 if plan is not None and summary is not None:
-    if state.step_state("prune") == "stale":
-        st.warning("What follows belongs to earlier choices. Prune to bring it up to date.")
-    protocol = scores_protocol(context.run, scores) if scores is not None else ""
-    result(plan, summary, protocol)
-    exports(context, plan, summary, subject="pruned")
+    result(plan, summary)
+    for stack in plan.layout.stacks[1:]:
+        stack_sizes(plan, stack, protocol)
+    sections: dict[str, Callable[[], None]] = {
+        "Export": partial(exports, context, plan, summary, subject="pruned"),
+        "Modules": partial(modules, plan),
+    }
+    page.tabs("prune.tabs", sections)
 page.show_code("prune", chosen_format("pruned"))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import streamlit as st
 
 from nirvana.dashboard import state
@@ -9,12 +12,13 @@ from nirvana.dashboard.panels import page
 from nirvana.dashboard.panels.agreement import criterion_against_criterion
 from nirvana.dashboard.panels.charts import scores_protocol
 from nirvana.dashboard.panels.criteria import criterion_title, describe_criterion, explain_criterion
-from nirvana.dashboard.panels.saliency import LAYER, how_computed, one_layer, overview, take_click
+from nirvana.dashboard.panels.saliency import heatmaps, how_computed, one_layer, spread, take_click, view_controls
 from nirvana.dashboard.replan import draft_plan, load_saliency
 from nirvana.saliency.criteria import available
+from nirvana.saliency.scores import Saliency
 
 
-def choose_criterion(context: state.Context) -> None:
+def choose_criterion(context: state.Context) -> str:
     """The criterion, what it measures, and the button that computes the scores."""
     st.session_state.setdefault("saliency.criterion", context.recipe.saliency.criterion)
     criterion = st.selectbox(
@@ -27,62 +31,84 @@ def choose_criterion(context: state.Context) -> None:
     if criterion != context.recipe.saliency.criterion:
         state.set_recipe(context.recipe.change("saliency", criterion=criterion))
         st.rerun()
-    st.caption(describe_criterion(criterion))
-    with st.expander("What does this criterion measure?", key="saliency.about"):
-        explain_criterion(criterion)
+    st.caption(describe_criterion(criterion).partition(". ")[0].rstrip(".") + ".")
+    return criterion
+
+
+def actions(context: state.Context) -> None:
+    """The button that scores the units, and the link to the next page."""
     done = state.step_state("saliency") == "done"
-    if st.button(
-        "Scores are current" if done else "Score the units",
-        key="saliency.run",
-        type="secondary" if done else "primary",
-        disabled=done or context.job is not None,
-        help="Also computes earlier steps that are not current.",
-    ):
-        state.submit("saliency")
+    with st.container(horizontal=True):
+        if st.button(
+            "Scores are current" if done else "Score the units",
+            key="saliency.run",
+            type="secondary" if done else "primary",
+            disabled=done or context.job is not None,
+            help="Also computes earlier steps that are not current.",
+        ):
+            state.submit("saliency")
+        if st.button(
+            "Continue to Allocation",
+            key="saliency.continue",
+            type="primary" if done else "tertiary",
+            icon=":material/arrow_forward:",
+        ):
+            st.switch_page("pages/allocation.py")
 
 
-context = state.context()
-page.page_header("saliency")
-choose_criterion(context)
-page.job_panel()
-scores = load_saliency(context.run)
-if scores is None:
-    page.empty_state("saliency", missing="calibration")
-    page.show_code("saliency")
-    st.stop()
-if state.step_state("saliency") == "stale":
-    st.warning("These scores belong to earlier choices. Score the units to bring them up to date.")
-protocol = scores_protocol(context.run, scores)
-stacks = scores.layout.stacks
-stack = stacks[0]
-if len(stacks) > 1:
+def choose_stack(scores: Saliency) -> str:
+    """Encoder or decoder, where there are two."""
+    stacks = scores.layout.stacks
+    if len(stacks) == 1:
+        return stacks[0]
     chosen = st.segmented_control(
         "Stack",
         stacks,
-        default=stack,
+        default=stacks[0],
         required=True,
         key="saliency.stack",
         bind="query-params",
         format_func=lambda name: name.capitalize(),
         help="The encoder reads the input; the decoder generates the output, with cross-attention to the encoder.",
     )
-    stack = chosen if chosen in stacks else stack
-take_click(scores, stack)
-draft = draft_plan(scores, context.recipe.allocation, context.run.loss_curves())
-above = st.container()  # filled once the layer is known
-st.markdown("### One layer")
-layer = st.select_slider(
-    "Layer",
-    scores.layout.layers(stack),
-    key=LAYER,
-    bind="query-params",
-    help="A click on a row of a heatmap also chooses its layer.",
-)
-with above:
-    overview(scores, stack, layer, draft.plan, protocol)
-if draft.error is not None:
-    st.info(f"No cut is drawn. {draft.error}")
-one_layer(scores, stack, layer, draft.plan, protocol)
-criterion_against_criterion(context, scores, stack, draft.plan)
-how_computed(scores)
+    return chosen if chosen in stacks else stacks[0]
+
+
+context = state.context()
+page.page_header("saliency")
+controls, picture = page.stage()
+with controls:
+    criterion = choose_criterion(context)
+scores = load_saliency(context.run)
+sections: dict[str, Callable[[], None]] = {"The criterion": partial(explain_criterion, criterion)}
+with picture:
+    page.job_panel()
+    if scores is None:
+        page.empty_state("saliency", missing="calibration")
+if scores is None:
+    with controls:
+        actions(context)
+else:
+    protocol = scores_protocol(context.run, scores)
+    draft = draft_plan(scores, context.recipe.allocation, context.run.loss_curves())
+    with controls:
+        stack = choose_stack(scores)
+        take_click(scores, stack)
+        view = view_controls(scores, stack)
+        actions(context)
+    with picture:
+        if state.step_state("saliency") == "stale":
+            st.warning("These scores belong to earlier choices. Score the units to bring them up to date.")
+        heatmaps(scores, stack, view, draft.plan, protocol)
+        st.caption(protocol)
+        if draft.error is not None:
+            st.info(f"No cut is drawn. {draft.error}")
+    sections = {
+        "Layer": partial(one_layer, scores, stack, view.layer, draft.plan, protocol),
+        "Spread": partial(spread, scores, stack, protocol),
+        "Another criterion": partial(criterion_against_criterion, context, scores, stack, draft.plan),
+        **sections,
+        "Computation": partial(how_computed, scores),
+    }
+page.tabs("saliency.tabs", sections)
 page.show_code("saliency")

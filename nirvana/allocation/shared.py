@@ -107,6 +107,30 @@ def groups_wanted(layout: Layout, rates: Rates) -> int:
     return math.floor(rates.attention * groups + 1e-9)  # 0.2 * 90 must give 18 whatever the rounding
 
 
+class GammasAlike(NamedTuple):
+    """The `groups` that gamma asks for, and the gammas above `lowest`, up to `highest`, that ask for as many."""
+
+    groups: int
+    lowest: float
+    highest: float
+
+
+def gammas_alike(layout: Layout, *, sparsity: float, gamma: float) -> GammasAlike:
+    """Which gammas give the plan of `gamma`: whole KV groups are removed, so gamma acts in jumps.
+
+    Raises:
+        PlanError: as `pruning_rates`.
+    """
+    attention, mlp = layout.pool_parameters(KV_GROUP), layout.pool_parameters(NEURON)
+    wanted = groups_wanted(layout, pruning_rates(layout, sparsity=sparsity, gamma=gamma))
+    if not attention or not mlp:
+        return GammasAlike(wanted, 0.0, math.inf)
+    # A rate of k of all groups belongs to gamma = (s (A + M) groups / k - A) / M.
+    scale = sparsity * (attention + mlp) * sum(layout[site].units for site in layout.pool(KV_GROUP))
+    highest = (scale / wanted - attention) / mlp if wanted else math.inf
+    return GammasAlike(wanted, max((scale / (wanted + 1) - attention) / mlp, 0.0), max(highest, 0.0))
+
+
 def _cut_ranking(saliency: Saliency, sites: list[Site], removable: Mapping[Site, int], count: int) -> dict[Site, int]:
     """Units that each site loses with the `count` lowest-ranked removable ones (all, if fewer)."""
     ranks = {site: saliency.sorted_ranks[site][: removable[site]] for site in sites}

@@ -30,6 +30,7 @@ class PageGuide:
 
 
 ICON = Path(__file__).with_name("icon.png")  # a named icon or an emoji would be loaded from the internet
+STYLE = Path(__file__).with_name("style.css")
 STEP_OF_PAGE = {"compare": "evaluate"}  # where their names differ
 STEP_SECTION = "Steps"
 STUDY_SECTION = "Studies"
@@ -41,10 +42,9 @@ PAGES = (
         ":material/home:",
         "",
         "Introduction, demo, and recent runs.",
-        "Nirvana Studio makes a language model smaller by **structured pruning**: it removes the attention "
-        "heads and MLP neurons that matter least to the model's output, which leaves a smaller ordinary model. "
-        "Each step has a page with its results and reasons. Everything runs on the machine that serves this "
-        "page, and a laptop CPU is enough.",
+        "Nirvana Studio makes a language model smaller by **structured pruning**: it removes the attention heads "
+        "and MLP neurons that matter least to its output. What remains is an ordinary, smaller model. A laptop's "
+        "CPU is enough.",
     ),
     PageGuide(
         "model",
@@ -52,9 +52,9 @@ PAGES = (
         ":material/deployed_code:",
         STEP_SECTION,
         "Choose the model and device; see its architecture and what can be pruned.",
-        "A language model is a stack of **layers**, each with an **attention** block, which moves information between "
-        "tokens, and an **MLP**, which works on each token alone. Choose a model here and see its parameters "
-        "by part. Attention and MLP weights can be pruned; embeddings, norms and the output head stay.",
+        "A language model is a stack of **layers**, each with an **attention** block, which moves information "
+        "between tokens, and an **MLP**, which works on each token alone. Attention and MLP weights can be "
+        "pruned.",
     ),
     PageGuide(
         "calibration",
@@ -62,10 +62,8 @@ PAGES = (
         ":material/article:",
         STEP_SECTION,
         "Choose the calibration text, and the sample of it that prunes best.",
-        "Units are scored on a small sample of text, the **calibration set**. The sample matters, so several "
-        "candidate sets are drawn, a trial model is pruned with each, and the set whose model is closest to "
-        "the dense (unpruned) one wins. Closeness is the **KL divergence** between their predictions on "
-        "separate probe text, in nats: 0 means identical.",
+        "Units are scored on a small sample of text, the **calibration set**. Several are drawn, a trial model is"
+        " pruned with each, and the one whose **KL divergence** from the dense model is lowest wins.",
     ),
     PageGuide(
         "saliency",
@@ -73,9 +71,9 @@ PAGES = (
         ":material/grid_on:",
         STEP_SECTION,
         "See how much the output depends on every KV group and neuron.",
-        "**Saliency** is an estimate of how much the model's output would change without a unit. A **unit** is "
-        "the smallest removable part: a **KV group** (one key and value head with the query heads that "
-        "share it) or an MLP **neuron**. Units of low score are removed first. Every layer is a row.",
+        "**Saliency** estimates how much the output would change without a **unit**, the smallest removable part:"
+        " a **KV group** (a key-value head with its query heads) or an MLP **neuron**. The lowest are removed "
+        "first.",
     ),
     PageGuide(
         "allocation",
@@ -84,9 +82,7 @@ PAGES = (
         STEP_SECTION,
         "Set the sparsity and its distribution over attention and MLP.",
         "**Sparsity** is the share of attention and MLP weights to remove; **gamma** is the ratio of the MLP's "
-        "pruning rate to attention's. The plan follows the sliders at once. In the shared allocation units are "
-        "ranked over all layers, so layers with low scores lose more. **As published** is the allocation of "
-        "the criterion's authors.",
+        "pruning rate to attention's. The plan follows the sliders at once: layers with low scores lose more.",
     ),
     PageGuide(
         "prune",
@@ -94,9 +90,8 @@ PAGES = (
         ":material/content_cut:",
         STEP_SECTION,
         "Remove the units, see sizes before and after, and export the model.",
-        "Pruning copies the kept rows and columns into smaller matrices. The result is an ordinary model that "
-        "runs with the library's own code, without masks or special kernels: smaller on disk and in memory. "
-        "The dense model is unchanged.",
+        "Pruning copies the kept rows and columns into smaller matrices. The result is an ordinary model, smaller"
+        " on disk and in memory, that runs without masks or special kernels. The dense model is unchanged.",
     ),
     PageGuide(
         "recover",
@@ -104,9 +99,8 @@ PAGES = (
         ":material/healing:",
         STEP_SECTION,
         "Optional: train the pruned model for some minutes, and watch it improve.",
-        "Pruning costs quality, and a short training brings part of it back. **Distillation** teaches the pruned model "
-        "the dense model's predictions; adapters and language modelling train on the text itself. At intervals the "
-        "model is measured on text that it is not trained on, and the best weights are kept.",
+        "Pruning costs quality, and a short training brings part of it back. **Distillation** teaches the pruned "
+        "model the dense model's predictions. It is measured on held-out text, and the best weights are kept.",
     ),
     PageGuide(
         "compare",
@@ -114,9 +108,8 @@ PAGES = (
         ":material/balance:",
         STEP_SECTION,
         "Measure the pruned and the recovered model against the dense one, on the same text.",
-        "**Perplexity** is the exponential of the mean loss per token on held-out text; lower is better, and 1 "
-        "would be certainty. All models read the same tokens. Every number has its protocol and standard "
-        "error.",
+        "All models read the same held-out tokens. **Perplexity** is the exponential of the mean loss per token: "
+        "lower is better, and 1 would be certainty.",
     ),
     PageGuide(
         "sweep",
@@ -125,10 +118,8 @@ PAGES = (
         STUDY_SECTION,
         "Try criteria, allocations, sparsities and seeds, and see which differences are clear.",
         "Is one criterion better than another, and at which sparsity? A **sweep** prunes the model with every "
-        "combination of some choices, each a separate run, and measures all on the same tokens. "
-        "Criteria are compared in two ways: **as published**, each with its authors' allocation and compensation, and "
-        "with the **same allocation** for all. Several **seeds**, each with its own calibration set, give the "
-        "significance of a difference.",
+        "combination of some choices and measures all on the same tokens. Several **seeds** give the significance"
+        " of a difference.",
     ),
     PageGuide(
         "tune",
@@ -136,9 +127,8 @@ PAGES = (
         ":material/auto_awesome:",
         STUDY_SECTION,
         "Search for the recipe with the lowest divergence from the dense model.",
-        "Which recipe suits this model? **Tuning** tries many: criterion, gamma, calibration text, compensation and "
-        "more, each measured by the **KL divergence** of the pruned model's predictions on probe text. See the "
-        "search live and the effect of each choice, and run the best recipe.",
+        "Which recipe suits this model? **Tuning** tries many choices of criterion, gamma, text and compensation,"
+        " each measured by the **KL divergence** from the dense model on probe text, and keeps the best.",
     ),
     PageGuide(
         "runs",

@@ -10,7 +10,7 @@ from pathlib import PurePath
 import pandas as pd
 
 from nirvana.evaluation.results import SUBJECTS, Measurement, Report
-from nirvana.reporting.text import short
+from nirvana.reporting.text import megabytes, millions, short
 
 # Numbers are comparable only where these fields agree.
 SAME_TEXT = ("corpus", "corpus_hash", "split", "window", "tokens", "task")
@@ -28,6 +28,7 @@ FIRST_COLUMNS = (
     "dtype",
 )
 BARS = 2.0  # standard errors
+SIZES = {"parameters": ("Parameters", millions), "bytes": ("Size of the weights", megabytes)}
 
 
 @dataclass(frozen=True)
@@ -101,15 +102,16 @@ def comparison_table(report: Report, metrics: Sequence[str] | None = None) -> pd
 
 
 def side_by_side(report: Report) -> pd.DataFrame:
-    """Perplexities, KL and whole zero-shot tasks as text: a row each, a column for each model."""
+    """Perplexities, KL, whole zero-shot tasks and sizes as text: a row each, a column for each model."""
     rows: list[dict[str, str]] = []
-    for metric in ("perplexity", "KL divergence", "accuracy"):
+    for metric in ("perplexity", "KL divergence", "accuracy", "parameters", "bytes"):
         for line in align(report, metric):
             task = str(line.last.protocol.get("task") or "")
             if metric == "accuracy" and "/" in task:  # a part of a task
                 continue
             where = PurePath(task).name if metric == "accuracy" else line.corpus
-            name = f"{metric[0].upper()}{metric[1:]}, {where}"
+            title = SIZES[metric][0] if metric in SIZES else metric[0].upper() + metric[1:]
+            name = f"{title}, {where}"
             row = {"measured": name.removesuffix(", ")}
             rows.append(row | {each: _short(item, line.ratio(each)) for each, item in line.of.items()})
     return pd.DataFrame(rows, columns=["measured", *report.subjects]).fillna("")
@@ -121,6 +123,8 @@ def _short(item: Measurement, ratio: float) -> str:
         return f"{100 * item.value:.1f} %"
     if item.metric == "KL divergence":
         return f"{short(item.value)} nats"
+    if item.metric in SIZES:
+        return SIZES[item.metric][1](item.value)
     times = f" ({ratio:.2f} x)" if item.subject != "dense" and ratio == ratio else ""
     return f"{short(item.value)}{times}"
 

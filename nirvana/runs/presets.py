@@ -36,8 +36,12 @@ class Preset(NamedTuple):
         if model not in tiny.NAMES:
             return recipe
         calibration, prune, evaluation = recipe.calibration, recipe.prune, recipe.evaluation
-        lengths = {"length": BYTES * calibration.length, "probe_length": BYTES * calibration.probe_length}
-        recipe = recipe.change("calibration", **lengths).change("prune", length=BYTES * prune.length)
+        probe = min(BYTES * calibration.probe_length, tiny.POSITIONS)
+        probes = BYTES * calibration.probe_samples * calibration.probe_length // probe
+        lengths = {"length": BYTES * calibration.length, "probe_length": probe}
+        recipe = recipe.change("calibration", probe_samples=probes, **lengths).change(
+            "prune", length=BYTES * prune.length
+        )
         recipe = recipe.change("allocation", sparsity=tiny.SPARSITY[model])
         if "recover" in recipe.steps:
             recipe = recipe.change("recovery", **TINY_RECOVERY)

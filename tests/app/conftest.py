@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,7 @@ SMALL = {
     "tie_word_embeddings": True,
 }
 SMALL_T5 = {"num_layers": 3, "num_heads": 4, "d_model": 32, "d_kv": 8, "d_ff": 96, "vocab_size": 300}
+TABS = re.compile(r"[a-z]+\.tabs")
 PLACE = {"device": "cpu", "dtype": "float32", "seconds": 1.5}
 
 
@@ -171,6 +173,33 @@ def keys_on(app: AppTest) -> set[str]:
     """Keys of all widgets and charts on the page."""
     nodes: Iterator[Any] = (node for block in (app.main, app.sidebar) for node in block)
     return {str(node.key) for node in nodes if getattr(node, "key", None)}
+
+
+def page_tabs(app: AppTest) -> tuple[str, list[str]]:
+    """Key and labels of the page's tabs; without any an empty key."""
+    for node in app.main:
+        key = str(getattr(node, "key", None) or "")
+        if TABS.fullmatch(key):
+            tabs: Iterator[Any] = iter(node.children.values())
+            return key, [tab.label for tab in tabs]
+    return "", []
+
+
+def open_tab(app: AppTest, label: str) -> AppTest:
+    """Open a tab of the page; only the open one is computed."""
+    key, labels = page_tabs(app)
+    assert label in labels
+    app.session_state[key] = label
+    return app.run()
+
+
+def keys_of_all_tabs(app: AppTest) -> set[str]:
+    """`keys_on` with each tab of the page open."""
+    found = keys_on(app)
+    for label in page_tabs(app)[1][1:]:
+        found |= keys_on(open_tab(app, label))
+        assert not app.exception, label
+    return found
 
 
 def tables(app: AppTest, column: str) -> list[pd.DataFrame]:

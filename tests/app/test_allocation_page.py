@@ -13,7 +13,7 @@ from nirvana.loss_curves import LEVELS, Sensitivity, Shift
 from nirvana.models.families.t5 import T5Family
 from nirvana.runs.recipe import Recipe
 from nirvana.runs.store import Run, Store
-from tests.app.conftest import SMALL_T5, fill, keys_on
+from tests.app.conftest import SMALL_T5, fill, keys_on, open_tab, page_tabs
 
 Start = Callable[..., AppTest]
 
@@ -63,7 +63,7 @@ def test_the_page_says_what_published_means(
     assert not app.exception
     assert any(words in caption.value for caption in app.caption)
     assert app.select_slider(key="allocation.gamma").disabled is not uses_gamma
-    assert ("allocation.rates" in keys_on(app)) is uses_gamma
+    assert ("gamma" in page_tabs(app)[1]) is uses_gamma
     assert 'method="published"' in "\n".join(block.value for block in app.code)
 
 
@@ -97,8 +97,7 @@ def test_t5s_self_attentions_keep_the_same_heads(start: Start, store: Store) -> 
 def test_a_scan_points_at_layers_to_protect(start: Start, store: Store, filled: Run) -> None:
     scores = filled.saliency()
     assert scores is not None
-    app = start(filled).run()
-    app.switch_page("pages/allocation.py").run()
+    app = open_tab(open_page(start, filled), "Loss curves")
     assert not app.exception and "allocation.scan" not in keys_on(app)
     shifts = {site: (Shift(float(site.layer), 0.01, 1, place.units),) for site, place in scores.layout.items()}
     protocol = {"levels": [0.2], "criterion": "nirvana", "samples": 4, "length": 8, "dtype": "float32", "device": "cpu"}
@@ -123,16 +122,14 @@ def test_a_scan_of_any_rate_is_shown(start: Start, filled: Run) -> None:
         "device": "cpu",
     }
     filled.attach("sensitivity", Sensitivity({site: (Shift(0.1, 0.01, 1, 9),) for site in scores.layout}, protocol))
-    app = start(filled).run()
-    app.switch_page("pages/allocation.py").run()
+    app = open_tab(open_page(start, filled), "Loss curves")
     assert not app.exception and app.slider(key="allocation.scan.rate").value == 0.05
 
 
 def test_loss_curves_make_the_measured_plan(start: Start, filled: Run) -> None:
     scores = filled.saliency()
     assert scores is not None
-    app = start(filled).run()
-    app.switch_page("pages/allocation.py").run()
+    app = open_tab(open_page(start, filled), "Loss curves")
     app.segmented_control(key="allocation.method").set_value("measured").run()
     assert not app.exception and any("needs loss curves" in error.value for error in app.error)
     assert not app.button(key="allocation.curves.run").disabled

@@ -18,7 +18,7 @@ from nirvana.runs.run import Run
 from nirvana.runs.store import Store
 from nirvana.studies.allocation_search import SearchRequest
 from nirvana.studies.allocation_steps import SearchStep
-from tests.app.conftest import keys_on
+from tests.app.conftest import keys_on, open_tab, page_tabs
 from tests.journals import write_allocation_search
 
 Start = Callable[..., AppTest]
@@ -42,7 +42,7 @@ def opened(start: Start, run: Run) -> AppTest:
     app = start(run).run()
     app.switch_page("pages/allocation.py").run()
     assert not app.exception
-    return app
+    return open_tab(app, "Search") if page_tabs(app)[0] else app
 
 
 def words(app: AppTest) -> str:

@@ -15,7 +15,7 @@ from nirvana.calibration.sets import CalibrationSelection, CalibrationSet, Candi
 from nirvana.dashboard import state
 from nirvana.runs.recipe import Recipe
 from nirvana.runs.store import Run, Store
-from tests.app.conftest import fill
+from tests.app.conftest import fill, keys_on, open_tab
 from tests.conftest import english
 
 Start = Callable[..., AppTest]
@@ -85,7 +85,7 @@ def test_choices_survive_a_visit_to_another_page(start: Start, filled: Run) -> N
 def test_any_sample_of_any_set_can_be_read(start: Start, filled: Run, number: int) -> None:
     selection = filled.calibration()
     assert isinstance(selection, CalibrationSelection)
-    app = open_page(start, filled)
+    app = open_tab(open_page(start, filled), "Samples")
     app.selectbox(key="calibration.set").set_value(number - 1).run()
     app.number_input(key="calibration.sample").set_value(3).run()
     assert selection.candidates[number - 1].calibration.texts[2] in [code.value for code in app.code]
@@ -95,7 +95,7 @@ def test_the_hardest_probe_comes_first(start: Start, filled: Run) -> None:
     selection = filled.calibration()
     assert isinstance(selection, CalibrationSelection)
     hardest = int(np.argmax(selection.candidates[selection.winner].divergence.per_sample))
-    app = open_page(start, filled)
+    app = open_tab(open_page(start, filled), "Probes")
     assert selection.probe.texts[hardest] in [code.value for code in app.code]
     assert f"At which positions of probe {hardest + 1} do predictions differ?" in words(app)
 
@@ -105,7 +105,7 @@ def test_one_set_has_token_statistics_instead(start: Start, store: Store) -> Non
     ids = np.random.default_rng(0).integers(0, 300, (3, 8))
     run.put("calibration", CalibrationSet(ids, source="python-docs", source_hash="ab" * 32, seed=5))
     app = open_page(start, run)
-    assert "without trials or comparison" in words(app) and "How varied are the tokens?" in words(app)
+    assert "calibration.tokens" in keys_on(app) and "How varied are the tokens?" in words(app)
     assert "Which candidate set prunes best?" not in words(app)
     assert " ".join(map(str, ids[0])) in [code.value for code in app.code]
     assert "these are token ids" in words(app)

@@ -17,7 +17,7 @@ from nirvana.jobs.queue import JobManager
 from nirvana.runs.recipe import Recipe
 from nirvana.runs.results import Continuation
 from nirvana.runs.store import Run, Store
-from tests.app.conftest import keys_on
+from tests.app.conftest import keys_on, open_tab
 
 Start = Callable[..., AppTest]
 
@@ -67,7 +67,7 @@ def submitted(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
 
 def test_both_models_stand_side_by_side_with_errors_and_protocol(start: Start, filled: Run) -> None:
-    app = open_page(start, filled)
+    app = open_tab(open_page(start, filled), "Measurements")
     dense, pruned = (find(filled, "perplexity", subject, corpus="library-docs") for subject in ("dense", "pruned"))
     cards = [metric for metric in app.metric if metric.value == f"{pruned.value:.2f}"]
     assert len(cards) == 1 and cards[0].label == "Pruned"
@@ -77,6 +77,7 @@ def test_both_models_stand_side_by_side_with_errors_and_protocol(start: Start, f
     assert "library-docs efefefef, 16,352 tokens in windows of 512, cpu float32, 4-bit origin" in text
     assert "n = 32" in text and "How many times higher is perplexity after pruning?" in text
     assert "KL to the dense model on python-docs" in text
+    open_tab(app, "All numbers")
     assert len(app.dataframe[0].value) == len(filled.report().measurements)  # type: ignore[union-attr]
 
 
@@ -129,7 +130,7 @@ def test_a_baseline_of_the_same_model_is_held_against_the_run(
     theirs, ours = (find(run, "perplexity", "pruned", corpus="python-docs") for run in (other, filled))
     assert f"On python-docs the random criterion reaches perplexity {theirs.value:.2f}" in text.replace("\\", "")
     assert f"this run {ours.value:.2f}" in text
-    assert "What do other runs reach on python-docs?" in text
+    assert "What do other runs reach on python-docs?" in words(open_tab(app, "Other runs"))
 
 
 def test_runs_of_other_weights_or_texts_are_no_rivals(start: Start, store: Store, filled: Run) -> None:
@@ -140,7 +141,7 @@ def test_runs_of_other_weights_or_texts_are_no_rivals(start: Start, store: Store
     card = other.model()
     assert card is not None
     other.put("model", replace(card, hash="00" * 32))
-    text = words(open_page(start, filled))
+    text = words(open_tab(open_page(start, filled), "Other runs"))
     assert "Stranger" not in text and "No other run of this model" in text
 
 
@@ -198,6 +199,7 @@ def test_any_set_of_runs_beside_each_other(start: Start, store: Store, filled: R
         others.append(store.create(filled.recipe.change("allocation", sparsity=sparsity), name=name, parent=filled))
     app = start(filled).run()
     app.switch_page("pages/compare.py").run()
+    open_tab(app, "Other runs")
     assert "compare.many" not in keys_on(app)
     app.multiselect(key="compare.beside").set_value([others[0].id]).run()
     assert not app.exception
@@ -230,6 +232,7 @@ def test_runs_measured_differently_are_measured_like_the_first(
     app = start(filled)
     app.query_params["with"] = f"{other.id},{same.id}"
     app.switch_page("pages/compare.py").run()
+    open_tab(app, "Other runs")
     assert not app.exception
     text = words(app).replace("\\", "")
     assert "measured differently from the first" in text and "tokens 32,704 instead of 16,352" in text
@@ -254,6 +257,7 @@ def test_a_run_that_was_measured_alike_before_is_taken_again(
     app = start(filled)
     app.query_params["with"] = other.id
     app.switch_page("pages/compare.py").run()
+    open_tab(app, "Other runs")
     app.button(key="compare.alike").click().run()
     assert not app.exception and submitted == [] and len(store.runs()) == 3
     assert app.multiselect(key="compare.beside").value == [same.id]

@@ -16,7 +16,7 @@ from nirvana.dashboard import state
 from nirvana.models.families.t5 import T5Family
 from nirvana.runs.recipe import CalibrationChoice, EvaluationChoice, Recipe
 from nirvana.runs.store import Run, Store
-from tests.app.conftest import PLACE, SMALL_T5, fill, keys_on
+from tests.app.conftest import PLACE, SMALL_T5, fill, keys_on, open_tab
 from tests.app.test_journey import wait
 from tests.families.test_t5 import TestByT5 as ByT5
 
@@ -65,7 +65,7 @@ def test_the_plan_is_shown_by_stack(start: Start, encoder_decoder: Run) -> None:
     app.switch_page("pages/allocation.py").run()
     assert not app.exception
     assert {"allocation.stacks", "allocation.kept.encoder", "allocation.kept.decoder"} <= keys_on(app)
-    names = {trace["name"] for trace in chart(app, "allocation.parts")["data"]}
+    names = {trace["name"] for trace in chart(open_tab(app, "Parameters"), "allocation.parts")["data"]}
     assert {"encoder self-attention, kept", "cross-attention, kept", "decoder MLP, removed"} <= names
     app.switch_page("pages/prune.py").run()
     assert not app.exception
@@ -110,7 +110,7 @@ def test_another_model_forgets_the_task(start: Start, encoder_decoder: Run, tiny
     app = start(run).run()
     app.switch_page("pages/model.py").run()
     assert "Encoder and decoder layers" in [metric.label for metric in app.metric]
-    app.segmented_control(key="model.source").select("Folder or .gguf file").run()
+    app.segmented_control(key="model.source").select("Local").run()
     app.text_input(key="model.path").set_value(str(tiny_folder)).run()
     assert app.session_state[state.DRAFT].calibration.task == "auto"
 
@@ -125,7 +125,7 @@ def test_from_a_model_folder_to_a_comparison(start: Start, store: Store, sample_
     )
     app = start(store.create(recipe, name="Journey")).run()
     app.switch_page("pages/model.py").run()
-    app.segmented_control(key="model.source").select("Folder or .gguf file").run()
+    app.segmented_control(key="model.source").select("Local").run()
     app.text_input(key="model.path").set_value(str(byt5_folder)).run()
     assert not app.error
     assert next(metric.value for metric in app.metric if metric.label == "Encoder and decoder layers") == "3 + 2"

@@ -60,7 +60,7 @@ def test_a_bad_model_is_refused_before_it_is_loaded(
     folder.mkdir()
     app = start(filled).run()
     app.switch_page("pages/model.py").run()
-    app.segmented_control(key="model.source").select("Folder or .gguf file").run()
+    app.segmented_control(key="model.source").select("Local").run()
     app.text_input(key="model.path").set_value(make(folder)).run()
     assert not app.exception
     assert len(app.error) == 1

@@ -47,7 +47,7 @@ def wait(app: AppTest) -> Job:
 def test_from_a_model_folder_to_a_comparison(start: Start, store: Store, small: Recipe, tiny_folder: Path) -> None:
     app = start(store.create(small, name="Journey")).run()
     app.switch_page("pages/model.py").run()
-    app.segmented_control(key="model.source").select("Folder or .gguf file").run()
+    app.segmented_control(key="model.source").select("Local").run()
     app.text_input(key="model.path").set_value(str(tiny_folder)).run()
     assert not app.error
     app.button(key="model.load").click().run()

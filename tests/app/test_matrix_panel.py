@@ -12,7 +12,7 @@ from nirvana.calibration.sets import CalibrationSelection
 from nirvana.runs.recipe import CalibrationChoice, EvaluationChoice, Recipe
 from nirvana.runs.store import Run, Store
 from nirvana.studies.matrix_rows import CalibrationMatrix, read_matrix
-from tests.app.conftest import tables
+from tests.app.conftest import open_tab, tables
 from tests.app.test_calibration_page import draft, open_page, words
 from tests.app.test_journey import wait
 from tests.conftest import english
@@ -44,7 +44,7 @@ def small(tiny_folder: Path, paths: list[str]) -> Recipe:
 
 
 def test_a_run_without_a_matrix_says_what_will_be_there(start: Start, filled: Run) -> None:
-    app = open_page(start, filled)
+    app = open_tab(open_page(start, filled), "Transfer")
     assert "Does the choice transfer to other text?" in words(app)
     assert "No measurements yet" in words(app) and "Prunes 3 models with" in words(app)
     assert not app.button(key=RUN).disabled
@@ -65,6 +65,7 @@ def test_from_a_mixture_to_the_matrix(start: Start, store: Store, small: Recipe,
     assert chosen is not None and not isinstance(chosen, CalibrationSelection)
     assert chosen.source == "first.txt + second.txt"
 
+    open_tab(app, "Transfer")
     assert app.multiselect(key=TEXTS).value == paths
     app.button(key=RUN).click().run()
     assert wait(app).status == "done", app.error
@@ -107,5 +108,5 @@ def test_a_public_demo_measures_installed_texts_only(
     start: Start, filled: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NIRVANA_PUBLIC_DEMO", "1")
-    app = open_page(start, filled)
+    app = open_tab(open_page(start, filled), "Transfer")
     assert len(app.multiselect(key=TEXTS).options) == 4

@@ -18,7 +18,7 @@ from nirvana.jobs.tasks.run import RunRequest
 from nirvana.runs import recovery
 from nirvana.runs.recipe import CalibrationChoice, EvaluationChoice, Recipe, RecoveryChoice, SaliencyChoice
 from nirvana.runs.store import Run, Store
-from tests.app.conftest import add_job, fill, keys_on, recover, tables
+from tests.app.conftest import add_job, fill, keys_on, open_tab, recover, tables
 from tests.app.test_compare_page import words
 from tests.app.test_journey import wait
 from tests.courses import course
@@ -92,10 +92,11 @@ def test_the_compare_page_has_three_models(start: Start, recovered: Run) -> None
     assert any("then recovered by 5 min of distillation" in text.value for text in app.caption)
     app.switch_page("pages/compare.py").run()
     assert not app.exception
-    labels = [metric.label for metric in app.metric]
+    labels = [metric.label for metric in open_tab(app, "Measurements").metric]
     assert labels.count("Recovered") == 3 and labels.count("Pruned, recovered") == 2
     assert app.button(key="compare.run").label == "Measurements are current"
     assert "**Recovery took perplexity from" in app.success[0].value
+    open_tab(app, "Continuations")
     app.pills(key="compare.writers").set_value(["recovered"]).run()
     shown = {code.value for code in app.code}
     assert " Paris, the" in shown and " Paris." not in shown

@@ -14,7 +14,7 @@ from nirvana.jobs.queue import JobManager
 from nirvana.loss_curves import Sensitivity, Shift
 from nirvana.runs.results import Continuation, ScoredText
 from nirvana.runs.store import Run
-from tests.app.conftest import add_job, tables
+from tests.app.conftest import add_job, open_tab, tables
 from tests.app.test_compare_page import open_page, submitted, words
 
 __all__ = ["submitted"]  # a fixture
@@ -49,12 +49,16 @@ def put_scan(run: Run, *, base: float) -> None:
     run.attach("sensitivity", Sensitivity(shifts, protocol | {"dtype": "float32", "device": "cpu"}))
 
 
+def open_speed(start: Start, run: Run) -> AppTest:
+    return open_tab(open_page(start, run), "Speed and bytes")
+
+
 def test_what_was_measured_is_shown_with_its_protocol(start: Start, filled: Run) -> None:
-    before = words(open_page(start, filled))
+    before = words(open_speed(start, filled))
     assert "Speed was not measured" in before and "Quality against bytes was not measured" in before
     put_speed(filled)
     put_sizes(filled)
-    app = open_page(start, filled)
+    app = open_speed(start, filled)
     text = words(app).replace("\\", "")
     assert "reads 1.50 times as fast as dense" in text and "3 turns of each model" in text
     assert "estimate: a process's memory cannot be split by model" in text
@@ -63,7 +67,7 @@ def test_what_was_measured_is_shown_with_its_protocol(start: Start, filled: Run)
 
 
 def test_speed_and_sizes_are_asked_for(start: Start, filled: Run, submitted: list[dict[str, Any]]) -> None:
-    app = open_page(start, filled)
+    app = open_speed(start, filled)
     app.number_input(key="compare.speed.prompt").set_value(64)
     app.multiselect(key="compare.speed.schemes").set_value(["int8"])
     app.button(key="compare.speed.run").click().run()
@@ -76,21 +80,21 @@ def test_speed_and_sizes_are_asked_for(start: Start, filled: Run, submitted: lis
 
 
 def test_a_length_beyond_the_models_positions_is_refused_with_a_reason(start: Start, filled: Run) -> None:
-    app = open_page(start, filled)
+    app = open_speed(start, filled)
     app.number_input(key="compare.speed.prompt").set_value(30_000)
     app.button(key="compare.speed.run").click().run()
     assert not app.exception and "positions" in words(app) and "shorter prompt" in words(app)
 
 
 def test_without_quantised_copies_there_is_nothing_to_weigh(start: Start, filled: Run) -> None:
-    app = open_page(start, filled)
+    app = open_speed(start, filled)
     app.multiselect(key="compare.speed.schemes").set_value([]).run()
     assert app.button(key="compare.sizes.run").disabled and not app.button(key="compare.speed.run").disabled
     assert "--quantised" not in "".join(str(code.value) for code in app.code)
 
 
 def test_the_code_says_what_the_controls_say(start: Start, filled: Run) -> None:
-    app = open_page(start, filled)
+    app = open_speed(start, filled)
     app.number_input(key="compare.speed.repeats").set_value(7).run()
     shown = "\n".join(str(code.value) for code in app.code)
     assert "nv.measure_speed(models, batch=1, prompt=128, new_tokens=32, repeats=7)" in shown

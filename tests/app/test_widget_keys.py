@@ -15,7 +15,7 @@ from nirvana.models.families.t5 import T5Family
 from nirvana.runs.recipe import Recipe
 from nirvana.runs.store import Run, Store
 from nirvana.studies.sweep_rows import Row
-from tests.app.conftest import ROOT, SMALL_T5, add_job, fill, keys_on
+from tests.app.conftest import ROOT, SMALL_T5, add_job, fill, keys_of_all_tabs, keys_on, open_tab
 from tests.app.test_allocation_search_panel import STEPS
 from tests.app.test_speed_panel import put_scan, put_sizes, put_speed
 from tests.app.test_sweep_page import put_sweep
@@ -28,10 +28,12 @@ from tests.unit.test_figures_matrix import make
 ROW = re.compile(r"^\| `([^`]+)` \|[^|]*\|[^|]*\|([^|]*)\|$", re.MULTILINE)
 
 CHOICES: dict[str, Callable[[AppTest], Any]] = {
-    "model": lambda app: app.segmented_control(key="model.source").select("Hugging Face hub"),
+    "model": lambda app: app.segmented_control(key="model.source").select("Hub"),
     "allocation": lambda app: app.slider(key="allocation.sparsity").set_value(0.99),
     "prune": lambda app: app.radio(key="prune.compensation").set_value("bias"),
-    "compare": lambda app: app.multiselect(key="compare.beside").set_value([Store().runs()[0].id]),
+    "compare": lambda app: (
+        open_tab(app, "Other runs").multiselect(key="compare.beside").set_value([Store().runs()[0].id])
+    ),
 }
 # AppTest keeps no keys of tables without selections.
 TABLES = {
@@ -95,13 +97,13 @@ def test_documented_keys_are_those_of_the_pages(start: Callable[..., AppTest], s
         for page in PAGES:
             app.switch_page(page.path).run()
             assert not app.exception, page.key
-            found |= keys_on(app)
+            found |= keys_of_all_tabs(app)
     for name, choose in CHOICES.items():
         app = start(filled).run()
         app.switch_page(f"pages/{name}.py").run()
         choose(app).run()
         assert not app.exception, name
-        found |= keys_on(app)
+        found |= keys_of_all_tabs(app)
     known = documented()
     patterns = {key: pattern(key) for key in known}
     assert sorted(key for key in found if not any(each.fullmatch(key) for each in patterns.values())) == []

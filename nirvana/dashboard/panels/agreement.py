@@ -30,7 +30,6 @@ def criterion_against_criterion(now: state.Context, scores: Saliency, stack: str
 
     `plan` is the draft recipe's plan of `scores`, or None.
     """
-    st.markdown("### Against another criterion")
     found = _others(now, scores)
     if not found:
         st.caption(

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import streamlit as st
 
 from nirvana.allocation.rules import METHODS, RULES, rule_name, uses_gamma
+from nirvana.allocation.shared import gammas_alike
 from nirvana.dashboard import state
 from nirvana.dashboard.panels.fields import whole_number
 from nirvana.dashboard.replan import Draft
-from nirvana.layout import Layout
+from nirvana.layout import KV_GROUP, Layout
 from nirvana.plan import PruningPlan
 from nirvana.reporting.figures.allocation import gamma_label
+from nirvana.reporting.text import count
 from nirvana.runs.recipe import AllocationChoice
 from nirvana.saliency.criteria import find_criterion
 from nirvana.schema import limits
@@ -45,7 +48,7 @@ ROUNDS = (
     "compensated model. Loss curves distribute the first round only. On SmolLM2-135M at 40 %, two rounds lose less "
     "with the measured allocation and more with the shared one."
 )
-METHOD_NAMES = {"shared": "Shared allocation", "published": "As published", "measured": "Measured"}
+METHOD_NAMES = {"shared": "Shared", "published": "Published", "measured": "Measured"}
 
 
 def allocation_controls(choice: AllocationChoice, layout: Layout, criterion: str) -> AllocationChoice:
@@ -56,12 +59,9 @@ def allocation_controls(choice: AllocationChoice, layout: Layout, criterion: str
     st.session_state.setdefault("allocation.multiple_of", choice.multiple_of)
     st.session_state.setdefault("allocation.uniform", choice.uniform)
     st.session_state.setdefault("allocation.normalisation", choice.normalisation)
-    layers = sorted({site.layer for site in layout})
-    st.session_state.setdefault("allocation.protected", [layer for layer in choice.protected if layer in layers])
     method = _method_control(criterion)
     fixed = not uses_gamma(method, criterion)
-    left, right = st.columns(2)
-    sparsity = left.slider(
+    sparsity = st.slider(
         "Sparsity",
         min_value=LEAST,
         max_value=MOST,
@@ -70,33 +70,42 @@ def allocation_controls(choice: AllocationChoice, layout: Layout, criterion: str
         key=SPARSITY,
         help="Share of the attention and MLP weights to remove. Embeddings, norms and the head are never pruned.",
     )
-    gamma = right.select_slider(
-        "gamma: ratio of the MLP's pruning rate to attention's",
+    gamma = st.select_slider(
+        "gamma: the MLP's rate over attention's",
         sorted({*GAMMAS, st.session_state[GAMMA]}),
         format_func=gamma_label,
         key=GAMMA,
         disabled=fixed,
-        help="0 prunes attention only, 1 both at the same rate, ∞ the MLP only.",
+        help="The ratio of the two pruning rates. 0 prunes attention only, 1 both at the same rate, ∞ the MLP only.",
     )
+    if not fixed:
+        st.caption(same_plan(layout, sparsity, gamma))
+    with st.expander("Advanced", key="allocation.advanced"):
+        advanced = _advanced(choice, layout, fixed)
+    return AllocationChoice(sparsity=sparsity, gamma=gamma, method=method, widths=choice.widths, **advanced)
+
+
+def _advanced(choice: AllocationChoice, layout: Layout, fixed: bool) -> dict[str, Any]:
+    """The controls that are seldom used; `fixed`: the method has no gamma."""
+    layers = sorted({site.layer for site in layout})
+    st.session_state.setdefault("allocation.protected", [layer for layer in choice.protected if layer in layers])
     with st.container(horizontal=True):
         for key, (label, value, help_text) in PRESETS.items():
             st.button(
                 label,
                 key=f"allocation.preset.{key}",
                 help=f"gamma {gamma_label(value)}. {help_text}",
-                type="secondary",
                 disabled=fixed,
                 on_click=_set,
                 args=(GAMMA, value),
             )
-    left, right = st.columns(2)
-    multiple_of = left.selectbox(
+    multiple_of = st.selectbox(
         "Multiple of MLP widths",
         sorted({*MULTIPLES, st.session_state["allocation.multiple_of"]}),
         key="allocation.multiple_of",
         help="Hardware multiplies matrices in tiles; 8 suits most. 1 follows the scores exactly.",
     )
-    protected = right.multiselect(
+    protected = st.multiselect(
         "Protected layers",
         layers,
         key="allocation.protected",
@@ -104,9 +113,8 @@ def allocation_controls(choice: AllocationChoice, layout: Layout, criterion: str
         help="These layers keep every unit. They count in the target, so the other layers lose more.",
     )
     uniform = st.toggle("Equal widths in all layers", key="allocation.uniform", help=_equal_widths_help(layout))
-    left, right = st.columns(2)
-    rounds = whole_number("Rounds", choice, "rounds", ROUNDS, container=left)
-    normalisation = right.slider(
+    rounds = whole_number("Rounds", choice, "rounds", ROUNDS)
+    normalisation = st.slider(
         "Score normalisation",
         **limits(AllocationChoice, "normalisation"),
         step=0.05,
@@ -117,17 +125,24 @@ def allocation_controls(choice: AllocationChoice, layout: Layout, criterion: str
             "the same mean, so all layers lose about as much, and only the shape of a layer's scores matters."
         ),
     )
-    protects = tuple(sorted(protected))
-    return AllocationChoice(
-        sparsity=sparsity,
-        gamma=gamma,
-        multiple_of=multiple_of,
-        protected=protects,
-        uniform=uniform,
-        method=method,
-        normalisation=0.0 if fixed or rounds > 1 else normalisation,
-        widths=choice.widths,
-        rounds=rounds,
+    return {
+        "multiple_of": multiple_of,
+        "protected": tuple(sorted(protected)),
+        "uniform": uniform,
+        "normalisation": 0.0 if fixed or rounds > 1 else normalisation,
+        "rounds": rounds,
+    }
+
+
+def same_plan(layout: Layout, sparsity: float, gamma: float) -> str:
+    """Which other values of gamma remove as many KV groups, in words: with few groups gamma acts in jumps."""
+    groups = sum(layout[site].units for site in layout.pool(KV_GROUP))
+    wanted, lowest, highest = gammas_alike(layout, sparsity=sparsity, gamma=gamma)
+    first = gamma_label(math.floor(lowest * 100 + 1) / 100 if lowest else 0.0)
+    last = gamma_label(highest if math.isinf(highest) else math.floor(highest * 100) / 100)
+    return (
+        f"gamma asks for {wanted:,} of {count(groups, 'KV group')}. They are removed whole, so any gamma from "
+        f"{first} to {last} gives this plan."
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import streamlit as st
 
 from nirvana.calibration.sets import CalibrationSelection, CalibrationSet
@@ -89,25 +91,28 @@ def _from_text(selection: CalibrationSelection, index: int) -> str:
     return f", drawn from {plain(source)}" if figures.several_texts(selection) else ""
 
 
-def charts(selection: CalibrationSelection, protocol: str) -> None:
-    """Charts of texts, candidates, paired differences, KL by position, and the choice by the length of the probes."""
-    if figures.several_texts(selection):
-        show_chart("calibration.texts", by_text(selection), protocol)
+def by_candidate(selection: CalibrationSelection, protocol: str) -> None:
+    """KL of every candidate set: the picture of the page."""
     show_chart("calibration.divergences", figures.candidate_divergences(selection), protocol)
-    several = len(selection.candidates) > 1
-    left, right = st.columns(2, gap="large") if several else (st.container(), st.container())
-    if several:
-        with left:
-            show_chart("calibration.margins", figures.margins(selection), protocol)
-    with right:
-        show_chart("calibration.positions", positions.by_position(selection), protocol)
-    if several:
-        show_chart("calibration.lengths", positions.by_length(selection), protocol)
+
+
+def chart_sections(selection: CalibrationSelection, protocol: str) -> dict[str, Callable[[], None]]:
+    """Charts by the label of their tab: texts, paired differences, KL by position, and the choice by shorter probes."""
+    charts = {}
+    if figures.several_texts(selection):
+        charts["Texts"] = "texts", by_text
+    if len(selection.candidates) > 1:
+        charts["Differences"] = "margins", figures.margins
+        charts["Probe length"] = "lengths", positions.by_length
+    charts["By position"] = "positions", positions.by_position
+    return {
+        label: lambda key=key, draw=draw: show_chart(f"calibration.{key}", draw(selection), protocol)  # type: ignore[misc]
+        for label, (key, draw) in charts.items()
+    }
 
 
 def read_samples(result: CalibrationSelection | CalibrationSet) -> None:
     """The text and tokens of any sample of any set."""
-    st.markdown("### Read the samples")
     chosen, left = result, st.container()
     if isinstance(result, CalibrationSelection):
         ranking = figures.winner_first(result)
@@ -120,17 +125,22 @@ def read_samples(result: CalibrationSelection | CalibrationSet) -> None:
     with left:
         sample = _pick(f"Sample, of {chosen.samples}", SAMPLE, chosen.samples)
     show_text(chosen, sample)
-    source = f"{plain(chosen.source)} {chosen.source_hash[:8]}; set {chosen.hash[:8]}."
-    first, second = st.columns(2, gap="large")
-    with first:
-        show_chart("calibration.tokens", tokens.token_frequencies(chosen), source)
-    with second:
-        show_chart("calibration.variety", tokens.sample_variety(chosen), source)
+    show_chart("calibration.variety", tokens.sample_variety(chosen), _origin(chosen))
+    if isinstance(result, CalibrationSelection):
+        frequencies(chosen)
+
+
+def frequencies(calibration: CalibrationSet) -> None:
+    """The most frequent tokens of a set: the picture of the page where there are no candidates to compare."""
+    show_chart("calibration.tokens", tokens.token_frequencies(calibration), _origin(calibration))
+
+
+def _origin(calibration: CalibrationSet) -> str:
+    return f"{plain(calibration.source)} {calibration.source_hash[:8]}; set {calibration.hash[:8]}."
 
 
 def read_probes(selection: CalibrationSelection, protocol: str) -> None:
     """The text of any probe sample, highest KL first."""
-    st.markdown("### Read the probe")
     order = positions.probes_by_divergence(selection)
     place = _pick(
         f"Probe sample, 1 is the hardest of {len(order)}", PROBE, len(order), "Ordered by the KL of the winner."
@@ -160,7 +170,6 @@ def show_text(calibration: CalibrationSet, sample: int) -> None:
 
 def token_metrics(calibration: CalibrationSet) -> None:
     """The size of a single set."""
-    st.markdown("One set was drawn, without trials or comparison.")
     with st.grid(3, min_column_width=170):
         metric("Samples", f"{calibration.samples:,}", f"of {_length(calibration)}")
         metric("Tokens", f"{calibration.tokens.size:,}")
@@ -174,8 +183,7 @@ def fingerprints(result: CalibrationSelection | CalibrationSet) -> None:
     if isinstance(result, CalibrationSelection):
         rows["probe"] = result.probe.hash
         rows |= {f"set {index + 1}": each.calibration.hash for index, each in enumerate(result.candidates)}
-    with st.expander("Hashes", icon=":material/fingerprint:", key="calibration.hashes"):
-        st.code("\n".join(f"{name:<16} {value}" for name, value in rows.items() if value), language=None)
+    st.code("\n".join(f"{name:<16} {value}" for name, value in rows.items() if value), language=None)
 
 
 def result_protocol(run: Run, result: CalibrationSelection | CalibrationSet) -> str:

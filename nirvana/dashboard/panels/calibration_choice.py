@@ -36,23 +36,28 @@ def calibration_controls(now: state.Context) -> CalibrationChoice:
     choice = now.recipe.calibration
     (corpus, *alternatives), mixtures = choose_texts(choice.texts, choice.mixtures)
     task = _choose_task(now)
-    with st.grid(4, min_column_width=150):
-        candidates = whole_number(
-            "Sets of each text" if alternatives else "Candidate sets",
-            choice,
-            "candidates",
-            "Each is drawn with its own seed and tried. With 1 set of one text there are no trials.",
-        )
-        samples = whole_number("Samples in a set", choice, "samples", "The paper uses 32.")
-        length = whole_number("Tokens in a sample", choice, "length", "The paper uses 128.")
-        seed = whole_number("Seed", choice, "seed", "Seed of the first set; the others have the next seeds.")
-    with st.expander("Advanced: trial prunings and probe", icon=":material/tune:", key="calibration.advanced"):
+    candidates = whole_number(
+        "Sets of each text" if alternatives else "Candidate sets",
+        choice,
+        "candidates",
+        "Each is drawn with its own seed and tried. With 1 set of one text there are no trials.",
+    )
+    with st.expander("Advanced", key="calibration.advanced"):
+        with st.grid(3, min_column_width=200):
+            samples = whole_number("Samples in a set", choice, "samples", "The paper uses 32.")
+            length = whole_number("Tokens in a sample", choice, "length", "The paper uses 128.")
+            seed = whole_number("Seed", choice, "seed", "Seed of the first set; the others have the next seeds.")
         trial = _trial_controls(now)
         with st.grid(3, min_column_width=200):
             probe_samples = whole_number(
                 "Probe samples", choice, "probe_samples", "More probes distinguish closer sets."
             )
-            probe_length = whole_number("Tokens in a probe", choice, "probe_length", "The paper uses 64.")
+            probe_length = whole_number(
+                "Tokens in a probe",
+                choice,
+                "probe_length",
+                "The paper uses 64. On 512, KL orders models as perplexity does.",
+            )
             probe_seed = whole_number("Probe seed", choice, "probe_seed", "Seed of the probe samples.")
     return choice.with_values(
         corpus=corpus,
@@ -73,6 +78,7 @@ def calibration_controls(now: state.Context) -> CalibrationChoice:
 def _trial_controls(now: state.Context) -> dict[str, Any]:
     """Controls of criterion and allocation of the trial prunings; values by recipe field."""
     choice = now.recipe.calibration
+    st.markdown("**Trial prunings and probe**")
     st.markdown(
         "The trials use these settings, independent of the Allocation page, so its sliders do not make the "
         "choice stale."

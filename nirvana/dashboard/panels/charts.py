@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import plotly.graph_objects as go
 import streamlit as st
 
 from nirvana.calibration.sets import CalibrationSelection
@@ -12,23 +13,34 @@ from nirvana.reporting.figures.chart import Chart
 from nirvana.runs.store import Run
 from nirvana.saliency.scores import Saliency
 
+LABELS = 14  # pixels; smaller ones are not read from the back of a room
 CONFIG = {"displaylogo": False, "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d"]}
 
 
 def show_chart(key: str, chart: Chart, protocol: str = "", *, clickable: bool = False) -> None:
     """Draw `chart` under widget key `key`; its table and CSV follow under `<key>.table`.
 
-    `protocol` names e.g. model, criterion and calibration set. With `clickable`, a click reruns the page and `clicked`
-    reads it.
+    `protocol` names e.g. model, criterion and calibration set; it stands beside the numbers. With `clickable`, a click
+    reruns the page and `clicked` reads it.
     """
     st.markdown(f"#### {chart.title}")
     st.markdown(chart.takeaway)
+    figure = legible(chart.figure)
     if clickable:
-        st.plotly_chart(chart.figure, key=key, config=CONFIG, alt=chart.alt, on_select="rerun", selection_mode="points")
+        st.plotly_chart(figure, key=key, config=CONFIG, alt=chart.alt, on_select="rerun", selection_mode="points")
     else:
-        st.plotly_chart(chart.figure, key=key, config=CONFIG, alt=chart.alt)
-    st.caption(" ".join(part for part in (chart.reading, protocol) if part))
-    table_and_csv(f"{key}.table", chart.table)
+        st.plotly_chart(figure, key=key, config=CONFIG, alt=chart.alt)
+    if chart.reading:
+        st.caption(chart.reading)
+    table_and_csv(f"{key}.table", chart.table, protocol)
+
+
+def legible(figure: go.Figure) -> go.Figure:
+    """`figure` with labels of at least `LABELS` pixels, which Streamlit's theme does not change."""
+    figure.update_layout(font_size=LABELS, legend_font_size=LABELS, hoverlabel_font_size=LABELS)
+    for axes in (figure.update_xaxes, figure.update_yaxes):
+        axes(tickfont_size=LABELS, title_font_size=LABELS)
+    return figure
 
 
 def clicked(key: str) -> dict[str, Any] | None:

@@ -10,6 +10,7 @@ import streamlit as st
 from nirvana.dashboard import state
 from nirvana.dashboard.panels.charts import show_chart
 from nirvana.evaluation.results import Measurement, Report
+from nirvana.reporting import aligned
 from nirvana.reporting.aligned import Aligned, align, describe_protocol, report_table
 from nirvana.reporting.figures import compare as figures
 from nirvana.reporting.figures.chart import plus_minus
@@ -38,13 +39,18 @@ def side_by_side(report: Report) -> None:
             _card("Size of the weights", line, words=megabytes)
 
 
-def verdicts(run: Run, report: Report, mine: Standing | None, others: list[Standing]) -> None:
-    """Warning of a broken model, and the run against the baselines."""
+def answer(run: Run, report: Report) -> None:
+    """The verdict in one sentence, or that the model is broken."""
     card = run.model()
     broken = collapses(report, card.geometry.get("vocabulary") if card else None)
     if broken:
         st.error("**Pruning broke this model.**\n" + _list(broken), icon=":material/heart_broken:")
     recovered(report)
+
+
+def verdicts(report: Report, mine: Standing | None, others: list[Standing]) -> None:
+    """What recovery made worse, and the run against the baselines."""
+    made_worse(report)
     found = duels(mine, others) if mine is not None else []
     for side, show, title, icon in (
         (1, st.warning, "A baseline is better than this run.", ":material/trending_down:"),
@@ -57,42 +63,56 @@ def verdicts(run: Run, report: Report, mine: Standing | None, others: list[Stand
 
 
 def recovered(report: Report) -> None:
-    """The effect of recovery on each metric, with a warning where it is clearly worse."""
+    """The effect of recovery in a sentence."""
     found = verdict(report)
-    if found is None:
-        return
-    show = st.success if found.clear else st.info
-    show(f"**{plain(found.words)}**", icon=":material/healing:")
-    if found.worse:
+    if found is not None:
+        show = st.success if found.clear else st.info
+        show(f"**{plain(found.words)}**", icon=":material/healing:")
+
+
+def made_worse(report: Report) -> None:
+    """What recovery has clearly made worse."""
+    found = verdict(report)
+    if found is not None and found.worse:
         lines = _list([plain(line) for line in found.worse])
         st.warning(f"**Recovery made this significantly worse.**\n{lines}", icon=":material/trending_down:")
 
 
-def charts(report: Report) -> None:
-    """Cost on each text, as a ratio and in bits per byte."""
+def summary(report: Report) -> None:
+    """Dense, pruned and recovered model in one table."""
+    table = aligned.side_by_side(report).set_index("measured").rename_axis("").rename(index=plain)
+    st.table(table)  # it wraps on a phone, unlike a data frame, and reads Markdown
+
+
+def ratios(report: Report) -> None:
+    """Perplexity over the dense model's: the picture of the page."""
+    chart, protocol = figures.perplexity_ratios(report), _perplexity_protocol(report)
+    if chart is not None:
+        show_chart("compare.ratios", chart, protocol)
+        st.caption(protocol)
+
+
+def bits(report: Report) -> None:
+    """Cost on each text in bits per byte."""
+    chart = figures.bits_per_byte(report)
+    if chart is not None:
+        show_chart("compare.bits", chart, _perplexity_protocol(report))
+
+
+def _perplexity_protocol(report: Report) -> str:
     note = next((str(item.protocol["note"]) for item in report.measurements if item.protocol.get("note")), "")
     found = next((item for item in report.measurements if item.metric == "perplexity"), None)
-    protocol = ""
-    if found is not None:
-        where = " ".join(str(found.protocol[name]) for name in ("dtype", "device") if found.protocol.get(name))
-        window = found.protocol.get("window")
-        task = str(found.protocol.get("task") or "")
-        parts = [f"windows of {window:,} tokens" if window else "", task, where, plain(note)]
-        protocol = ", ".join(part for part in parts if part).capitalize() + "."
-    drawn = [
-        (f"compare.{name}", chart)
-        for name, chart in (("ratios", figures.perplexity_ratios(report)), ("bits", figures.bits_per_byte(report)))
-        if chart is not None
-    ]
-    if drawn:
-        for (key, chart), column in zip(drawn, st.columns(len(drawn), gap="large"), strict=True):
-            with column:
-                show_chart(key, chart, protocol)
+    if found is None:
+        return ""
+    where = " ".join(str(found.protocol[name]) for name in ("dtype", "device") if found.protocol.get(name))
+    window = found.protocol.get("window")
+    task = str(found.protocol.get("task") or "")
+    parts = [f"windows of {window:,} tokens" if window else "", task, where, plain(note)]
+    return ", ".join(part for part in parts if part).capitalize() + "."
 
 
 def everything(run: Run, report: Report) -> None:
     """All measurements with their protocols, with downloads."""
-    st.markdown("#### All measurements")
     table = report_table(report)
     st.dataframe(
         table,

@@ -24,6 +24,7 @@ from nirvana.runs.store import EXAMPLE
 
 BESIDE, LINE = "compare.beside", "compare.line"
 KEPT = "nirvana.beside"  # kept while other pages are open
+TABS, OTHER_RUNS = "compare.tabs", "Other runs"  # the tab of this comparison
 WITH = "with"  # query parameter: ids of the runs compared with the open one
 COLOURS = {"better": theme.MLP, "worse": theme.REMOVED, "otherwise": theme.NEUTRAL}
 ALIKE = "compare.alike"
@@ -34,12 +35,12 @@ def set_beside(run_ids: Sequence[str]) -> None:
     first, *others = run_ids
     state.open_run(first)
     st.session_state[BESIDE] = others
+    st.session_state[TABS] = OTHER_RUNS
     st.switch_page("pages/compare.py")
 
 
 def side_by_side(now: state.Context) -> None:
     """Choice of runs to compare with the open one, and their aligned measurements."""
-    st.markdown("### Comparison with other runs")
     names = _offered(now)
     if BESIDE not in st.session_state:
         asked = st.query_params.get(WITH, "").split(",") if WITH in st.query_params else st.session_state.get(KEPT, [])

@@ -19,7 +19,7 @@ from nirvana.reporting.text import plain
 CORPUS, MORE = "calibration.corpus", "calibration.more"
 TOGETHER, MIXTURES = "calibration.together", "calibration.mixtures"
 MIX, CHOOSE = "mix", "choose"
-WAYS = {MIX: "Uniform mixture", CHOOSE: "Let KL choose between them"}
+WAYS = {MIX: "Mix", CHOOSE: "Choose by KL"}
 PROBLEM = "calibration.problem"
 
 
@@ -93,8 +93,7 @@ def choose_texts(texts: Sequence[str], mixtures: bool) -> tuple[tuple[str, ...],
     options = corpus_options(*names, st.session_state[CORPUS], *st.session_state[MORE])
     if st.session_state[CORPUS] not in options:
         st.session_state[CORPUS] = options[0]
-    left, right = st.columns(2)
-    first = left.selectbox(
+    first = st.selectbox(
         "Text",
         options,
         key=CORPUS,
@@ -103,7 +102,7 @@ def choose_texts(texts: Sequence[str], mixtures: bool) -> tuple[tuple[str, ...],
     )
     others = [name for name in options if name != first]
     st.session_state[MORE] = [name for name in st.session_state[MORE] if name in others]
-    more = right.multiselect(
+    more = st.multiselect(
         "More texts",
         others,
         key=MORE,
@@ -112,7 +111,7 @@ def choose_texts(texts: Sequence[str], mixtures: bool) -> tuple[tuple[str, ...],
         help="A model for several kinds of text may prune better with some of each.",
     )
     more = [name for name in more if name in others]  # a browser can send any value
-    st.caption(" ".join(describe_corpus(name) for name in (first, *more)))
+    st.caption(describe_corpus(first))
     chosen: tuple[tuple[str, ...], bool] = ((first,), mixtures)
     if more:
         st.session_state.setdefault(TOGETHER, CHOOSE if len(texts) > 1 else MIX)

@@ -8,7 +8,7 @@ from nirvana.dashboard import state
 from nirvana.dashboard.panels.corpora import check_source, corpus_label, corpus_options
 from nirvana.dashboard.panels.fields import whole_number
 from nirvana.dashboard.panels.messages import message, show_error
-from nirvana.dashboard.panels.zero_shot import asked
+from nirvana.dashboard.panels.zero_shot import asked, task_controls
 from nirvana.errors import NirvanaError
 from nirvana.reporting.estimates import expected_seconds, in_words
 from nirvana.reporting.figures.chart import count
@@ -19,7 +19,7 @@ CORPORA, WINDOW, MAX_TOKENS = "compare.corpora", "compare.window", "compare.max_
 
 
 def evaluation_controls(choice: EvaluationChoice) -> EvaluationChoice:
-    """Controls of texts, window and length, starting from `choice`; returns their values."""
+    """Controls of texts and, under "Advanced", of window, length and tasks, starting from `choice`."""
     st.session_state.setdefault(CORPORA, list(choice.corpora))
     options = corpus_options(*choice.corpora, *st.session_state[CORPORA])
     st.session_state[CORPORA] = [name for name in st.session_state[CORPORA] if name in options]
@@ -34,7 +34,8 @@ def evaluation_controls(choice: EvaluationChoice) -> EvaluationChoice:
         help="The evaluation part of each, which shares no document with the calibration and probe samples."
         + (" Type the path of a .txt, .jsonl or .json file, or the id of a data set, to add it." if own else ""),
     )
-    with st.grid(2, min_column_width=150):
+    with st.expander("Advanced", key="compare.advanced"):
+        choice = task_controls(choice)
         window = whole_number(
             "Window, in tokens",
             choice,

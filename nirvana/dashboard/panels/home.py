@@ -7,6 +7,7 @@ import streamlit as st
 from nirvana.allocation.rules import balance
 from nirvana.dashboard import state
 from nirvana.dashboard.guide import STEP_GUIDES
+from nirvana.dashboard.panels.compare import summary
 from nirvana.dashboard.panels.continuations import excerpts
 from nirvana.dashboard.panels.demo_curve import curve_grid
 from nirvana.dashboard.panels.messages import page_link
@@ -14,7 +15,6 @@ from nirvana.dashboard.panels.metrics import metric
 from nirvana.dashboard.panels.sidebar import STATUS
 from nirvana.models.sources import BUILT_IN
 from nirvana.models.tiny import NAMES, QUICK
-from nirvana.reporting.aligned import side_by_side
 from nirvana.reporting.estimates import in_words, total_seconds
 from nirvana.reporting.text import millions, moment, plain
 from nirvana.runs.describe import recovery
@@ -118,8 +118,7 @@ def headline(run: Run) -> None:
     trained = recovery(run.recipe.recovery) if "recovered" in report.subjects else []
     ending = f"then recovered by {trained[0]}" if trained else "without any training afterwards"
     st.caption(f"{plain(card.name)}{origin}, pruned on {plain(card.device)}, {ending}.")
-    table = side_by_side(report).set_index("measured").rename_axis("").rename(index=plain)
-    st.table(table)  # it wraps on a phone, unlike a data frame, and reads Markdown
+    summary(report)
     excerpts(run.continuations())
     with st.container(horizontal=True):
         page_link("saliency", "See which units matter")

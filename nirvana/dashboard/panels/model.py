@@ -19,7 +19,7 @@ from nirvana.runs.recipe import ModelChoice
 from nirvana.runs.results import ModelCard
 from nirvana.runs.store import EXAMPLE
 
-BUILT_IN_SOURCE, LOCAL, HUB = "Built in", "Folder or .gguf file", "Hugging Face hub"
+BUILT_IN_SOURCE, LOCAL, HUB = "Built in", "Local", "Hub"
 SOURCES = {
     BUILT_IN_SOURCE: "Installed with the program; nothing is downloaded.",
     LOCAL: "A folder with config.json and *.safetensors, a .gguf file, or a checkpoint of this program. Pickled "
@@ -38,7 +38,13 @@ def choose_model(choice: ModelChoice) -> ModelChoice:
     """Controls of source, name, device and dtype, starting from `choice`; returns their values."""
     st.session_state.setdefault("model.source", _source_of(choice.name))
     sources = [BUILT_IN_SOURCE] if state.public_demo() else list(SOURCES)
-    source = st.segmented_control("Source of the model", sources, key="model.source", required=True)
+    source = st.segmented_control(
+        "Source of the model",
+        sources,
+        key="model.source",
+        required=True,
+        help="Built in, a folder or .gguf file on the machine that serves this page, or the Hugging Face hub.",
+    )
     source = source if source in sources else BUILT_IN_SOURCE
     known = list(BUILT_IN)
     if source == BUILT_IN_SOURCE:
@@ -47,9 +53,10 @@ def choose_model(choice: ModelChoice) -> ModelChoice:
             "Model",
             known,
             key="model.built_in",
-            captions=[f"{each.description[0].upper()}{each.description[1:]}." for each in BUILT_IN.values()],
             help=SOURCES[source],
         )
+        described = BUILT_IN[name].description
+        st.caption(f"{described[0].upper()}{described[1:]}.")
     else:
         key, label, example = {
             LOCAL: ("model.path", "Folder or file on the machine that serves this page", "~/models/my-llama"),
@@ -57,11 +64,10 @@ def choose_model(choice: ModelChoice) -> ModelChoice:
         }[source]
         st.session_state.setdefault(key, choice.name if _source_of(choice.name) == source else "")
         name = st.text_input(label, key=key, placeholder=example, help=SOURCES[source], max_chars=1000).strip()
-    left, right = st.columns(2)
     found = {device.name: device for device in _devices()}
     names = list(dict.fromkeys(["auto", *found, choice.device]))
     st.session_state.setdefault("model.device", choice.device)
-    device = left.selectbox(
+    device = st.selectbox(
         "Device",
         names,
         key="model.device",
@@ -69,7 +75,7 @@ def choose_model(choice: ModelChoice) -> ModelChoice:
         help="Device of all computations. Automatic takes a GPU where there is one.",
     )
     st.session_state.setdefault("model.dtype", choice.dtype)
-    dtype = right.selectbox(
+    dtype = st.selectbox(
         "Number format",
         list(DTYPES),
         key="model.dtype",
@@ -155,10 +161,14 @@ def fits(preview: ModelPreview, choice: ModelChoice) -> bool:
     return enough
 
 
-def anatomy(preview: ModelPreview) -> None:
-    """Parameters by part, prunable units, and the sizes of the architecture."""
+def parts(preview: ModelPreview) -> None:
+    """The chart of parameters by part."""
     note = f", {preview.note}" if preview.note else ""
     show_chart("model.parts", figures.parameters_by_part(preview.layout), f"{preview.name}{note}.")
+
+
+def anatomy(preview: ModelPreview) -> None:
+    """Prunable units, and the sizes of the architecture."""
     st.markdown("#### Prunable units")
     st.dataframe(
         figures.unit_table(preview.layout),

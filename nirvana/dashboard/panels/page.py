@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 from streamlit.runtime.pages_manager import PagesManager
 
 from nirvana.dashboard import state
@@ -13,7 +15,6 @@ from nirvana.dashboard.panels.job import job_panel
 from nirvana.dashboard.panels.messages import message, page_link, show_error
 from nirvana.reporting import code
 from nirvana.reporting.text import plain
-from nirvana.runs.recipe import STEPS
 from nirvana.runs.store import EXAMPLE
 
 if TYPE_CHECKING:
@@ -27,18 +28,10 @@ __all__ = [
     "page_link",
     "show_code",
     "show_error",
+    "stage",
     "table_and_csv",
+    "tabs",
 ]
-
-Colour = Literal["green", "orange", "blue", "red", "gray"]
-BADGES: dict[str, tuple[str, Colour, str]] = {  # state: icon, colour, meaning
-    "done": (":material/check:", "green", "current"),
-    "stale": (":material/update:", "orange", "stale: an earlier choice has changed since"),
-    "running": (":material/hourglass_top:", "blue", "being computed"),
-    "failed": (":material/error:", "red", "failed"),
-    "missing": (":material/radio_button_unchecked:", "gray", "not computed yet"),
-    "off": (":material/do_not_disturb_on:", "gray", "off: the pruned model is not trained"),
-}
 
 ENTERED = "nirvana.entered"
 
@@ -54,24 +47,12 @@ EMPTY = {  # page: its future content
 
 
 def page_header(key: str) -> None:
-    """Title, introduction, open run, and the state of every step."""
+    """Title and introduction, and what went wrong before the page was opened."""
     _enter_through_app()
     guide = GUIDES[key]
     st.title(guide.title)
     st.markdown(guide.about)
-    now = state.context()
-    if guide.step:
-        with st.container(horizontal=True, gap="small", vertical_alignment="center"):
-            for step in (each for each in STEPS if each in now.recipe.steps or each == guide.step):
-                icon, colour, meaning = BADGES[state.state_of(now, step)]
-                title = STEP_GUIDES[step].title
-                label = f"**{title}**" if step == guide.step else title
-                st.badge(label, icon=icon, color=colour, help=f"{title}: {meaning}.")
-        if now.run.is_example:
-            st.caption(
-                ":material/visibility: This is the example run of the built-in model. If you change choices "
-                "here, they start a run of your own; the example stays."
-            )
+    state.context()  # opens the run of the URL, which may be gone
     problem = state.take_problem()
     if problem is not None:
         show_error(problem)
@@ -92,6 +73,20 @@ def _enter_through_app() -> None:
     if first and PagesManager.uses_pages_directory:
         PagesManager.uses_pages_directory = False
         st.rerun()
+
+
+def stage() -> tuple[DeltaGenerator, DeltaGenerator]:
+    """Columns of the first screen: the controls that matter, and beside them the page's picture."""
+    controls, picture = st.columns([2, 5], gap="medium")
+    return controls, picture
+
+
+def tabs(key: str, sections: Mapping[str, Callable[[], None]]) -> None:
+    """Tabs by label, under widget key `key`. Only the open one is computed and sent to the browser."""
+    for tab, show in zip(st.tabs(list(sections), key=key, on_change="rerun"), sections.values(), strict=True):
+        if tab.open:
+            with tab:
+                show()
 
 
 def empty_state(key: str, missing: str) -> None:
@@ -127,13 +122,15 @@ def show_code(key: str, format: str = "") -> None:
 
 
 @st.fragment
-def table_and_csv(key: str, table: pd.DataFrame) -> None:
-    """Data of a chart, sent to the browser on demand; widget keys `<key>`, `<key>.csv`."""
+def table_and_csv(key: str, table: pd.DataFrame, protocol: str = "") -> None:
+    """Data of a chart with its protocol, sent to the browser on demand; widget keys `<key>`, `<key>.csv`."""
     with st.expander(
         "Numbers", type="compact", icon=":material/table_rows:", key=f"{key}.open", on_change="rerun"
     ) as box:
         if box.open:
             st.dataframe(table, hide_index=True, key=key, height="auto" if len(table) < 9 else 320)
+            if protocol:
+                st.caption(protocol)
             st.download_button(
                 "Download CSV",
                 data=lambda: table.to_csv(index=False).encode(),

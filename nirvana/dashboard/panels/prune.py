@@ -38,18 +38,18 @@ def compensation_controls(choice: PruneChoice) -> PruneChoice:
         list(MEANINGS),
         key=METHOD,
         format_func=lambda name: COMPENSATIONS[name].capitalize(),
-        captions=[f"{MEANINGS[name]}." for name in MEANINGS],
         help=(
             "Attention and MLP each end in an **output projection**, which loses inputs when units are removed. "
             "Compensation changes it, without training, so that its output stays close to the dense one."
         ),
     )
+    st.caption(f"{MEANINGS[method]}.")
     if method == "none":
         return choice.with_values(compensation=method)
-    st.caption("The statistics are of samples drawn from the calibration text; more samples fit better.")
     numbers = {}
-    for column, (name, label) in zip(st.columns(len(NUMBERS)), NUMBERS.items(), strict=True):
-        with column:
+    with st.expander("Advanced", key="prune.advanced"):
+        st.caption("The statistics are of samples drawn from the calibration text; more samples fit better.")
+        for name, label in NUMBERS.items():
             numbers[name] = whole_number(label, choice, name)
     return choice.with_values(compensation=method, **numbers)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import streamlit as st
 
@@ -28,37 +28,62 @@ def take_click(scores: Saliency, stack: str) -> None:
         st.session_state[LAYER] = layers[0]
 
 
-def overview(scores: Saliency, stack: str, layer: int, plan: PruningPlan | None, protocol: str) -> None:
-    """A heatmap for each module with `layer` outlined, then the spread by layer."""
-    with st.container(horizontal=True, vertical_alignment="bottom"):
-        colour = st.segmented_control(
-            "Colour",
-            list(figures.COLOURS),
-            default="log",
-            required=True,
-            format_func=lambda name: figures.COLOURS[name].capitalize(),
-            key="saliency.colour",
-            persist_state="session",
-            help="Log resolves small scores, linear large ones; rank is the order of removal.",
-        )
-        ordered = st.toggle(
-            "Sort each layer, best first",
-            key="saliency.sort",
-            persist_state="session",
-            help="Shows the decrease of the scores, and the number of units in each layer that the current plan keeps.",
-        )
+class View(NamedTuple):
+    """How heatmaps are drawn: the layer that is outlined, the scale, and whether each layer is sorted by score."""
+
+    layer: int
+    colour: str
+    ordered: bool
+
+
+def view_controls(scores: Saliency, stack: str) -> View:
+    """Controls of the heatmaps."""
+    layer = st.select_slider(
+        "Layer",
+        scores.layout.layers(stack),
+        key=LAYER,
+        bind="query-params",
+        help="A click on a row of a heatmap also chooses its layer.",
+    )
+    colour = st.segmented_control(
+        "Colour",
+        figures.COLOURS,
+        default="log",
+        required=True,
+        format_func=str.capitalize,
+        key="saliency.colour",
+        persist_state="session",
+        help="Scale of the scores. Log resolves small scores, linear large ones; rank is the order of removal.",
+    )
+    ordered = st.toggle(
+        "Sort each layer, best first",
+        value=True,
+        key="saliency.sort",
+        persist_state="session",
+        help="Shows how the scores fall, and how many units of each layer the plan keeps. Off, units stand in the "
+        "order of the model's weights.",
+    )
+    return View(int(layer), colour or "log", ordered)
+
+
+def heatmaps(scores: Saliency, stack: str, view: View, plan: PruningPlan | None, protocol: str) -> None:
+    """A heatmap for each module, with the view's layer outlined."""
     for module, column in zip(figures.modules(scores, stack), module_columns(scores, stack), strict=True):
         with column:
             chart = figures.unit_heatmap(
                 scores,
                 stack,
                 module,
-                colour=colour or "log",
-                ordered=ordered,
+                colour=view.colour,
+                ordered=view.ordered,
                 plan=plan,
-                selected=layer,
+                selected=view.layer,
             )
             show_chart(f"saliency.heatmap.{module}", chart, protocol, clickable=True)
+
+
+def spread(scores: Saliency, stack: str, protocol: str) -> None:
+    """The distribution of each layer's scores."""
     for module, column in zip(figures.modules(scores, stack), module_columns(scores, stack), strict=True):
         with column:
             chart = distributions.layer_distributions(scores, stack, module)
@@ -86,10 +111,9 @@ def one_layer(scores: Saliency, stack: str, layer: int, plan: PruningPlan | None
 
 def how_computed(scores: Saliency) -> None:
     """The record of the scores' computation."""
-    with st.expander("How were these scores computed?", key="saliency.details"):
-        rows: dict[str, object] = {"criterion": scores.criterion, "calibration set": scores.calibration_hash}
-        rows |= {name.replace("_", " "): value for name, value in scores.details.items()}
-        st.table({name: _readable(value) for name, value in rows.items() if value not in ("", None)})
+    rows: dict[str, object] = {"criterion": scores.criterion, "calibration set": scores.calibration_hash}
+    rows |= {name.replace("_", " "): value for name, value in scores.details.items()}
+    st.table({name: _readable(value) for name, value in rows.items() if value not in ("", None)})
 
 
 def module_columns(scores: Saliency, stack: str) -> list[st.delta_generator.DeltaGenerator]:

@@ -29,7 +29,6 @@ def speed(now: state.Context) -> None:
     """Results and controls of speed and quality against bytes."""
     if now.run.info("prune") is None:
         return
-    st.markdown("### Speed and bytes")
     busy = now.job is not None
     protocol, schemes = _protocol()
     with st.container(horizontal=True):

@@ -96,7 +96,6 @@ def answers(report: Report) -> None:
     found = comparisons(report)
     if not found:
         return
-    st.markdown("### Zero-shot tasks")
     measured = found[0].first
     protocol = ", ".join(
         part

@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from nirvana.allocation.rules import RULES
 from nirvana.allocation.shared import pruning_rates
 from nirvana.errors import PlanError
 from nirvana.layout import KV_GROUP, Layout, Site
@@ -72,7 +71,7 @@ def kept_shares(plan: PruningPlan, stack: str) -> Chart:
         f"{part_name(layout, stack, lowest['module'])}. {count(whole, 'layer')} of {len(layers)} "
         f"{'keeps' if whole == 1 else 'keep'} everything.",
         table=table.reset_index(drop=True),
-        reading=f"{RULES[plan.method].summary} {EQUAL if plan.uniform else ''}".strip(),
+        reading=EQUAL if plan.uniform else "",
     )
 
 

@@ -11,12 +11,12 @@ import plotly.graph_objects as go
 from nirvana.layout import Site
 from nirvana.plan import PruningPlan
 from nirvana.reporting.figures import theme
-from nirvana.reporting.figures.chart import Chart, layer_axis, log_ticks, positive_floor, short
+from nirvana.reporting.figures.chart import Chart, count, layer_axis, log_ticks, positive_floor, short
 from nirvana.reporting.figures.names import unit_name
 from nirvana.saliency.scores import Saliency
 
 COLUMNS = 512  # more are indistinguishable on a screen and take megabytes to transfer
-COLOURS = {"log": "log scale", "linear": "linear scale", "rank": "rank in the pool"}
+COLOURS = ("log", "linear", "rank")
 
 
 def module_sites(saliency: Saliency, stack: str, module: str) -> list[Site]:
@@ -107,7 +107,7 @@ def unit_heatmap(
     if selected is not None and selected in layers:
         figure.add_hrect(selected - 0.5, selected + 0.5, line={"color": theme.CUT_ON_HEATMAP, "width": 2})
     figure.update_layout(
-        height=max(260, min(720, 17 * len(sites) + 90)),
+        height=max(260, min(350, 17 * len(sites) + 90)),  # it stays on the first screen
         margin={"l": 8, "r": 8, "t": 8, "b": 8},
         hovermode="closest",
         clickmode="event+select",
@@ -196,7 +196,7 @@ def _concentration(saliency: Saliency, sites: list[Site], unit: str) -> str:
         return peak[0].upper() + peak[1:] + "."
     running = np.cumsum(np.sort(values)[::-1], dtype=np.float64)
     half = int(np.searchsorted(running, running[-1] / 2)) + 1
-    return f"The best {half / len(values):.1%} of the {unit}s hold half of the saliency; {peak}."
+    return f"Half of the saliency is in {count(half, unit)} of {len(values):,}; {peak}."
 
 
 def _bin_table(sites: list[Site], bins: Bins) -> pd.DataFrame:
@@ -223,6 +223,6 @@ def _heatmap_reading(kind: str, width: int, colour: str, ordered: bool, cut: boo
         else ""
     )
     return (
-        f"Layer 0 is at the top. A cell is {cell}. Colour: {COLOURS[colour]}, clipped to the 1st to 99th percentile."
-        f"{order}"
+        f"Layer 0 is at the top. A cell is {cell}. Colour: {colour}{'' if colour == 'rank' else ' scale'}, clipped to "
+        f"the 1st to 99th percentile.{order}"
     )
