@@ -56,13 +56,14 @@ def sweep_seconds(todo: Sequence[Point], rows: Sequence[Row], recipe: Recipe, pa
     """Seconds of the points of a sweep around `recipe`, estimated from finished `rows` with the same recovery, or else
     from its steps.
 
-    Each criterion scores once a seed, and the dense model is measured once; None before anything was measured.
+    Each criterion scores once a seed, a compensation's statistics are collected once a seed, and the dense model is
+    measured once; None before anything was measured.
     """
     spent: dict[str, list[float]] = {}
     for row in rows:
         if row.seconds:
             spent.setdefault(row.point.recovery, []).append(row.seconds)
-    parts, scored = list[float | None](), set()
+    parts, shared = list[float | None](), set()
     for number, point in enumerate(todo):
         if len(spent.get(point.recovery, ())) > 1:
             parts.append(median(spent[point.recovery]))
@@ -70,11 +71,29 @@ def sweep_seconds(todo: Sequence[Point], rows: Sequence[Row], recipe: Recipe, pa
         choices = point.recipe(recipe)
         measured = expected_seconds("evaluate", choices, pace)
         parts.append(measured if measured is None or not number else measured / 2)
-        parts.append(expected_seconds("prune", choices, pace))
         parts += [expected_seconds("recover", choices, pace)] if "recover" in choices.steps else []
-        if (point.seed, point.criterion) not in scored:
-            scored.add((point.seed, point.criterion))
-            parts.append(expected_seconds("saliency", choices, pace))
+        for step, choice in (("saliency", point.criterion), ("prune", point.compensation)):
+            if (step, point.seed, choice) not in shared:
+                shared.add((step, point.seed, choice))
+                parts.append(expected_seconds(step, choices, pace))
+    return summed(parts)
+
+
+def demo_seconds(recipe: Recipe, curve: Sequence[Point], pace: Pace) -> float | None:
+    """Seconds of a sweep over `curve` and then of the recipe, whose model without recovery is the last point.
+
+    Where the recipe draws one calibration set, as points do, the sweep leaves loading, recovery and the measurement of
+    the recovered model; otherwise the recipe's steps are counted in full.
+    """
+    if not curve:
+        return total_seconds(recipe.steps, recipe, pace)
+    sweep = sweep_seconds(curve, (), recipe, pace)
+    if recipe.calibration.trials > 1:
+        return summed([sweep, total_seconds(recipe.steps, recipe, pace)])
+    parts = [sweep, expected_seconds("model", recipe, pace)]
+    if "recover" in recipe.steps:
+        measured = expected_seconds("evaluate", recipe, pace)  # of three models
+        parts += [expected_seconds("recover", recipe, pace), measured if measured is None else measured / 3]
     return summed(parts)
 
 

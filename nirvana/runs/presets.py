@@ -7,7 +7,12 @@ from typing import Any, NamedTuple
 from nirvana.models import tiny
 from nirvana.runs.recipe import ModelChoice, Recipe
 
-BYTES = 4  # characters of English per token of a usual vocabulary
+# Of tiny models, whose tokens are bytes. Twelve windows of 512 for the scores and 32 for the compensation prune
+# tiny-llama as well as 48 and 96 windows of 1024: docs/results.md, "Tiny models".
+TINY_WINDOWS: dict[str, dict[str, Any]] = {
+    "calibration": {"samples": 12, "length": 512, "probe_samples": 32, "probe_length": 256},
+    "prune": {"samples": 32, "length": 512},
+}
 TINY_RECOVERY: dict[str, Any] = {"minutes": 0.5, "length": 512, "learning_rate": 1e-3, "checks": 4}
 ONE_SHOT = (
     Recipe()
@@ -28,24 +33,16 @@ class Preset(NamedTuple):
     def recipe(self, model: str = ModelChoice().name) -> Recipe:
         """The recipe for `model`.
 
-        A tiny model is pruned further, to a sparsity at which something is lost, and recovers within half a minute. Its
-        tokens are bytes, so windows and probes are 4 times as long, but 2 in training. The evaluation reads twice as
-        many, about half the usual text, to keep a first run short.
+        A tiny model is pruned further, to a sparsity at which something is lost, and recovers within half a minute. It
+        reads less text, so that the first results are there within a minute.
         """
         recipe = self.tokens.change("model", name=model)
         if model not in tiny.NAMES:
             return recipe
-        calibration, prune, evaluation = recipe.calibration, recipe.prune, recipe.evaluation
-        probe = min(BYTES * calibration.probe_length, tiny.POSITIONS)
-        probes = BYTES * calibration.probe_samples * calibration.probe_length // probe
-        lengths = {"length": BYTES * calibration.length, "probe_length": probe}
-        recipe = recipe.change("calibration", probe_samples=probes, **lengths).change(
-            "prune", length=BYTES * prune.length
-        )
+        for section, sizes in TINY_WINDOWS.items():
+            recipe = recipe.change(section, **sizes)
         recipe = recipe.change("allocation", sparsity=tiny.SPARSITY[model])
-        if "recover" in recipe.steps:
-            recipe = recipe.change("recovery", **TINY_RECOVERY)
-        return recipe.change("evaluation", max_tokens=2 * evaluation.max_tokens)
+        return recipe.change("recovery", **TINY_RECOVERY) if "recover" in recipe.steps else recipe
 
 
 PRESETS = {

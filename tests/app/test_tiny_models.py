@@ -106,6 +106,6 @@ def test_demo_and_command_line_make_the_same_run(
     (run,) = store.runs()
     assert cli.main(["run", preset, "--model", QUICK, "--until", "model", "--json"]) == 0
     asked = Recipe.from_json(json.loads(capsys.readouterr().out)["recipe"])
-    assert asked.calibration.length == {"recommended": 1024, "one-shot": 1024, "paper": 512}[preset]
-    assert (asked.prune.length, asked.evaluation.max_tokens) == (1024, 32_768)
+    assert (asked.calibration.samples, asked.calibration.length, asked.calibration.probe_samples) == (12, 512, 32)
+    assert (asked.prune.samples, asked.prune.length) == (32, 512)
     assert asked == run.recipe and asked.fingerprint("evaluate") == run.recipe.fingerprint("evaluate")

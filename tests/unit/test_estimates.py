@@ -10,6 +10,7 @@ from nirvana.jobs.lane import Live
 from nirvana.jobs.queue import Job
 from nirvana.reporting.estimates import (
     UNKNOWN,
+    demo_seconds,
     expected_seconds,
     forward_seconds,
     in_words,
@@ -79,8 +80,24 @@ def test_a_sweep_measures_the_dense_model_once_and_scores_once_a_seed() -> None:
     grid = Grid(criteria=("flap",), methods=("shared",), sparsities=(0.2, 0.3), seeds=(0, 1), compensations=("bias",))
     points = grid.points()
     assert len(points) == 4
-    assert sweep_seconds(points, [], RECIPE, PACE) == 20 + 3 * 10 + 2 * 10 + 4 * 10
+    assert sweep_seconds(points, [], RECIPE, PACE) == 20 + 3 * 10 + 2 * 10 + 2 * 10
     assert sweep_seconds(points, [], RECIPE, {}) is None
+
+
+def test_the_demo_shares_its_steps_with_its_curve() -> None:
+    grid = Grid(criteria=("flap",), methods=("shared",), sparsities=(0.2, 0.3), seeds=(0,), compensations=("bias",))
+    points = grid.points()
+    trains = RECIPE.change("recovery", method="distill", minutes=0.5)
+    curve = 20 + 10 + 10 + 10
+    assert sweep_seconds(points, [], trains, PACE) == curve
+    assert demo_seconds(trains, points, PACE) == curve + 3 + 30 + 10
+    assert demo_seconds(RECIPE, points, PACE) == curve + 3
+    several = RECIPE.change("calibration", candidates=4)
+    assert demo_seconds(several, points, PACE) == pytest.approx(
+        curve + (total_seconds(several.steps, several, PACE) or 0)
+    )
+    assert demo_seconds(trains, (), PACE) == total_seconds(trains.steps, trains, PACE)
+    assert demo_seconds(trains, points, {}) is None
 
 
 def test_reports_that_fall_back_do_not_unsettle_the_pace() -> None:

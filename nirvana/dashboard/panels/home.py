@@ -15,7 +15,7 @@ from nirvana.dashboard.panels.metrics import metric
 from nirvana.dashboard.panels.sidebar import STATUS
 from nirvana.models.sources import BUILT_IN
 from nirvana.models.tiny import NAMES, QUICK
-from nirvana.reporting.estimates import in_words, total_seconds
+from nirvana.reporting.estimates import demo_seconds, in_words
 from nirvana.reporting.text import millions, moment, plain
 from nirvana.runs.describe import recovery
 from nirvana.runs.pace import read_pace
@@ -74,9 +74,11 @@ def _training(recipe: Recipe) -> str:
 
 
 def cost(recipe: Recipe) -> str:
-    """Memory and time of the demo."""
+    """Memory and time of the demo, its curve included."""
     memory = "Less than 1 GB" if recipe.model.name in NAMES else "About 2 GB"
-    return f"{memory} of memory; {in_words(total_seconds(recipe.steps, recipe, read_pace(recipe.model)))}."
+    grid = curve_grid(recipe)
+    seconds = demo_seconds(recipe, grid.points() if grid else (), read_pace(recipe.model))
+    return f"{memory} of memory; {in_words(seconds)}."
 
 
 def headline(run: Run) -> None:

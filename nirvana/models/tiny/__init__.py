@@ -9,7 +9,6 @@ from pathlib import Path
 
 FOLDER = Path(__file__).parent
 NAMES = ("tiny-llama", "tiny-qwen3", "tiny-t5")
-POSITIONS = 1_024  # of each
 QUICK = NAMES[0]  # the first to try
 # Where pruning costs a tenth or more of the perplexity, and half a minute of recovery gives most of it back. The tiny
 # T5's embeddings and cross-attention leave less to remove.
