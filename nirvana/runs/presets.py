@@ -12,8 +12,9 @@ from nirvana.runs.recipe import ModelChoice, Recipe
 TINY_WINDOWS: dict[str, dict[str, Any]] = {
     "calibration": {"samples": 12, "length": 512, "probe_samples": 32, "probe_length": 256},
     "prune": {"samples": 32, "length": 512},
+    "evaluation": {"max_tokens": 8192},
 }
-TINY_RECOVERY: dict[str, Any] = {"minutes": 0.5, "length": 512, "learning_rate": 1e-3, "checks": 4}
+TINY_RECOVERY: dict[str, Any] = {"minutes": 0.75, "length": 512, "learning_rate": 1e-3, "checks": 3}
 ONE_SHOT = (
     Recipe()
     .change("calibration", candidates=1, samples=48, length=256)
@@ -33,7 +34,7 @@ class Preset(NamedTuple):
     def recipe(self, model: str = ModelChoice().name) -> Recipe:
         """The recipe for `model`.
 
-        A tiny model is pruned further, to a sparsity at which something is lost, and recovers within half a minute. It
+        A tiny model is pruned further, to a sparsity at which something is lost, and recovers within a minute. It
         reads less text, so that the first results are there within a minute.
         """
         recipe = self.tokens.change("model", name=model)

@@ -107,5 +107,5 @@ def test_demo_and_command_line_make_the_same_run(
     assert cli.main(["run", preset, "--model", QUICK, "--until", "model", "--json"]) == 0
     asked = Recipe.from_json(json.loads(capsys.readouterr().out)["recipe"])
     assert (asked.calibration.samples, asked.calibration.length, asked.calibration.probe_samples) == (12, 512, 32)
-    assert (asked.prune.samples, asked.prune.length) == (32, 512)
+    assert (asked.prune.samples, asked.prune.length, asked.evaluation.max_tokens) == (32, 512, 8192)
     assert asked == run.recipe and asked.fingerprint("evaluate") == run.recipe.fingerprint("evaluate")
