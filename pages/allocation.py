@@ -81,13 +81,28 @@ def cuts(scores: Saliency, plan: PruningPlan, protocol: str) -> None:
 def more(context: state.Context, scores: Saliency, draft: Draft, protocol: str) -> None:
     """What the plan consists of, and what measurements say of it; a tab each."""
     plan, choice = draft.plan, context.recipe.allocation
-    sections: dict[str, Callable[[], None]] = {}
-    if plan is not None:
-        sections["Cut"] = partial(cuts, scores, plan, protocol)
-        sections["Parameters"] = lambda: show_chart("allocation.parts", shares.parameters_by_part(plan), protocol)
-    if plan is not None and uses_gamma(choice.method, scores.criterion):
-        rates = partial(figures.rates_by_gamma, scores.layout, choice.sparsity, choice.gamma, draft.reachable)
-        sections["gamma"] = lambda: show_chart("allocation.rates", rates(), protocol)
+
+    def planned(show: Callable[[PruningPlan], None]) -> None:
+        if plan is None:
+            st.caption("There is no plan with these choices.")
+        else:
+            show(plan)
+
+    def rates(plan: PruningPlan) -> None:
+        if not uses_gamma(choice.method, scores.criterion):
+            st.caption("This allocation does not use gamma.")
+            return
+        drawn = figures.rates_by_gamma(plan.layout, choice.sparsity, choice.gamma, draft.reachable)
+        show_chart("allocation.rates", drawn, protocol)
+
+    # The labels are always the same: with others Streamlit would open the first tab again.
+    sections: dict[str, Callable[[], None]] = {
+        "Cut": lambda: planned(lambda plan: cuts(scores, plan, protocol)),
+        "Parameters": lambda: planned(
+            lambda plan: show_chart("allocation.parts", shares.parameters_by_part(plan), protocol)
+        ),
+        "gamma": lambda: planned(rates),
+    }
     sections["Loss curves"] = partial(scan, context, scores, plan)
     sections["Search"] = partial(search, context, plan)
     sections["How it works"] = explain_gamma

@@ -24,6 +24,7 @@ from nirvana.dashboard.panels.calibration import (
     winner,
 )
 from nirvana.dashboard.panels.calibration_choice import calibration_controls, cost
+from nirvana.dashboard.panels.charts import Stated
 from nirvana.dashboard.panels.matrix import transfer
 
 
@@ -68,7 +69,7 @@ with picture:
         page.empty_state("calibration", missing="calibration")
     elif now.run.step_state("calibration", now.recipe) == "stale":
         st.warning("What follows belongs to earlier choices. Try the sets again to bring it up to date.")
-    protocol = result_protocol(now.run, result) if result is not None else ""
+    protocol = Stated(result_protocol(now.run, result) if result is not None else "")
     if isinstance(result, CalibrationSelection):
         by_candidate(result, protocol)
     elif result is not None:

@@ -17,11 +17,15 @@ LABELS = 14  # pixels; smaller ones are not read from the back of a room
 CONFIG = {"displaylogo": False, "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d"]}
 
 
+class Stated(str):
+    """A protocol that the page states once, so that its charts have it beside their numbers only."""
+
+
 def show_chart(key: str, chart: Chart, protocol: str = "", *, clickable: bool = False) -> None:
     """Draw `chart` under widget key `key`; its table and CSV follow under `<key>.table`.
 
-    `protocol` names e.g. model, criterion and calibration set; it stands beside the numbers. With `clickable`, a click
-    reruns the page and `clicked` reads it.
+    `protocol` names e.g. model, criterion and calibration set; it stands beside the numbers too. With `clickable`, a
+    click reruns the page and `clicked` reads it.
     """
     st.markdown(f"#### {chart.title}")
     st.markdown(chart.takeaway)
@@ -30,8 +34,9 @@ def show_chart(key: str, chart: Chart, protocol: str = "", *, clickable: bool = 
         st.plotly_chart(figure, key=key, config=CONFIG, alt=chart.alt, on_select="rerun", selection_mode="points")
     else:
         st.plotly_chart(figure, key=key, config=CONFIG, alt=chart.alt)
-    if chart.reading:
-        st.caption(chart.reading)
+    caption = [chart.reading, "" if isinstance(protocol, Stated) else protocol]
+    if any(caption):
+        st.caption(" ".join(filter(None, caption)))
     table_and_csv(f"{key}.table", chart.table, protocol)
 
 
@@ -57,7 +62,7 @@ def clicked(key: str) -> dict[str, Any] | None:
     return points[0] if points else None
 
 
-def scores_protocol(run: Run, scores: Saliency) -> str:
+def scores_protocol(run: Run, scores: Saliency) -> Stated:
     """Protocol of scores, e.g. "smollm2-135m, nirvana, calibration set 3f2a91c0, 4,096 tokens (4-bit origin)."."""
     card = run.model()
     parts = [card.name if card else scores.layout.architecture, scores.criterion]
@@ -68,4 +73,4 @@ def scores_protocol(run: Run, scores: Saliency) -> str:
         if calibration is not None and calibration.hash == scores.calibration_hash:
             read = f"{calibration.tokens.size:,} tokens"
             parts.append(f"{read}, {calibration.task}" if calibration.task else read)
-    return ", ".join(parts) + (f" ({card.note})." if card and card.note else ".")
+    return Stated(", ".join(parts) + (f" ({card.note})." if card and card.note else "."))

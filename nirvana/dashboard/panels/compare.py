@@ -89,7 +89,6 @@ def ratios(report: Report) -> None:
     chart, protocol = figures.perplexity_ratios(report), _perplexity_protocol(report)
     if chart is not None:
         show_chart("compare.ratios", chart, protocol)
-        st.caption(protocol)
 
 
 def bits(report: Report) -> None:
