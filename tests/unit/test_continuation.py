@@ -98,7 +98,7 @@ def test_it_stops_at_the_last_position(make_lm: Callable[..., LM]) -> None:
     lm.weights().generation_config.eos_token_id = None
     lm.tokenizer.eos_token = None
     seen: list[Progress] = []
-    continue_prompt(lm, "x" * 250, max_new_tokens=50, progress=seen.append)
+    continue_prompt(lm, "x" * 506, max_new_tokens=50, progress=seen.append)
     assert seen[-1].done == seen[-1].total == 6
 
 

@@ -169,7 +169,7 @@ def test_a_run_measures_keeps_and_uses_its_curves(recipe: Recipe) -> None:
     curves, scores, plan = run.loss_curves(), run.saliency(), run.plan()
     assert curves is not None and scores is not None and plan is not None
     assert curves.levels == LEVELS and curves.protocol["compensation"]["method"] == "least_squares"
-    assert curves.protocol["length"] == 256, "no longer than the model's positions"
+    assert curves.protocol["length"] == 512
     again = nv.allocate(scores, sparsity=0.3, method="measured", sensitivity=curves)
     assert again.to_json() == plan.to_json() and plan.method == "measured"
     assert PruningPlan.from_json(json.loads(json.dumps(plan.to_json()))).method == "measured"

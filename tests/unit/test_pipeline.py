@@ -221,9 +221,9 @@ def test_self_generated_text(store: Store, recipe: Recipe, monkeypatch: pytest.M
     [
         ("allocation", {"sparsity": 0.99}, PlanError),
         ("allocation", {"protected": (99,)}, PlanError),
-        ("evaluation", {"window": 512}, RunError),
+        ("evaluation", {"window": 1024}, RunError),
         ("evaluation", {"corpora": ("no such corpus",)}, CorpusError),
-        ("calibration", {"length": 300}, RunError),
+        ("calibration", {"length": 600}, RunError),
         ("model", {"name": "/no/such/folder"}, ModelError),
         ("model", {"device": "abacus"}, ModelError),
     ],
