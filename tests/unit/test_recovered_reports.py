@@ -64,7 +64,7 @@ def test_each_measurement_is_one_row_with_a_column_for_each_model() -> None:
     found = side_by_side(report())
     assert list(found.columns) == ["measured", "dense", "pruned", "recovered"]
     rows = {row[0]: row[1:] for row in found.itertuples(index=False)}
-    assert list(rows) == ["Perplexity, docs", "KL divergence, docs", "Accuracy, piqa"]
+    assert list(rows) == ["Perplexity, docs", "KL divergence, docs", "Accuracy, piqa", "Parameters"]
     dense = float(np.exp(DENSE.mean()))
     ratios = [f"{dense * math.exp(shift):.3g} ({math.exp(shift):.2f} x)" for shift in (0.5, 0.2)]
     assert rows["Perplexity, docs"] == (f"{dense:.3g}", *ratios)

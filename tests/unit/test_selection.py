@@ -69,7 +69,7 @@ def test_the_record_travels_without_the_scores(chosen: CalibrationSelection) -> 
 def test_probes_are_from_other_text_than_every_candidate(tiny_lm: LM) -> None:
     text = [" ".join(f"{word:04d}" for word in range(start, start + 700)) for start in range(0, 9_800, 700)]
     result = select_calibration(tiny_lm, text, candidates=2, criterion="magnitude", **SIZES)
-    assert result.probe.tokens.shape == (128, 64)
+    assert result.probe.tokens.shape == (16, 512)
     probed = {word for window in result.probe.texts for word in window.split() if len(word) == 4}
     for candidate in result.candidates:
         words = {word for window in candidate.calibration.texts for word in window.split() if len(word) == 4}

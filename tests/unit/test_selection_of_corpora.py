@@ -81,7 +81,7 @@ def test_the_text_and_seed_with_the_lowest_divergence_win(
 def test_the_probe_has_equal_shares_of_all_texts_and_none_of_the_calibration(tiny_lm: LM, three: list[Corpus]) -> None:
     found = select_calibration(tiny_lm, three, candidates=1, criterion="magnitude", **SIZES)
     assert found.probe.hash == nv.sample_probe(tiny_lm, nv.mix(three)).hash
-    assert found.probe.source == "one + two + three" and found.probe.samples == 128
+    assert found.probe.source == "one + two + three" and found.probe.samples == 16
     drawn = nv.sample_calibration(tiny_lm, three[1], seed=0, **SIZES)
     assert found.candidates[1].calibration.hash == drawn.hash
 

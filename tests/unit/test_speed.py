@@ -128,7 +128,7 @@ def test_every_token_is_reported_and_may_cancel(tiny_lm: LM) -> None:
 
 
 @pytest.mark.parametrize(
-    "values", [{"batch": 0}, {"prompt": 0}, {"new_tokens": 1}, {"repeats": 0}, {"prompt": 250, "new_tokens": 7}]
+    "values", [{"batch": 0}, {"prompt": 0}, {"new_tokens": 1}, {"repeats": 0}, {"prompt": 506, "new_tokens": 7}]
 )
 def test_what_cannot_be_timed_is_refused(tiny_lm: LM, values: dict[str, Any]) -> None:
     with pytest.raises(ModelError):

@@ -97,7 +97,7 @@ def test_it_needs_a_text(run: Run, recipe: Recipe) -> None:
         {"prompt": True},
         {"repeats": 51},
         {"new_tokens": 1},
-        {"prompt": 250, "new_tokens": 16},
+        {"prompt": 506, "new_tokens": 16},
         {"schemes": ["int2"]},
         {"schemes": "int8"},
     ],
