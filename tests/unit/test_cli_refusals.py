@@ -180,6 +180,7 @@ def test_bad_input_leaves_no_run(
             ("sweep", "--sparsity"),
             ("sweep", "--length"),
             ("tune", "--length"),
+            ("matrix", "--sparsity"),
             ("matrix", "--length"),
         ):
             continue  # recorded as failed points
