@@ -42,13 +42,7 @@ def actions(now: state.Context) -> None:
             help="Loads the model first if needed.",
         ):
             state.submit("calibration")
-        if st.button(
-            "Continue to Saliency",
-            key="calibration.continue",
-            type="primary" if done else "tertiary",
-            icon=":material/arrow_forward:",
-        ):
-            st.switch_page("pages/saliency.py")
+        page.continue_to("saliency", key="calibration", primary=done)
 
 
 now = state.context()

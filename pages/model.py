@@ -25,13 +25,7 @@ def actions(now: state.Context, choice: ModelChoice, possible: bool) -> None:
             help="Reads the weights into a worker process, which keeps them for the next steps.",
         ):
             state.submit("model")
-        if st.button(
-            "Continue to Calibration",
-            key="model.continue",
-            type="primary" if done else "tertiary",
-            icon=":material/arrow_forward:",
-        ):
-            st.switch_page("pages/calibration.py")
+        page.continue_to("calibration", key="model", primary=done)
         held = resident(now)
         if held and st.button(
             "Unload",

@@ -47,13 +47,7 @@ def actions(context: state.Context) -> None:
             help="Also computes earlier steps that are not current.",
         ):
             state.submit("saliency")
-        if st.button(
-            "Continue to Allocation",
-            key="saliency.continue",
-            type="primary" if done else "tertiary",
-            icon=":material/arrow_forward:",
-        ):
-            st.switch_page("pages/allocation.py")
+        page.continue_to("allocation", key="saliency", primary=done)
 
 
 def choose_stack(scores: Saliency) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from nirvana.errors import PlanError, RunError, SaliencyError
+from nirvana.errors import PlanError, SaliencyError
 from nirvana.progress import ProgressCallback, within
 from nirvana.runs.recipe import LAST_SEED, STEPS
 from nirvana.runs.run import Run
@@ -19,7 +19,7 @@ from nirvana.schema import Distinct, Schema, option
 from nirvana.studies.journal import as_read_back
 from nirvana.studies.kernel_rows import FILE, KernelRow, shared_recipe
 from nirvana.studies.study import Session, Study
-from nirvana.studies.sweep_grid import MOST_POINTS, Point
+from nirvana.studies.sweep_grid import Point, check_size
 
 if TYPE_CHECKING:
     from nirvana.evaluation.tangent_kernel import Gradients
@@ -69,14 +69,7 @@ class KernelRequest(Schema):
         Raises:
             RunError: a list is empty, or there are more than 400 points.
         """
-        for name, values in vars(self).items():
-            if values == ():
-                raise RunError(f"The study has no {name}.", "Choose at least one of each.")
-        count = len(self.points(1.0))
-        if count > MOST_POINTS:
-            raise RunError(
-                f"The study has {count:,} points; it may have {MOST_POINTS}.", "Choose fewer criteria or sparsities."
-            )
+        check_size(self, "study", len(self.points(1.0)), "Choose fewer criteria or sparsities.")
 
 
 class Kernel(Study[KernelRequest]):

@@ -217,12 +217,26 @@ class Grid(Schema):
         Raises:
             RunError: a list is empty, or there are more than 400 points.
         """
-        for name, values in vars(self).items():
-            if values == ():
-                raise RunError(f"The grid has no {name}.", "Choose at least one of each.")
-        count = len(self.points())
-        if count > MOST_POINTS:
-            raise RunError(
-                f"The grid has {count:,} points; a sweep has at most {MOST_POINTS}.",
-                "Choose fewer criteria, sparsities or seeds. A finished sweep can be extended afterwards.",
-            )
+        check_size(
+            self,
+            "grid",
+            len(self.points()),
+            "Choose fewer criteria, sparsities or seeds. A finished sweep can be extended afterwards.",
+        )
+
+
+def check_size(request: Schema, noun: str, points: int, hint: str) -> None:
+    """Check the lists of a request, and its number of points.
+
+    Args:
+        noun: the request in an error, e.g. "grid".
+        hint: how to have fewer points.
+
+    Raises:
+        RunError: a list is empty, or there are more than 400 points.
+    """
+    for name, values in vars(request).items():
+        if values == ():
+            raise RunError(f"The {noun} has no {name}.", "Choose at least one of each.")
+    if points > MOST_POINTS:
+        raise RunError(f"The {noun} has {points:,} points; at most {MOST_POINTS} are possible.", hint)

@@ -81,7 +81,7 @@ def test_outside_a_demo_all_runs_are_the_users(start: Start, theirs: Run, monkey
 
 
 def forged() -> None:
-    """What a browser may send beside the controls, for the run and the job in the session."""
+    """Values that a browser can send without the controls, for the run and the job in the session."""
     import streamlit as st
 
     from nirvana.dashboard import state

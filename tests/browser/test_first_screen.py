@@ -1,4 +1,4 @@
-"""What a visitor sees without scrolling, and what a screen reader and a low-contrast screen make of it."""
+"""The first screen of every page, and its accessibility by axe-core."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ def answer(run: Run, report: Report) -> None:
 
 
 def verdicts(report: Report, mine: Standing | None, others: list[Standing]) -> None:
-    """What recovery made worse, and the run against the baselines."""
+    """Metrics that recovery made worse, and the run against the baselines."""
     made_worse(report)
     found = duels(mine, others) if mine is not None else []
     for side, show, title, icon in (
@@ -71,7 +71,7 @@ def recovered(report: Report) -> None:
 
 
 def made_worse(report: Report) -> None:
-    """What recovery has clearly made worse."""
+    """Warning of the metrics that recovery made significantly worse."""
     found = verdict(report)
     if found is not None and found.worse:
         lines = _list([plain(line) for line in found.worse])

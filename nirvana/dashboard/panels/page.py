@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = [
+    "continue_to",
     "empty_state",
     "job_panel",
     "message",
@@ -79,6 +80,17 @@ def stage() -> tuple[DeltaGenerator, DeltaGenerator]:
     """Columns of the first screen: the controls that matter, and beside them the page's picture."""
     controls, picture = st.columns([2, 5], gap="medium")
     return controls, picture
+
+
+def continue_to(next_key: str, *, key: str, primary: bool) -> None:
+    """Button to the page of the next step, under widget key `<key>.continue`."""
+    if st.button(
+        f"Continue to {GUIDES[next_key].title}",
+        key=f"{key}.continue",
+        type="primary" if primary else "tertiary",
+        icon=":material/arrow_forward:",
+    ):
+        st.switch_page(GUIDES[next_key].path)
 
 
 def tabs(key: str, sections: Mapping[str, Callable[[], None]]) -> None:

@@ -1,0 +1,63 @@
+"""A plan on the Allocation page: budget, kept shares, and the cut in the scores."""
+
+from __future__ import annotations
+
+import math
+
+import streamlit as st
+
+from nirvana.dashboard.panels.allocation import smallest_step
+from nirvana.dashboard.panels.charts import show_chart
+from nirvana.dashboard.panels.messages import show_notes
+from nirvana.dashboard.panels.metrics import metric
+from nirvana.layout import KV_GROUP, NEURON
+from nirvana.plan import PruningPlan
+from nirvana.reporting.figures import allocation as figures
+from nirvana.reporting.figures import shares
+from nirvana.reporting.text import millions
+from nirvana.saliency.scores import Saliency
+
+
+def outcome(plan: PruningPlan) -> None:
+    """The budget: target, achieved sparsity, and removed parts."""
+    budget = math.floor(plan.requested * plan.layout.prunable + 1e-6)
+    total = plan.layout.parameters
+    with st.container(horizontal=True):
+        metric(
+            "Achieved sparsity",
+            f"{plan.sparsity:.5f}",
+            f"{plan.sparsity - plan.requested:+.5f} of the target",
+            f"Removed over prunable weights. It is below the target by less than {smallest_step(plan)}.",
+        )
+        metric("Attention removed", f"{plan.rate(KV_GROUP):.1%}")
+        metric("MLP removed", f"{plan.rate(NEURON):.1%}")
+        size = plan.pruned_layout.parameters
+        metric("Parameters", millions(size), f"{size / total - 1:.1%} of {millions(total)}")
+    st.caption(
+        f"Target {budget:,} weights, removed {plan.removed:,}: {budget - plan.removed:,} short of it. "
+        f"The smallest step is {smallest_step(plan)}."
+    )
+    show_notes(plan.notes)
+
+
+def picture(plan: PruningPlan, protocol: str) -> None:
+    """The first chart: kept shares of the first stack."""
+    show_chart(f"allocation.kept.{plan.layout.stacks[0]}", figures.kept_shares(plan, plan.layout.stacks[0]), protocol)
+    st.caption(protocol)
+
+
+def other_stacks(plan: PruningPlan, protocol: str) -> None:
+    """Kept shares by stack, and those of the decoder by layer, for an encoder-decoder."""
+    if len(plan.layout.stacks) > 1:
+        show_chart("allocation.stacks", shares.kept_by_part(plan), protocol)
+    for stack in plan.layout.stacks[1:]:
+        show_chart(f"allocation.kept.{stack}", figures.kept_shares(plan, stack), protocol)
+
+
+def cuts(scores: Saliency, plan: PruningPlan, protocol: str) -> None:
+    """Histograms of the scores with the cut."""
+    pools = [kind for kind in (NEURON, KV_GROUP) if plan.layout.pool(kind)]
+    for kind, column in zip(pools, st.columns(len(pools)), strict=True):
+        with column:
+            key = "allocation.scores.mlp" if kind == NEURON else "allocation.scores.attention"
+            show_chart(key, figures.score_histogram(scores, plan, kind), protocol)
