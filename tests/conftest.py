@@ -13,6 +13,12 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny matrices are slower on many threads
 
 import pytest
+from hypothesis import settings
+
+# Every build draws the same examples, so it fails only on a change; `--hypothesis-profile explore` draws others.
+settings.register_profile("build", derandomize=True)
+settings.register_profile("explore", derandomize=False)
+settings.load_profile("build")
 
 pytest.register_assert_rewrite("tests.commands", "tests.foreign_files")  # which test modules import first
 

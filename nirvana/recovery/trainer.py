@@ -49,7 +49,7 @@ class Trainer:
         if options.adapter_rank:
             self._peft = self._add_adapters()
         self.trained = {name: weight for name, weight in self.model.named_parameters() if weight.requires_grad}
-        self.optimiser = torch.optim.AdamW(self.trained.values(), betas=BETAS, weight_decay=0.0)
+        self.optimiser = torch.optim.AdamW(self.trained.values(), betas=BETAS, weight_decay=0.0, fused=True)
         self.best = self._copied()
         self.steps, self.tokens, self.bfloat16 = 0, 0, options.autocast == "bfloat16"
         self._read = 0  # tokens of the step whose gradient is accumulated

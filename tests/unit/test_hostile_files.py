@@ -43,7 +43,6 @@ ODD: list[Any] = [
 FUZZ = settings(
     max_examples=int(os.environ.get("NIRVANA_FUZZ_EXAMPLES", "150")),
     deadline=None,
-    derandomize=True,
     database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
