@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from nirvana.dashboard import state
+from nirvana.dashboard import lecture, state
 from nirvana.dashboard.guide import ICON, PAGES, STYLE
 from nirvana.dashboard.panels.messages import show_error
 from nirvana.dashboard.panels.sidebar import page_icon, sidebar
@@ -29,6 +29,7 @@ for guide in PAGES:
     )
     sections.setdefault(guide.section, []).append(page)
 chosen = st.navigation(sections, expanded=True)
+key = next(guide.key for guide in PAGES if guide.title == chosen.title or (guide.key, chosen.title) == ("home", "Home"))
 if problem is not None:
     st.title(chosen.title)
     show_error(problem)
@@ -36,5 +37,6 @@ if problem is not None:
 try:
     sidebar(now)
     chosen.run()
+    lecture.bar(key)
 except NirvanaError as error:  # e.g. a value out of range that no control offers
     show_error(error)

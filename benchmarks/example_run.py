@@ -1,9 +1,10 @@
 """Regenerate the packaged example run: `python -m benchmarks.example_run`.
 
 The pipeline computes a real run (by default of SmolLM2-135M with the recommended recipe, recovery included, and the
-minimal pairs), its speed and quality against bytes are measured, and the results, without weights, are copied to
-nirvana/runs/example. Run it on an idle machine, since it measures speed and trains for minutes. With --work an
-interrupted one continues.
+minimal pairs), its speed and quality against bytes are measured, a small sweep, a search and a matrix are made around
+it, and the results, without weights, are copied to nirvana/runs/example. Run it on an idle machine, since it measures
+speed and trains for minutes. With --work an interrupted one continues; with --studies the packaged run is kept, and
+only the studies around it are made anew.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from benchmarks.example_studies import copy_studies, measure_studies
 from nirvana.commands.console import Bar, print_report
 from nirvana.errors import NirvanaError, RunError
 from nirvana.jobs.execute import execute
@@ -25,7 +27,7 @@ from nirvana.runs.pipeline import compute_steps
 from nirvana.runs.presets import PRESETS
 from nirvana.runs.recipe import STEPS, Recipe
 from nirvana.runs.run import Run
-from nirvana.runs.store import EXAMPLE_FOLDER, Store, write_example
+from nirvana.runs.store import EXAMPLE, EXAMPLE_FOLDER, Store, write_example
 
 LIMIT = 2_000_000  # bytes; it is part of the package
 NAME = "Example: SmolLM2-135M"
@@ -66,27 +68,36 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=EXAMPLE_FOLDER, help="output folder")
     parser.add_argument("--name", default=NAME)
     parser.add_argument("--work", type=Path, help="folder of the run while it is computed; default: a temporary one")
+    parser.add_argument("--studies", action="store_true", help="only the studies, around the packaged run")
     arguments = parser.parse_args()
-    recipe = apply_options(RECIPE, arguments)
     with tempfile.TemporaryDirectory() as temporary:
-        run = open_run(Store(arguments.work or Path(temporary)), recipe, arguments.name)
-        started = time.perf_counter()
+        store = Store(arguments.work or Path(temporary))
+        recipe = store.open(EXAMPLE).recipe if arguments.studies else apply_options(RECIPE, arguments)
+        run = open_run(store, recipe, arguments.name)
+        started, models = time.perf_counter(), ModelCache()
         with Bar().shown() as bar:
-            models = ModelCache()
-            compute_steps(run, progress=bar.progress, models=models, on_step=bar.step)
-            measure_sides(run, models, bar)
-        total = time.perf_counter() - started
-        size = sum(file.stat().st_size for file in run.folder.rglob("*") if file.suffix != ".safetensors")
-        if size > LIMIT:
-            raise RunError(f"The run takes {size:,} bytes; the limit is {LIMIT:,}.", "Draw less text.")
-        write_example(run, arguments.folder)
-        for step in STEPS:
-            info = run.info(step) or {}
-            print(f"{step:12} {info.get('seconds', 0):7.1f} s{'  (cached)' if info.get('cached') else ''}")
-        report = run.report()
+            if not arguments.studies:
+                compute_steps(run, progress=bar.progress, models=models, on_step=bar.step)
+                measure_sides(run, models, bar)
+            measure_studies(run, models, bar)
+        if not arguments.studies:
+            write(run, arguments.folder)
+        copy_studies(run, arguments.folder)
+    size = StepFolder(arguments.folder).size()
+    print(f"{time.perf_counter() - started:.1f} s in all; {size:,} bytes in {arguments.folder}")
+    if size > LIMIT:
+        raise RunError(f"The example takes {size:,} bytes; the limit is {LIMIT:,}.", "Draw less text.")
+
+
+def write(run: Run, folder: Path) -> None:
+    """Copy the results of the steps to `folder`, without weights, and print them."""
+    write_example(run, folder)
+    for step in STEPS:
+        info = run.info(step) or {}
+        print(f"{step:12} {info.get('seconds', 0):7.1f} s{'  (cached)' if info.get('cached') else ''}")
+    report = run.report()
     if report is not None:
         print_report(report, NAME)
-    print(f"{total:.1f} s in all; {StepFolder(arguments.folder).size():,} bytes in {arguments.folder}")
 
 
 if __name__ == "__main__":

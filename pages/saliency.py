@@ -61,6 +61,7 @@ def choose_stack(scores: Saliency) -> str:
         default=stacks[0],
         required=True,
         key="saliency.stack",
+        wrap=True,
         bind="query-params",
         format_func=lambda name: name.capitalize(),
         help="The encoder reads the input; the decoder generates the output, with cross-attention to the encoder.",

@@ -2,25 +2,47 @@
 
 from __future__ import annotations
 
-import streamlit as st
+from functools import partial
 
 from nirvana.dashboard import state
 from nirvana.dashboard.panels import page
-from nirvana.dashboard.panels.tune import PANEL, controls, explain, nothing_yet, results, start
+from nirvana.dashboard.panels.tune import (
+    PANEL,
+    all_trials,
+    best,
+    by_choice,
+    controls,
+    correlation,
+    explain,
+    nothing_yet,
+    over_time,
+    start,
+)
 from nirvana.reporting.search import command_line, python_code
 from nirvana.studies.search_trials import read_trials
 
 now = state.context()
 page.page_header("tune")
 settings, trials = read_trials(now.run.folder)
-request = controls(now, settings)
-start(now, request, settings, trials)
-page.job_panel()
-PANEL.watch(now)
-if settings is not None and trials:
-    results(now, settings, trials)
-else:
-    nothing_yet(now)
-with st.expander("What is searched, and on which text?", icon=":material/help:", key="tune.about"):
-    explain()
+left, picture = page.stage()
+with left:
+    request = controls(now, settings)
+    start(now, request, settings, [] if now.run.is_example else trials)
+with picture:
+    page.job_panel()
+    PANEL.watch(now)
+    if settings is None or not trials:
+        nothing_yet(now)
+    else:
+        over_time(settings, trials)
+        best(now, settings, trials)
+page.tabs(
+    "tune.tabs",
+    {
+        "Choices": partial(by_choice, settings, trials),
+        "KL and perplexity": partial(correlation, settings, trials),
+        "All trials": partial(all_trials, settings, trials),
+        "What is searched": explain,
+    },
+)
 PANEL.code(python_code(now.recipe, request), command_line(now.recipe, request))

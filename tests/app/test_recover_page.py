@@ -70,7 +70,9 @@ def test_a_recovery_without_budget_or_room_is_refused_with_the_reason(start: Sta
 
 def test_the_course_is_shown_with_its_checks_and_protocol(start: Start, recovered: Run) -> None:
     app = open_page(start(recovered))
-    assert {"recover.perplexity", "recover.kl", "recover.loss", "recover.export"} <= keys_on(app)
+    assert {"recover.perplexity", "recover.kl", "recover.loss"} <= keys_on(app)
+    assert "recover.export" in keys_on(open_tab(app, "Export"))
+    open_tab(app, "Checks")
     text = words(app).replace("\\", "")
     assert "Step 20 is kept: **1.2** times dense on python-docs (1.5 before), **1.3** on library-docs (1.6)." in text
     assert "Distillation, all weights, 5,120 tokens of python-docs in 40 s, peak learning rate 0.0003." in text
@@ -141,7 +143,7 @@ def test_an_interrupted_recovery_is_continued(start: Start, recovered: Run, monk
 def test_a_run_without_weights_offers_to_recover_in_another(start: Start, store: Store, recovered: Run) -> None:
     next(recovered.folder.glob("recovered-*")).unlink()
     app = open_page(start(recovered))
-    assert "recover.export" not in keys_on(app) and "are not stored" in words(app)
+    assert "are not stored" in words(app) and "recover.export" not in keys_on(open_tab(app, "Export"))
     copy = store.create(recovered.recipe, parent=recovered)
     assert copy.step_state("prune") == "done" and copy.step_state("recover") == "missing"
 
@@ -177,7 +179,7 @@ def test_the_worker_recovers_and_the_model_is_exported(
     app.button(key="recover.compare").click().run()
     assert wait(app).status == "done"
     assert {"recover.perplexity", "recover.loss"} <= keys_on(app)
-    app.button(key="recover.export").click().run()
+    open_tab(app, "Export").button(key="recover.export").click().run()
     job = wait(app)
     assert job.result is not None and "recovered" in job.result["path"]
     assert "recover.download" in keys_on(app)

@@ -15,7 +15,7 @@ from nirvana.runs.recipe import Recipe
 from nirvana.runs.store import EXAMPLE, Run, Store
 from nirvana.studies.sweep_grid import Grid
 from nirvana.studies.sweep_rows import Row, read_grid, read_rows
-from tests.app.conftest import add_job, tables
+from tests.app.conftest import add_job, open_tab, tables
 from tests.app.test_compare_page import submitted, words
 from tests.app.test_journey import wait
 from tests.app.test_speed_panel import put_sizes
@@ -108,10 +108,11 @@ def test_results_are_compared_and_verdicts_said(start: Start, store: Store, fill
     text = words(app).replace("\\", "")
     assert "Better than NIRVANA." in app.warning[0].value and "taylor has 0.8" in app.warning[0].value
     assert "Clear winner" in app.success[0].value
-    assert "How does perplexity on novels depend on sparsity?" in text and "on the front" in text
+    assert "How does perplexity on novels depend on sparsity?" in text
     (table,) = tables(app, "same allocation")
     assert list(table["criterion"])[:2] == ["dense", "nirvana"] and "as published" in table
     assert app.button(key="sweep.run").label == "The sweep is complete" and "30 of them done" in text
+    assert "on the front" in words(open_tab(app, "Size and speed"))
     app.selectbox(key="sweep.metric").select(PAIRS).run()
     assert "accuracy on minimal-pairs" in words(app) and not app.exception
     assert app.selectbox(key="sweep.metric").options[0] == "Perplexity on novels"
@@ -120,7 +121,7 @@ def test_results_are_compared_and_verdicts_said(start: Start, store: Store, fill
 def test_quality_for_bytes_and_speed(start: Start, store: Store, filled: Run) -> None:
     put_sweep(store, filled, speed=True)
     put_sizes(filled)
-    app = open_page(start, filled)
+    app = open_tab(open_page(start, filled), "Size and speed")
     app.segmented_control(key="sweep.against").set_value("bytes").run()
     assert "for their bytes of the weights?" in words(app)
     assert "Quantised copies" in words(app), "they were measured on another text"
@@ -130,7 +131,7 @@ def test_quality_for_bytes_and_speed(start: Start, store: Store, filled: Run) ->
 
 def test_points_open_their_runs(start: Start, store: Store, filled: Run) -> None:
     rows = put_sweep(store, filled)
-    app = open_page(start, filled)
+    app = open_tab(open_page(start, filled), "All points")
     assert "run" not in tables(app, "seconds")[0], "no raw ids"
     app.session_state["sweep.points"] = {"selection": {"rows": [4], "columns": []}}
     app.run()

@@ -21,7 +21,7 @@ from nirvana.runs.store import Store
 from nirvana.studies.search import SearchRequest
 from nirvana.studies.search_space import Choices
 from nirvana.studies.search_trials import Trial, read_trials
-from tests.app.conftest import keys_on
+from tests.app.conftest import keys_on, open_tab
 from tests.journals import write_search
 from tests.visitors import as_visitor
 
@@ -98,6 +98,7 @@ def test_the_controls_show_the_search_of_the_run(start: Start, store: Store) -> 
     assert not app.exception
     assert app.multiselect(key="tune.criteria").value == ["nirvana", "taylor"]
     assert app.slider(key="tune.sparsity").value == 0.25
+    open_tab(app, "KL and perplexity")
     assert any("rank correlation is **1.00**" in text.value for text in app.markdown)
     assert any(plain(describe(TRIALS[1].choices)) in text.value for text in app.markdown)
 

@@ -45,6 +45,7 @@ TABLES = {
 ELSEWHERE = {
     "<chart>.table.csv", "model.path", "model.unload", "calibration.together", "calibration.mixtures",
     "notices.read", "prune.download", "compare.alike", "recover.download", "recover.again",
+    "lecture.back", "lecture.next", "lecture.end",
 }  # fmt: skip
 
 

@@ -178,6 +178,7 @@ def _method_control(criterion: str) -> str:
         list(METHOD_NAMES),
         format_func=METHOD_NAMES.__getitem__,
         key=METHOD,
+        wrap=True,
         required=True,
         help="Criteria compare fairly in two ways: each as its authors publish it, or all with the same allocation. "
         "Measured needs loss curves: the KL of each module pruned alone, which takes minutes.",

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import plotly.graph_objects as go
 import streamlit as st
 
 from nirvana.calibration.sets import CalibrationSelection
+from nirvana.dashboard import lecture
 from nirvana.dashboard.panels.page import table_and_csv
 from nirvana.reporting.figures.chart import Chart
 from nirvana.runs.store import Run
 from nirvana.saliency.scores import Saliency
 
+Height = Literal["content", "stretch"]
 LABELS = 14  # pixels; smaller ones are not read from the back of a room
 CONFIG = {"displaylogo": False, "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d"]}
 
@@ -27,24 +29,38 @@ def show_chart(key: str, chart: Chart, protocol: str = "", *, clickable: bool = 
     `protocol` names e.g. model, criterion and calibration set; it stands beside the numbers too. With `clickable`, a
     click reruns the page and `clicked` reads it.
     """
-    st.markdown(f"#### {chart.title}")
-    st.markdown(chart.takeaway)
-    figure = legible(chart.figure)
-    if clickable:
-        st.plotly_chart(figure, key=key, config=CONFIG, alt=chart.alt, on_select="rerun", selection_mode="points")
-    else:
-        st.plotly_chart(figure, key=key, config=CONFIG, alt=chart.alt)
+    if lecture.is_on():
+        if lecture.is_shown(key):
+            with lecture.slide(key):
+                _draw(key, chart, lecture.LABELS, clickable, height="stretch")
+        return
+    _draw(key, chart, LABELS, clickable)
     caption = [chart.reading, "" if isinstance(protocol, Stated) else protocol]
     if any(caption):
         st.caption(" ".join(filter(None, caption)))
     table_and_csv(f"{key}.table", chart.table, protocol)
 
 
-def legible(figure: go.Figure) -> go.Figure:
-    """`figure` with labels of at least `LABELS` pixels, which Streamlit's theme does not change."""
-    figure.update_layout(font_size=LABELS, legend_font_size=LABELS, hoverlabel_font_size=LABELS)
+def _draw(key: str, chart: Chart, labels: int, clickable: bool, height: Height = "content") -> None:
+    """Title, answer and figure."""
+    st.markdown(f"#### {chart.title}")
+    st.markdown(chart.takeaway)
+    figure = legible(chart.figure, labels)
+    if height == "stretch":
+        figure.update_layout(height=None, autosize=True)
+    if clickable:
+        st.plotly_chart(
+            figure, key=key, config=CONFIG, alt=chart.alt, height=height, on_select="rerun", selection_mode="points"
+        )
+    else:
+        st.plotly_chart(figure, key=key, config=CONFIG, alt=chart.alt, height=height)
+
+
+def legible(figure: go.Figure, labels: int = LABELS) -> go.Figure:
+    """`figure` with labels of at least `labels` pixels, which Streamlit's theme does not change."""
+    figure.update_layout(font_size=labels, legend_font_size=labels, hoverlabel_font_size=labels)
     for axes in (figure.update_xaxes, figure.update_yaxes):
-        axes(tickfont_size=LABELS, title_font_size=LABELS)
+        axes(tickfont_size=labels, title_font_size=labels)
     return figure
 
 

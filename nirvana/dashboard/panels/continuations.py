@@ -126,6 +126,7 @@ def _choose(item: Continuation) -> tuple[list[str], str]:
             "Shaded by the probability under",
             ["", *subjects],
             key=JUDGE,
+            wrap=True,
             default="",
             required=True,
             format_func=lambda name: name.capitalize() or "Its own model",

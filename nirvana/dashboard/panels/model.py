@@ -42,6 +42,7 @@ def choose_model(choice: ModelChoice) -> ModelChoice:
         "Source of the model",
         sources,
         key="model.source",
+        wrap=True,
         required=True,
         help="Built in, a folder or .gguf file on the machine that serves this page, or the Hugging Face hub.",
     )

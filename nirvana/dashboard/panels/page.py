@@ -9,7 +9,7 @@ import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 from streamlit.runtime.pages_manager import PagesManager
 
-from nirvana.dashboard import state
+from nirvana.dashboard import lecture, state
 from nirvana.dashboard.guide import GUIDES, STEP_GUIDES
 from nirvana.dashboard.panels.job import job_panel
 from nirvana.dashboard.panels.messages import message, page_link, show_error
@@ -50,6 +50,7 @@ EMPTY = {  # page: its future content
 def page_header(key: str) -> None:
     """Title and introduction, and what went wrong before the page was opened."""
     _enter_through_app()
+    lecture.begin(key)
     guide = GUIDES[key]
     st.title(guide.title)
     st.markdown(guide.about)
@@ -79,7 +80,7 @@ def _enter_through_app() -> None:
 def stage() -> tuple[DeltaGenerator, DeltaGenerator]:
     """Columns of the first screen: the controls that matter, and beside them the page's picture."""
     controls, picture = st.columns([2, 5], gap="medium")
-    return controls, picture
+    return controls.container(key="page.controls"), picture
 
 
 def continue_to(next_key: str, *, key: str, primary: bool) -> None:
@@ -95,6 +96,10 @@ def continue_to(next_key: str, *, key: str, primary: bool) -> None:
 
 def tabs(key: str, sections: Mapping[str, Callable[[], None]]) -> None:
     """Tabs by label, under widget key `key`. Only the open one is computed and sent to the browser."""
+    if lecture.is_on():  # every chart is a slide
+        for show in sections.values():
+            show()
+        return
     for tab, show in zip(st.tabs(list(sections), key=key, on_change="rerun"), sections.values(), strict=True):
         if tab.open:
             with tab:

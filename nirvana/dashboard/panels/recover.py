@@ -11,6 +11,7 @@ from nirvana.dashboard.panels.messages import message, show_error
 from nirvana.dashboard.panels.metrics import metric
 from nirvana.dashboard.panels.prune import cost
 from nirvana.errors import NirvanaError
+from nirvana.jobs.queue import Job
 from nirvana.recovery.history import RecoveryHistory
 from nirvana.reporting.estimates import expected_seconds, in_words, step_left
 from nirvana.reporting.figures import recovery as figures
@@ -23,11 +24,12 @@ from nirvana.runs.validation import check_against_model
 
 POLL = 1.0  # seconds
 WHOLE, EMPTY = "Recover", "–"
+UNSTORED = "The weights of this recovered model are not stored: points of a sweep and the example keep none."
 
 
 def watch(now: state.Context) -> None:
     """The course of the recovery: live while it trains, else of the run's result or of an interruption."""
-    if now.job is not None and now.job.status == "running" and now.job.step == "recover":
+    if now.job is not None and _trains(now.job):
         st.fragment(_live, run_every=POLL)(now.run.id, now.job.id)
         return
     finished = now.run.recovery()
@@ -40,6 +42,8 @@ def watch(now: state.Context) -> None:
         st.info("This recovery was interrupted, and belongs to earlier choices.", icon=":material/pause_circle:")
     picture(history)
     numbers(history)
+    if finished is not None and not has_weights(now.run):
+        _again(now)
 
 
 def _live(run_id: str, job_id: str) -> None:
@@ -51,24 +55,22 @@ def _live(run_id: str, job_id: str) -> None:
     if history is None or not history.checks:
         st.info("Before the first step, the model is measured on held-out text.", icon=":material/hourglass_top:")
         return
-    picture(history)
+    picture(history, loss=True)
     left = step_left(job, expected_seconds("recover", run.recipe, read_pace(run.recipe.model)))
     numbers(history, EMPTY if left is None else duration(left))
 
 
-def picture(history: RecoveryHistory) -> None:
-    """Held-out perplexity and KL at the checks, and the training loss, with warnings."""
+def picture(history: RecoveryHistory, *, loss: bool = False) -> None:
+    """Held-out perplexity and KL at the checks, and with `loss` the training loss, with warnings."""
     if history.stopped:
         message(history.stopped, "Lower the learning rate, or the maximum norm of a gradient.")
     worse = overfitting(history)
     if worse:
         st.warning(f"**Overfitting.** {plain(worse)}", icon=":material/trending_up:")
-    charts = {
-        "recover.perplexity": figures.perplexity_by_step(history),
-        "recover.kl": figures.kl_by_step(history),
-        "recover.loss": figures.loss_by_step(history),
-    }
-    with st.grid(3, min_column_width=300, gap="medium"):
+    charts = {"recover.perplexity": figures.perplexity_by_step(history), "recover.kl": figures.kl_by_step(history)}
+    if loss:
+        charts["recover.loss"] = figures.loss_by_step(history)
+    with st.grid(2, min_column_width=300, gap="medium"):
         for key, chart in charts.items():
             if chart is not None:
                 with st.container():
@@ -78,14 +80,15 @@ def picture(history: RecoveryHistory) -> None:
 def numbers(history: RecoveryHistory, left: str = "") -> None:
     """Loss, learning rate, pace, time and the kept step; `left` is the time left while it trains."""
     last, pace = history.steps[-1] if history.steps else None, tokens_a_second(history)
-    with st.grid(6 if left else 5, min_column_width=130):
+    with st.grid(5, min_column_width=130):
         meaning = "Nats a token, mean of the last 20 steps."
         metric("Training loss", short(recent_loss(history)) if last else EMPTY, meaning=meaning)
         metric("Learning rate", f"{last.learning_rate:.2g}" if last else EMPTY, f"step {last.step:,}" if last else "")
         metric("Tokens per second", f"{pace:,.0f}" if pace else EMPTY, f"{last.tokens:,} tokens" if last else "")
-        metric("Time spent", duration(seconds_spent(history)))
         if left:
-            metric("Time left", left, meaning="At the budget, or the pace so far.")
+            metric("Time left", left, f"{duration(seconds_spent(history))} spent", "At the budget, or the pace so far.")
+        else:
+            metric("Time spent", duration(seconds_spent(history)))
         best = history.best
         metric("Best step", f"{best.step:,}", "before training" if not best.step else "", "Its weights are kept.")
 
@@ -144,6 +147,73 @@ def explain() -> None:
     )
 
 
+def loss(now: state.Context) -> None:
+    """Training loss by step."""
+    if now.job is not None and _trains(now.job):
+        st.caption("It is drawn above while the model trains.")
+        return
+    history = now.run.recovery() or course(now.run)
+    chart = figures.loss_by_step(history) if history is not None else None
+    if chart is None:
+        st.caption("Appears with the first step of a training.")
+    else:
+        show_chart("recover.loss", chart)
+
+
+def checks(now: state.Context) -> None:
+    """The checks with their protocol."""
+    history = now.run.recovery()
+    if history is None:
+        st.caption("Appears once the model is recovered.")
+        return
+    info = now.run.info("recover") or {}
+    table = figures.checks_table(history)
+    st.dataframe(
+        table,
+        hide_index=True,
+        key="recover.checks.table",
+        column_config={
+            "tokens": st.column_config.NumberColumn(format="localized"),
+            "seconds": st.column_config.NumberColumn(format="%.0f"),
+            **{
+                name: st.column_config.NumberColumn(format="%.4g")
+                for name in map(str, table)
+                if name.startswith(("perplexity", "times", "KL"))
+            },
+        },
+    )
+    place = f"On {info['device']} in {info['dtype']}" if info.get("device") else ""
+    st.caption(plain(protocol_words(history, place)))
+
+
+def export(now: state.Context) -> None:
+    """The export of the recovered model."""
+    plan, summary = now.run.plan(), now.run.pruned()
+    if now.run.recovery() is None or plan is None or summary is None:
+        st.caption("Appears once the model is recovered.")
+    elif not has_weights(now.run):
+        st.caption(UNSTORED)
+    else:
+        exports(now, plan, summary, subject="recovered")
+
+
+def _again(now: state.Context) -> None:
+    """A button that recovers in a new run, where the weights are not stored."""
+    st.info(UNSTORED, icon=":material/delete:")
+    if st.button(
+        "Recover in a run of my own",
+        key="recover.again",
+        icon=":material/play_arrow:",
+        disabled=now.job is not None,
+        help="Starts a new run with the results of the earlier steps, trains again, and keeps the weights.",
+    ):
+        state.submit("recover", anew=True)
+
+
+def _trains(job: Job) -> bool:
+    return job.status == "running" and job.step == "recover"
+
+
 def _possible(now: state.Context) -> bool:
     """Whether the choice can be trained; otherwise the reason is shown."""
     card = now.run.model()
@@ -165,44 +235,3 @@ def _rest(now: state.Context, saved: RecoveryHistory) -> str:
     minutes = now.recipe.recovery.minutes
     left = max(60 * minutes - seconds_spent(saved), 0.0) if minutes else None
     return f"The rest takes {in_words(left)}." if left is not None else ""
-
-
-def result(now: state.Context) -> None:
-    """The checks with their protocol, and the export of the recovered model."""
-    history, plan, summary = now.run.recovery(), now.run.plan(), now.run.pruned()
-    if history is None or plan is None or summary is None:
-        return
-    info = now.run.info("recover") or {}
-    st.markdown("#### Checks on held-out text")
-    table = figures.checks_table(history)
-    st.dataframe(
-        table,
-        hide_index=True,
-        key="recover.checks.table",
-        column_config={
-            "tokens": st.column_config.NumberColumn(format="localized"),
-            "seconds": st.column_config.NumberColumn(format="%.0f"),
-            **{
-                name: st.column_config.NumberColumn(format="%.4g")
-                for name in map(str, table)
-                if name.startswith(("perplexity", "times", "KL"))
-            },
-        },
-    )
-    place = f"On {info['device']} in {info['dtype']}" if info.get("device") else ""
-    st.caption(plain(protocol_words(history, place)))
-    if has_weights(now.run):
-        exports(now, plan, summary, subject="recovered")
-        return
-    st.info(
-        "The weights of this recovered model are not stored: points of a sweep and the example keep none.",
-        icon=":material/delete:",
-    )
-    if st.button(
-        "Recover in a run of my own",
-        key="recover.again",
-        icon=":material/play_arrow:",
-        disabled=now.job is not None,
-        help="Starts a new run with the results of the earlier steps, trains again, and keeps the weights.",
-    ):
-        state.submit("recover", anew=True)

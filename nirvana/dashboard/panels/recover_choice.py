@@ -32,30 +32,29 @@ CHECKPOINTING = {"auto": "Where memory is short", "always": "Always", "never": "
 def recovery_controls(choice: RecoveryChoice) -> RecoveryChoice:
     """Controls of method and budget in a row and, under "Advanced", all others, starting from `choice`."""
     st.session_state.setdefault(METHOD, choice.method)
-    with st.container(horizontal=True, vertical_alignment="bottom"):
-        chosen = st.pills(
-            "Method",
-            list(METHODS),
-            key=METHOD,
-            format_func=METHODS.__getitem__,
-            required=True,
-            help=" ".join(f"**{METHODS[name]}**: {words}" for name, words in MEANINGS.items()),
-        )
-        method = str(chosen)
-        with st.container(width=180):
-            minutes = real_number(
-                "Minutes",
-                choice,
-                "minutes",
-                "Time of training and measuring; 0 for a budget of tokens or epochs, under Advanced.",
-                key="recover.minutes",
-                step=5.0,
-                most=MINUTES if state.public_demo() else 100_000,
-                format="%g",
-                disabled=method == "none",
-            )
+    chosen = st.pills(
+        "Method",
+        list(METHODS),
+        key=METHOD,
+        wrap=True,
+        format_func=METHODS.__getitem__,
+        required=True,
+        help=" ".join(f"**{METHODS[name]}**: {words}" for name, words in MEANINGS.items()),
+    )
+    method = str(chosen)
+    minutes = real_number(
+        "Minutes",
+        choice,
+        "minutes",
+        "Time of training and measuring; 0 for a budget of tokens or epochs, under Advanced.",
+        key="recover.minutes",
+        step=5.0,
+        most=MINUTES if state.public_demo() else 100_000,
+        format="%g",
+        disabled=method == "none",
+    )
     st.caption(MEANINGS[method])
-    with st.expander("Advanced: text, budget, optimiser, adapters", icon=":material/tune:", key="recover.advanced"):
+    with st.expander("Advanced", icon=":material/tune:", key="recover.advanced"):
         values = _advanced(choice, method)
     return choice.with_values(method=method, minutes=minutes, **values)
 
@@ -80,7 +79,7 @@ def _advanced(choice: RecoveryChoice, method: str) -> dict[str, Any]:
         help="Those of NIRVANA's recovery of Llama-3.1-8B: adapters, 2 epochs. It trains on instructions; choose such "
         "a text.",
     )
-    with st.grid(4, min_column_width=160):
+    with st.grid(2, min_column_width=130):
         found["corpus"] = _text(choice)
         whole("length", "Tokens in a window", step=64)
         word("prompts", "Prompts of instructions", PROMPTS)

@@ -52,6 +52,7 @@ def view_controls(scores: Saliency, stack: str) -> View:
         required=True,
         format_func=str.capitalize,
         key="saliency.colour",
+        wrap=True,
         persist_state="session",
         help="Scale of the scores. Log resolves small scores, linear large ones; rank is the order of removal.",
     )

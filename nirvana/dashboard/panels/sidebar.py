@@ -5,7 +5,7 @@ from __future__ import annotations
 import psutil
 import streamlit as st
 
-from nirvana.dashboard import state
+from nirvana.dashboard import lecture, state
 from nirvana.dashboard.guide import PageGuide
 from nirvana.dashboard.panels.job import POLL, show_progress
 from nirvana.dashboard.panels.messages import show_error
@@ -59,6 +59,7 @@ def sidebar(now: state.Context) -> None:
                 args=(now.run.study,),
                 help="This run is one point of a sweep. Open the run of the sweep.",
             )
+        lecture.switch()
         live, others = bool(now.jobs.live_jobs()), now.jobs.others()
         st.fragment(_activity, run_every=POLL if live or others else None)(now.run, live, bool(others))
 

@@ -51,89 +51,87 @@ def base_recipe(now: state.Context, grid: Grid) -> Recipe:
 def grid_controls(now: state.Context) -> Grid:
     """Controls of the grid, starting from the run's last grid."""
     _adopt(now)
-    with st.grid(2, min_column_width=260):
-        criteria = st.multiselect(
-            "Criteria",
-            available(),
-            key=CRITERIA,
-            format_func=criterion_title,
-            placeholder="Choose",
-            help="How units are scored. Random is the baseline.",
-        )
-        sparsities = st.multiselect(
-            "Sparsities",
-            sorted({*SHARES, *st.session_state[SPARSITIES]}),
-            key=SPARSITIES,
-            format_func=lambda share: f"{100 * share:.3g} %",
-            placeholder="Choose",
-            help="Shares of the attention and MLP weights to remove.",
-        )
-        methods = st.multiselect(
-            "Allocations",
-            list(METHODS),
-            key=LISTS["methods"],
-            format_func=lambda name: ALLOCATIONS[name].capitalize(),
-            placeholder="Choose",
-            help=(
-                "Same allocation: global rankings, balanced by gamma. As published: the allocation and "
-                "compensation of each criterion's authors."
-            ),
-        )
-        seeds = st.number_input(
-            "Seeds",
-            min_value=1,
-            max_value=MOST_SEEDS,
-            step=1,
-            key=SEEDS,
-            help="Each draws its own calibration set. One seed gives no estimate of the variance; use three or more.",
-        )
-    with st.expander("More: compensation, gamma, recovery, speed", icon=":material/tune:", key="sweep.more"):
-        st.markdown(
+    criteria = st.multiselect(
+        "Criteria",
+        available(),
+        key=CRITERIA,
+        format_func=criterion_title,
+        placeholder="Choose",
+        help="How units are scored. Random is the baseline.",
+    )
+    sparsities = st.multiselect(
+        "Sparsities",
+        sorted({*SHARES, *st.session_state[SPARSITIES]}),
+        key=SPARSITIES,
+        format_func=lambda share: f"{100 * share:.3g} %",
+        placeholder="Choose",
+        help="Shares of the attention and MLP weights to remove.",
+    )
+    methods = st.multiselect(
+        "Allocations",
+        list(METHODS),
+        key=LISTS["methods"],
+        format_func=lambda name: ALLOCATIONS[name].capitalize(),
+        placeholder="Choose",
+        help=(
+            "Same allocation: global rankings, balanced by gamma. As published: the allocation and "
+            "compensation of each criterion's authors."
+        ),
+    )
+    seeds = st.number_input(
+        "Seeds",
+        min_value=1,
+        max_value=MOST_SEEDS,
+        step=1,
+        key=SEEDS,
+        help="Each draws its own calibration set. One seed gives no estimate of the variance; use three or more.",
+    )
+    with st.expander("More", icon=":material/tune:", key="sweep.more"):
+        st.caption(
             "Compensation, gamma and normalisation apply to the same allocation; as published, each criterion has its "
             "own."
         )
-        with st.grid(4, min_column_width=200):
-            compensations = st.multiselect(
-                "Compensations",
-                list(COMPENSATIONS),
-                key=LISTS["compensations"],
-                format_func=lambda name: COMPENSATIONS[name].capitalize(),
-                placeholder="Choose",
-                help="Compensation of the output projections for the removed units.",
-            )
-            gammas = st.multiselect(
-                "gamma",
-                sorted({*GAMMAS, *st.session_state[LISTS["gammas"]]}),
-                key=LISTS["gammas"],
-                format_func=gamma_label,
-                placeholder="Choose",
-                help="Ratio of the MLP's pruning rate to attention's.",
-            )
-            normalisations = st.multiselect(
-                "Normalisation",
-                sorted({*NORMALISATIONS, *st.session_state[LISTS["normalisations"]]}),
-                key=LISTS["normalisations"],
-                placeholder="Choose",
-                help="Score normalisation exponent (0 = off).",
-            )
-            widths = st.multiselect(
-                "Widths",
-                list(WIDTHS),
-                key=LISTS["widths"],
-                format_func={"own": "As in the recipe", "equal": "Equal"}.__getitem__,
-                placeholder="Choose",
-                help="Equal widths in all layers give a plain checkpoint, which every engine reads; published "
-                "allocations have their own.",
-            )
-            recoveries = st.multiselect(
-                "Recovery",
-                ["none", *RECOVERIES],
-                key=LISTS["recoveries"],
-                format_func=lambda name: RECOVERIES.get(name, "none").capitalize(),
-                placeholder="Choose",
-                help="Training of each pruned model, with the budget and options of the Recover page. Such a point "
-                "also gives the numbers before it.",
-            )
+        compensations = st.multiselect(
+            "Compensations",
+            list(COMPENSATIONS),
+            key=LISTS["compensations"],
+            format_func=lambda name: COMPENSATIONS[name].capitalize(),
+            placeholder="Choose",
+            help="Compensation of the output projections for the removed units.",
+        )
+        gammas = st.multiselect(
+            "gamma",
+            sorted({*GAMMAS, *st.session_state[LISTS["gammas"]]}),
+            key=LISTS["gammas"],
+            format_func=gamma_label,
+            placeholder="Choose",
+            help="Ratio of the MLP's pruning rate to attention's.",
+        )
+        normalisations = st.multiselect(
+            "Normalisation",
+            sorted({*NORMALISATIONS, *st.session_state[LISTS["normalisations"]]}),
+            key=LISTS["normalisations"],
+            placeholder="Choose",
+            help="Score normalisation exponent (0 = off).",
+        )
+        widths = st.multiselect(
+            "Widths",
+            list(WIDTHS),
+            key=LISTS["widths"],
+            format_func={"own": "As in the recipe", "equal": "Equal"}.__getitem__,
+            placeholder="Choose",
+            help="Equal widths in all layers give a plain checkpoint, which every engine reads; published "
+            "allocations have their own.",
+        )
+        recoveries = st.multiselect(
+            "Recovery",
+            ["none", *RECOVERIES],
+            key=LISTS["recoveries"],
+            format_func=lambda name: RECOVERIES.get(name, "none").capitalize(),
+            placeholder="Choose",
+            help="Training of each pruned model, with the budget and options of the Recover page. Such a point "
+            "also gives the numbers before it.",
+        )
         speed = st.toggle(
             "Measure the speed of every point",
             key=SPEED,
@@ -261,7 +259,7 @@ def nothing_yet(now: state.Context) -> None:
         if now.job is not None:
             st.markdown("The running job fills this page point by point.")
         else:
-            st.markdown("Choose the grid above, and start the sweep. All other settings are the open run's.")
+            st.markdown("Choose the grid, and start the sweep. All other settings are the open run's.")
             page_link("calibration", "Choose the calibration text")
 
 

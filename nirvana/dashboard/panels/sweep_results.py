@@ -30,35 +30,47 @@ ICONS = {
 }
 
 
-def results(run: Run, rows: Sequence[Row]) -> None:
-    """Results of the finished points."""
+def choose_metric(rows: Sequence[Row]) -> str:
+    """The measurement that the page compares; empty without one."""
     take_click(rows)
     names = metrics(rows)
-    if names:
-        metric = _choose_metric(names)
-        say(verdicts(rows, metric))
-        st.markdown("#### As published, and with the same allocation")
-        table = figures.comparison_table(rows, metric)
-        st.dataframe(table, hide_index=True, key="sweep.comparison", height="content")
-        st.caption(
-            f"{title(metric)}: means over seeds ± one standard deviation; of the dense model ± its standard "
-            "error. Points more than 1 pp off the target sparsity are flagged and excluded from comparisons."
-        )
-        chart = figures.by_sparsity(rows, metric)
-        if chart is not None:
-            show_chart(CURVES, chart, _protocol(rows), clickable=True)
-        trained = recovery_by_way(rows, metric)
-        if trained is not None:
-            show_chart(RECOVERED, trained, f"{_size(rows)}.")
-        _pareto(run, rows, metric)
-    PANEL.failures((row.point.label, row.failure) for row in rows if row.failure)
-    points(rows)
-
-
-def _choose_metric(names: Sequence[str]) -> str:
+    if not names:
+        return ""
     if st.session_state.get(METRIC) not in names:
         st.session_state[METRIC] = names[0]
     return st.selectbox("Measured by", names, key=METRIC, format_func=title)
+
+
+def answer(rows: Sequence[Row], metric: str) -> None:
+    """The picture of the page, and below it the verdicts and the failed points."""
+    chart = figures.by_sparsity(rows, metric) if metric else None
+    if chart is not None:
+        show_chart(CURVES, chart, _protocol(rows), clickable=True)
+    if metric:
+        say(verdicts(rows, metric))
+    PANEL.failures((row.point.label, row.failure) for row in rows if row.failure)
+
+
+def contests(rows: Sequence[Row], metric: str) -> None:
+    """Each criterion as published, and with the allocation that all share."""
+    if not metric:
+        st.caption("Appears with the first finished point.")
+        return
+    st.markdown("#### As published, and with the same allocation")
+    st.dataframe(figures.comparison_table(rows, metric), hide_index=True, key="sweep.comparison", height="content")
+    st.caption(
+        f"{title(metric)}: means over seeds ± one standard deviation; of the dense model ± its standard "
+        "error. Points more than 1 pp off the target sparsity are flagged and excluded from comparisons."
+    )
+
+
+def trained(rows: Sequence[Row], metric: str) -> None:
+    """Each way before and after recovery."""
+    chart = recovery_by_way(rows, metric) if metric else None
+    if chart is None:
+        st.caption("No point has been recovered. Choose a recovery under More, and all points are trained alike.")
+    else:
+        show_chart(RECOVERED, chart, f"{_size(rows)}.")
 
 
 def say(found: Sequence[Verdict]) -> None:
@@ -75,7 +87,11 @@ def say(found: Sequence[Verdict]) -> None:
         )
 
 
-def _pareto(run: Run, rows: Sequence[Row], metric: str) -> None:
+def frontier(run: Run, rows: Sequence[Row], metric: str) -> None:
+    """Quality against parameters, bytes or measured speed."""
+    if not metric:
+        st.caption("Appears with the first finished point.")
+        return
     options = [name for name in pareto.AGAINST if name != "speed" or any(row.speed for row in rows)]
     if st.session_state.get(AGAINST) not in options:
         st.session_state[AGAINST] = options[0]
@@ -83,6 +99,7 @@ def _pareto(run: Run, rows: Sequence[Row], metric: str) -> None:
         "Quality against",
         options,
         key=AGAINST,
+        wrap=True,
         required=True,
         format_func=lambda name: pareto.AGAINST[name].capitalize(),
     )
@@ -116,7 +133,9 @@ def take_click(rows: Sequence[Row]) -> None:
 
 def points(rows: Sequence[Row]) -> None:
     """Table of all points, and the button that opens a point's run."""
-    st.markdown("#### All points")
+    if not rows:
+        st.caption("Appears with the first finished point.")
+        return
     table = points_table(rows)
     st.dataframe(
         table.drop(columns="run"),

@@ -16,7 +16,7 @@ from nirvana.dashboard.panels.fields import whole_number
 from nirvana.dashboard.panels.metrics import metric
 from nirvana.dashboard.study_panel import StudyPanel
 from nirvana.reporting.figures import search as figures
-from nirvana.reporting.figures.chart import count, plus_minus
+from nirvana.reporting.figures.chart import Chart, count, plus_minus
 from nirvana.reporting.search import (
     CHOICES,
     describe,
@@ -34,6 +34,7 @@ TEXTS, SCORED_BY, ALLOCATED_BY = "tune.corpora", "tune.criteria", "tune.methods"
 SPARSITY, MINUTES, SEED = "tune.sparsity", "tune.minutes", "tune.seed"
 CHOICE, TRIAL = "tune.choice", "tune.trial"
 RUN = "nirvana.tuned"  # the run whose search the controls show
+LATER = "Appears with the first finished trial."
 PANEL = StudyPanel(Search(), "tune", "trial", lambda run: [trial.seconds for trial in read_trials(run.folder)[1]])
 
 
@@ -41,42 +42,40 @@ def controls(now: state.Context, settings: dict[str, Any] | None) -> SearchReque
     """Controls of the search space, starting from the run's last search."""
     _adopt(now, settings)
     chosen = st.session_state[TEXTS]
-    with st.grid(3, min_column_width=220):
-        corpora = st.multiselect(
-            "Texts",
-            corpus_options(*chosen),
-            key=TEXTS,
-            format_func=corpus_label,
-            placeholder="Choose",
-            help=(
-                "Calibration texts: each alone, and a uniform mixture of all. KL is measured on separate parts of "
-                "all texts. Add your own texts on the Calibration page."
-            ),
-        )
-        criteria = st.multiselect(
-            "Criteria",
-            available(),
-            key=SCORED_BY,
-            format_func=criterion_title,
-            placeholder="Choose",
-            help="How units are scored. Scoring takes longest, so fewer criteria leave time for more trials.",
-        )
-        methods = st.multiselect(
-            "Allocations",
-            list(METHODS),
-            key=ALLOCATED_BY,
-            format_func=METHOD_NAMES.__getitem__,
-            placeholder="Choose",
-            help=(
-                "Shared: global rankings, balanced by gamma. Measured: by loss curves, which take minutes with "
-                "SmolLM2-135M for each calibration set and criterion, so that at most one of four trials measures "
-                "new ones."
-            ),
-        )
-    with st.grid(3, min_column_width=160):
-        sparsity = trial_sparsity(SPARSITY, "Share of the attention and MLP weights that every trial removes.")
-        minutes = PANEL.minutes(MINUTES)
-        seed = whole_number("Seed", SearchRequest(), "seed", key=SEED)
+    corpora = st.multiselect(
+        "Texts",
+        corpus_options(*chosen),
+        key=TEXTS,
+        format_func=corpus_label,
+        placeholder="Choose",
+        help=(
+            "Calibration texts: each alone, and a uniform mixture of all. KL is measured on separate parts of "
+            "all texts. Add your own texts on the Calibration page."
+        ),
+    )
+    criteria = st.multiselect(
+        "Criteria",
+        available(),
+        key=SCORED_BY,
+        format_func=criterion_title,
+        placeholder="Choose",
+        help="How units are scored. Scoring takes longest, so fewer criteria leave time for more trials.",
+    )
+    methods = st.multiselect(
+        "Allocations",
+        list(METHODS),
+        key=ALLOCATED_BY,
+        format_func=METHOD_NAMES.__getitem__,
+        placeholder="Choose",
+        help=(
+            "Shared: global rankings, balanced by gamma. Measured: by loss curves, which take minutes with "
+            "SmolLM2-135M for each calibration set and criterion, so that at most one of four trials measures "
+            "new ones."
+        ),
+    )
+    sparsity = trial_sparsity(SPARSITY, "Share of the attention and MLP weights that every trial removes.")
+    minutes = PANEL.minutes(MINUTES)
+    seed = whole_number("Seed", SearchRequest(), "seed", key=SEED)
     return SearchRequest(
         corpora=tuple(corpora),
         criteria=tuple(criteria),
@@ -132,31 +131,61 @@ def _same(request: SearchRequest, settings: dict[str, Any]) -> bool:
     )
 
 
-def results(now: state.Context, settings: dict[str, Any], trials: Sequence[Trial]) -> None:
-    """Results of the finished trials."""
+def over_time(settings: dict[str, Any], trials: Sequence[Trial]) -> None:
+    """KL of the trials in order: the picture of the page."""
+    _show("tune.over_time", figures.over_time(trials), settings)
+
+
+def best(now: state.Context, settings: dict[str, Any], trials: Sequence[Trial]) -> None:
+    """The best trial beside the first one, the button that runs its recipe, and the failed trials."""
     good = ranked(trials)
-    protocol = protocol_words(settings, lambda name: plain(corpus_label(name)))
     if good:
         _headline(good, trials)
         _make_run(now, settings, good)
-        choice = st.segmented_control(
-            "KL against", list(CHOICES), key=CHOICE, format_func=CHOICES.__getitem__, default="criterion", required=True
-        )
-        by_choice = figures.by_choice(trials, str(choice))
-        if by_choice is None:
-            st.caption(f"All trials so far have the measured allocation, which has no {choice}.")
-        for key, chart in (
-            ("tune.by_choice", by_choice),
-            ("tune.kl_perplexity", figures.kl_against_perplexity(trials)),
-            ("tune.over_time", figures.over_time(trials)),
-        ):
-            if chart is not None:
-                show_chart(key, chart, protocol)
-        st.markdown("#### All trials")
-        st.dataframe(trials_table(good), hide_index=True, key="tune.trials", height="auto" if len(good) < 9 else 360)
-        st.caption(f"The lowest KL first. {protocol}")
     failed = [trial for trial in trials if trial.failure]
     PANEL.failures([(f"Trial {trial.number + 1}, {describe(trial.choices)}", trial.failure) for trial in failed])
+
+
+def by_choice(settings: dict[str, Any] | None, trials: Sequence[Trial]) -> None:
+    """KL of the trials against one of their choices."""
+    if settings is None or not ranked(trials):
+        st.caption(LATER)
+        return
+    choice = st.segmented_control(
+        "KL against", list(CHOICES), key=CHOICE, format_func=CHOICES.__getitem__, default="criterion", required=True
+    )
+    chart = figures.by_choice(trials, str(choice))
+    if chart is None:
+        st.caption(f"All trials so far have the measured allocation, which has no {choice}.")
+    _show("tune.by_choice", chart, settings)
+
+
+def correlation(settings: dict[str, Any] | None, trials: Sequence[Trial]) -> None:
+    """KL against perplexity: the premise of a choice by KL."""
+    chart = figures.kl_against_perplexity(trials) if ranked(trials) else None
+    if settings is None or chart is None:
+        st.caption("Appears with the second finished trial.")
+        return
+    _show("tune.kl_perplexity", chart, settings)
+
+
+def all_trials(settings: dict[str, Any] | None, trials: Sequence[Trial]) -> None:
+    """Table of the trials, the lowest KL first."""
+    good = ranked(trials)
+    if settings is None or not good:
+        st.caption(LATER)
+        return
+    st.dataframe(trials_table(good), hide_index=True, key="tune.trials", height="auto" if len(good) < 9 else 360)
+    st.caption(f"The lowest KL first. {_protocol(settings)}")
+
+
+def _show(key: str, chart: Chart | None, settings: dict[str, Any]) -> None:
+    if chart is not None:
+        show_chart(key, chart, _protocol(settings))
+
+
+def _protocol(settings: dict[str, Any]) -> str:
+    return protocol_words(settings, lambda name: plain(corpus_label(name)))
 
 
 def _headline(good: Sequence[Trial], trials: Sequence[Trial]) -> None:
