@@ -117,6 +117,8 @@ def main() -> None:
 def perform(command: dict[str, Any], reporter: JobReporter, models: ModelCache) -> Outcome:
     """Do one job."""
     try:
+        if "torch" not in sys.modules:  # the first job, for seconds
+            reporter.progress(Progress("Importing PyTorch", 0, 0))
         run = Store(Path(command["root"])).open(command["run"])
         return Outcome("done", result=execute(run, command["task"], command["arguments"], reporter, models))
     except NirvanaError as error:

@@ -96,6 +96,7 @@ def load_model(
     report(progress, "Moving weights", 0, 0)
     model.requires_grad_(False)
     nn.Module.to(model, place)
+    report(progress, "Reading the tokenizer", 0, 0)
     source = Source(located.name, located.origin, located.note, path=located.path)
     if record is not None:
         source = replace(source, note=record.note, base=record.base)

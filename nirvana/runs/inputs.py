@@ -10,7 +10,7 @@ from nirvana.calibration.sampling import sample_probe
 from nirvana.calibration.sets import CalibrationSet
 from nirvana.errors import RunError
 from nirvana.models.lm import LM
-from nirvana.progress import ProgressCallback
+from nirvana.progress import ProgressCallback, report
 from nirvana.runs.model_cache import ModelCache
 from nirvana.runs.recipe import Recipe
 
@@ -62,6 +62,7 @@ class Inputs:
             CorpusError: no corpus of that name, or it is empty, too short or malformed.
         """
         if name not in self.corpora:
+            report(self.progress, f"Reading {name}", 0, 0)
             self.corpora[name] = load_parts(name, self._load_corpus)
         return self.corpora[name]
 

@@ -122,7 +122,7 @@ def line_chart(found: Comparison, line: Line) -> Chart:
     stroke: dict[str, Any] = {"symbol": "line-ns", "size": 26, "line": {"color": theme.DENSE, "width": 3}}
     look = theme.SUBJECTS[line.subject]
     point: dict[str, Any] = {"color": look.colour, "symbol": look.symbol, "size": 11}
-    ring: dict[str, Any] = {"symbol": "circle-open", "size": 20, "color": theme.REMOVED, "line": {"width": 2.5}}
+    ring: dict[str, Any] = {"symbol": "circle-open", "size": 20, "color": theme.CHOSEN, "line": {"width": 2.5}}
     figure = go.Figure()
     for name, mine, marker, x in (
         ("dense", np.isfinite(dense), stroke, dense),

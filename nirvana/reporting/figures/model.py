@@ -11,10 +11,9 @@ from nirvana.layout import Layout
 from nirvana.reporting.figures import theme
 from nirvana.reporting.figures.allocation import LEGEND, MARGIN, stacked_height
 from nirvana.reporting.figures.chart import Chart, count
-from nirvana.reporting.figures.names import part_colour, part_name, parts, unit_name
+from nirvana.reporting.figures.names import part_colours, part_name, parts, unit_name
 from nirvana.reporting.text import millions
 
-OTHER = ("#B77D00", theme.NEUTRAL, theme.PRUNED, "#8C6D5A")
 GEOMETRY = {  # key of ModelPreview.geometry: label, meaning
     "layers": ("Layers", "blocks of attention and MLP, one after the other"),
     "decoder_layers": ("Decoder layers", "blocks with cross-attention to the encoder's output"),
@@ -31,8 +30,7 @@ GEOMETRY = {  # key of ModelPreview.geometry: label, meaning
 def parameters_by_part(layout: Layout) -> Chart:
     """One bar, the whole model, in parts; attention and MLP can be pruned."""
     table = part_table(layout)
-    colours = dict(zip([*layout.other], OTHER, strict=False))
-    colours |= {part_name(layout, *part): part_colour(part[1]) for part in parts(layout)}
+    colours = part_colours(layout)
     figure = go.Figure()
     for part, parameters, share, prunable in table.itertuples(index=False):
         figure.add_trace(

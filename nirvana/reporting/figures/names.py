@@ -43,6 +43,12 @@ def part_colour(module: str) -> str:
     return COLOURS.get(module, theme.ATTENTION)
 
 
+def part_colours(layout: Layout) -> dict[str, str]:
+    """Name of each part -> its colour on every page; never-pruned parts have their own."""
+    colours = dict(zip(layout.other, theme.UNPRUNED, strict=False))
+    return colours | {part_name(layout, *part): part_colour(part[1]) for part in parts(layout)}
+
+
 def text_label(name: str) -> str:
     """A corpus's name on an axis: shortened in the middle, and escaped, since Plotly interprets some HTML."""
     return escape(name if len(name) <= 24 else f"{name[:11]}…{name[-12:]}")

@@ -149,7 +149,7 @@ def _lines(history: RecoveryHistory, values: Mapping[str, Sequence[float]], hove
                 hovertemplate=f"step %{{x:,}}, after %{{customdata:.1f}} min<br>{label}{hover}<extra></extra>",
             )
         )
-        ring = {"symbol": "circle-open", "size": 17, "color": theme.REMOVED, "line": {"width": 2.5}}
+        ring = {"symbol": "circle-open", "size": 17, "color": theme.CHOSEN, "line": {"width": 2.5}}
         figure.add_trace(
             go.Scatter(
                 x=steps[best : best + 1],
@@ -176,7 +176,7 @@ def _value_axis(figure: go.Figure, values: Mapping[str, Sequence[float]], title:
 def _best_line(figure: go.Figure, history: RecoveryHistory) -> None:
     """The step whose weights are kept."""
     if history.checks and history.best.step:
-        figure.add_vline(x=history.best.step, line={"color": theme.REMOVED, "width": 1.5, "dash": "dot"})
+        figure.add_vline(x=history.best.step, line={"color": theme.CHOSEN, "width": 1.5, "dash": "dot"})
 
 
 def _takeaway(history: RecoveryHistory, values: Mapping[str, Sequence[float]], unit: str) -> str:

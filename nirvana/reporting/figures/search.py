@@ -89,7 +89,7 @@ def over_time(trials: Sequence[Trial]) -> Chart | None:
             x=table["trial"].to_numpy(float),
             y=least.to_numpy(float),
             mode="lines",
-            line={"color": theme.REMOVED, "width": 2, "shape": "hv"},
+            line={"color": theme.CHOSEN, "width": 2, "shape": "hv"},
             hoverinfo="skip",
         )
     )
@@ -196,7 +196,7 @@ def _marks(table: pd.DataFrame, places: np.ndarray) -> go.Scatter:
 
 
 def _ring(x: float, y: float) -> go.Scatter:
-    ring = {"symbol": "circle-open", "size": 18, "color": theme.REMOVED, "line": {"width": 2.5}}
+    ring = {"symbol": "circle-open", "size": 18, "color": theme.CHOSEN, "line": {"width": 2.5}}
     return go.Scatter(x=[x], y=[y], mode="markers", marker=ring, hoverinfo="skip")
 
 

@@ -11,7 +11,7 @@ from nirvana.plan import PruningPlan
 from nirvana.reporting.figures import theme
 from nirvana.reporting.figures.allocation import LEGEND, MARGIN, site_table, stacked_height
 from nirvana.reporting.figures.chart import Chart
-from nirvana.reporting.figures.names import part_colour, part_name, parts
+from nirvana.reporting.figures.names import part_colour, part_colours, part_name, parts
 
 
 def kept_by_part(plan: PruningPlan) -> Chart:
@@ -58,7 +58,7 @@ def kept_by_part(plan: PruningPlan) -> Chart:
 def parameters_by_part(plan: PruningPlan) -> Chart:
     """Every parameter of the model, split into never pruned, kept and removed; the parts sum to the whole."""
     table = part_table(plan)
-    colours = {part_name(plan.layout, *part): part_colour(part[1]) for part in parts(plan.layout)}
+    colours = part_colours(plan.layout)
     figure = go.Figure()
     for part, parameters, share, fate in table.itertuples(index=False):
         gone = fate == "removed"

@@ -74,7 +74,7 @@ def perplexity_by_sparsity(mine: Standing, others: Sequence[Standing], ours: Mea
                     y=np.array([each.last.value], np.float32),
                     mode="markers",
                     name="this run",
-                    marker={"symbol": "circle-open", "size": 20, "color": theme.REMOVED, "line": {"width": 2.5}},
+                    marker={"symbol": "circle-open", "size": 20, "color": theme.CHOSEN, "line": {"width": 2.5}},
                     hoverinfo="skip",
                 )
             )

@@ -8,7 +8,9 @@ ATTENTION = "#2B83BA"  # blue
 CROSS_ATTENTION = "#7A6FC2"  # violet
 MLP = "#009E73"  # bluish green
 REMOVED = "#D55E00"  # vermilion
-NEUTRAL = "#868D97"  # never pruned, or a size before pruning
+NEUTRAL = "#868D97"  # a size before pruning, or anything without a meaning of its own
+UNPRUNED = ("#8C6D5A", NEUTRAL, "#A07A3F", "#6E7B8B")  # parts that are never pruned, embeddings first
+CHOSEN = "#B77D00"  # amber: the ring or line of the best or kept one
 
 DENSE = NEUTRAL
 PRUNED = "#C2629B"  # reddish purple
