@@ -47,6 +47,19 @@ def test_the_first_chart_of_each_step_is_on_the_first_screen(server: Server, bro
     assert not below
 
 
+def test_the_buttons_over_a_chart_cover_no_data(server: Server, page: Page) -> None:
+    page.set_viewport_size({"width": 1280, "height": 720})
+    covered = []
+    for guide in STEP_GUIDES.values():
+        open_page(server, page, guide.key)
+        page.locator(".js-plotly-plot .main-svg").first.wait_for(timeout=TIMEOUT)
+        for chart in page.locator(".js-plotly-plot").all():
+            bar, data = chart.locator(".modebar").bounding_box(), chart.locator(".nsewdrag").first.bounding_box()
+            if bar and data and bar["y"] + bar["height"] > data["y"] + 1:
+                covered.append((guide.key, round(bar["y"] + bar["height"]), round(data["y"])))
+    assert not covered
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_no_page_has_a_serious_violation(server: Server, browser: Browser, scheme: str) -> None:
     context = browser.new_context(viewport={"width": 1440, "height": 900}, color_scheme=scheme)  # type: ignore[arg-type]

@@ -16,7 +16,9 @@ from nirvana.saliency.scores import Saliency
 
 Height = Literal["content", "stretch"]
 LABELS = 14  # pixels; smaller ones are not read from the back of a room
-CONFIG = {"displaylogo": False, "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d"]}
+BAR = 36  # pixels above the data for the buttons that appear over a chart
+UNUSED = ["select2d", "lasso2d", "autoScale2d", "zoomIn2d", "zoomOut2d"]
+CONFIG = {"displaylogo": False, "modeBarButtonsToRemove": UNUSED}
 
 
 class Stated(str):
@@ -57,7 +59,10 @@ def _draw(key: str, chart: Chart, labels: int, clickable: bool, height: Height =
 
 
 def legible(figure: go.Figure, labels: int = LABELS) -> go.Figure:
-    """`figure` with labels of at least `labels` pixels, which Streamlit's theme does not change."""
+    """`figure` with labels of at least `labels` pixels, which Streamlit's theme does not change, and room above the
+    data for the buttons.
+    """
+    figure.update_layout(margin_t=max(figure.layout.margin.t or 0, BAR))
     figure.update_layout(font_size=labels, legend_font_size=labels, hoverlabel_font_size=labels)
     for axes in (figure.update_xaxes, figure.update_yaxes):
         axes(tickfont_size=labels, title_font_size=labels)
