@@ -98,7 +98,7 @@ with picture:
             st.warning("What follows belongs to earlier choices. Measure again to bring it up to date.")
         answer(now.run, report)
         ratios(report)
-        summary(report)
+        summary(now.run, report)
         verdicts(report, mine, others)
 if report is not None:
     sections["Measurements"] = partial(measurements, report)

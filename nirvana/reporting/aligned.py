@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 
 import pandas as pd
 
 from nirvana.evaluation.results import SUBJECTS, Measurement, Report
+from nirvana.evaluation.speed_report import SpeedReport
 from nirvana.reporting.text import megabytes, millions, short
 
 # Numbers are comparable only where these fields agree.
@@ -29,6 +30,7 @@ FIRST_COLUMNS = (
 )
 BARS = 2.0  # standard errors
 SIZES = {"parameters": ("Parameters", millions), "bytes": ("Size of the weights", megabytes)}
+SPEEDS = {"prefill": "Speed, reading a prompt", "decode": "Speed, writing"}
 
 
 @dataclass(frozen=True)
@@ -101,8 +103,8 @@ def comparison_table(report: Report, metrics: Sequence[str] | None = None) -> pd
     return pd.DataFrame(rows)
 
 
-def side_by_side(report: Report) -> pd.DataFrame:
-    """Perplexities, KL, whole zero-shot tasks and sizes as text: a row each, a column for each model."""
+def side_by_side(report: Report, speed: SpeedReport | None = None) -> pd.DataFrame:
+    """Perplexities, KL, whole zero-shot tasks, sizes and speeds as text: a row each, a column for each model."""
     rows: list[dict[str, str]] = []
     for metric in ("perplexity", "KL divergence", "accuracy", "parameters", "bytes"):
         for line in align(report, metric):
@@ -114,7 +116,20 @@ def side_by_side(report: Report) -> pd.DataFrame:
             name = f"{title}, {where}"
             row = {"measured": name.removesuffix(", ")}
             rows.append(row | {each: _short(item, line.ratio(each)) for each, item in line.of.items()})
+    rows += _speeds(speed, report.subjects) if speed is not None else []
     return pd.DataFrame(rows, columns=["measured", *report.subjects]).fillna("")
+
+
+def _speeds(speed: SpeedReport, subjects: Sequence[str]) -> Iterator[dict[str, str]]:
+    """Rows of the speed; training changes no shape, so a recovered model is as fast as the pruned one."""
+    for metric, title in SPEEDS.items():
+        row = {"measured": title}
+        for name, model in speed.models.items():
+            ratio = "" if name == "dense" else f" ({speed.ratio(name, metric).median:.2f} x)"
+            row[name] = f"{short(getattr(model, metric).median)} tokens/s{ratio}"
+        if "recovered" in subjects and "recovered" not in row:
+            row["recovered"] = "as pruned"
+        yield row
 
 
 def _short(item: Measurement, ratio: float) -> str:

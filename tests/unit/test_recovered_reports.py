@@ -12,6 +12,7 @@ import pytest
 from nirvana.checkpoints.card import checkpoint_card
 from nirvana.commands.console import print_report
 from nirvana.evaluation.results import Measurement, Report, pack_parts
+from nirvana.evaluation.speed_report import ModelSpeed, SpeedReport, Spread
 from nirvana.evaluation.zero_shot.results import comparisons, pack_outcomes
 from nirvana.layout import Layout
 from nirvana.reporting.aligned import comparison_table, side_by_side
@@ -201,3 +202,15 @@ def test_a_comparison_of_runs_has_a_line_for_recovered_models(layout: Layout) ->
     table = shown_table(found)
     assert list(table["measured"]) == ["Sparsity", "Perplexity, docs", "Perplexity, docs, recovered"]
     assert "9 min of distillation" in found.columns[2].heading and "no recovery" in found.columns[3].heading
+
+
+def test_the_speed_stands_below_where_it_was_measured() -> None:
+    def model(factor: float) -> ModelSpeed:
+        spread = Spread.of([factor * value for value in (90.0, 100.0, 110.0)])
+        return ModelSpeed(spread, spread, spread, 2_000, False, 1_000, 250, 900, 900, "float32")
+
+    speed = SpeedReport({"dense": model(1.0), "pruned": model(1.25)}, 1, 64, 16, 3, "cpu (x86_64)", 2)
+    table = side_by_side(report(), speed).set_index("measured")
+    row = table.loc["Speed, writing"]
+    assert row.to_dict() == {"dense": "100 tokens/s", "pruned": "125 tokens/s (1.25 x)", "recovered": "as pruned"}
+    assert "Speed, writing" not in set(side_by_side(report())["measured"])

@@ -62,10 +62,12 @@ def legible(figure: go.Figure, labels: int = LABELS) -> go.Figure:
     """`figure` with labels of at least `labels` pixels, which Streamlit's theme does not change, and room above the
     data for the buttons.
     """
-    figure.update_layout(margin_t=max(figure.layout.margin.t or 0, BAR))
-    figure.update_layout(font_size=labels, legend_font_size=labels, hoverlabel_font_size=labels)
-    for axes in (figure.update_xaxes, figure.update_yaxes):
-        axes(tickfont_size=labels, title_font_size=labels)
+    font = {"font": {"size": labels}}
+    axis = {"tickfont": {"size": labels}, "title": font}
+    axes = {"xaxis", "yaxis", *(name for name in figure.layout if name.startswith(("xaxis", "yaxis")))}
+    top = {"t": max(figure.layout.margin.t or 0, BAR)}
+    # One call, since each takes milliseconds.
+    figure.update_layout(font | {"legend": font, "hoverlabel": font, "margin": top} | dict.fromkeys(axes, axis))
     return figure
 
 

@@ -78,9 +78,9 @@ def made_worse(report: Report) -> None:
         st.warning(f"**Recovery made this significantly worse.**\n{lines}", icon=":material/trending_down:")
 
 
-def summary(report: Report) -> None:
-    """Dense, pruned and recovered model in one table."""
-    table = aligned.side_by_side(report).set_index("measured").rename_axis("").rename(index=plain)
+def summary(run: Run, report: Report) -> None:
+    """Dense, pruned and recovered model in one table, with their speed if it was measured."""
+    table = aligned.side_by_side(report, run.speed()).set_index("measured").rename_axis("").rename(index=plain)
     st.table(table)  # it wraps on a phone, unlike a data frame, and reads Markdown
 
 

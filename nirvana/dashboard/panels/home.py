@@ -119,16 +119,16 @@ def picture(run: Run) -> None:
             corpus = found.protocol.get("corpus")
             others = [(name, report.find("perplexity", name, corpus=corpus)) for name in report.subjects[:-1]]
             metric(
-                f"Perplexity, {plain(corpus)}",
+                "Perplexity",
                 f"{found.value:,.4g}",
                 ", ".join(f"{name} {item.value:,.4g}" for name, item in others if item),
-                f"Of the {last} model: exp of the mean loss per token; lower is better.",
+                f"Of the {last} model on {plain(corpus)}: exp of the mean loss per token; lower is better.",
             )
         divergence = report.find("KL divergence", last)
         if divergence is not None:
             error = divergence.standard_error
             metric(
-                "KL to the dense model",
+                "KL to dense",
                 f"{divergence.value:.3g} nats",
                 f"± {error:.2g}" if error else "",
                 "Divergence of the predictions, per token; 0 means identical.",
@@ -146,7 +146,7 @@ def headline(run: Run) -> None:
     if report is None:
         return
     st.markdown("#### Result: the example" if run.is_example else f"#### Result: {plain(run.name)}")
-    summary(report)
+    summary(run, report)
     excerpts(run.continuations())
     with st.container(horizontal=True):
         page_link("saliency", "See which units matter")
