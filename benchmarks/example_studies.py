@@ -17,18 +17,18 @@ from nirvana.studies.search_trials import FILE as SEARCH
 from nirvana.studies.sweep_grid import Grid
 from nirvana.studies.sweep_rows import FILE as SWEEP
 
-TEXTS = ("python-docs", "library-docs", "stdlib-code")
+TEXTS = ("python-docs", "stdlib-code")
 REQUESTS = {
     "sweep": Grid(
         criteria=("nirvana", "taylor", "second-order"),
         methods=("shared",),
         sparsities=(0.2, 0.4),
-        seeds=(0, 1, 2),
+        seeds=(0,),
         compensations=("least_squares",),
         gammas=(4.0,),
     ),
-    "matrix": MatrixRequest(corpora=TEXTS, mixture=True, seeds=1),
-    "tune": SearchRequest(corpora=TEXTS[:2], minutes=0.0, trials=12),
+    "matrix": MatrixRequest(corpora=TEXTS, mixture=True),
+    "tune": SearchRequest(corpora=TEXTS, minutes=0.0, trials=8),
 }
 
 

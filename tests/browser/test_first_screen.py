@@ -10,7 +10,7 @@ from nirvana.dashboard.guide import PAGES, STEP_GUIDES
 from tests.browser.conftest import TIMEOUT, Server
 from tests.browser.test_example import settled
 
-SIZES = {"laptop": (1280, 720), "desktop": (1440, 900)}
+SIZES = {"laptop": (1280, 720), "desktop": (1440, 900), "phone": (390, 844)}
 SERIOUS = {"serious", "critical"}
 # Streamlit's own markup: the lists of its navigation hold other elements than items.
 OF_STREAMLIT = {"list", "listitem"}
