@@ -3,7 +3,8 @@
     python -m benchmarks.quality --calibrate "wiki.txt + novels.txt" --evaluate wiki.txt other-novel.txt
 
 Every row of the result is one pruned model, appended to --rows when it is measured, so an interrupted benchmark
-resumes. --into writes the table between two marks of a Markdown file such as docs/results.md.
+resumes. --into writes the table between two marks of a Markdown file such as docs/results.md, --publish its data to
+nirvana/reporting/quality.json.
 """
 
 from __future__ import annotations
@@ -23,10 +24,12 @@ import torch
 from torch import nn
 
 import nirvana as nv
-from benchmarks.quality_table import between_marks, protocol, table
+from benchmarks.quality_table import between_marks, protocol, summary
 from nirvana.calibration.corpora.corpus import Corpus
 from nirvana.compensation import METHODS, Compensation
 from nirvana.errors import NirvanaError
+from nirvana.files import read_json, write_json
+from nirvana.reporting.quality import FILE
 from nirvana.runs.recipe import Recipe
 from nirvana.runs.workspace import Workspace
 from nirvana.saliency.criteria import CRITERIA, available
@@ -207,6 +210,7 @@ def shared_options(description: str | None, name: str, *, seeds: list[int], max_
 def parse() -> argparse.Namespace:
     parser = shared_options(__doc__, "quality", seeds=[0, 1, 2], max_tokens=8_192)
     parser.add_argument("--criteria", nargs="+", default=available(), choices=available(), metavar="NAME")
+    parser.add_argument("--publish", action="store_true", help="also write the table where the Method page reads it")
     parser.add_argument("--compensation", nargs="+", default=["none", "least_squares"], choices=METHODS)
     return parser.parse_args()
 
@@ -214,7 +218,10 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     args = parse()
     rows = measure_rows(args, Criteria, points(args))
-    publish(args, f"{table(rows)}\n\n{protocol(rows, settings(args))}\n")
+    found = summary(rows, protocol(rows, settings(args)))
+    publish(args, f"{found.markdown()}\n\n{found.protocol}\n")
+    if args.publish:
+        write_json(FILE, {**read_json(FILE), args.mark: found.to_json()})
 
 
 if __name__ == "__main__":

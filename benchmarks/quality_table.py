@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from statistics import mean, stdev
 from typing import Any
 
+from nirvana.reporting.quality import WORDS, Column, Quality
 from nirvana.saliency.criteria import CRITERIA
 
 Row = dict[str, Any]
-WORDS = {"none": "", "bias": ", bias", "least_squares": ", least squares"}
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -18,24 +18,17 @@ def table(rows: Sequence[Row]) -> str:
 
     Cells are perplexities of the texts in turn, each the mean over the seeds; the lowest of a column is bold.
     """
+    return summary(rows).markdown()
+
+
+def summary(rows: Sequence[Row], words: str = "") -> Quality:
+    """The table as data, with its protocol in `words`."""
     dense = next(row for row in rows if row["point"] is None)
     pruned = [row for row in rows if row["point"] is not None]
     columns = _columns(pruned)
     names = list(dict.fromkeys(row["point"]["criterion"] for row in pruned))
-    cells = {(name, column): _values(pruned, name, column) for name in names for column in columns}
-    best = {column: min((cells[name, column] or [float("inf")])[0] for name in names) for column in columns}
-    head = ["criterion", *(_title(column) for column in columns)]
-    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
-    shown = " / ".join(f"{value:.1f}" for value, _, _ in dense["perplexity"].values())
-    lines.append(f"| dense | {shown} |" + " |" * (len(columns) - 1))
-    for name in names:
-        line = [CRITERIA[name].title]
-        for column in columns:
-            values = cells[name, column]
-            text = " / ".join(map(_number, values)) if values else "out of reach"
-            line.append(f"**{text}**" if values and values[0] == best[column] else text)
-        lines.append("| " + " | ".join(line) + " |")
-    return "\n".join(lines)
+    cells = {(name, column): tuple(_values(pruned, name, column)) for name in names for column in columns}
+    return Quality(tuple(value for value, _, _ in dense["perplexity"].values()), cells, words)
 
 
 def protocol(rows: Sequence[Row], common: Row) -> str:
@@ -72,17 +65,16 @@ def between_marks(document: str, mark: str, text: str) -> str:
     return pattern.sub(lambda found: f"{found[1]}{text}{found[2]}", document)
 
 
-def _columns(rows: Sequence[Row]) -> list[tuple[float, str, str]]:
-    """(sparsity, method, compensation); the compensation of "published" is the criterion's own."""
+def _columns(rows: Sequence[Row]) -> list[Column]:
     columns = []
     for sparsity in sorted({row["point"]["sparsity"] for row in rows}):
-        columns.append((sparsity, "published", ""))
+        columns.append(Column(sparsity, "published", ""))
         shared = dict.fromkeys(row["point"]["compensation"] for row in rows if row["point"]["method"] == "shared")
-        columns += [(sparsity, "shared", compensation) for compensation in sorted(shared, key=list(WORDS).index)]
+        columns += [Column(sparsity, "shared", compensation) for compensation in sorted(shared, key=list(WORDS).index)]
     return columns
 
 
-def _values(rows: Sequence[Row], name: str, column: tuple[float, str, str]) -> list[float]:
+def _values(rows: Sequence[Row], name: str, column: Column) -> list[float]:
     """Mean over seeds for each text; empty where a seed failed."""
     sparsity, method, compensation = column
     criterion = CRITERIA[name]
@@ -95,15 +87,6 @@ def _values(rows: Sequence[Row], name: str, column: tuple[float, str, str]) -> l
     if not found or any("failure" in row for row in found):
         return []
     return [mean(row["perplexity"][text][0] for row in found) for text in found[0]["perplexity"]]
-
-
-def _title(column: tuple[float, str, str]) -> str:
-    sparsity, method, compensation = column
-    return f"{sparsity:.0%} as published" if method == "published" else f"{sparsity:.0%} same{WORDS[compensation]}"
-
-
-def _number(value: float) -> str:
-    return f"{value:.1f}" if value < 1_000 else f"{value:,.0f}" if value < 1e5 else f"{value:.0e}"
 
 
 def _spread(rows: Sequence[Row]) -> str:
