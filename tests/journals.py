@@ -8,9 +8,10 @@ from typing import Any
 
 from nirvana.plan import PruningPlan
 from nirvana.runs.run import Run
-from nirvana.studies import allocation_steps, matrix_rows, search_trials, sweep_rows
+from nirvana.studies import allocation_steps, kernel_rows, matrix_rows, search_trials, sweep_rows
 from nirvana.studies.allocation_steps import SearchStep
 from nirvana.studies.journal import Header, Journal, as_read_back
+from nirvana.studies.kernel_rows import KernelStudy
 from nirvana.studies.matrix_rows import DENSE, CalibrationMatrix, MatrixRow
 from nirvana.studies.search_trials import Trial
 from nirvana.studies.sweep_grid import Grid
@@ -54,3 +55,10 @@ def write_allocation_search(run: Run, plan: PruningPlan, steps: Sequence[SearchS
     journal.begin(header)
     for step in steps:
         journal.append(header.key, step.to_json())
+
+
+def write_kernel(folder: Path, study: KernelStudy) -> None:
+    journal, header = Journal(folder / kernel_rows.FILE), Header({}, as_read_back(study.settings))
+    journal.begin(header)
+    for row in (*study.rows, *study.failed):
+        journal.append(header.key, row.to_json())

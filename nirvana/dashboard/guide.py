@@ -5,12 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from nirvana.reporting.glossary import meaning
 from nirvana.runs.recipe import STEPS
 
 
 @dataclass(frozen=True)
 class PageGuide:
-    """`key` is the file's name in pages/ and the prefix of its widget keys; `about` introduces the page."""
+    """`key` is the file's name in pages/ and the prefix of its widget keys; `about` introduces the page. Terms of the
+    glossary that it has in bold are defined in its tooltip.
+    """
 
     key: str
     title: str
@@ -34,6 +37,7 @@ STYLE = Path(__file__).with_name("style.css")
 STEP_OF_PAGE = {"compare": "evaluate"}  # where their names differ
 STEP_SECTION = "Steps"
 STUDY_SECTION = "Studies"
+LEARN_SECTION = "Learn"
 
 PAGES = (
     PageGuide(
@@ -62,8 +66,8 @@ PAGES = (
         ":material/article:",
         STEP_SECTION,
         "Choose the calibration text, and the sample of it that prunes best.",
-        "Units are scored on a small sample of text, the **calibration set**. Several are drawn, a trial model is"
-        " pruned with each, and the one whose **KL divergence** from the dense model is lowest wins.",
+        f"A **calibration set** is {meaning('calibration set')}. Several are drawn, a trial model is pruned with each, "
+        "and the one whose **KL divergence** from the dense model is lowest wins.",
     ),
     PageGuide(
         "saliency",
@@ -71,9 +75,8 @@ PAGES = (
         ":material/grid_on:",
         STEP_SECTION,
         "See how much the output depends on every KV group and neuron.",
-        "**Saliency** estimates how much the output would change without a **unit**, the smallest removable part:"
-        " a **KV group** (a key-value head with its query heads) or an MLP **neuron**. The lowest are removed "
-        "first.",
+        f"**Saliency** is {meaning('saliency')}; a **unit** is {meaning('unit')}. A **KV group** is "
+        f"{meaning('KV group')}; a **neuron**, {meaning('neuron')}. The lowest are removed first.",
     ),
     PageGuide(
         "allocation",
@@ -81,8 +84,8 @@ PAGES = (
         ":material/tune:",
         STEP_SECTION,
         "Set the sparsity and its distribution over attention and MLP.",
-        "**Sparsity** is the share of attention and MLP weights to remove; **gamma** is the ratio of the MLP's "
-        "pruning rate to attention's. The plan follows the sliders at once: layers with low scores lose more.",
+        f"**Sparsity** is {meaning('sparsity')}; **gamma** is {meaning('gamma')}. The plan follows the "
+        "sliders at once: layers with low scores lose more.",
     ),
     PageGuide(
         "prune",
@@ -99,8 +102,8 @@ PAGES = (
         ":material/healing:",
         STEP_SECTION,
         "Optional: train the pruned model for some minutes, and watch it improve.",
-        "Pruning costs quality, and a short training brings part of it back. **Distillation** teaches the pruned "
-        "model the dense model's predictions. It is measured on held-out text, and the best weights are kept.",
+        "Pruning costs quality, and a short training brings part of it back. **Distillation** is "
+        f"{meaning('distillation')}. It is measured on held-out text, and the best weights are kept.",
     ),
     PageGuide(
         "compare",
@@ -108,7 +111,7 @@ PAGES = (
         ":material/balance:",
         STEP_SECTION,
         "Measure the pruned and the recovered model against the dense one, on the same text.",
-        "All models read the same held-out tokens. **Perplexity** is the exponential of the mean loss per token: "
+        f"All models read the same held-out tokens. **Perplexity** is {meaning('perplexity')}: "
         "lower is better, and 1 would be certainty.",
     ),
     PageGuide(
@@ -131,12 +134,20 @@ PAGES = (
         " each measured by the **KL divergence** from the dense model on probe text, and keeps the best.",
     ),
     PageGuide(
+        "method",
+        "Method",
+        ":material/functions:",
+        LEARN_SECTION,
+        "The paper's formulas beside pictures of the open run, how well they hold, and the glossary.",
+        "Each formula of the paper beside a picture of a two-weight network or of the open run, and how well it holds.",
+    ),
+    PageGuide(
         "runs",
         "Runs",
         ":material/history:",
         "History",
         "Open, name, compare and delete runs.",
-        "A **run** is one set of choices, its recipe, with the results of every step. A step is computed only "
+        f"A **run** is {meaning('run')}. A step is computed only "
         "once for the same inputs. Open a run to view or continue it, or select several to compare them.",
     ),
 )

@@ -14,14 +14,17 @@ from nirvana.dashboard.guide import PAGES
 from nirvana.models.families.t5 import T5Family
 from nirvana.runs.recipe import Recipe
 from nirvana.runs.store import Run, Store
+from nirvana.studies.kernel_rows import KernelRow
+from nirvana.studies.sweep_grid import Point
 from nirvana.studies.sweep_rows import Row
+from tests.ablations import ablations, study_of_kernel
 from tests.app.conftest import ROOT, SMALL_T5, add_job, fill, keys_of_all_tabs, keys_on, open_tab
 from tests.app.test_allocation_search_panel import STEPS
 from tests.app.test_speed_panel import put_scan, put_sizes, put_speed
 from tests.app.test_sweep_page import put_sweep
 from tests.app.test_tune_page import SETTINGS, TRIALS
 from tests.app.test_zero_shot_panel import with_tasks
-from tests.journals import write_allocation_search, write_matrix, write_search, write_sweep
+from tests.journals import write_allocation_search, write_kernel, write_matrix, write_search, write_sweep
 from tests.sweeps import grid_of
 from tests.unit.test_figures_matrix import make
 
@@ -30,6 +33,7 @@ ROW = re.compile(r"^\| `([^`]+)` \|[^|]*\|[^|]*\|([^|]*)\|$", re.MULTILINE)
 CHOICES: dict[str, Callable[[AppTest], Any]] = {
     "model": lambda app: app.segmented_control(key="model.source").select("Hub"),
     "allocation": lambda app: app.slider(key="allocation.sparsity").set_value(0.99),
+    "method": lambda app: open_tab(app, "Unit").segmented_control(key="method.unit.kind").set_value("neuron"),
     "prune": lambda app: app.radio(key="prune.compensation").set_value("bias"),
     "compare": lambda app: (
         open_tab(app, "Other runs").multiselect(key="compare.beside").set_value([Store().runs()[0].id])
@@ -78,6 +82,11 @@ def study(run: Run, store: Store) -> Run:
     matrix = make(0.2)
     failed_row = replace(matrix.rows[0], seed=1, kl=(), perplexity=(), failure="out of reach")
     write_matrix(run.folder, replace(matrix, failed=(failed_row,)))
+    run.attach("ablation", ablations())
+    theorem = study_of_kernel()
+    write_kernel(
+        run.folder, replace(theorem, failed=(KernelRow(Point(0, "flap", "shared", 0.2, "none", 4.0), failure="no"),))
+    )
     return store.open(row.run_id)
 
 

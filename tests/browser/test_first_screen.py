@@ -12,6 +12,7 @@ from tests.browser.test_example import settled
 
 SIZES = {"laptop": (1280, 720), "desktop": (1440, 900), "phone": (390, 844)}
 SERIOUS = {"serious", "critical"}
+TOPICS = ("kernel", "one-weight", "unit", "kv-groups", "first-order", "gamma", "why-it-loses")
 # Streamlit's own markup: the lists of its navigation hold other elements than items.
 OF_STREAMLIT = {"list", "listitem"}
 
@@ -58,6 +59,35 @@ def test_the_buttons_over_a_chart_cover_no_data(server: Server, page: Page) -> N
             if bar and data and bar["y"] + bar["height"] > data["y"] + 1:
                 covered.append((guide.key, round(bar["y"] + bar["height"]), round(data["y"])))
     assert not covered
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_each_picture_of_the_method_is_on_the_first_screen(server: Server, browser: Browser, size: str) -> None:
+    width, height = SIZES[size]
+    context = browser.new_context(viewport={"width": width, "height": height})
+    page, below = context.new_page(), {}
+    for topic in TOPICS:
+        open_page(server, page, f"method?topic={topic}")
+        chart = page.locator(".js-plotly-plot").first
+        chart.locator(".main-svg").first.wait_for(timeout=TIMEOUT)
+        box = chart.bounding_box()
+        assert box is not None
+        if box["y"] + box["height"] > height:
+            below[topic] = (round(box["y"]), round(box["y"] + box["height"]))
+    context.close()
+    assert not below
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_no_topic_of_the_method_has_a_serious_violation(server: Server, browser: Browser, scheme: str) -> None:
+    context = browser.new_context(viewport={"width": 1440, "height": 900}, color_scheme=scheme)  # type: ignore[arg-type]
+    page, found = context.new_page(), []
+    for topic in (*TOPICS, "glossary"):
+        open_page(server, page, f"method?topic={topic}")
+        page.wait_for_timeout(1_000)
+        found += [(topic, *violation) for violation in serious(page)]
+    context.close()
+    assert found == []
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -9,6 +9,7 @@ import streamlit as st
 
 from nirvana.dashboard import state
 from nirvana.dashboard.panels.charts import show_chart
+from nirvana.dashboard.panels.losses import why_link
 from nirvana.evaluation.results import Measurement, Report
 from nirvana.reporting import aligned
 from nirvana.reporting.aligned import Aligned, align, describe_protocol, report_table
@@ -60,6 +61,8 @@ def verdicts(report: Report, mine: Standing | None, others: list[Standing]) -> N
         lines = against_baselines(found, side)
         if lines:
             show(f"**{title}**\n{_list(lines)}", icon=icon)
+        if lines and side > 0:
+            why_link("compare")
 
 
 def recovered(report: Report) -> None:

@@ -6,13 +6,13 @@ from typing import NamedTuple
 
 import streamlit as st
 
+from nirvana.reporting.glossary import meaning
 from nirvana.reporting.text import plain
 from nirvana.saliency.criteria import CRITERIA
 
 UNITS = (
-    "A **KV group** is one key and one value head with all the query heads that read them; a **neuron** is one row of "
-    "an MLP's gate and up projections with its column of the down projection. Each is one **unit**, kept or "
-    "removed as a whole."
+    f"A **KV group** is {meaning('KV group')}; a **neuron** is {meaning('neuron')}: a row of the gate and up "
+    "projections with its column of the down projection. Each is one **unit**, kept or removed as a whole."
 )
 ALLOCATIONS = {
     "shared": "attention and MLP each ranked over all layers, their rates tied by gamma",

@@ -14,6 +14,7 @@ from nirvana.dashboard.guide import GUIDES, STEP_GUIDES
 from nirvana.dashboard.panels.job import job_panel
 from nirvana.dashboard.panels.messages import message, page_link, show_error
 from nirvana.reporting import code
+from nirvana.reporting.glossary import tooltip
 from nirvana.reporting.text import plain
 from nirvana.runs.store import EXAMPLE
 
@@ -53,7 +54,7 @@ def page_header(key: str) -> None:
     lecture.begin(key)
     guide = GUIDES[key]
     st.title(guide.title)
-    st.markdown(guide.about)
+    st.markdown(guide.about, help=tooltip(guide.about) or None)
     state.context()  # opens the run of the URL, which may be gone
     problem = state.take_problem()
     if problem is not None:
@@ -77,10 +78,16 @@ def _enter_through_app() -> None:
         st.rerun()
 
 
-def stage() -> tuple[DeltaGenerator, DeltaGenerator]:
-    """Columns of the first screen: the controls that matter, and beside them the page's picture."""
+def stage(chart: str = "", *, empty: bool = False) -> tuple[DeltaGenerator, DeltaGenerator]:
+    """Columns of the first screen: the controls that matter, and beside them the page's picture.
+
+    Args:
+        chart: the picture's key, on a page with a stage in each tab: a lecture shows the controls of its slide only.
+        empty: the chart is not drawn, since there is nothing to show yet.
+    """
     controls, picture = st.columns([2, 5], gap="medium")
-    return controls.container(key="page.controls"), picture
+    elsewhere = chart and lecture.is_on() and (empty or not lecture.is_shown(chart))
+    return controls.container(key=f"{chart}.controls" if elsewhere else "page.controls"), picture
 
 
 def continue_to(next_key: str, *, key: str, primary: bool) -> None:

@@ -8,6 +8,7 @@ import streamlit as st
 
 from nirvana.dashboard import state
 from nirvana.dashboard.panels.charts import clicked, show_chart
+from nirvana.dashboard.panels.losses import why_link
 from nirvana.dashboard.panels.sweep import PANEL
 from nirvana.reporting.figures import pareto
 from nirvana.reporting.figures import sweep as figures
@@ -79,6 +80,8 @@ def say(found: Sequence[Verdict]) -> None:
         lines = [plain(each.text) for each in found if each.kind == kind]
         if lines:
             BOXES[kind](f"**{heading}.**\n" + "\n".join(f"- {line}" for line in lines), icon=ICONS[kind])
+            if kind == "beaten":
+                why_link("sweep")
     if found:
         st.caption(
             "A winner is named only where the 95 % interval of the paired difference over seeds excludes zero "
