@@ -12,7 +12,7 @@ from tests.browser.test_example import settled
 
 SIZES = {"laptop": (1280, 720), "desktop": (1440, 900), "phone": (390, 844)}
 SERIOUS = {"serious", "critical"}
-TOPICS = ("kernel", "one-weight", "unit", "kv-groups", "first-order", "gamma", "why-it-loses")
+TOPICS = ("kernel", "one-weight", "unit", "kv-groups", "first-order", "gamma", "theorem", "why-it-loses")
 # Streamlit's own markup: the lists of its navigation hold other elements than items.
 OF_STREAMLIT = {"list", "listitem"}
 
