@@ -13,6 +13,7 @@ from nirvana.commands.ablate import AblateCommand
 from nirvana.commands.app import AppCommand
 from nirvana.commands.command import Command, add_json
 from nirvana.commands.describe import CorporaCommand, InspectCommand
+from nirvana.commands.experiment import ExperimentCommand
 from nirvana.commands.kernel import KernelCommand
 from nirvana.commands.matrix import MatrixCommand
 from nirvana.commands.measurements import SensitivityCommand, SpeedCommand
@@ -51,6 +52,7 @@ COMMANDS: tuple[Command, ...] = (
     SearchAllocationCommand(),
     MatrixCommand(),
     KernelCommand(),
+    ExperimentCommand(),
     RunsCommand(),
     CompareCommand(),
     ReportCommand(),
@@ -65,17 +67,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one subcommand; without one, list them.
 
     Returns:
-        The exit code: 0, 2 after an error (its message and hint are on stderr), 130 after Ctrl+C.
+        The exit code: 0, 1 where the observation of an experiment does not appear, 2 after an error (its message and
+        hint are on stderr), 130 after Ctrl+C.
     """
     set_thread_policy()
     parser = build_parser()
-    parsed = parser.parse_args(arguments)
+    parsed, code = parser.parse_args(arguments), 0
     try:
         if parsed.command is None:
             parser.print_help()
         else:
             with translated():
-                parsed.command.run(parsed)
+                code = parsed.command.run(parsed) or 0
         sys.stdout.flush()
     except (KeyboardInterrupt, Cancelled):
         print(f"Stopped. {KEPT}", file=sys.stderr)
@@ -88,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # stdout was closed by its reader; flushing at exit must not fail
         return 128 + signal.SIGPIPE if hasattr(signal, "SIGPIPE") else 1
-    return 0
+    return code
 
 
 def build_parser() -> argparse.ArgumentParser:

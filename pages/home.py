@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from nirvana.dashboard import state
-from nirvana.dashboard.panels import page
+from nirvana.dashboard.panels import page, tour
 from nirvana.dashboard.panels.demo_curve import curve
 from nirvana.dashboard.panels.home import demo, headline, picture, recent, result_run, steps
 
@@ -12,6 +12,7 @@ page.page_header("home")
 controls, stage = page.stage()
 with controls:
     demo(now)
+    tour.offer("home.tour", "Take the guided tour of the example")
 with stage:
     page.job_panel()
     curve(now)

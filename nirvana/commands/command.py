@@ -43,8 +43,8 @@ class Command(ABC):
         """Give `parser` the options of the subcommand."""
 
     @abstractmethod
-    def run(self, arguments: argparse.Namespace) -> None:
-        """Perform the subcommand and print its result, as JSON with --json.
+    def run(self, arguments: argparse.Namespace) -> int | None:
+        """Perform the subcommand and print its result, as JSON with --json; returns an exit code other than 0.
 
         Raises:
             NirvanaError: an input is wrong, or the work failed.

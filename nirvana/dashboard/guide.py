@@ -142,6 +142,15 @@ PAGES = (
         "Each formula of the paper beside a picture of a two-weight network or of the open run, and how well it holds.",
     ),
     PageGuide(
+        "experiments",
+        "Experiments",
+        ":material/science:",
+        LEARN_SECTION,
+        "Five questions with an observation that is checked, and exercises.",
+        "Each **experiment** asks one question and says what to look for. Look at the recorded result, run it on "
+        "this machine in under a minute, and see whether the observation appears.",
+    ),
+    PageGuide(
         "runs",
         "Runs",
         ":material/history:",

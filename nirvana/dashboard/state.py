@@ -218,19 +218,22 @@ def as_own(now: Context, recipe: Recipe) -> Run:
     return replace(now.run, recipe=recipe, study="", index=now.store.index)
 
 
-def start_study(task: str, recipe: Recipe, **arguments: Any) -> None:
+def start_study(task: str, recipe: Recipe, *, name: str = "", **arguments: Any) -> None:
     """Queue a study around `recipe`, such as a sweep, and rerun the page.
 
     The open run continues if it has that recipe; otherwise, and from the example, a new run starts with the results
     that are current.
+
+    Args:
+        name: of the new run, where the open one has another name.
     """
     now = context()
     try:
         _check(recipe, STEPS[-1])
         _check_demo(now.run, recipe, task, arguments)
         run = now.run
-        if run.is_example or run.study or recipe != run.recipe:
-            run = now.store.create(recipe, parent=run)
+        if run.is_example or run.study or recipe != run.recipe or (name and name != run.name):
+            run = now.store.create(recipe, name=name, parent=run)
         now.jobs.submit(run.id, task=task, **arguments)
         if run.id != now.run.id:
             _adopt(run, keep_choices=run.recipe == now.recipe)

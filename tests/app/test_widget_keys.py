@@ -20,6 +20,7 @@ from nirvana.studies.sweep_rows import Row
 from tests.ablations import ablations, study_of_kernel
 from tests.app.conftest import ROOT, SMALL_T5, add_job, fill, keys_of_all_tabs, keys_on, open_tab
 from tests.app.test_allocation_search_panel import STEPS
+from tests.app.test_experiments_page import put_rows
 from tests.app.test_speed_panel import put_scan, put_sizes, put_speed
 from tests.app.test_sweep_page import put_sweep
 from tests.app.test_tune_page import SETTINGS, TRIALS
@@ -35,6 +36,7 @@ CHOICES: dict[str, Callable[[AppTest], Any]] = {
     "allocation": lambda app: app.slider(key="allocation.sparsity").set_value(0.99),
     "method": lambda app: open_tab(app, "Unit").segmented_control(key="method.unit.kind").set_value("neuron"),
     "prune": lambda app: app.radio(key="prune.compensation").set_value("bias"),
+    "experiments": lambda app: app.radio(key="experiments.choice").set_value("attention"),
     "compare": lambda app: (
         open_tab(app, "Other runs").multiselect(key="compare.beside").set_value([Store().runs()[0].id])
     ),
@@ -43,7 +45,7 @@ CHOICES: dict[str, Callable[[AppTest], Any]] = {
 TABLES = {
     "model.units", "model.geometry", "calibration.texts", "saliency.best.<module>", "saliency.worst.<module>",
     "compare.differences.table", "compare.many", "sweep.comparison", "tune.trials", "runs.points.table",
-    "recover.checks.table",
+    "recover.checks.table", "experiments.points",
 }  # fmt: skip
 # Need a click into an expander, an own text, a damaged index, an export, missing weights or a worker with a model.
 ELSEWHERE = {
@@ -79,6 +81,7 @@ def study(run: Run, store: Store) -> Run:
     plan = run.plan()
     assert plan is not None
     write_allocation_search(run, plan, STEPS)
+    put_rows(store, "attention", failed=True)
     matrix = make(0.2)
     failed_row = replace(matrix.rows[0], seed=1, kl=(), perplexity=(), failure="out of reach")
     write_matrix(run.folder, replace(matrix, failed=(failed_row,)))
@@ -108,6 +111,10 @@ def test_documented_keys_are_those_of_the_pages(start: Callable[..., AppTest], s
             app.switch_page(page.path).run()
             assert not app.exception, page.key
             found |= keys_of_all_tabs(app)
+    for stop in ("1", "2"):  # of the tour, on the page of its second stop
+        app = start(filled)
+        app.query_params["tour"] = stop
+        found |= keys_on(app.run().switch_page("pages/model.py").run())
     for name, choose in CHOICES.items():
         app = start(filled).run()
         app.switch_page(f"pages/{name}.py").run()

@@ -11,6 +11,7 @@ from streamlit.runtime.pages_manager import PagesManager
 
 from nirvana.dashboard import lecture, state
 from nirvana.dashboard.guide import GUIDES, STEP_GUIDES
+from nirvana.dashboard.panels import tour
 from nirvana.dashboard.panels.job import job_panel
 from nirvana.dashboard.panels.messages import message, page_link, show_error
 from nirvana.reporting import code
@@ -49,12 +50,13 @@ EMPTY = {  # page: its future content
 
 
 def page_header(key: str) -> None:
-    """Title and introduction, and what went wrong before the page was opened."""
+    """Title, introduction or the tour's stop, and what went wrong before the page was opened."""
     _enter_through_app()
     lecture.begin(key)
     guide = GUIDES[key]
     st.title(guide.title)
-    st.markdown(guide.about, help=tooltip(guide.about) or None)
+    if not tour.strip(key):
+        st.markdown(guide.about, help=tooltip(guide.about) or None)
     state.context()  # opens the run of the URL, which may be gone
     problem = state.take_problem()
     if problem is not None:

@@ -7,6 +7,7 @@ import streamlit as st
 
 from nirvana.dashboard import lecture, state
 from nirvana.dashboard.guide import PageGuide
+from nirvana.dashboard.panels import tour
 from nirvana.dashboard.panels.job import POLL, show_progress
 from nirvana.dashboard.panels.messages import show_error
 from nirvana.errors import NirvanaError
@@ -59,6 +60,7 @@ def sidebar(now: state.Context) -> None:
                 args=(now.run.study,),
                 help="This run is one point of a sweep. Open the run of the sweep.",
             )
+        tour.offer("sidebar.tour", "Guided tour")
         lecture.switch()
         live, others = bool(now.jobs.live_jobs()), now.jobs.others()
         st.fragment(_activity, run_every=POLL if live or others else None)(now.run, live, bool(others))

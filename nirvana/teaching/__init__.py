@@ -1,0 +1,1 @@
+"""Material for a class: experiments whose observation is checked, exercises, and a guided tour."""
