@@ -40,6 +40,9 @@ _HOMES = {
     "ablate_units": "nirvana.evaluation.ablation",
     "Ablation": "nirvana.evaluation.ablation_results",
     "Ablations": "nirvana.evaluation.ablation_results",
+    "inspect_units": "nirvana.evaluation.unit_inspection",
+    "UnitInspection": "nirvana.evaluation.unit_inspection_results",
+    "UnitInspections": "nirvana.evaluation.unit_inspection_results",
     "kernel_shift": "nirvana.evaluation.tangent_kernel",
     "KernelShift": "nirvana.evaluation.kernel_results",
     "quantise": "nirvana.evaluation.quantisation",
@@ -107,6 +110,9 @@ if TYPE_CHECKING:
     from nirvana.evaluation.speed import measure_speed as measure_speed
     from nirvana.evaluation.speed_report import SpeedReport as SpeedReport
     from nirvana.evaluation.tangent_kernel import kernel_shift as kernel_shift
+    from nirvana.evaluation.unit_inspection import inspect_units as inspect_units
+    from nirvana.evaluation.unit_inspection_results import UnitInspection as UnitInspection
+    from nirvana.evaluation.unit_inspection_results import UnitInspections as UnitInspections
     from nirvana.evaluation.zero_shot.harness import zero_shot as zero_shot
     from nirvana.evaluation.zero_shot.results import ZeroShot as ZeroShot
     from nirvana.evaluation.zero_shot.results import paired_difference as paired_difference

@@ -31,6 +31,7 @@ from nirvana.commands.steps import (
 )
 from nirvana.commands.sweep import SweepCommand
 from nirvana.commands.tune import TuneCommand
+from nirvana.commands.unit import UnitCommand
 from nirvana.environment import set_thread_policy
 from nirvana.errors import KEPT, Cancelled, NirvanaError
 from nirvana.jobs.execute import translated
@@ -59,6 +60,7 @@ COMMANDS: tuple[Command, ...] = (
     SpeedCommand(),
     SensitivityCommand(),
     AblateCommand(),
+    UnitCommand(),
 )
 FAILED, STOPPED = 2, 130
 

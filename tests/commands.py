@@ -61,5 +61,8 @@ def naming_example(name: str) -> list[str]:
 
 
 NAMES = [command.name for command in cli.COMMANDS]
-NEEDED = {"matrix": ["--corpus", "python-docs", "--corpus", "library-docs"]}
-READING = ("compare", "report")  # subcommands that change nothing
+NEEDED = {
+    "matrix": ["--corpus", "python-docs", "--corpus", "library-docs"],
+    "unit": ["--site", "decoder.0.mlp"],
+}
+READING = ("compare", "report", "unit")  # subcommands that change nothing

@@ -139,6 +139,20 @@ class Ablations:
                 found[site] = sum(abs(item.residual) for item in here) / size
         return found
 
+    def of(self, site: Site, unit: int) -> Ablation | None:
+        """The removal of a unit, or None."""
+        return next((item for item in self.items if (item.site, item.unit) == (site, unit)), None)
+
+    def adding(self, new: Ablations) -> Ablations:
+        """These removals and `new` ones, which replace those of the same units; only `new` ones if the protocols
+        differ.
+        """
+        if self.protocol != new.protocol:
+            return new
+        replaced = {(item.site, item.unit) for item in new.items}
+        kept = [item for item in self.items if (item.site, item.unit) not in replaced]
+        return Ablations((*kept, *new.items), dict(new.protocol))
+
     def to_json(self) -> dict[str, Any]:
         return {"version": 1, "protocol": dict(self.protocol), "items": [item.to_json() for item in self.items]}
 

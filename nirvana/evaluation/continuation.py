@@ -141,11 +141,19 @@ def token_probabilities(lm: LM, written: ContinuedText) -> tuple[float, ...]:
     return tuple(chosen.tolist())
 
 
-def token_texts(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], text: str) -> tuple[str, ...]:
-    """Text that each token adds; a token that ends within a letter or changes earlier text adds none."""
+def token_texts(
+    tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], text: str, *, special: bool = False
+) -> tuple[str, ...]:
+    """Text that each token adds; a token that ends within a letter or changes earlier text adds none.
+
+    Args:
+        text: the tokens decoded, with the text of special tokens if `special`.
+    """
     pieces, emitted = [], 0
     for count in range(1, len(ids) + 1):
-        so_far = text if count == len(ids) else str(tokenizer.decode(list(ids[:count]), **DECODING))
+        so_far = (
+            text if count == len(ids) else str(tokenizer.decode(list(ids[:count]), skip_special_tokens=not special))
+        )
         whole = text.startswith(so_far) and not (so_far.endswith(BROKEN) and count < len(ids))
         pieces.append(text[emitted : len(so_far)] if whole else "")
         emitted = max(emitted, len(so_far)) if whole else emitted

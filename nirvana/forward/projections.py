@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,6 +26,7 @@ def visit_inputs(
     visit: Visit,
     *,
     stage: str,
+    sites: Sequence[Site] | None = None,
     progress: ProgressCallback | None = None,
 ) -> None:
     """Run `lm` over calibration sets and call `visit(site, inputs)` for each site and batch.
@@ -35,13 +36,15 @@ def visit_inputs(
 
     Args:
         stage: name of the stage in progress reports.
+        sites: to visit; by default all.
         progress: called after each site of each batch; may raise `Cancelled`.
 
     Raises:
         SaliencyError: a calibration set does not suit the model.
         ModelError: the weights are not in memory.
     """
-    reader = Reader(lm, calibration, steps=len(lm.layout), stage=stage, progress=progress)
+    visited = list(lm.layout if sites is None else sites)
+    reader = Reader(lm, calibration, steps=len(visited), stage=stage, progress=progress)
 
     def hook(site: Site) -> Callable[[nn.Module, tuple[Any, ...]], None]:
         def before(_: nn.Module, inputs: tuple[Any, ...]) -> None:
@@ -50,7 +53,7 @@ def visit_inputs(
 
         return before
 
-    handles = [output_projection(lm, site).register_forward_pre_hook(hook(site)) for site in lm.layout]
+    handles = [output_projection(lm, site).register_forward_pre_hook(hook(site)) for site in visited]
     try:
         reader.run()
     finally:

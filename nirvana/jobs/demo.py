@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from nirvana.calibration.corpora.mixture import PLUS, part_names
 from nirvana.errors import RunError
-from nirvana.jobs.tasks.ablation import AblationRequest, Inputs, UnitRequest
+from nirvana.jobs.tasks.ablation import AblationRequest, Inputs, UnitChoice, UnitRequest
 from nirvana.jobs.tasks.continuation import ContinueRequest
 from nirvana.jobs.tasks.export import ExportRequest
 from nirvana.jobs.tasks.measurements import LOSS_CURVES, ScanRequest
@@ -48,6 +48,7 @@ LIMITED: tuple[type[Schema], ...] = (  # a request whose work has no limit here 
     KernelRequest,
     AblationRequest,
     UnitRequest,
+    UnitChoice,
 )
 HINT = "Choose less, or install the program to compute without limits."
 
@@ -214,6 +215,8 @@ def _tokens(run: Run | None, recipe: Recipe, request: Schema, parts: Parts) -> i
         drawn = recipe.calibration.samples * recipe.calibration.length
         scored = len(request.criteria) * len(request.seeds) * drawn
         return scored + (1 + len(request.points(recipe.allocation.gamma))) * request.samples * request.length
+    if type(request) is UnitChoice:
+        return recipe.calibration.samples * recipe.calibration.length
     if isinstance(request, Inputs):
         units = request.count if isinstance(request, AblationRequest) else 1
         return (UNCHANGED_PASSES + units) * request.samples * request.length

@@ -6,7 +6,7 @@ from typing import Any
 
 from nirvana.errors import RunError
 from nirvana.jobs.task import Task
-from nirvana.jobs.tasks.ablation import AblateUnit, AblateUnits
+from nirvana.jobs.tasks.ablation import AblateUnit, AblateUnits, InspectUnit
 from nirvana.jobs.tasks.continuation import Continue
 from nirvana.jobs.tasks.export import Export
 from nirvana.jobs.tasks.measurements import Scan, Sizes, Speed
@@ -20,7 +20,17 @@ from nirvana.studies.study import Study
 from nirvana.studies.sweep import Sweep
 
 STUDIES: tuple[Study[Any], ...] = (Sweep(), Search(), AllocationStudy(), Matrix(), Kernel())
-_TASKS: list[Task[Any]] = [RunSteps(), Export(), Continue(), Speed(), Sizes(), Scan(), AblateUnits(), AblateUnit()]
+_TASKS: list[Task[Any]] = [
+    RunSteps(),
+    Export(),
+    Continue(),
+    Speed(),
+    Sizes(),
+    Scan(),
+    AblateUnits(),
+    AblateUnit(),
+    InspectUnit(),
+]
 TASKS = {task.name: task for task in (*_TASKS, *(StudyTask(study) for study in STUDIES))}
 
 

@@ -17,6 +17,7 @@ from nirvana.errors import RunError
 from nirvana.evaluation.ablation_results import Ablations
 from nirvana.evaluation.results import Report
 from nirvana.evaluation.speed_report import SpeedReport
+from nirvana.evaluation.unit_inspection_results import UnitInspections
 from nirvana.files import content_hash, parse_json, read_file, read_json, unpack, write_bytes, write_json
 from nirvana.loss_curves import Sensitivity
 from nirvana.plan import PruningPlan
@@ -95,6 +96,8 @@ ATTACHMENTS = {
     "sizes": Attachment("prune", Report),
     "sensitivity": Attachment("saliency", Sensitivity),
     "ablation": Attachment("saliency", Ablations),
+    "removals": Attachment("saliency", Ablations),
+    "units": Attachment("saliency", UnitInspections),
 }
 
 

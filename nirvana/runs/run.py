@@ -15,6 +15,7 @@ from nirvana.errors import RunError
 from nirvana.evaluation.ablation_results import Ablations
 from nirvana.evaluation.results import Report
 from nirvana.evaluation.speed_report import SpeedReport
+from nirvana.evaluation.unit_inspection_results import UnitInspections
 from nirvana.loss_curves import Sensitivity
 from nirvana.plan import PruningPlan
 from nirvana.recovery.history import RecoveryHistory
@@ -141,13 +142,23 @@ class Run:
         found: Ablations | None = self.steps.attachment("ablation")
         return found
 
+    def removals(self) -> Ablations | None:
+        """Units that were removed one by one on request, with the run's present scores."""
+        found: Ablations | None = self.steps.attachment("removals")
+        return found
+
+    def inspections(self) -> UnitInspections | None:
+        """Inspections of units of the run's model, with its present calibration set."""
+        found: UnitInspections | None = self.steps.attachment("units")
+        return found
+
     def loss_curves(self) -> Sensitivity | None:
         """Loss curves that the measured allocation can use: those of the last scan, if they are compensated."""
         found = self.sensitivity()
         return found if found is not None and found.protocol.get("compensation") else None
 
-    def attach(self, name: str, result: SpeedReport | Report | Sensitivity | Ablations) -> None:
-        """Attach "speed", "sizes", "sensitivity" or "ablation" to the result that it was measured on.
+    def attach(self, name: str, result: SpeedReport | Report | Sensitivity | Ablations | UnitInspections) -> None:
+        """Attach a result of one of `nirvana.runs.folder.ATTACHMENTS` to that which it was measured on.
 
         Raises:
             RunError: the run is the example, or lacks that result.

@@ -1,4 +1,6 @@
-"""Tasks that remove single units of a run's model: "ablation", a draw of them, and "ablate-unit", one."""
+"""Tasks on single units of a run's model: "ablation" removes a draw of them, "ablate-unit" one; "inspect-unit" finds
+what drives one.
+"""
 
 from __future__ import annotations
 
@@ -62,15 +64,19 @@ class AblateUnits(MeasurementTask[AblationRequest]):
         )
 
 
-class UnitRequest(Inputs):
+class UnitChoice(Schema):
     """One unit, e.g. number 7 of the site "decoder.5.mlp"."""
 
     site: str = option("", "--site", "module, e.g. decoder.5.mlp")
     unit: int = option(0, "--unit", "number of the unit in it, from 0", ge=0, le=1 << 24)
 
 
+class UnitRequest(Inputs, UnitChoice):
+    """One unit to remove, and the windows on which its removal is measured."""
+
+
 class AblateUnit(Task[UnitRequest]):
-    """Remove one unit; the result is that of a draw with this unit alone, and is not attached."""
+    """Remove one unit; the result is that of a draw with this unit alone. The run keeps it with those of others."""
 
     name = "ablate-unit"
     title = "Removing one unit"
@@ -79,9 +85,7 @@ class AblateUnit(Task[UnitRequest]):
 
     def check(self, run: Run, request: UnitRequest) -> None:
         require_scores(run)
-        site, card = _site(request.site), run.model()
-        if card is not None:
-            in_model_order(card.layout, [(site, request.unit)])
+        check_unit(run, request)
 
     def perform(self, run: Run, request: UnitRequest, models: ModelCache, reporter: Reporter) -> dict[str, Any]:
         from nirvana.evaluation.ablation import ablate_units
@@ -90,7 +94,44 @@ class AblateUnit(Task[UnitRequest]):
         reporter.step(self.name, 1, 1)
         workspace = Workspace.of(run, models=models, progress=reporter.progress)
         units, x = [(_site(request.site), request.unit)], request.draw(workspace)
-        return ablate_units(workspace.lm, workspace.saliency(), x, units=units, progress=reporter.progress).to_json()
+        found = ablate_units(workspace.lm, workspace.saliency(), x, units=units, progress=reporter.progress)
+        if not run.is_example:
+            before = run.removals()
+            run.attach("removals", found if before is None else before.adding(found))
+        return found.to_json()
+
+
+class InspectUnit(Task[UnitChoice]):
+    """Find the calibration tokens that drive one unit. The run keeps the result with those of other units."""
+
+    name = "inspect-unit"
+    title = "Inspecting one unit"
+    request = UnitChoice
+    reads_only = True
+
+    def check(self, run: Run, request: UnitChoice) -> None:
+        require_scores(run)
+        check_unit(run, request)
+
+    def perform(self, run: Run, request: UnitChoice, models: ModelCache, reporter: Reporter) -> dict[str, Any]:
+        from nirvana.evaluation.unit_inspection import inspect_units
+        from nirvana.runs.workspace import Workspace
+
+        reporter.step(self.name, 1, 1)
+        workspace = Workspace.of(run, models=models, progress=reporter.progress)
+        units, x = [(_site(request.site), request.unit)], workspace.calibration_set()
+        found = inspect_units(workspace.lm, x, units, progress=reporter.progress)
+        if not run.is_example:
+            before = run.inspections()
+            run.attach("units", found if before is None else before.adding(found))
+        return found.to_json()
+
+
+def check_unit(run: Run, request: UnitChoice | UnitRequest) -> None:
+    """Raises: PlanError, where the run's model has no such unit."""
+    site, card = _site(request.site), run.model()
+    if card is not None:
+        in_model_order(card.layout, [(site, request.unit)])
 
 
 def _site(key: str) -> Site:
