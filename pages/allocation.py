@@ -9,7 +9,7 @@ from functools import partial
 import streamlit as st
 
 from nirvana.allocation.rules import uses_gamma
-from nirvana.dashboard import state
+from nirvana.dashboard import selection, state
 from nirvana.dashboard.panels import page
 from nirvana.dashboard.panels.allocation import (
     allocation_controls,
@@ -20,6 +20,7 @@ from nirvana.dashboard.panels.allocation import (
 from nirvana.dashboard.panels.allocation_search import search, show_widths
 from nirvana.dashboard.panels.charts import scores_protocol, show_chart
 from nirvana.dashboard.panels.plan import cuts, other_stacks, outcome, picture
+from nirvana.dashboard.panels.selected import detail
 from nirvana.dashboard.panels.sensitivity import scan
 from nirvana.dashboard.replan import Draft, draft_plan, load_saliency
 from nirvana.plan import PruningPlan
@@ -105,6 +106,8 @@ with controls:
     st.caption(f"With these constraints at most {draft.reachable:.2%} can be removed.")
     if draft.plan is not None:
         actions(draft.plan)
+        if selection.chosen():
+            detail("allocation", scores, draft.plan)
 if draft.plan is not None:
     outcome(draft.plan)
     other_stacks(draft.plan, protocol)

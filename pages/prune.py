@@ -7,13 +7,14 @@ from functools import partial
 
 import streamlit as st
 
-from nirvana.dashboard import state
+from nirvana.dashboard import selection, state
 from nirvana.dashboard.panels import page
 from nirvana.dashboard.panels.charts import scores_protocol, show_chart
 from nirvana.dashboard.panels.exports import chosen_format, exports
 from nirvana.dashboard.panels.messages import show_notes
 from nirvana.dashboard.panels.metrics import metric
 from nirvana.dashboard.panels.prune import compensated, compensation_controls, cost, preview
+from nirvana.dashboard.panels.selected import detail, over_layers, take_layer_click
 from nirvana.dashboard.replan import draft_plan, load_saliency
 from nirvana.plan import PruningPlan
 from nirvana.reporting.figures import prune as figures
@@ -66,7 +67,10 @@ def stack_sizes(plan: PruningPlan, stack: str, protocol: str) -> None:
     names = list(dict.fromkeys(site.module for site in plan.layout if site.stack == stack))
     for name, column in zip(names, st.columns(len(names)), strict=True):
         with column:
-            show_chart(f"prune.sizes.{stack}.{name}", figures.sizes_by_layer(plan, stack, name), protocol)
+            key = f"prune.sizes.{stack}.{name}"
+            take_layer_click(key, plan.layout, stack)
+            chart = over_layers(figures.sizes_by_layer(plan, stack, name), plan.layout, stack)
+            show_chart(key, chart, protocol, clickable=True)
 
 
 def result(plan: PruningPlan, summary: PruneSummary) -> None:
@@ -116,6 +120,9 @@ with picture:
         if state.step_state("prune") == "stale":
             st.warning("What follows belongs to earlier choices. Prune to bring it up to date.")
         sizes(plan, protocol)
+with controls:
+    if scores is not None and selection.chosen():
+        detail("prune", scores, plan or (draft.plan if draft else None))
 if plan is not None and summary is not None:
     result(plan, summary)
     for stack in plan.layout.stacks[1:]:

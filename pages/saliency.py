@@ -7,15 +7,23 @@ from functools import partial
 
 import streamlit as st
 
-from nirvana.dashboard import state
+from nirvana.dashboard import selection, state
 from nirvana.dashboard.panels import page
 from nirvana.dashboard.panels.agreement import criterion_against_criterion
 from nirvana.dashboard.panels.charts import scores_protocol
 from nirvana.dashboard.panels.criteria import criterion_title, describe_criterion, explain_criterion
-from nirvana.dashboard.panels.saliency import heatmaps, how_computed, one_layer, spread, take_click, view_controls
+from nirvana.dashboard.panels.saliency import (
+    choose_layer,
+    heatmaps,
+    how_computed,
+    one_layer,
+    spread,
+    take_clicks,
+    view_controls,
+)
+from nirvana.dashboard.panels.selected import detail
 from nirvana.dashboard.replan import draft_plan, load_saliency
 from nirvana.saliency.criteria import available
-from nirvana.saliency.scores import Saliency
 
 
 def choose_criterion(context: state.Context) -> str:
@@ -50,25 +58,6 @@ def actions(context: state.Context) -> None:
         page.continue_to("allocation", key="saliency", primary=done)
 
 
-def choose_stack(scores: Saliency) -> str:
-    """Encoder or decoder, where there are two."""
-    stacks = scores.layout.stacks
-    if len(stacks) == 1:
-        return stacks[0]
-    chosen = st.segmented_control(
-        "Stack",
-        stacks,
-        default=stacks[0],
-        required=True,
-        key="saliency.stack",
-        wrap=True,
-        bind="query-params",
-        format_func=lambda name: name.capitalize(),
-        help="The encoder reads the input; the decoder generates the output, with cross-attention to the encoder.",
-    )
-    return chosen if chosen in stacks else stacks[0]
-
-
 context = state.context()
 page.page_header("saliency")
 controls, picture = page.stage()
@@ -87,9 +76,11 @@ else:
     protocol = scores_protocol(context.run, scores)
     draft = draft_plan(scores, context.recipe.allocation, context.run.loss_curves())
     with controls:
-        stack = choose_stack(scores)
-        take_click(scores, stack)
-        view = view_controls(scores, stack)
+        stack = selection.stack_control(scores.layout, "saliency.stack")
+        take_clicks(scores, stack)
+        choose_layer(scores)
+        detail("saliency", scores, draft.plan)
+        view = view_controls(scores)
         actions(context)
     with picture:
         if state.step_state("saliency") == "stale":
@@ -99,7 +90,7 @@ else:
         if draft.error is not None:
             st.info(f"No cut is drawn. {draft.error}")
     sections = {
-        "Layer": partial(one_layer, scores, stack, view.layer, draft.plan, protocol),
+        "Layer": partial(one_layer, scores, stack, view, draft.plan, protocol),
         "Spread": partial(spread, scores, stack, protocol),
         "Another criterion": partial(criterion_against_criterion, context, scores, stack, draft.plan),
         **sections,

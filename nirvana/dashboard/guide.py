@@ -142,6 +142,15 @@ PAGES = (
         "Each formula of the paper beside a picture of a two-weight network or of the open run, and how well it holds.",
     ),
     PageGuide(
+        "unit",
+        "Unit",
+        ":material/search_insights:",
+        LEARN_SECTION,
+        "One KV group or neuron: the text that drives it, its scores, and the measured effect of its removal.",
+        "What does a single **KV group** or **neuron** do? See the calibration text that drives it most, its rank under"
+        " every criterion, and the measured effect of its removal beside the first-order prediction.",
+    ),
+    PageGuide(
         "experiments",
         "Experiments",
         ":material/science:",

@@ -29,7 +29,7 @@ def load_saliency(run: Run) -> Saliency | None:
     return _ranked(run.id, str(info["fingerprint"]), run) if info else None
 
 
-@st.cache_resource(max_entries=4, show_spinner="Ranking the scores")
+@st.cache_resource(max_entries=12, show_spinner="Ranking the scores")
 def _ranked(run_id: str, fingerprint: str, _run: Run) -> Saliency | None:
     saliency = _run.saliency()
     if saliency is not None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import streamlit as st
 
+from nirvana.dashboard import selection
 from nirvana.dashboard.guide import PAGES
 from nirvana.dashboard.panels.messages import show_error
 from nirvana.dashboard.visitors import visitor
@@ -18,6 +19,7 @@ from nirvana.jobs.demo import check_job
 from nirvana.jobs.queue import Job, JobManager
 from nirvana.jobs.registry import find_task
 from nirvana.jobs.visitor import VisitorJobs
+from nirvana.layout import Layout
 from nirvana.runs.recipe import STEPS, Recipe
 from nirvana.runs.store import EXAMPLE, Run, Store
 from nirvana.runs.validation import check_recipe
@@ -26,7 +28,7 @@ from nirvana.schema import Schema
 RUN, DRAFT, PROBLEM = "nirvana.run", "nirvana.draft", "nirvana.problem"
 READ = "nirvana.notices"
 PREFIXES = {guide.key for guide in PAGES if guide.step}  # prefixes of widgets whose values are choices of a recipe
-VIEWS = ("saliency.layer", "saliency.stack", "saliency.colour", "saliency.sort")  # views of a run, not choices
+VIEWS = ("saliency.colour", "saliency.sort")  # views of a run, not choices
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +77,7 @@ def context() -> Context:
 
 def read_context() -> Context:
     """The run of the URL, else of the session, else the example; the URL is updated. An unknown id opens the example,
-    and `take_problem` returns the error.
+    and `take_problem` returns the error. The selection and the draft's criterion follow the URL too.
 
     Raises:
         NirvanaError: the runs cannot be read.
@@ -84,12 +86,15 @@ def read_context() -> Context:
     try:
         run = store().open(wanted)
     except RunError as error:
-        st.session_state[PROBLEM] = error
+        named = f"The run {wanted[:40]!r} was asked for, and the example is shown. "
+        st.session_state[PROBLEM] = RunError(error.message, named + error.hint)
         run = store().open(EXAMPLE)
     if st.session_state.get(RUN) != run.id:
         _adopt(run, keep_choices=RUN not in st.session_state)
     if st.query_params.get("run") != run.id:
         st.query_params["run"] = run.id
+    card = run.model()
+    _follow_link(None if card is None else card.layout)
     return Context(run, st.session_state[DRAFT], jobs().live(run.id), jobs(), store())
 
 
@@ -287,6 +292,15 @@ def _queue(run: Run, step: str) -> None:
     jobs().submit(run.id, until=step)
     _adopt(run, keep_choices=run.recipe == st.session_state[DRAFT])
     st.query_params["run"] = run.id
+
+
+def _follow_link(layout: Layout | None) -> None:
+    """Take the selection of the URL; a criterion from there is the draft's."""
+    before: Recipe = st.session_state[DRAFT]
+    recipe = selection.follow_link(before, layout)
+    if recipe != before:
+        st.session_state[DRAFT] = recipe
+        st.session_state["saliency.criterion"] = recipe.saliency.criterion
 
 
 def _would_lose(now: Context) -> bool:

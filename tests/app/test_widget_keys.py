@@ -11,6 +11,7 @@ from typing import Any
 from streamlit.testing.v1 import AppTest
 
 from nirvana.dashboard.guide import PAGES
+from nirvana.layout import MLP, Site
 from nirvana.models.families.t5 import T5Family
 from nirvana.runs.recipe import Recipe
 from nirvana.runs.store import Run, Store
@@ -24,6 +25,7 @@ from tests.app.test_experiments_page import put_rows
 from tests.app.test_speed_panel import put_scan, put_sizes, put_speed
 from tests.app.test_sweep_page import put_sweep
 from tests.app.test_tune_page import SETTINGS, TRIALS
+from tests.app.test_unit_page import put_unit
 from tests.app.test_zero_shot_panel import with_tasks
 from tests.journals import write_allocation_search, write_kernel, write_matrix, write_search, write_sweep
 from tests.sweeps import grid_of
@@ -45,13 +47,13 @@ CHOICES: dict[str, Callable[[AppTest], Any]] = {
 TABLES = {
     "model.units", "model.geometry", "calibration.texts", "saliency.best.<module>", "saliency.worst.<module>",
     "compare.differences.table", "compare.many", "sweep.comparison", "tune.trials", "runs.points.table",
-    "recover.checks.table", "experiments.points",
+    "recover.checks.table", "experiments.points", "unit.weights",
 }  # fmt: skip
 # Need a click into an expander, an own text, a damaged index, an export, missing weights or a worker with a model.
 ELSEWHERE = {
     "<chart>.table.csv", "model.path", "model.unload", "calibration.together", "calibration.mixtures",
     "notices.read", "prune.download", "compare.alike", "recover.download", "recover.again",
-    "lecture.back", "lecture.next", "lecture.end",
+    "lecture.back", "lecture.next", "lecture.end", "allocation.detail", "prune.detail",
 }  # fmt: skip
 
 
@@ -65,12 +67,20 @@ def pattern(key: str) -> re.Pattern[str]:
     return re.compile(re.sub(r"<\w+>", "[^.]+", whole))
 
 
+def best_neuron(run: Run) -> int:
+    """The unit that the Unit page starts with."""
+    scores = run.saliency()
+    assert scores is not None
+    return int(scores[Site("decoder", 0, MLP)].argmax())
+
+
 def study(run: Run, store: Store) -> Run:
     """Give a run the made-up rows of all studies, with failed ones, and all that can be measured beside the steps."""
     with_tasks(run)
     put_speed(run)
     put_sizes(run)
     put_scan(run, base=0.0)
+    put_unit(run, Site("decoder", 0, MLP), best_neuron(run))
     (row,) = put_sweep(store, run, grid_of(("random",), ("shared",), (0.2,), (0,)))
     put_sweep(store, run, grid_of(("random",), ("shared",), (0.2,), (0,), recoveries=("distill",)))
     point = row.point._replace(sparsity=0.9)

@@ -45,8 +45,8 @@ def test_a_click_on_the_heatmap_chooses_the_layer(server: Server, page: Page) ->
     box = heatmap.bounding_box()
     assert box is not None
     heatmap.click(position={"x": box["width"] / 2, "y": box["height"] * 0.6})
-    page.wait_for_url(lambda url: url != before and "saliency.layer=" in url)
-    chosen = re.search(r"saliency\.layer=(\d+)", page.url)
+    page.wait_for_url(lambda url: url != before and "&layer=" in url)
+    chosen = re.search(r"&layer=(\d+)", page.url)
     assert chosen is not None
     assert 10 < int(chosen[1]) < 25  # 60 % down a map of 30 layers, the first at the top
     expect(page.get_by_text(re.compile(rf"Which neurons of layer {chosen[1]} are removed\?"))).to_be_visible(

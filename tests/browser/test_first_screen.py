@@ -6,7 +6,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page
 
-from nirvana.dashboard.guide import PAGES, STEP_GUIDES
+from nirvana.dashboard.guide import GUIDES, PAGES, STEP_GUIDES
 from tests.browser.conftest import TIMEOUT, Server
 from tests.browser.test_example import settled
 
@@ -36,7 +36,7 @@ def test_the_first_chart_of_each_step_is_on_the_first_screen(server: Server, bro
     width, height = SIZES[size]
     context = browser.new_context(viewport={"width": width, "height": height})
     page, below = context.new_page(), {}
-    for guide in STEP_GUIDES.values():
+    for guide in (*STEP_GUIDES.values(), GUIDES["unit"]):
         open_page(server, page, guide.key)
         chart = page.locator(".js-plotly-plot").first
         chart.locator(".main-svg").first.wait_for(timeout=TIMEOUT)
@@ -51,7 +51,7 @@ def test_the_first_chart_of_each_step_is_on_the_first_screen(server: Server, bro
 def test_the_buttons_over_a_chart_cover_no_data(server: Server, page: Page) -> None:
     page.set_viewport_size({"width": 1280, "height": 720})
     covered = []
-    for guide in STEP_GUIDES.values():
+    for guide in (*STEP_GUIDES.values(), GUIDES["unit"]):
         open_page(server, page, guide.key)
         page.locator(".js-plotly-plot .main-svg").first.wait_for(timeout=TIMEOUT)
         for chart in page.locator(".js-plotly-plot").all():

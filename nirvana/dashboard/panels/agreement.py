@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import streamlit as st
 
 from nirvana.dashboard import state
 from nirvana.dashboard.panels.charts import scores_protocol, show_chart
 from nirvana.dashboard.panels.criteria import criterion_title
 from nirvana.dashboard.replan import draft_plan, load_saliency
+from nirvana.dashboard.scored import others_of_model
 from nirvana.plan import PruningPlan
 from nirvana.reporting.figures.agreement import same_order, same_units
-from nirvana.runs.store import EXAMPLE, Run
 from nirvana.saliency.scores import Saliency
 
 AGAINST = "saliency.against"
-
-
-class Scored(NamedTuple):
-    """Criterion of a run's scores, and the hash of its model's weights."""
-
-    criterion: str
-    weights: str
 
 
 def criterion_against_criterion(now: state.Context, scores: Saliency, stack: str, plan: PruningPlan | None) -> None:
@@ -30,7 +21,9 @@ def criterion_against_criterion(now: state.Context, scores: Saliency, stack: str
 
     `plan` is the draft recipe's plan of `scores`, or None.
     """
-    found = _others(now, scores)
+    found = {
+        run_id: run for run_id, run in others_of_model(now).items() if run.recipe.saliency.criterion != scores.criterion
+    }
     if not found:
         st.caption(
             "No other run of this model has scores by another criterion. Choose another one above and score the units: "
@@ -61,28 +54,3 @@ def criterion_against_criterion(now: state.Context, scores: Saliency, stack: str
             show_chart("saliency.overlap", same_units(plan, theirs.plan, scores, stack, names), protocol)
         else:
             st.info(f"The kept units cannot be compared. {theirs.error or 'This run has no plan.'}")
-
-
-def _others(now: state.Context, scores: Saliency) -> dict[str, Run]:
-    """Id -> run."""
-    card = now.run.model()
-    runs = state.visible_runs()
-    runs.append(now.store.open(EXAMPLE))
-    found = {}
-    for run in runs:
-        each = _scored(run.id, _version(run), run) if run.id != now.run.id else None
-        if each and card and each.weights == card.hash and each.criterion != scores.criterion:
-            found[run.id] = run
-    return found
-
-
-def _version(run: Run) -> str:
-    info = run.info("saliency")
-    return f"{run.name} {run.recipe.fingerprint('saliency')} {info.get('file') if info else ''}"
-
-
-@st.cache_data(max_entries=200, show_spinner=False)
-def _scored(run_id: str, version: str, _run: Run) -> Scored | None:
-    """None unless the run has current scores."""
-    card = _run.model() if _run.step_state("saliency") == "done" else None
-    return None if card is None else Scored(_run.recipe.saliency.criterion, card.hash)

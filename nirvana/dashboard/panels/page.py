@@ -9,7 +9,7 @@ import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 from streamlit.runtime.pages_manager import PagesManager
 
-from nirvana.dashboard import lecture, state
+from nirvana.dashboard import lecture, selection, state
 from nirvana.dashboard.guide import GUIDES, STEP_GUIDES
 from nirvana.dashboard.panels import tour
 from nirvana.dashboard.panels.job import job_panel
@@ -42,6 +42,7 @@ EMPTY = {  # page: its future content
     "model": "Load a model to see its architecture and parameters.",
     "calibration": "This page will compare the candidate sets and show the winner's samples.",
     "saliency": "This page will show the score of every unit, as a map of layers and units.",
+    "unit": "This page will show one unit: the text that drives it, its scores, and the effect of its removal.",
     "allocation": "This page will allocate the budget by the scores, live as the sliders move.",
     "prune": "This page will show the model before and after pruning.",
     "recover": "This page will show the training loss, and perplexity and KL on held-out text while the model trains.",
@@ -61,6 +62,8 @@ def page_header(key: str) -> None:
     problem = state.take_problem()
     if problem is not None:
         show_error(problem)
+    for notice in selection.take_notices():
+        st.warning(plain(notice), icon=":material/link_off:")
     notices = state.notices()
     if notices:
         st.warning("\n\n".join(map(plain, notices)), icon=":material/healing:")

@@ -10,6 +10,7 @@ from nirvana.dashboard.panels.allocation import smallest_step
 from nirvana.dashboard.panels.charts import show_chart
 from nirvana.dashboard.panels.messages import show_notes
 from nirvana.dashboard.panels.metrics import metric
+from nirvana.dashboard.panels.selected import over_layers, take_layer_click
 from nirvana.layout import KV_GROUP, NEURON
 from nirvana.plan import PruningPlan
 from nirvana.reporting.figures import allocation as figures
@@ -42,8 +43,15 @@ def outcome(plan: PruningPlan) -> None:
 
 def picture(plan: PruningPlan, protocol: str) -> None:
     """The first chart: kept shares of the first stack."""
-    show_chart(f"allocation.kept.{plan.layout.stacks[0]}", figures.kept_shares(plan, plan.layout.stacks[0]), protocol)
+    kept(plan, plan.layout.stacks[0], protocol)
     st.caption(protocol)
+
+
+def kept(plan: PruningPlan, stack: str, protocol: str) -> None:
+    """Kept shares of one stack; a click selects a layer."""
+    take_layer_click(f"allocation.kept.{stack}", plan.layout, stack)
+    chart = over_layers(figures.kept_shares(plan, stack), plan.layout, stack)
+    show_chart(f"allocation.kept.{stack}", chart, protocol, clickable=True)
 
 
 def other_stacks(plan: PruningPlan, protocol: str) -> None:
@@ -51,7 +59,7 @@ def other_stacks(plan: PruningPlan, protocol: str) -> None:
     if len(plan.layout.stacks) > 1:
         show_chart("allocation.stacks", shares.kept_by_part(plan), protocol)
     for stack in plan.layout.stacks[1:]:
-        show_chart(f"allocation.kept.{stack}", figures.kept_shares(plan, stack), protocol)
+        kept(plan, stack, protocol)
 
 
 def cuts(scores: Saliency, plan: PruningPlan, protocol: str) -> None:

@@ -6,7 +6,9 @@ from typing import Literal, NamedTuple
 
 import streamlit as st
 
+from nirvana.dashboard import selection
 from nirvana.dashboard.panels.charts import clicked, show_chart
+from nirvana.dashboard.panels.selected import over_layers, take_layer_click
 from nirvana.layout import Site
 from nirvana.plan import PruningPlan
 from nirvana.reporting.figures import distributions
@@ -14,37 +16,53 @@ from nirvana.reporting.figures import saliency as figures
 from nirvana.saliency.scores import Saliency
 
 EXTREMES = 10
-LAYER = "saliency.layer"
 
 
-def take_click(scores: Saliency, stack: str) -> None:
-    """Select the layer clicked in a heatmap; called before the layer's slider is drawn."""
-    layers = scores.layout.layers(stack)
+def take_clicks(scores: Saliency, stack: str) -> None:
+    """Select the unit clicked in a chart; called before the controls are drawn."""
+    layout, now = scores.layout, selection.selected(scores.layout)
     for module in figures.modules(scores, stack):
+        take_layer_click(f"saliency.spread.{module}", layout, stack)
+        site, unit = Site(stack, now.layer or 0, module), None
         point = clicked(f"saliency.heatmap.{module}")
-        if point is not None and int(point["y"]) in layers:
-            st.session_state[LAYER] = int(point["y"])
-    if st.session_state.get(LAYER, layers[0]) not in layers:  # of another run or stack
-        st.session_state[LAYER] = layers[0]
+        if point is not None and Site(stack, int(point["y"]), module) in layout:
+            site = Site(stack, int(point["y"]), module)
+            unit = figures.unit_at(scores, site, point["x"], bool(st.session_state.get("saliency.sort", True)))
+        found = clicked_unit(f"saliency.curve.{module}")
+        unit = found if unit is None else unit
+        if unit is not None and site in layout:
+            selection.choose(layout, stack=stack, layer=site.layer, module=module, unit=unit)
+            st.rerun()
+
+
+def clicked_unit(key: str) -> int | None:
+    """The unit of a curve of scores that was clicked."""
+    point = clicked(key)
+    extra = None if point is None else point.get("customdata")
+    if not extra:
+        return None
+    return int(extra[0] if isinstance(extra, list) else extra["0"])
 
 
 class View(NamedTuple):
-    """How heatmaps are drawn: the layer that is outlined, the scale, and whether each layer is sorted by score."""
+    """How heatmaps are drawn: the selected layer and unit, the scale, and whether each layer is sorted by score."""
 
     layer: int
+    module: str
+    unit: int | None
     colour: str
     ordered: bool
 
 
-def view_controls(scores: Saliency, stack: str) -> View:
-    """Controls of the heatmaps."""
-    layer = st.select_slider(
-        "Layer",
-        scores.layout.layers(stack),
-        key=LAYER,
-        bind="query-params",
-        help="A click on a row of a heatmap also chooses its layer.",
+def choose_layer(scores: Saliency) -> None:
+    """The layer that is outlined."""
+    selection.layer_control(
+        scores.layout, "saliency.layer", "A click on a cell of a heatmap also chooses its layer, and its unit."
     )
+
+
+def view_controls(scores: Saliency) -> View:
+    """Controls of the heatmaps, after those of the selection."""
     colour = st.segmented_control(
         "Colour",
         figures.COLOURS,
@@ -64,7 +82,8 @@ def view_controls(scores: Saliency, stack: str) -> View:
         help="Shows how the scores fall, and how many units of each layer the plan keeps. Off, units stand in the "
         "order of the model's weights.",
     )
-    return View(int(layer), colour or "log", ordered)
+    now = selection.selected(scores.layout)
+    return View(now.layer or 0, now.module, now.unit, colour or "log", ordered)
 
 
 def heatmaps(scores: Saliency, stack: str, view: View, plan: PruningPlan | None, protocol: str) -> None:
@@ -79,6 +98,7 @@ def heatmaps(scores: Saliency, stack: str, view: View, plan: PruningPlan | None,
                 ordered=view.ordered,
                 plan=plan,
                 selected=view.layer,
+                unit=view.unit if module == view.module else None,
             )
             show_chart(f"saliency.heatmap.{module}", chart, protocol, clickable=True)
 
@@ -87,18 +107,20 @@ def spread(scores: Saliency, stack: str, protocol: str) -> None:
     """The distribution of each layer's scores."""
     for module, column in zip(figures.modules(scores, stack), module_columns(scores, stack), strict=True):
         with column:
-            chart = distributions.layer_distributions(scores, stack, module)
-            show_chart(f"saliency.spread.{module}", chart, protocol)
+            chart = over_layers(distributions.layer_distributions(scores, stack, module), scores.layout, stack)
+            show_chart(f"saliency.spread.{module}", chart, protocol, clickable=True)
 
 
-def one_layer(scores: Saliency, stack: str, layer: int, plan: PruningPlan | None, protocol: str) -> None:
-    """Every unit of one layer from best to worst, with the cut of the plan."""
+def one_layer(scores: Saliency, stack: str, view: View, plan: PruningPlan | None, protocol: str) -> None:
+    """Every unit of the selected layer from best to worst, with the cut of the plan."""
     for module, column in zip(figures.modules(scores, stack), module_columns(scores, stack), strict=True):
-        site = Site(stack, layer, module)
+        site = Site(stack, view.layer, module)
         if site not in scores.layout:
             continue
         with column:
-            show_chart(f"saliency.curve.{module}", distributions.score_curve(scores, site, plan), protocol)
+            marked = view.unit if module == view.module else None
+            chart = distributions.score_curve(scores, site, plan, unit=marked)
+            show_chart(f"saliency.curve.{module}", chart, protocol, clickable=True)
             table = distributions.unit_table(scores, site, plan)
             if len(table) > 2 * EXTREMES:
                 best, worst = st.columns(2)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from urllib.parse import urlencode
+
 import psutil
 import streamlit as st
 
@@ -62,8 +65,21 @@ def sidebar(now: state.Context) -> None:
             )
         tour.offer("sidebar.tour", "Guided tour")
         lecture.switch()
+        copy_link()
         live, others = bool(now.jobs.live_jobs()), now.jobs.others()
         st.fragment(_activity, run_every=POLL if live or others else None)(now.run, live, bool(others))
+
+
+def copy_link() -> None:
+    """The address that opens this page with the run, layer, unit and criterion that are chosen, ready to copy."""
+    with st.popover("Copy link", type="tertiary", icon=":material/link:", key="sidebar.link"):
+        st.code(link(st.context.url or "", st.query_params.to_dict()), language=None, wrap_lines=True)
+        st.caption("It opens this page with the run, layer, unit and criterion chosen now.")
+
+
+def link(address: str, parameters: Mapping[str, str]) -> str:
+    """The address of a page with query parameters."""
+    return f"{address}?{urlencode(parameters)}"
 
 
 def _activity(run: Run, was_live: bool, were_others: bool) -> None:

@@ -11,7 +11,7 @@ from nirvana.plan import PruningPlan
 from nirvana.reporting.figures import theme
 from nirvana.reporting.figures.chart import Chart, count, layer_axis, log_axis, positive_floor, short
 from nirvana.reporting.figures.names import part_colour, unit_name
-from nirvana.reporting.figures.saliency import module_sites
+from nirvana.reporting.figures.saliency import best_first, module_sites
 from nirvana.saliency.scores import Saliency
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -95,14 +95,21 @@ def layer_distributions(saliency: Saliency, stack: str, module: str) -> Chart:
     )
 
 
-def score_curve(saliency: Saliency, site: Site, plan: PruningPlan | None = None) -> Chart:
-    """One site's scores from best to worst, with the units that `plan` removes in another colour."""
+def score_curve(
+    saliency: Saliency, site: Site, plan: PruningPlan | None = None, *, unit: int | None = None, height: int = 320
+) -> Chart:
+    """One site's scores from best to worst, with the units that `plan` removes in another colour, and `unit` marked.
+
+    A click on the chart selects a point whose first `customdata` is the unit.
+    """
     kind = saliency.layout[site].kind
-    order = np.argsort(saliency.ranks[site])[::-1]
+    order = best_first(saliency, site)
     values = saliency[site][order]
     units = len(values)
     kept = len(plan[site]) if plan is not None and site in plan else units
-    shown = np.unique(np.concatenate([np.linspace(0, units - 1, min(units, 1024)).round(), [kept - 1, kept]]))
+    marked = [] if unit is None else [int(np.flatnonzero(order == unit)[0])]
+    ends = [kept - 1, kept, *marked]
+    shown = np.unique(np.concatenate([np.linspace(0, units - 1, min(units, 1024)).round(), ends]))
     shown = shown[(shown >= 0) & (shown < units)].astype(np.int32)
     colour = part_colour(site.module)
     figure = go.Figure()
@@ -141,11 +148,24 @@ def score_curve(saliency: Saliency, site: Site, plan: PruningPlan | None = None)
                     hovertemplate=hover,
                 )
             )
+    for place in marked:
+        figure.add_trace(
+            go.Scatter(
+                x=[place + 1],
+                y=[values[place]],
+                mode="markers",
+                name=f"{kind} {unit}",
+                marker={"symbol": "diamond", "size": 12, "color": theme.CUT_ON_HEATMAP},
+                hovertemplate=f"{kind} {unit}<br>score %{{y:.3~g}}<extra></extra>",
+            )
+        )
     if 0 < kept < units:
         figure.add_vline(x=kept + 0.5, line={"color": theme.CUT, "width": 1.5, "dash": "dash"})
     curve = units > 64 and positive_floor(values) is not None
+    figure.update_traces(selected_marker_opacity=1, unselected_marker_opacity=1)
     figure.update_layout(
-        height=320,
+        height=height,
+        clickmode="event+select",
         margin={"l": 8, "r": 8, "t": 8, "b": 8},
         legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
         bargap=0.25,
@@ -173,7 +193,7 @@ def score_curve(saliency: Saliency, site: Site, plan: PruningPlan | None = None)
 
 def unit_table(saliency: Saliency, site: Site, plan: PruningPlan | None = None) -> pd.DataFrame:
     """Every unit of a site, best first: unit, score, place in the pool, and whether `plan` keeps it."""
-    order = np.argsort(saliency.ranks[site])[::-1]
+    order = best_first(saliency, site)
     table = pd.DataFrame(
         {"unit": order, "score": saliency[site][order], "rank in the pool": saliency.ranks[site][order] + 1}
     )

@@ -71,15 +71,16 @@ def unit_heatmap(
     ordered: bool = False,
     plan: PruningPlan | None = None,
     selected: int | None = None,
+    unit: int | None = None,
 ) -> Chart:
     """Layers x units of one module, at most 512 columns, layer 0 at the top.
 
-    In sorted order a line marks how many units `plan` keeps; the row of layer `selected` is outlined. A click on
-    the chart selects a point whose `y` is the layer.
+    In sorted order a line marks how many units `plan` keeps; the row of layer `selected` is outlined, and its `unit`
+    marked. A click on the chart selects a point; `unit_at` gives its unit.
     """
     sites = module_sites(saliency, stack, module)
     kind = saliency.layout[sites[0]].kind
-    unit = unit_name(saliency.layout, stack, module)
+    name = unit_name(saliency.layout, stack, module)
     bins = bin_units(saliency, sites, ordered=ordered)
     if colour == "log" and positive_floor(bins.score[np.isfinite(bins.score)]) is None:
         colour = "linear"
@@ -106,6 +107,8 @@ def unit_heatmap(
     figure.add_trace(_targets(saliency, sites, ordered))
     if selected is not None and selected in layers:
         figure.add_hrect(selected - 0.5, selected + 0.5, line={"color": theme.CUT_ON_HEATMAP, "width": 2})
+        if unit is not None:
+            figure.add_trace(_mark(saliency, Site(stack, selected, module), unit, ordered))
     figure.update_layout(
         height=max(260, min(350, 17 * len(sites) + 90)),  # it stays on the first screen
         margin={"l": 8, "r": 8, "t": 8, "b": 8},
@@ -121,9 +124,9 @@ def unit_heatmap(
     if columns <= 12:
         figure.update_xaxes(tickmode="linear", tick0=0, dtick=1)
     return Chart(
-        title=f"Which {unit}s score high?",
+        title=f"Which {name}s score high?",
         figure=figure,
-        takeaway=_concentration(saliency, sites, unit),
+        takeaway=_concentration(saliency, sites, name),
         table=_bin_table(sites, bins),
         reading=_heatmap_reading(kind, bins.width, colour, ordered, plan is not None),
     )
@@ -171,6 +174,30 @@ def _targets(saliency: Saliency, sites: list[Site], ordered: bool) -> go.Scatter
         marker={"symbol": "square", "size": 18, "opacity": 0},
         hovertemplate=f"layer %{{y}}, {name}<br>{mean}score %{{customdata[2]:.3~g}}<br>{mean}rank "
         f"%{{customdata[3]:,.0f}} of {pool:,} (1 is removed first)<extra></extra>",
+        showlegend=False,
+    )
+
+
+def unit_at(saliency: Saliency, site: Site, place: float, ordered: bool) -> int:
+    """The unit at a horizontal place of the heatmap, the nearest one in its layer."""
+    near = min(max(round(place), 0), saliency.layout[site].units - 1)
+    return int(best_first(saliency, site)[near]) if ordered else near
+
+
+def best_first(saliency: Saliency, site: Site) -> np.ndarray:
+    """int64 (units,): the units of a site, highest score first."""
+    return np.argsort(saliency.ranks[site])[::-1]
+
+
+def _mark(saliency: Saliency, site: Site, unit: int, ordered: bool) -> go.Scatter:
+    """A marker at the selected unit."""
+    place = int(np.flatnonzero(best_first(saliency, site) == unit)[0]) if ordered else unit
+    return go.Scatter(
+        x=[place],
+        y=[site.layer],
+        mode="markers",
+        marker={"symbol": "diamond", "size": 12, "color": theme.CUT_ON_HEATMAP, "line": {"color": "white", "width": 2}},
+        hoverinfo="skip",
         showlegend=False,
     )
 
