@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 from benchmarks.example_studies import copy_studies, measure_studies
+from benchmarks.example_units import measure_units
 from nirvana.commands.console import Bar, print_report
 from nirvana.errors import NirvanaError, RunError
 from nirvana.jobs.execute import execute
@@ -79,6 +80,7 @@ def main() -> None:
             if not arguments.studies:
                 compute_steps(run, progress=bar.progress, models=models, on_step=bar.step)
                 measure_sides(run, models, bar)
+                measure_units(run, models, bar)
             measure_studies(run, models, bar)
         if not arguments.studies:
             write(run, arguments.folder)
