@@ -50,25 +50,55 @@ def measure(now: state.Context, possible: bool) -> None:
         state.submit("evaluate")
 
 
-def measurements(report: Report) -> None:
-    side_by_side(report)
-    bits(report)
+def sections(
+    now: state.Context, report: Report | None, mine: Standing | None, others: list[Standing]
+) -> dict[str, Callable[[], None]]:
+    """The tabs. Their labels are always the same: with others Streamlit would open the first tab again."""
 
+    def measured(show: Callable[[Report], None]) -> None:
+        if report is None:
+            st.caption("Appears once the models are measured.")
+        else:
+            show(report)
 
-def continuations(now: state.Context) -> None:
-    ask(now)
-    history(now.run.continuations())
+    def pruned(show: Callable[[], None]) -> None:
+        if now.run.info("prune") is None:
+            st.caption("Appears once the model is pruned.")
+        else:
+            show()
 
+    def measurements(report: Report) -> None:
+        side_by_side(report)
+        bits(report)
 
-def runs(now: state.Context, mine: Standing | None, others: list[Standing]) -> None:
-    if mine is not None:
-        other_runs(mine, others)
-    comparison.side_by_side(now)
+    def zero_shot(report: Report) -> None:
+        if comparisons(report):
+            answers(report)
+        else:
+            st.caption("No zero-shot task was measured. Choose some under Advanced.")
 
+    def continuations() -> None:
+        ask(now)
+        history(now.run.continuations())
 
-def explanation() -> None:
-    explain()
-    explain_tasks()
+    def runs() -> None:
+        if mine is not None:
+            other_runs(mine, others)
+        comparison.side_by_side(now)
+
+    def explanation() -> None:
+        explain()
+        explain_tasks()
+
+    return {
+        "Continuations": lambda: pruned(continuations),
+        "Measurements": lambda: measured(measurements),
+        "Zero-shot": lambda: measured(zero_shot),
+        "Speed and bytes": lambda: pruned(partial(speed, now)),
+        comparison.OTHER_RUNS: runs,
+        "All numbers": lambda: measured(partial(everything, now.run)),
+        "How it is measured": explanation,
+    }
 
 
 now = state.context()
@@ -86,9 +116,6 @@ with controls:
         report_download(now.run)
 mine = standing(now.run) if report is not None else None
 others = peers(mine, now) if mine is not None else []
-sections: dict[str, Callable[[], None]] = {}
-if now.run.info("prune") is not None:
-    sections["Continuations"] = partial(continuations, now)
 with picture:
     page.job_panel()
     if report is None:
@@ -100,17 +127,7 @@ with picture:
         ratios(report)
         summary(now.run, report)
         verdicts(report, mine, others)
-if report is not None:
-    sections["Measurements"] = partial(measurements, report)
-if report is not None and comparisons(report):
-    sections["Zero-shot"] = partial(answers, report)
-if now.run.info("prune") is not None:
-    sections["Speed and bytes"] = partial(speed, now)
-if report is not None:
-    sections[comparison.OTHER_RUNS] = partial(runs, now, mine, others)
-    sections["All numbers"] = partial(everything, now.run, report)
-sections["How it is measured"] = explanation
 if comparison.WITH in st.query_params:
     st.session_state.setdefault(comparison.TABS, comparison.OTHER_RUNS)
-page.tabs(comparison.TABS, sections)
+page.tabs(comparison.TABS, sections(now, report, mine, others))
 page.show_code("compare")
