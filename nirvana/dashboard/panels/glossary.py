@@ -15,15 +15,12 @@ def glossary() -> None:
     found = [term for term in sorted(TERMS, key=lambda term: term.name.lower()) if wanted in _searched(term)]
     if not found:
         st.caption("No term contains that.")
-    columns = st.columns(2, gap="large")
-    half = -(-len(found) // 2)
-    for column, terms in zip(columns, (found[:half], found[half:]), strict=True):
-        with column:
-            for term in terms:
-                with st.container(horizontal=True):
-                    st.markdown(f"**{term.name[0].upper()}{term.name[1:]}**: {term.text}")
-                    if term.page in GUIDES and term.page not in ("method", "home"):
-                        page.page_link(term.page, GUIDES[term.page].title)
+    for term in found:
+        words, link = st.columns([6, 1], vertical_alignment="center")
+        words.markdown(f"**{term.name[0].upper()}{term.name[1:]}**: {term.text}")
+        if term.page in GUIDES and term.page not in ("method", "home"):
+            with link:
+                page.page_link(term.page, GUIDES[term.page].title)
 
 
 def _searched(term: Term) -> str:

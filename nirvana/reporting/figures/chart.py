@@ -78,3 +78,9 @@ def log_axis(values: np.ndarray) -> dict[str, object]:
     low, high = np.log10(positive.min()), np.log10(positive.max())
     ticks, labels = log_ticks(float(low), float(high))
     return {"type": "log", "tickvals": [10**tick for tick in ticks], "ticktext": labels, "zeroline": False}
+
+
+def plain_ticks(axis: dict[str, object]) -> dict[str, object]:
+    """A log axis of `log_axis` with labels up to a million in full, e.g. "10,000" for "1e+04"."""
+    ticks = np.asarray(axis["tickvals"], dtype=np.float64)
+    return axis | {"ticktext": [f"{tick:,.0f}" if 1_000 <= tick < 1e6 else short(tick) for tick in ticks]}

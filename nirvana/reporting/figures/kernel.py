@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 
 from nirvana.reporting.figures import theme
 from nirvana.reporting.figures.allocation import LEGEND, MARGIN
-from nirvana.reporting.figures.chart import Chart, log_axis, short
+from nirvana.reporting.figures.chart import Chart, log_axis, plain_ticks, short
 from nirvana.reporting.kernel import BASELINE, PART_TITLES
 from nirvana.runs.describe import percent
 from nirvana.saliency.criteria import find_criterion
@@ -73,18 +73,19 @@ def change_against_saliency(study: KernelStudy, part: str) -> Chart:
         )
     figure.update_layout(height=380, margin=MARGIN, legend=LEGEND, hovermode="closest")
     if len(across):
-        figure.update_xaxes(**log_axis(across))
+        figure.update_xaxes(**plain_ticks(log_axis(across)))
         figure.update_yaxes(**log_axis(up))
     figure.update_xaxes(title="Pruned saliency eps(x)")
     figure.update_yaxes(title="Change (size)")
     proportional = abs(relation.exponent - 1) <= LINEAR and relation.rank > 0.9
     verdict = "is proportional to the pruned saliency" if proportional else "does not follow the pruned saliency alone"
     name = PART_TITLES[part]
+    largest = f"{relation.largest:,.0f}" if relation.largest >= 100 else short(relation.largest)
     return Chart(
         title=f"{name[0].upper()}{name[1:]} {verdict}",
         figure=figure,
         takeaway=f"Exponent {relation.exponent:.2f} (1 is proportional), rank correlation {relation.rank:.2f}, over "
-        f"{relation.pairs} pairs of plan and input. Largest ratio to the saliency: {short(relation.largest)}.",
+        f"{relation.pairs} pairs of plan and input. Largest ratio to the saliency: {largest}.",
         table=pd.DataFrame(rows),
         reading=f"One mark is one plan at one held-out input; all are absolute values in "
         f"{UNITS.get(part, 'f per weight')}, on log axes. A bound by the saliency is a line of slope 1 above all "
@@ -148,7 +149,7 @@ def colour(index: int) -> str:
 def _percent_log(values: np.ndarray) -> dict[str, object]:
     axis = log_axis(values)
     ticks = np.asarray(axis["tickvals"], dtype=np.float64)
-    return axis | {"ticktext": [f"{100 * tick:.3g} %" for tick in ticks]}
+    return axis | {"ticktext": [f"{100 * tick:,.0f} %" if tick >= 1 else f"{100 * tick:.3g} %" for tick in ticks]}
 
 
 def _ranking(table: pd.DataFrame) -> str:

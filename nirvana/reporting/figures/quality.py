@@ -8,7 +8,8 @@ import plotly.graph_objects as go
 
 from nirvana.reporting.figures import theme
 from nirvana.reporting.figures.allocation import LEGEND, MARGIN
-from nirvana.reporting.figures.chart import Chart, log_axis
+from nirvana.reporting.figures.chart import Chart, log_axis, plain_ticks
+from nirvana.reporting.figures.names import wrapped_label
 from nirvana.reporting.quality import Column, Quality
 from nirvana.saliency.criteria import find_criterion
 
@@ -42,13 +43,14 @@ def criteria_compared(quality: Quality, column: Column, texts: tuple[str, str]) 
         )
     values = np.array([value for name in names for value in found[name]])
     figure.update_layout(height=60 + 34 * len(names), margin=MARGIN, legend=LEGEND)
-    axis = log_axis(np.append(values, 1.0))
-    ticks = np.asarray(axis["tickvals"], dtype=np.float64)
-    figure.update_xaxes(**axis | {"ticktext": [f"{tick:,.3g}" if tick < 1_000 else f"{tick:,.0f}" for tick in ticks]})
-    figure.update_xaxes(title="Perplexity over the dense model's (log)")
+    figure.update_xaxes(**plain_ticks(log_axis(np.append(values, 1.0))))
+    figure.update_xaxes(title="Perplexity over dense (log)", tickangle=0)
     figure.update_yaxes(
         tickvals=places,
-        ticktext=[f"<b>{title}</b>" if name == OWN else title for name, title in zip(names, titles, strict=True)],
+        ticktext=[
+            f"<b>{title}</b>" if name == OWN else wrapped_label(title, 20, 2)
+            for name, title in zip(names, titles, strict=True)
+        ],
         range=[len(names) - 0.5, -0.5],
         zeroline=False,
         automargin=True,

@@ -116,7 +116,7 @@ def removal(toy: Toy) -> Chart:
             }
         )
     table = pd.DataFrame(rows)
-    figure.update_layout(height=380, margin=MARGIN, legend=LEGEND)
+    figure.update_layout(height=350, margin=MARGIN, legend=LEGEND)
     figure.update_xaxes(title="Share of the weight removed", tickformat=".0%", range=[0, 1.03], zeroline=False)
     figure.update_yaxes(title="f", zeroline=True, zerolinecolor=theme.NEUTRAL)
     return Chart(
