@@ -27,7 +27,7 @@ def slides(app: AppTest) -> list[str]:
     return [key for key in app.session_state[lecture.DECK] if key in keys_on(app)]
 
 
-@pytest.mark.parametrize("page", ["allocation", "compare", "saliency", "calibration"])
+@pytest.mark.parametrize("page", ["allocation", "compare", "saliency", "calibration", "method"])
 def test_every_chart_is_a_slide_and_only_one_is_drawn(start: Start, filled: Run, page: str) -> None:
     count = len(lecture_on(start(filled), page, "1").session_state[lecture.DECK])
     assert count > 1

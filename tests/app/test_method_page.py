@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from nirvana.calibration.sets import CalibrationSelection
 from nirvana.dashboard.panels import losses
 from nirvana.models.families.t5 import T5Family
 from nirvana.reporting.quality import read_quality
@@ -16,8 +17,10 @@ from nirvana.runs.recipe import Recipe
 from nirvana.runs.store import Run, Store
 from tests.ablations import ablations, study_of_kernel
 from tests.app.conftest import SMALL_T5, fill, keys_on, open_tab, page_tabs
-from tests.app.test_compare_page import words
-from tests.journals import write_kernel
+from tests.app.test_compare_page import scale_pruned, words
+from tests.app.test_sweep_page import put_sweep
+from tests.journals import write_kernel, write_matrix
+from tests.unit.test_figures_matrix import make
 
 Start = Callable[..., AppTest]
 
@@ -162,3 +165,26 @@ def test_the_glossary_finds_terms(start: Start) -> None:
     assert "**SignGD**" in words(app) and "**Sparsity**" not in words(app)
     app.text_input(key="method.glossary.find").set_value("cat food").run()
     assert "No term contains that." in words(app)
+
+
+def test_a_beaten_run_and_a_beaten_sweep_link_to_the_answer(start: Start, store: Store, filled: Run) -> None:
+    put_sweep(store, filled)
+    fill(store.create(Recipe().change("saliency", criterion="random"), name="Baseline"), seed=1)
+    scale_pruned(filled, 3.0)
+    for name in ("compare", "sweep"):
+        app = start(filled).run()
+        app.switch_page(f"pages/{name}.py").run()
+        app.button(key=f"{name}.why").click().run()
+        assert not app.exception and "method.losses" in keys_on(app), name
+
+
+def test_without_a_choice_of_text_the_calibration_matrix_is_shown(start: Start, filled: Run) -> None:
+    chosen = filled.calibration()
+    assert isinstance(chosen, CalibrationSelection)
+    assert "KL" in words(open_method(start, filled, "Text by KL"))
+    filled.put("calibration", chosen.calibration)
+    app = open_method(start, filled, "Text by KL")
+    assert "draws one calibration set" in words(app) and "method.text" not in keys_on(app)
+    write_matrix(filled.folder, make(0.2))
+    app = open_method(start, filled, "Text by KL")
+    assert "method.text" in keys_on(app) and "draws one calibration set" not in words(app)

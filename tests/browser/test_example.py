@@ -10,7 +10,7 @@ from playwright.sync_api import Browser, Page, expect
 from nirvana.dashboard.guide import PAGES
 from tests.browser.conftest import TIMEOUT, Server
 
-CHARTS = {"model": 1, "calibration": 2, "saliency": 4, "allocation": 3, "prune": 2, "compare": 1}
+CHARTS = {"model": 1, "calibration": 2, "saliency": 4, "allocation": 3, "prune": 2, "compare": 1, "method": 1}
 
 
 def settled(page: Page) -> None:

@@ -191,10 +191,11 @@ def theorem(now: state.Context) -> None:
             show_chart("method.theorem", kernel_figures.change_against_saliency(page_study, part), protocol)
             st.caption(protocol)
     if page_study is not None:
-        show_chart("method.theorem.criteria", kernel_figures.change_by_sparsity(page_study, part), protocol)
+        of_kernel = part if part != "output_shift" else "shift"  # f is not a share of the kernel
+        show_chart("method.theorem.criteria", kernel_figures.change_by_sparsity(page_study, of_kernel), protocol)
         st.markdown("#### The whole bound\n" + "\n".join(f"- {line}" for line in bound_words(page_study)))
         st.markdown("#### Which criterion preserves the kernel?")
-        st.markdown("\n".join(f"- {line}" for line in preservation_words(page_study, part)))
+        st.markdown("\n".join(f"- {line}" for line in preservation_words(page_study, of_kernel)))
         PANEL.failures((row.point.label, row.failure) for row in page_study.failed)
     st.markdown(
         "The claim: pruning moves the kernel by at most the order of the pruned saliency. Removed weights also take "

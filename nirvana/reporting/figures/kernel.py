@@ -94,7 +94,10 @@ def change_against_saliency(study: KernelStudy, part: str) -> Chart:
 
 
 def change_by_sparsity(study: KernelStudy, part: str) -> Chart:
-    """|`part`| over the dense kernel by sparsity, one line a criterion: mean and standard error over the inputs."""
+    """|`part`| over the dense kernel by sparsity, one line a criterion: mean and standard error over the inputs.
+
+    `part` is "shift", "remaining" or "lost".
+    """
     figure, rows = go.Figure(), []
     for index, criterion in enumerate(study.criteria):
         found = []
@@ -133,9 +136,10 @@ def change_by_sparsity(study: KernelStudy, part: str) -> Chart:
         figure.update_yaxes(**_percent_log(positive))
     figure.update_yaxes(title="Change over the dense kernel (log)")
     return Chart(
-        title=_ranking(table),
+        title=_ranking(table, part),
         figure=figure,
-        takeaway="The allocation is the same for all criteria, without compensation.",
+        takeaway="The allocation is the same for all criteria, without compensation. The significance of the "
+        "differences is given below.",
         table=table,
         reading="Mean of the absolute change over the inputs; bars are one standard error.",
     )
@@ -152,19 +156,20 @@ def _percent_log(values: np.ndarray) -> dict[str, object]:
     return axis | {"ticktext": [f"{100 * tick:,.0f} %" if tick >= 1 else f"{100 * tick:.3g} %" for tick in ticks]}
 
 
-def _ranking(table: pd.DataFrame) -> str:
-    """The criteria at the middle sparsity, the smallest change first."""
+def _ranking(table: pd.DataFrame, part: str) -> str:
+    """The criterion with the smallest change at the middle sparsity, beside NIRVANA's or the largest."""
     if not len(table):
         return "No point is finished"
     sparsities = sorted(table["sparsity"].unique())
     middle = sparsities[len(sparsities) // 2]
-    part = table[table["sparsity"] == middle].sort_values("change over dense kernel")
-    best = find_criterion(part.iloc[0]["criterion"]).title
-    if len(part) < 2:
-        return f"{best} changes the kernel by {part.iloc[0]['change over dense kernel']:.0%} at {percent(middle)}"
-    own = part[part["criterion"] == BASELINE]
-    words = f"{best} changes the kernel least at {percent(middle)}: {part.iloc[0]['change over dense kernel']:.0%}"
-    if len(own) and part.iloc[0]["criterion"] != BASELINE:
-        return f"{words}, NIRVANA {own.iloc[0]['change over dense kernel']:.0%}"
-    last = part.iloc[-1]
-    return f"{words}, {find_criterion(last['criterion']).title} {last['change over dense kernel']:.0%}"
+    found = table[table["sparsity"] == middle].sort_values("change over dense kernel")
+    shown = [
+        (name, f"{find_criterion(name).title} ({change:,.0%})")
+        for name, change in zip(found["criterion"], found["change over dense kernel"], strict=True)
+    ]
+    title = PART_TITLES[part]
+    words = f"{title[0].upper()}{title[1:]} at {percent(middle)}: least with {shown[0][1]}"
+    own = next((each for name, each in shown if name == BASELINE), None)
+    if len(shown) < 2:
+        return words
+    return f"{words}, most with {shown[-1][1]}" if own in (None, shown[0][1]) else f"{words}, against {own}"
