@@ -9,11 +9,11 @@ import plotly.graph_objects as go
 from nirvana.reporting.figures import theme
 from nirvana.reporting.figures.allocation import LEGEND, MARGIN
 from nirvana.reporting.figures.chart import Chart, log_axis, plain_ticks
-from nirvana.reporting.figures.names import wrapped_label
 from nirvana.reporting.quality import Column, Quality
 from nirvana.saliency.criteria import find_criterion
 
 OWN = "nirvana"
+LABEL = 20  # characters of the longest label
 
 
 def criteria_compared(quality: Quality, column: Column, texts: tuple[str, str]) -> Chart:
@@ -47,10 +47,7 @@ def criteria_compared(quality: Quality, column: Column, texts: tuple[str, str]) 
     figure.update_xaxes(title="Perplexity over dense (log)", tickangle=0)
     figure.update_yaxes(
         tickvals=places,
-        ticktext=[
-            f"<b>{title}</b>" if name == OWN else wrapped_label(title, 20, 2)
-            for name, title in zip(names, titles, strict=True)
-        ],
+        ticktext=[_label(name) for name in names],
         range=[len(names) - 0.5, -0.5],
         zeroline=False,
         automargin=True,
@@ -74,3 +71,9 @@ def criteria_compared(quality: Quality, column: Column, texts: tuple[str, str]) 
         ),
         reading=f"Setting: {column.title}. The dashed line, 1, is the dense model.",
     )
+
+
+def _label(name: str) -> str:
+    """A short label of a criterion, which fits beside the marks on a phone."""
+    title = find_criterion(name).title.partition(" (")[0]
+    return f"<b>{title}</b>" if name == OWN else title if len(title) <= LABEL else name
