@@ -1,6 +1,6 @@
 """Inspections of units of the packaged example, beside its steps: `python -m benchmarks.example_units`.
 
-In each layer the best and the worst neuron and the best KV group are inspected, and the best ones removed, each alone.
+In each layer the best neuron and the best KV group, with which the Unit page starts, are inspected and removed alone.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from nirvana.commands.console import Bar
 from nirvana.evaluation.ablation import ablate_units
 from nirvana.evaluation.unit_inspection import inspect_units
 from nirvana.jobs.tasks.ablation import UnitRequest
-from nirvana.layout import NEURON
 from nirvana.progress import Reporter
 from nirvana.reporting.figures.saliency import best_first
 from nirvana.runs.model_cache import ModelCache
@@ -19,15 +18,17 @@ from nirvana.runs.run import Run
 from nirvana.runs.store import EXAMPLE, Store
 from nirvana.runs.workspace import Workspace
 
+EXCERPTS = 4  # of each unit; the example is small
+
 
 def measure_units(run: Run, models: ModelCache, reporter: Reporter) -> None:
     """Store the inspections and removals of a run where they are missing."""
     workspace = Workspace.of(run, models=models, progress=reporter.progress)
     scores = workspace.saliency()
     best = [(site, int(best_first(scores, site)[0])) for site in scores.layout]
-    worst = [(site, int(best_first(scores, site)[-1])) for site in scores.layout.pool(NEURON)]
     if run.inspections() is None:
-        found = inspect_units(workspace.lm, workspace.calibration_set(), best + worst, progress=reporter.progress)
+        x = workspace.calibration_set()
+        found = inspect_units(workspace.lm, x, best, excerpts=EXCERPTS, progress=reporter.progress)
         run.steps.attach("units", found)
     if run.removals() is None:
         x = UnitRequest().draw(workspace)
