@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 from benchmarks.example_studies import copy_studies, measure_studies
+from benchmarks.example_theory import copy_theory, measure_theory
 from benchmarks.example_units import measure_units
 from nirvana.commands.console import Bar, print_report
 from nirvana.errors import NirvanaError, RunError
@@ -81,9 +82,11 @@ def main() -> None:
                 compute_steps(run, progress=bar.progress, models=models, on_step=bar.step)
                 measure_sides(run, models, bar)
                 measure_units(run, models, bar)
+                measure_theory(run, models, bar)
             measure_studies(run, models, bar)
         if not arguments.studies:
             write(run, arguments.folder)
+            copy_theory(run, arguments.folder)
         copy_studies(run, arguments.folder)
     size = StepFolder(arguments.folder).size()
     print(f"{time.perf_counter() - started:.1f} s in all; {size:,} bytes in {arguments.folder}")
