@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 
-import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Page, expect
 
 from nirvana.dashboard.guide import PAGES
 from tests.browser.conftest import TIMEOUT, Server
@@ -70,15 +69,3 @@ def test_a_slider_replans_without_a_job(server: Server, page: Page) -> None:
     slider.press("ArrowRight")
     expect(achieved).to_have_text(re.compile(r"^0\.(209|210)"), timeout=TIMEOUT)
     expect(page).to_have_url(re.compile("run=example"))
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_no_page_is_wider_than_a_phone(server: Server, browser: Browser, scheme: str) -> None:
-    context = browser.new_context(viewport={"width": 390, "height": 844}, color_scheme=scheme)  # type: ignore[arg-type]
-    page = context.new_page()
-    for guide in PAGES:
-        page.goto(f"{server.url}/{'' if guide.key == 'home' else guide.key}")
-        settled(page)
-        width = page.get_by_test_id("stMain").evaluate("element => element.scrollWidth")
-        assert width <= 390, f"{guide.key} is {width} pixels wide"
-    context.close()

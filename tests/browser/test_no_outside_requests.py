@@ -1,49 +1,15 @@
-"""The dashboard asks no other host for anything: no font, no script, no statistics."""
+"""The report asks no other host for anything: no font, no script, no statistics."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Page, Request, WebSocket, expect
+from playwright.sync_api import Page
 
-from nirvana.dashboard.guide import PAGES
 from nirvana.reporting.html.report import report_html
 from nirvana.runs.store import Store
-from tests.browser.conftest import Server
-
-
-def record(page: Page) -> list[str]:
-    """Addresses of everything that the page asks for from now on, refused or not."""
-    asked: list[str] = []
-
-    def request(found: Request) -> None:
-        asked.append(found.url)
-
-    def socket(found: WebSocket) -> None:
-        asked.append(found.url)
-
-    page.on("request", request)
-    page.on("websocket", socket)
-    return asked
-
-
-def outside(asked: list[str], host: str) -> list[str]:
-    return [address for address in asked if urlsplit(address).scheme not in ("data", "blob") and host not in address]
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_every_page_is_served_by_this_server_alone(page: Page, server: Server, scheme: str) -> None:
-    page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
-    asked = record(page)
-    host = urlsplit(server.url).netloc
-    for guide in PAGES:
-        page.goto(f"{server.url}/{'' if guide.key == 'home' else guide.key}?run=example")
-        expect(page.get_by_role("heading", name=guide.title, exact=True).first).to_be_visible()
-        page.wait_for_load_state("networkidle")
-    assert len(asked) > 3 * len(PAGES)
-    assert outside(asked, host) == []
+from tests.browser.requests import outside, record
 
 
 def test_the_report_asks_for_nothing(page: Page, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
