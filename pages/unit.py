@@ -34,9 +34,9 @@ with controls:
 with picture:
     page.job_panel()
     st.markdown(unit_words(scores, site, unit, plan))
+    panels.curve(scores, site, unit, plan, protocol)
     if found is not None:
         panels.drives(found)
-    panels.curve(scores, site, unit, plan, protocol)
     if removed is not None:
         panels.removal(*removed)
     st.caption(f"{layer_words(scores.layout, site.stack, site.layer, plan)} {protocol}")

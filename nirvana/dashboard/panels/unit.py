@@ -26,7 +26,7 @@ from nirvana.saliency.scores import Saliency
 
 CURVE, NUMBER, MODULE = "unit.curve", "unit.number", "unit.module"
 SHOWN = 5  # excerpts in the picture
-HEIGHT = 210  # pixels of them and of the curve
+HEIGHT = 210  # pixels of the curve
 NEURON_WORDS = "the input of the output projection (down_proj) at it, which may be negative"
 GROUP_WORDS = "the norm of its heads' output, which the output projection (o_proj) reads"
 
@@ -103,7 +103,7 @@ def actions(now: state.Context, site: Site, unit: int, *, inspected: bool, remov
 def drives(found: UnitInspection) -> None:
     """The text that drives the unit, shaded."""
     st.markdown(f"#### What drives it?\n{drive_words(found)}")
-    with st.container(height=HEIGHT, border=True, key="unit.excerpts"):
+    with st.container(border=True, key="unit.excerpts"):
         st.html(excerpts_html(found, SHOWN))
 
 
