@@ -109,7 +109,7 @@ class Style:
     @property
     def height(self) -> int:
         """Height in pixels: the legend is below, with more rows on a narrow screen."""
-        return 380 + 10 * (len(self.order) + len(self.contests))
+        return 330 + 10 * (len(self.order) + len(self.contests))
 
     def colour(self, cell: Cell) -> str:
         return theme.CATEGORICAL[self.order.index(cell.way.criterion) % len(theme.CATEGORICAL)]
