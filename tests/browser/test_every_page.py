@@ -24,7 +24,7 @@ OF_STREAMLIT = {"list", "listitem"}
 TOPICS = ("kernel", "one-weight", "unit", "kv-groups", "first-order", "gamma", "theorem", "why-it-loses")
 ADDRESSES = [guide.key for guide in PAGES] + [f"method?topic={topic}" for topic in (*TOPICS, "glossary")]
 # Pages of the example that have a chart.
-PICTURES = {"home", "experiments", "method", "sweep", "unit", *(guide.key for guide in STEP_GUIDES.values())}
+PICTURES = {"home", "experiments", "method", "sweep", "tune", "unit", *(guide.key for guide in STEP_GUIDES.values())}
 REDRAWN = 1_000  # milliseconds after a change of the size
 
 

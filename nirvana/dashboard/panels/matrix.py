@@ -34,7 +34,7 @@ def transfer(now: state.Context) -> None:
     )
     found = read_matrix(now.run.folder)
     request = _controls(now, found)
-    _start(now, found, request)
+    _start(now, None if now.run.is_example else found, request)
     PANEL.watch(now)
     if found is None or not found.rows:
         st.caption("No measurements yet. Two heatmaps will appear here, row by row.")
