@@ -28,6 +28,7 @@ QUESTIONS = {
 }
 SPREAD = 0.28  # of the marks around the place of a word
 HEIGHT = 340
+FEW = 12  # trials up to which an axis names each
 STRONG, NONE = 0.8, 0.3  # rank correlations called high and moderate
 
 
@@ -94,7 +95,7 @@ def over_time(trials: Sequence[Trial]) -> Chart | None:
         )
     )
     figure.update_layout(height=HEIGHT, margin=MARGIN, showlegend=False)
-    figure.update_xaxes(title="Trial", showgrid=False, zeroline=False)
+    figure.update_xaxes(title="Trial", showgrid=False, zeroline=False, dtick=1 if len(table) <= FEW else None)
     _kl_axis(figure, table["KL"].to_numpy(float))
     values = table["KL"].to_numpy(float)
     first, last = values[0], values.min()
