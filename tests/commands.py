@@ -63,6 +63,6 @@ def naming_example(name: str) -> list[str]:
 NAMES = [command.name for command in cli.COMMANDS]
 NEEDED = {
     "matrix": ["--corpus", "python-docs", "--corpus", "library-docs"],
-    "unit": ["--site", "decoder.0.mlp"],
+    "unit": ["--site", "decoder.0.mlp", "--unit", "1524"],  # which is inspected: no model is loaded
 }
 READING = ("compare", "report", "unit")  # subcommands that change nothing

@@ -10,6 +10,7 @@ from nirvana.evaluation.unit_inspection_results import Excerpt, UnitInspection, 
 from nirvana.jobs.execute import check_task
 from nirvana.jobs.foreground import execute_here
 from nirvana.jobs.tasks.ablation import UnitChoice
+from nirvana.layout import Site
 from nirvana.options import add_fields, given
 from nirvana.reporting.text import short
 from nirvana.runs.store import Store
@@ -30,12 +31,15 @@ class UnitCommand(Command):
     def run(self, arguments: argparse.Namespace) -> None:
         run, values = Store().open(arguments.run), given(UnitChoice, arguments)
         check_task(run, "inspect-unit", values)
-        with Bar().shown() as bar:
-            result = execute_here(run, "inspect-unit", values, bar)
+        chosen, known = UnitChoice.from_json(values), run.inspections()
+        found = None if known is None else known.of(Site.from_key(chosen.site), chosen.unit)
+        if found is None:
+            with Bar().shown() as bar:
+                found = UnitInspections.from_json(execute_here(run, "inspect-unit", values, bar)).items[0]
         if arguments.json:
-            print_json(result)
+            print_json(UnitInspections((found,)).to_json())
         else:
-            _show(UnitInspections.from_json(result).items[0])
+            _show(found)
 
 
 def _show(found: UnitInspection) -> None:
