@@ -29,7 +29,6 @@ for guide in PAGES:
     )
     sections.setdefault(guide.section, []).append(page)
 chosen = st.navigation(sections, expanded=True)
-key = next(guide.key for guide in PAGES if guide.title == chosen.title or (guide.key, chosen.title) == ("home", "Home"))
 if problem is not None:
     st.title(chosen.title)
     show_error(problem)
@@ -37,6 +36,6 @@ if problem is not None:
 try:
     sidebar(now)
     chosen.run()
-    lecture.bar(key)
+    lecture.bar()
 except NirvanaError as error:  # e.g. a value out of range that no control offers
     show_error(error)

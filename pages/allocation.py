@@ -24,8 +24,8 @@ from nirvana.dashboard.panels.selected import detail
 from nirvana.dashboard.panels.sensitivity import scan
 from nirvana.dashboard.replan import Draft, draft_plan, load_saliency
 from nirvana.plan import PruningPlan
-from nirvana.reporting.figures import allocation as figures
 from nirvana.reporting.figures import shares
+from nirvana.reporting.figures.gamma import rates_by_gamma
 from nirvana.saliency.scores import Saliency
 
 
@@ -43,7 +43,7 @@ def more(context: state.Context, scores: Saliency, draft: Draft, protocol: str) 
         if not uses_gamma(choice.method, scores.criterion):
             st.caption("This allocation does not use gamma.")
             return
-        drawn = figures.rates_by_gamma(plan.layout, choice.sparsity, choice.gamma, draft.reachable)
+        drawn = rates_by_gamma(plan.layout, choice.sparsity, choice.gamma, draft.reachable)
         show_chart("allocation.rates", drawn, protocol)
 
     # The labels are always the same: with others Streamlit would open the first tab again.

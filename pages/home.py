@@ -8,6 +8,7 @@ from nirvana.dashboard.panels.demo_curve import curve
 from nirvana.dashboard.panels.home import demo, headline, picture, recent, result_run, steps
 
 now = state.context()
+run = result_run(now)
 page.page_header("home")
 controls, stage = page.stage()
 with controls:
@@ -16,7 +17,7 @@ with controls:
 with stage:
     page.job_panel()
     curve(now)
-    picture(result_run(now))
-headline(result_run(now))
+    picture(run)
+headline(run)
 steps()
 recent()

@@ -56,11 +56,11 @@ def slide(key: str) -> DeltaGenerator:
     return st.container(key=f"{CHART}.{key}", height="stretch")
 
 
-def bar(page: str) -> None:
+def bar() -> None:
     """After a page was run: its slide's number, and the buttons, which the arrow keys press too."""
     if not is_on():
         return
-    deck, now = st.session_state.get(DECK, []), st.session_state.get(SLIDE, 0)
+    page, deck, now = st.session_state[PAGE], st.session_state.get(DECK, []), st.session_state.get(SLIDE, 0)
     if deck and now >= len(deck):  # the page has fewer charts than before
         st.session_state[SLIDE] = len(deck) - 1
         st.rerun()

@@ -78,7 +78,7 @@ def test_a_link_opens_an_experiment_and_a_bad_one_the_first(start: Start) -> Non
 
 
 def test_the_observation_appears_in_a_real_run(start: Start, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of one experiment, or of all where NIRVANA_SLOW_TESTS is set; the recorded results above are real runs too."""
+    """One experiment, or all where NIRVANA_SLOW_TESTS is set; the recorded results above are real runs too."""
     monkeypatch.setattr(module, "SMALL", QUICK)
     monkeypatch.setitem(BUDGET, "tokens", 6144)
     app = open_page(start)

@@ -20,6 +20,15 @@ def settled(page: Page) -> None:
     )
 
 
+def click_chart(page: Page, key: str, x: float, y: float) -> None:
+    """Click on the data of the chart `key`, at shares of its width and height."""
+    data = page.locator(f".st-key-{key.replace('.', '-')} .nsewdrag").first
+    expect(data).to_be_visible(timeout=TIMEOUT)
+    box = data.bounding_box()
+    assert box is not None
+    data.click(position={"x": box["width"] * x, "y": box["height"] * y})
+
+
 def test_each_page_draws_and_keeps_the_run_in_the_url(server: Server, page: Page) -> None:
     page.goto(server.url)
     settled(page)
@@ -38,12 +47,8 @@ def test_each_page_draws_and_keeps_the_run_in_the_url(server: Server, page: Page
 def test_a_click_on_the_heatmap_chooses_the_layer(server: Server, page: Page) -> None:
     page.goto(f"{server.url}/saliency")
     settled(page)
-    heatmap = page.locator(".st-key-saliency-heatmap-mlp .nsewdrag").first
-    expect(heatmap).to_be_visible(timeout=TIMEOUT)
     before = page.url
-    box = heatmap.bounding_box()
-    assert box is not None
-    heatmap.click(position={"x": box["width"] / 2, "y": box["height"] * 0.6})
+    click_chart(page, "saliency.heatmap.mlp", 0.5, 0.6)
     page.wait_for_url(lambda url: url != before and "&layer=" in url)
     chosen = re.search(r"&layer=(\d+)", page.url)
     assert chosen is not None

@@ -7,7 +7,7 @@ import re
 from playwright.sync_api import Browser, Page, expect
 
 from tests.browser.conftest import TIMEOUT, Server
-from tests.browser.test_example import settled
+from tests.browser.test_example import click_chart, settled
 
 
 def test_a_clicked_unit_is_in_the_url_on_other_pages_and_in_the_link(server: Server, browser: Browser) -> None:
@@ -16,11 +16,7 @@ def test_a_clicked_unit_is_in_the_url_on_other_pages_and_in_the_link(server: Ser
     page = context.new_page()
     page.goto(f"{server.url}/saliency")
     settled(page)
-    heatmap = page.locator(".st-key-saliency-heatmap-mlp .nsewdrag").first
-    expect(heatmap).to_be_visible(timeout=TIMEOUT)
-    box = heatmap.bounding_box()
-    assert box is not None
-    heatmap.click(position={"x": box["width"] * 0.3, "y": box["height"] * 0.6})
+    click_chart(page, "saliency.heatmap.mlp", 0.3, 0.6)
     page.wait_for_url(re.compile(r"unit=mlp\.\d+"))
     settled(page)
     found = re.search(r"layer=(\d+).*unit=mlp\.(\d+)", page.url)
@@ -57,11 +53,7 @@ def test_a_clicked_unit_is_in_the_url_on_other_pages_and_in_the_link(server: Ser
 def test_a_click_on_a_layer_of_a_plan_selects_it(server: Server, page: Page) -> None:
     page.goto(f"{server.url}/allocation")
     settled(page)
-    chart = page.locator(".st-key-allocation-kept-decoder .nsewdrag").first
-    expect(chart).to_be_visible(timeout=TIMEOUT)
-    box = chart.bounding_box()
-    assert box is not None
-    chart.click(position={"x": box["width"] * 0.66, "y": box["height"] * 0.9})
+    click_chart(page, "allocation.kept.decoder", 0.66, 0.9)
     page.wait_for_url(re.compile(r"layer=\d+"))
     settled(page)
     found = re.search(r"layer=(\d+)", page.url)

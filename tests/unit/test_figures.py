@@ -12,6 +12,7 @@ from nirvana.allocation.allocate import allocate, reachable_sparsity
 from nirvana.layout import KV_GROUP, NEURON, Layout, Site, SiteLayout
 from nirvana.reporting.figures import allocation, distributions, names, prune, saliency, shares
 from nirvana.reporting.figures.chart import Chart, log_ticks
+from nirvana.reporting.figures.gamma import rates_by_gamma
 from nirvana.saliency.scores import Saliency
 
 
@@ -48,7 +49,7 @@ def every_chart(scores: Saliency, stack: str = "decoder") -> list[Chart]:
     charts += [allocation.score_histogram(scores, plan, kind) for kind in (KV_GROUP, NEURON)]
     charts += [allocation.kept_shares(plan, stack), shares.parameters_by_part(plan), shares.kept_by_part(plan)]
     limit = reachable_sparsity(scores.layout, gamma=2.0)
-    charts.append(allocation.rates_by_gamma(scores.layout, 0.3, 2.0, limit))
+    charts.append(rates_by_gamma(scores.layout, 0.3, 2.0, limit))
     return charts
 
 
@@ -221,7 +222,7 @@ def test_the_parts_sum_to_the_model_and_the_removed_to_the_target(biases: int, s
 def test_the_rates_follow_the_formula_from_nothing_to_infinity() -> None:
     scores = make_saliency()
     attention, mlp = (scores.layout.pool_parameters(kind) for kind in (KV_GROUP, NEURON))
-    table = allocation.rates_by_gamma(scores.layout, 0.2, 3.36, 0.8).table
+    table = rates_by_gamma(scores.layout, 0.2, 3.36, 0.8).table
     first, last = table.iloc[0], table.iloc[-1]
     assert first["gamma"] == 0 and first["MLP removed"] == 0
     assert first["attention removed"] == pytest.approx(0.2 * (attention + mlp) / attention)
@@ -233,7 +234,7 @@ def test_the_rates_follow_the_formula_from_nothing_to_infinity() -> None:
 @pytest.mark.parametrize("kind", [KV_GROUP, NEURON])
 def test_a_model_with_one_pool_draws_the_rates_it_has(kind: str) -> None:
     layout = Layout({Site("decoder", 0, "x"): SiteLayout(64, 4, kind)})
-    chart = allocation.rates_by_gamma(layout, 0.2, 1.0, 0.8)
+    chart = rates_by_gamma(layout, 0.2, 1.0, 0.8)
     assert len(chart.table) == 201
 
 

@@ -15,10 +15,10 @@ from nirvana.models.families.llama import LlamaFamily
 from nirvana.models.families.t5 import T5Family
 from nirvana.models.inspection import ModelPreview
 from nirvana.reporting.figures.ablation import PAIRS, missed_by_layer, predicted_against_true
+from nirvana.reporting.figures.drawings import heads_drawn, unit_in_matrices, unit_parts
 from nirvana.reporting.figures.gamma import rates_in_jumps
 from nirvana.reporting.figures.kernel import change_against_saliency, change_by_sparsity
 from nirvana.reporting.figures.quality import criteria_compared
-from nirvana.reporting.figures.units import heads_drawn, unit_in_matrices, unit_parts
 from nirvana.reporting.quality import Column, Quality
 from nirvana.saliency.scores import Saliency
 from nirvana.studies.kernel_rows import KernelStudy

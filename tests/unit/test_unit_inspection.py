@@ -1,4 +1,4 @@
-"""What drives a unit: against the library's own forward, sample by sample, and the norms against the weights."""
+"""Inspection of a unit: against the library's own forward, sample by sample, and the norms against the weights."""
 
 from __future__ import annotations
 

@@ -13,9 +13,9 @@ from nirvana.dashboard.replan import load_saliency
 from nirvana.layout import KV_GROUP, NEURON, Site
 from nirvana.reporting.figures.allocation import gamma_label
 from nirvana.reporting.figures.distributions import score_curve
+from nirvana.reporting.figures.drawings import Described, heads_drawn, unit_in_matrices
 from nirvana.reporting.figures.gamma import rates_in_jumps
 from nirvana.reporting.figures.toy import kernel_map, removal
-from nirvana.reporting.figures.units import Described, heads_drawn, unit_in_matrices
 from nirvana.reporting.glossary import meaning
 from nirvana.reporting.text import count, short
 from nirvana.reporting.toy import Toy

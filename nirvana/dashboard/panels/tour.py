@@ -56,7 +56,7 @@ def _words(number: int, key: str) -> str:
 
 @st.cache_data(max_entries=64, show_spinner=False)
 def _look(number: int, run_id: str, fingerprints: tuple[str, ...]) -> str | None:
-    """What to look at; read once for each state of a run."""
+    """Text of a stop, cached for each state of a run."""
     return STOPS[number - 1].look(state.store().open(run_id))
 
 

@@ -9,17 +9,16 @@ from typing import TYPE_CHECKING, Any
 from nirvana.errors import PlanError
 from nirvana.evaluation.ablation_results import Ablations, in_model_order
 from nirvana.files import well_formed
-from nirvana.jobs.task import Task
+from nirvana.jobs.task import Request
 from nirvana.jobs.tasks.measurements import MeasurementTask, require_scores
 from nirvana.layout import Site
-from nirvana.progress import Reporter
 from nirvana.runs.recipe import LAST_SEED
 from nirvana.runs.run import Run
 from nirvana.schema import Schema, option
 
 if TYPE_CHECKING:
     from nirvana.calibration.sets import CalibrationSet
-    from nirvana.runs.model_cache import ModelCache
+    from nirvana.evaluation.unit_inspection_results import UnitInspections
     from nirvana.runs.workspace import Workspace
 
 
@@ -75,65 +74,54 @@ class UnitRequest(Inputs, UnitChoice):
     """One unit to remove, and the windows on which its removal is measured."""
 
 
-class AblateUnit(Task[UnitRequest]):
-    """Remove one unit; the result is that of a draw with this unit alone. The run keeps it with those of others."""
+class UnitTask(MeasurementTask[Request]):
+    """A measurement of one unit. The run keeps it with those of other units."""
+
+    reads_only = True
+
+    def check(self, run: Run, request: Request) -> None:
+        """Raises: PlanError, where the run's model has no such unit."""
+        require_scores(run)
+        card = run.model()
+        units = chosen(request)
+        if card is not None:
+            in_model_order(card.layout, units)
+
+    def joined(self, run: Run, found: Any) -> Any:
+        before = run.steps.attachment(self.attachment)
+        return found if before is None else before.adding(found)
+
+
+class AblateUnit(UnitTask[UnitRequest]):
+    """Remove one unit; the result is that of a draw with this unit alone."""
 
     name = "ablate-unit"
     title = "Removing one unit"
+    attachment = "removals"
     request = UnitRequest
-    reads_only = True
 
-    def check(self, run: Run, request: UnitRequest) -> None:
-        require_scores(run)
-        check_unit(run, request)
-
-    def perform(self, run: Run, request: UnitRequest, models: ModelCache, reporter: Reporter) -> dict[str, Any]:
+    def measure(self, workspace: Workspace, request: UnitRequest) -> Ablations:
         from nirvana.evaluation.ablation import ablate_units
-        from nirvana.runs.workspace import Workspace
 
-        reporter.step(self.name, 1, 1)
-        workspace = Workspace.of(run, models=models, progress=reporter.progress)
-        units, x = [(_site(request.site), request.unit)], request.draw(workspace)
-        found = ablate_units(workspace.lm, workspace.saliency(), x, units=units, progress=reporter.progress)
-        if not run.is_example:
-            before = run.removals()
-            run.attach("removals", found if before is None else before.adding(found))
-        return found.to_json()
+        x = request.draw(workspace)
+        return ablate_units(workspace.lm, workspace.saliency(), x, units=chosen(request), progress=workspace.progress)
 
 
-class InspectUnit(Task[UnitChoice]):
-    """Find the calibration tokens that drive one unit. The run keeps the result with those of other units."""
+class InspectUnit(UnitTask[UnitChoice]):
+    """Find the calibration tokens that drive one unit."""
 
     name = "inspect-unit"
     title = "Inspecting one unit"
+    attachment = "units"
     request = UnitChoice
-    reads_only = True
 
-    def check(self, run: Run, request: UnitChoice) -> None:
-        require_scores(run)
-        check_unit(run, request)
-
-    def perform(self, run: Run, request: UnitChoice, models: ModelCache, reporter: Reporter) -> dict[str, Any]:
+    def measure(self, workspace: Workspace, request: UnitChoice) -> UnitInspections:
         from nirvana.evaluation.unit_inspection import inspect_units
-        from nirvana.runs.workspace import Workspace
 
-        reporter.step(self.name, 1, 1)
-        workspace = Workspace.of(run, models=models, progress=reporter.progress)
-        units, x = [(_site(request.site), request.unit)], workspace.calibration_set()
-        found = inspect_units(workspace.lm, x, units, progress=reporter.progress)
-        if not run.is_example:
-            before = run.inspections()
-            run.attach("units", found if before is None else before.adding(found))
-        return found.to_json()
+        return inspect_units(workspace.lm, workspace.calibration_set(), chosen(request), progress=workspace.progress)
 
 
-def check_unit(run: Run, request: UnitChoice | UnitRequest) -> None:
-    """Raises: PlanError, where the run's model has no such unit."""
-    site, card = _site(request.site), run.model()
-    if card is not None:
-        in_model_order(card.layout, [(site, request.unit)])
-
-
-def _site(key: str) -> Site:
-    with well_formed(f"{key[:60]!r} names no module", PlanError, "Name one such as decoder.0.mlp."):
-        return Site.from_key(key)
+def chosen(request: Any) -> list[tuple[Site, int]]:
+    """The unit of a `UnitChoice`."""
+    with well_formed(f"{request.site[:60]!r} names no module", PlanError, "Name one such as decoder.0.mlp."):
+        return [(Site.from_key(request.site), request.unit)]

@@ -18,17 +18,29 @@ if TYPE_CHECKING:
     from nirvana.evaluation.ablation_results import Ablations
     from nirvana.evaluation.results import Report
     from nirvana.evaluation.speed_report import SpeedReport
+    from nirvana.evaluation.unit_inspection_results import UnitInspections
     from nirvana.loss_curves import Sensitivity
     from nirvana.runs.model_cache import ModelCache
     from nirvana.runs.workspace import Workspace
 
+    Measured = SpeedReport | Report | Sensitivity | Ablations | UnitInspections
+
 
 class MeasurementTask(Task[Request], Generic[Request]):
-    """A measurement in one step. The task's result is the measurement."""
+    """A measurement in one step. The task's result is the measurement.
+
+    `attachment`: name under which the run keeps it; by default the task's.
+    """
+
+    attachment = ""
 
     @abstractmethod
-    def measure(self, workspace: Workspace, request: Request) -> SpeedReport | Report | Sensitivity | Ablations:
+    def measure(self, workspace: Workspace, request: Request) -> Measured:
         """Measure the models of a run."""
+
+    def joined(self, run: Run, found: Measured) -> Measured:
+        """The result that the run keeps."""
+        return found
 
     def perform(self, run: Run, request: Request, models: ModelCache, reporter: Reporter) -> dict[str, Any]:
         from nirvana.runs.workspace import Workspace
@@ -36,7 +48,7 @@ class MeasurementTask(Task[Request], Generic[Request]):
         reporter.step(self.name, 1, 1)
         found = self.measure(Workspace.of(run, models=models, progress=reporter.progress), request)
         if not run.is_example:
-            run.attach(self.name, found)
+            run.attach(self.attachment or self.name, self.joined(run, found))
         return found.to_json()
 
 

@@ -1,4 +1,4 @@
-"""Figures of the Allocation page: kept units, cuts in the rankings, and the two rates by gamma."""
+"""Figures of the Allocation page: kept units, and cuts in the rankings."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from nirvana.allocation.shared import pruning_rates
-from nirvana.errors import PlanError
-from nirvana.layout import KV_GROUP, Layout, Site
+from nirvana.layout import KV_GROUP, Site
 from nirvana.plan import PruningPlan
 from nirvana.reporting.figures import theme
 from nirvana.reporting.figures.chart import Chart, count, layer_axis, log_ticks, positive_floor, short
@@ -160,63 +158,6 @@ def removed_scores(saliency: Saliency, plan: PruningPlan, site: Site) -> np.ndar
     return ascending[:gone]
 
 
-def rates_by_gamma(layout: Layout, sparsity: float, gamma: float, reachable: float) -> Chart:
-    """The two pruning rates over gamma at one sparsity; x = gamma / (1 + gamma), so that infinity is on the axis."""
-    places = np.linspace(0, 1, 201)
-    gammas = np.array([place / (1 - place) if place < 1 else math.inf for place in places])
-    points = [_rates(layout, sparsity, float(value)) for value in gammas]
-    rates = np.array(points, np.float32)
-    figure = go.Figure()
-    here = gamma / (1 + gamma) if math.isfinite(gamma) else 1.0
-    now = _rates(layout, sparsity, gamma)
-    for index, (name, colour) in enumerate((("attention", theme.ATTENTION), ("MLP", theme.MLP))):
-        labels = np.array([gamma_label(round(float(value), 2)) for value in gammas])
-        figure.add_trace(
-            go.Scatter(
-                x=places.astype(np.float32),
-                y=rates[:, index],
-                text=labels,
-                mode="lines",
-                name=name,
-                line={"color": colour, "width": 2},
-                hovertemplate="gamma %{text}<br>%{y:.1%} of " + name + " removed<extra></extra>",
-            )
-        )
-        figure.add_trace(
-            go.Scatter(
-                x=[here],
-                y=[now[index]],
-                mode="markers",
-                marker={"color": colour, "size": 11, "line": {"color": "white", "width": 1.5}},
-                showlegend=False,
-                hovertemplate=f"gamma {gamma_label(gamma)}<br>%{{y:.1%}} of {name} removed<extra></extra>",
-            )
-        )
-    ticks = [0, 0.25, 0.5, 1, 2, 4, 10, math.inf]
-    figure.add_vline(x=here, line={"color": theme.CUT, "width": 1, "dash": "dot"})
-    figure.add_hline(y=1, line={"color": theme.CUT, "width": 1})
-    figure.update_layout(height=300, margin=MARGIN, legend=LEGEND)
-    figure.update_xaxes(
-        title="gamma",
-        tickvals=[value / (1 + value) if math.isfinite(value) else 1 for value in ticks],
-        ticktext=[gamma_label(value) for value in ticks],
-        zeroline=False,
-        showgrid=False,
-    )
-    figure.update_yaxes(title="Removed", tickformat=".0%", range=[0, 1.25], zeroline=False)
-    table = pd.DataFrame({"gamma": gammas, "attention removed": rates[:, 0], "MLP removed": rates[:, 1]})
-    return Chart(
-        title=f"How does gamma distribute a sparsity of {sparsity:.1%}?",
-        figure=figure,
-        takeaway=(
-            f"With gamma {gamma_label(gamma)}, {now[0]:.1%} of attention and {now[1]:.1%} of the MLP are removed; "
-            f"at most {reachable:.1%} can be removed in all."
-        ),
-        table=table,
-        reading="Above 100 %, gamma cannot be satisfied. The axis is gamma / (1 + gamma).",
-    )
-
-
 def site_table(plan: PruningPlan) -> pd.DataFrame:
     """One row a site: units and parameters before and after."""
     rows = []
@@ -237,11 +178,3 @@ def site_table(plan: PruningPlan) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows)
-
-
-def _rates(layout: Layout, sparsity: float, gamma: float) -> tuple[float, float]:
-    """Pruning rates, NaN where gamma prunes only a kind of unit that the model lacks."""
-    try:
-        return pruning_rates(layout, sparsity=sparsity, gamma=gamma)
-    except PlanError:
-        return math.nan, math.nan

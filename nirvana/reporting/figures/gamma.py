@@ -1,8 +1,9 @@
-"""gamma on the Method page: the rates that it asks for, and those of the plan, which removes whole KV groups."""
+"""Pruning rates over gamma: those that it asks for, and those of a plan, which removes whole KV groups."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -17,6 +18,32 @@ from nirvana.reporting.figures.chart import Chart, count
 
 TICKS = (0, 0.25, 0.5, 1, 2, 4, 10, math.inf)
 NO_RATES = (math.nan, math.nan)
+MODULES = (("attention", theme.ATTENTION), ("MLP", theme.MLP))
+
+
+def rates_by_gamma(layout: Layout, sparsity: float, gamma: float, reachable: float) -> Chart:
+    """The two pruning rates over gamma at one sparsity; x = gamma / (1 + gamma), so that infinity is on the axis."""
+    places = np.linspace(0, 1, 201)
+    gammas = [_gamma(float(place)) for place in places]
+    rates = np.array([_rates(layout, sparsity, each) for each in gammas], np.float32)
+    now = _rates(layout, sparsity, gamma)
+    figure = go.Figure()
+    for index, (name, colour) in enumerate(MODULES):
+        _add_line(figure, gammas, rates[:, index], name, f"{name} removed", {"color": colour, "width": 2})
+        _add_mark(figure, gamma, now[index], name, colour)
+    _finish(figure, gamma, height=300, top=1.25)
+    figure.add_hline(y=1, line={"color": theme.CUT, "width": 1})
+    figure.update_xaxes(showgrid=False)
+    return Chart(
+        title=f"How does gamma distribute a sparsity of {sparsity:.1%}?",
+        figure=figure,
+        takeaway=(
+            f"With gamma {gamma_label(gamma)}, {now[0]:.1%} of attention and {now[1]:.1%} of the MLP are removed; "
+            f"at most {reachable:.1%} can be removed in all."
+        ),
+        table=pd.DataFrame({"gamma": gammas, "attention removed": rates[:, 0], "MLP removed": rates[:, 1]}),
+        reading="Above 100 %, gamma cannot be satisfied. The axis is gamma / (1 + gamma).",
+    )
 
 
 def rates_in_jumps(layout: Layout, sparsity: float, gamma: float) -> Chart:
@@ -27,42 +54,16 @@ def rates_in_jumps(layout: Layout, sparsity: float, gamma: float) -> Chart:
     gammas = [_gamma(float(place)) for place in places]
     asked = np.array([_asked(layout, sparsity, each) for each in gammas], np.float32)
     whole = np.array([_whole(layout, sparsity, each) for each in gammas], np.float32)
-    here = _place(gamma)
     now, wanted = _whole(layout, sparsity, gamma), _asked(layout, sparsity, gamma)
-    labels = [gamma_label(round(each, 2)) for each in gammas]
     figure = go.Figure()
-    for index, (name, colour) in enumerate((("attention", theme.ATTENTION), ("MLP", theme.MLP))):
+    for index, (name, colour) in enumerate(MODULES):
         for values, line, kind in (
             (whole, {"color": colour, "width": 3, "shape": "hv"}, "removed"),
             (asked, {"color": colour, "width": 1.5, "dash": "dot"}, "asked for"),
         ):
-            figure.add_trace(
-                go.Scatter(
-                    x=places.astype(np.float32),
-                    y=values[:, index],
-                    text=labels,
-                    mode="lines",
-                    name=f"{name}, {kind}",
-                    line=line,
-                    hovertemplate=f"gamma %{{text}}<br>%{{y:.1%}} of {name} {kind}<extra></extra>",
-                )
-            )
-        figure.add_trace(
-            go.Scatter(
-                x=[here],
-                y=[now[index]],
-                mode="markers",
-                marker={"color": colour, "size": 12, "line": {"color": "white", "width": 1.5}},
-                showlegend=False,
-                hovertemplate=f"gamma {gamma_label(gamma)}<br>%{{y:.1%}} of {name} removed<extra></extra>",
-            )
-        )
-    figure.add_vline(x=here, line={"color": theme.CUT, "width": 1, "dash": "dot"})
-    figure.update_layout(height=370, margin=MARGIN, legend=LEGEND)
-    figure.update_xaxes(
-        title="gamma", tickvals=[_place(each) for each in TICKS], ticktext=[*map(gamma_label, TICKS)], zeroline=False
-    )
-    figure.update_yaxes(title="Removed", tickformat=".0%", range=[0, 1.02], zeroline=False)
+            _add_line(figure, gammas, values[:, index], f"{name}, {kind}", f"{name} {kind}", line)
+        _add_mark(figure, gamma, now[index], name, colour)
+    _finish(figure, gamma, height=370, top=1.02)
     groups = sum(layout[site].units for site in layout.pool(KV_GROUP))
     possible = not math.isnan(now[0])
     return Chart(
@@ -100,12 +101,59 @@ def _place(gamma: float) -> float:
     return gamma / (1 + gamma) if math.isfinite(gamma) else 1.0
 
 
-def _asked(layout: Layout, sparsity: float, gamma: float) -> tuple[float, float]:
+def _add_line(
+    figure: go.Figure, gammas: Sequence[float], values: np.ndarray, name: str, words: str, line: dict[str, object]
+) -> None:
+    """`values` over gamma; `words` tell what a value is the share of."""
+    figure.add_trace(
+        go.Scatter(
+            x=np.array([_place(each) for each in gammas], np.float32),
+            y=values,
+            text=[gamma_label(round(each, 2)) for each in gammas],
+            mode="lines",
+            name=name,
+            line=line,
+            hovertemplate=f"gamma %{{text}}<br>%{{y:.1%}} of {words}<extra></extra>",
+        )
+    )
+
+
+def _add_mark(figure: go.Figure, gamma: float, value: float, name: str, colour: str) -> None:
+    """The rate at the chosen gamma."""
+    figure.add_trace(
+        go.Scatter(
+            x=[_place(gamma)],
+            y=[value],
+            mode="markers",
+            marker={"color": colour, "size": 12, "line": {"color": "white", "width": 1.5}},
+            showlegend=False,
+            hovertemplate=f"gamma {gamma_label(gamma)}<br>%{{y:.1%}} of {name} removed<extra></extra>",
+        )
+    )
+
+
+def _finish(figure: go.Figure, gamma: float, *, height: int, top: float) -> None:
+    """Axes, and a line at the chosen gamma."""
+    figure.add_vline(x=_place(gamma), line={"color": theme.CUT, "width": 1, "dash": "dot"})
+    figure.update_layout(height=height, margin=MARGIN, legend=LEGEND)
+    figure.update_xaxes(
+        title="gamma", tickvals=[_place(each) for each in TICKS], ticktext=[*map(gamma_label, TICKS)], zeroline=False
+    )
+    figure.update_yaxes(title="Removed", tickformat=".0%", range=[0, top], zeroline=False)
+
+
+def _rates(layout: Layout, sparsity: float, gamma: float) -> tuple[float, float]:
+    """Pruning rates, also above 1; NaN where gamma prunes only a kind of unit that the model lacks."""
     try:
-        rates = pruning_rates(layout, sparsity=sparsity, gamma=gamma)
-    except PlanError:  # gamma prunes only a kind of unit that the model lacks
+        return pruning_rates(layout, sparsity=sparsity, gamma=gamma)
+    except PlanError:
         return NO_RATES
-    return (rates.attention, rates.mlp) if max(rates) <= 1 + 1e-9 else NO_RATES
+
+
+def _asked(layout: Layout, sparsity: float, gamma: float) -> tuple[float, float]:
+    """Pruning rates; NaN where they cannot be satisfied."""
+    rates = _rates(layout, sparsity, gamma)
+    return rates if max(rates) <= 1 + 1e-9 else NO_RATES
 
 
 def _whole(layout: Layout, sparsity: float, gamma: float) -> tuple[float, float]:
