@@ -26,6 +26,9 @@ _HOMES = {
     "Saliency": "nirvana.saliency.scores",
     "allocate": "nirvana.allocation.allocate",
     "reachable_sparsity": "nirvana.allocation.allocate",
+    "edit_plan": "nirvana.allocation.edits",
+    "predicted_kl": "nirvana.allocation.prediction",
+    "removed_score": "nirvana.allocation.prediction",
     "PruningPlan": "nirvana.plan",
     "prune": "nirvana.surgery",
     "prune_iteratively": "nirvana.iterative",
@@ -80,6 +83,9 @@ __all__ = [*_HOMES, "__version__"]
 if TYPE_CHECKING:
     from nirvana.allocation.allocate import allocate as allocate
     from nirvana.allocation.allocate import reachable_sparsity as reachable_sparsity
+    from nirvana.allocation.edits import edit_plan as edit_plan
+    from nirvana.allocation.prediction import predicted_kl as predicted_kl
+    from nirvana.allocation.prediction import removed_score as removed_score
     from nirvana.calibration.corpora.registry import load_corpus as load_corpus
     from nirvana.calibration.corpora.registry import mix as mix
     from nirvana.calibration.generation import generate_corpus as generate_corpus

@@ -32,6 +32,7 @@ from nirvana.commands.steps import (
 from nirvana.commands.sweep import SweepCommand
 from nirvana.commands.tune import TuneCommand
 from nirvana.commands.unit import UnitCommand
+from nirvana.commands.what_if import WhatIfCommand
 from nirvana.environment import set_thread_policy
 from nirvana.errors import KEPT, Cancelled, NirvanaError
 from nirvana.jobs.execute import translated
@@ -61,6 +62,7 @@ COMMANDS: tuple[Command, ...] = (
     SensitivityCommand(),
     AblateCommand(),
     UnitCommand(),
+    WhatIfCommand(),
 )
 FAILED, STOPPED = 2, 130
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from nirvana.errors import PlanError
-from nirvana.files import well_formed, whole_number
+from nirvana.files import json_hash, well_formed, whole_number
 from nirvana.layout import Layout, Site, kept_units
 
 
@@ -22,7 +23,7 @@ class PruningPlan(Mapping[Site, np.ndarray]):
     `requested` and `sparsity` are fractions of the prunable parameters: the target and the achieved value. `method` is
     the rule that chose them (a key of `nirvana.allocation.rules.RULES`), and `uniform` requests equal widths in all
     layers. `normalisation`: exponent of the score normalisation (see `allocate`). `notes` describe where a constraint
-    moved the budget.
+    moved the budget, and `edits` are those made by hand (see `nirvana.edit_plan`).
 
     Raises:
         PlanError: indices are out of range, repeated, unsorted or empty, or the sites do not match the layout.
@@ -39,6 +40,7 @@ class PruningPlan(Mapping[Site, np.ndarray]):
     method: str = "shared"
     uniform: bool = False
     normalisation: float = 0.0
+    edits: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         expected = [site for site in self.layout if (site.stack, site.layer) not in self.removed_layers]
@@ -66,6 +68,11 @@ class PruningPlan(Mapping[Site, np.ndarray]):
     def widths(self) -> dict[Site, int]:
         """Site -> number of kept units."""
         return {site: len(kept) for site, kept in self.kept.items()}
+
+    @cached_property
+    def hash(self) -> str:
+        """Hash of the kept units: plans with equal ones make equal models."""
+        return json_hash({site.key: kept.tolist() for site, kept in self.kept.items()})
 
     @property
     def removed(self) -> int:
@@ -120,6 +127,7 @@ class PruningPlan(Mapping[Site, np.ndarray]):
             "protected": [site.key for site in self.protected],
             "removed_layers": [list(layer) for layer in self.removed_layers],
             "notes": list(self.notes),
+            **({"edits": list(self.edits)} if self.edits else {}),
             "kept": {site.key: kept.tolist() for site, kept in self.kept.items()},
         }
 
@@ -145,6 +153,7 @@ class PruningPlan(Mapping[Site, np.ndarray]):
                 method=str(data.get("method", "shared")),  # the only rule in older plans
                 uniform=bool(data.get("uniform", False)),
                 normalisation=_share(data.get("normalisation", 0.0)),
+                edits=tuple(map(str, data.get("edits", ()))),
             )
 
 

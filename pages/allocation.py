@@ -22,6 +22,7 @@ from nirvana.dashboard.panels.charts import scores_protocol, show_chart
 from nirvana.dashboard.panels.plan import cuts, other_stacks, outcome, picture
 from nirvana.dashboard.panels.selected import detail
 from nirvana.dashboard.panels.sensitivity import scan
+from nirvana.dashboard.panels.what_if import unit_buttons, what_if
 from nirvana.dashboard.replan import Draft, draft_plan, load_saliency
 from nirvana.plan import PruningPlan
 from nirvana.reporting.figures import shares
@@ -53,6 +54,7 @@ def more(context: state.Context, scores: Saliency, draft: Draft, protocol: str) 
             lambda plan: show_chart("allocation.parts", shares.parameters_by_part(plan), protocol)
         ),
         "gamma": lambda: planned(rates),
+        "What if": partial(what_if, context, scores, draft),
         "Loss curves": partial(scan, context, scores, plan),
         "Search": partial(search, context, plan),
         "How it works": explain_gamma,
@@ -108,6 +110,9 @@ with controls:
         actions(draft.plan)
         if selection.chosen():
             detail("allocation", scores, draft.plan)
+            now = selection.selected(scores.layout)
+            if now.unit is not None:
+                unit_buttons("allocation", scores.layout, now.site, now.unit, draft.plan)
 if draft.plan is not None:
     outcome(draft.plan)
     other_stacks(draft.plan, protocol)

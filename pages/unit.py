@@ -11,6 +11,7 @@ from nirvana.dashboard.panels import page
 from nirvana.dashboard.panels import unit as panels
 from nirvana.dashboard.panels.charts import scores_protocol
 from nirvana.dashboard.panels.selected import layer_words, unit_words
+from nirvana.dashboard.panels.what_if import unit_buttons
 from nirvana.dashboard.replan import draft_plan, load_saliency
 
 context = state.context()
@@ -31,6 +32,7 @@ found = None if inspections is None else inspections.of(site, unit)
 removed = panels.measured(context, site, unit)
 with controls:
     panels.actions(context, site, unit, inspected=found is not None, removed=removed is not None)
+    unit_buttons("unit", scores.layout, site, unit, plan)
 with picture:
     page.job_panel()
     st.markdown(unit_words(scores, site, unit, plan))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import random
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,12 +53,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.xdist_group("smollm2"))  # one process converts the model, once
 
 
+@pytest.fixture(scope="session")
+def built_texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built-in texts that a test of this process extracted from the installed libraries, which takes seconds."""
+    return tmp_path_factory.mktemp("texts")
+
+
 @pytest.fixture(autouse=True)
-def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A data and cache folder of this test alone."""
+def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, built_texts: Path) -> Iterator[Path]:
+    """A data and cache folder of this test alone, with the built-in texts that an earlier test extracted."""
     home = tmp_path / "home"
     monkeypatch.setenv("NIRVANA_HOME", str(home))
-    return home
+    texts = home / "cache" / "corpora"
+    if any(built_texts.iterdir()):
+        shutil.copytree(built_texts, texts)
+    yield home
+    for path in texts.glob("*.json"):
+        if not (built_texts / path.name).exists() and b'"corpus": "library-docs"' in path.read_bytes()[:80]:
+            shutil.copy(path, built_texts)
 
 
 def byte_tokenizer() -> PreTrainedTokenizerBase:

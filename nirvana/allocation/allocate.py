@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import numpy as np
 
 from nirvana.allocation.constraints import Constraints, Protected, protected_sites
+from nirvana.allocation.edits import edit_plan
 from nirvana.allocation.normalisation import normalised
 from nirvana.allocation.rules import RULES, find_rule, rule_name
 from nirvana.allocation.shared import pruning_rates
@@ -30,6 +32,7 @@ def allocate(
     normalisation: float = 0.0,
     sensitivity: Sensitivity | None = None,
     widths: Widths = (),
+    edits: Iterable[str] = (),
 ) -> PruningPlan:
     """Choose the units to keep so that at most `sparsity` of the prunable parameters is removed.
 
@@ -53,6 +56,7 @@ def allocate(
         sensitivity: of the measured allocation, loss curves measured with the same scores.
         widths: kept units of single sites, the best-scored ones, in place of the rule's, which does not compensate for
             the difference: {Site("decoder", 5, "mlp"): 1344}, or words such as "decoder.5.mlp=1344".
+        edits: units and layers that are kept or removed by hand after that (see `edit_plan`).
 
     Raises:
         PlanError: a value is invalid, the rule does not support an option, or the sparsity is out of reach; the
@@ -76,7 +80,7 @@ def allocate(
     if own:
         kept = with_widths(saliency, kept, own, constraints.protected)
         notes = (f"Widths in place of the rule's: {len(own)} of {len(kept)} modules.", *notes)
-    return PruningPlan(
+    plan = PruningPlan(
         kept=kept,
         layout=saliency.layout,
         requested=float(sparsity),
@@ -89,6 +93,7 @@ def allocate(
         uniform=uniform,
         normalisation=float(normalisation),
     )
+    return edit_plan(plan, edits)
 
 
 def reachable_sparsity(

@@ -72,7 +72,7 @@ def choose_equal(saliency: Saliency, constraints: Constraints, sparsity: float) 
     return Chosen(kept, _notes(curves, constraints, removed))
 
 
-def predicted(curves: Sensitivity, removed: Mapping[Site, int]) -> float:
+def predicted(curves: Sensitivity, removed: Mapping[Site, int] | Mapping[Site, float]) -> float:
     """Sum of the curves' KL in nats, of each site pruned alone."""
     return float(sum(np.interp(removed.get(site, 0), *_hull(curve)) for site, curve in curves.items()))
 

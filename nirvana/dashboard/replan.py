@@ -48,7 +48,7 @@ def draft_plan(saliency: Saliency, choice: AllocationChoice, curves: Sensitivity
     """
     reachable = 0.0
     constraints = choice.one_round
-    without_limits = {name: constraints.pop(name) for name in ("sparsity", "normalisation", "widths")}
+    without_limits = {name: constraints.pop(name) for name in ("sparsity", "normalisation", "widths", "edits")}
     try:
         reachable = reachable_sparsity(saliency.layout, criterion=saliency.criterion, **constraints)
         plan = allocate(saliency, sensitivity=curves, **constraints, **without_limits)

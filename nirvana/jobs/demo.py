@@ -15,7 +15,7 @@ from nirvana.jobs.tasks.continuation import ContinueRequest
 from nirvana.jobs.tasks.export import ExportRequest
 from nirvana.jobs.tasks.measurements import LOSS_CURVES, ScanRequest
 from nirvana.jobs.tasks.run import RunRequest
-from nirvana.runs.recipe import Recipe
+from nirvana.runs.recipe import AllocationChoice, Recipe
 from nirvana.runs.run import Run
 from nirvana.runs.speed import SizesRequest, SpeedRequest
 from nirvana.schema import Schema
@@ -49,6 +49,7 @@ LIMITED: tuple[type[Schema], ...] = (  # a request whose work has no limit here 
     AblationRequest,
     UnitRequest,
     UnitChoice,
+    AllocationChoice,
 )
 HINT = "Choose less, or install the program to compute without limits."
 
@@ -173,6 +174,8 @@ def _windows(recipe: Recipe, request: Schema, parts: Parts) -> Iterator[int]:
         yield request.length
     if isinstance(request, SpeedRequest):
         yield request.prompt + request.new_tokens
+    if isinstance(request, AllocationChoice):
+        yield from (recipe.prune.length, recipe.calibration.probe_length)
     if isinstance(request, SizesRequest):
         yield recipe.evaluation.window
 
@@ -220,6 +223,9 @@ def _tokens(run: Run | None, recipe: Recipe, request: Schema, parts: Parts) -> i
     if isinstance(request, Inputs):
         units = request.count if isinstance(request, AblationRequest) else 1
         return (UNCHANGED_PASSES + units) * request.samples * request.length
+    if isinstance(request, AllocationChoice):
+        probe = recipe.calibration.probe_samples * recipe.calibration.probe_length
+        return _step_tokens(recipe, "prune") + 3 * probe  # dense and two plans
     if isinstance(request, AllocationSearchRequest):
         return 2 * request.samples * request.length  # of one step; the number of steps follows from the time limit
     return total

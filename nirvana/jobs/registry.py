@@ -12,6 +12,7 @@ from nirvana.jobs.tasks.export import Export
 from nirvana.jobs.tasks.measurements import Scan, Sizes, Speed
 from nirvana.jobs.tasks.run import RunSteps
 from nirvana.jobs.tasks.study import StudyTask
+from nirvana.jobs.tasks.what_if import WhatIf
 from nirvana.studies.allocation_search import AllocationStudy
 from nirvana.studies.kernel import Kernel
 from nirvana.studies.matrix import Matrix
@@ -30,6 +31,7 @@ _TASKS: list[Task[Any]] = [
     AblateUnits(),
     AblateUnit(),
     InspectUnit(),
+    WhatIf(),
 ]
 TASKS = {task.name: task for task in (*_TASKS, *(StudyTask(study) for study in STUDIES))}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -131,8 +132,10 @@ class LM:
         """Drop the weights and release their memory; properties that need only the config remain."""
         import torch
 
+        alive = weakref.ref(self.model) if self.model is not None else None
         self.model = None
-        gc.collect()
+        if alive is not None and alive() is not None:  # part of a cycle; to search them all takes 0.2 s
+            gc.collect()
         give_back_free_memory()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()

@@ -31,6 +31,7 @@ def setting(recipe: Recipe) -> list[str]:
         *(["equal widths"] if allocation.uniform else []),
         *([f"{allocation.rounds} rounds"] if allocation.rounds > 1 else []),
         *([f"widths of {len(allocation.widths)} modules"] if allocation.widths else []),
+        *([f"{len(allocation.edits)} edit{'s' * (len(allocation.edits) > 1)} by hand"] if allocation.edits else []),
         *([f"{layers(allocation.protected)} protected"] if allocation.protected else []),
         *compensation(recipe.prune.compensation),
         *recovery(recipe.recovery),

@@ -15,6 +15,7 @@ import numpy as np
 from nirvana.calibration.sets import CalibrationSelection, CalibrationSet
 from nirvana.errors import RunError
 from nirvana.evaluation.ablation_results import Ablations
+from nirvana.evaluation.plan_trials import PlanTrials
 from nirvana.evaluation.results import Report
 from nirvana.evaluation.speed_report import SpeedReport
 from nirvana.evaluation.unit_inspection_results import UnitInspections
@@ -98,6 +99,7 @@ ATTACHMENTS = {
     "ablation": Attachment("saliency", Ablations),
     "removals": Attachment("saliency", Ablations),
     "units": Attachment("saliency", UnitInspections),
+    "plans": Attachment("saliency", PlanTrials),
 }
 
 

@@ -133,7 +133,11 @@ class AllocationChoice(Schema):
     widths: Many[str] = option(
         (), "--width", "kept units of one site in place of the rule's, e.g. decoder.5.mlp=1344; may be repeated"
     )
-
+    edits: Many[str] = option(
+        (),
+        "--edit",
+        "unit or layer kept or removed by hand, e.g. 'remove decoder.5.mlp.17' or 'keep decoder.3'; may be repeated",
+    )
     rounds: int = option(
         1, "--rounds", "rounds of removal, the remaining units scored again before each; 1 for one shot", ge=1, le=16
     )
@@ -142,10 +146,12 @@ class AllocationChoice(Schema):
         """Check that the other choices suit the number of rounds.
 
         Raises:
-            PlanError: several rounds have widths of single sites, or normalise scores.
+            PlanError: several rounds have widths of single sites or edits, or normalise scores.
         """
         if self.rounds > 1 and self.widths:
             raise PlanError("Widths of single sites belong to one round.", "Use one round, or leave out the widths.")
+        if self.rounds > 1 and self.edits:
+            raise PlanError("Edits by hand belong to one round.", "Use one round, or leave out the edits.")
         if self.rounds > 1 and self.normalisation:
             raise PlanError("Several rounds do not normalise scores.", "Use one round, or a normalisation of 0.")
 
@@ -158,7 +164,7 @@ class AllocationChoice(Schema):
     def _without_later_fields(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Fields that older recipes lack are left out at their defaults, so that fingerprints are unchanged."""
         data: dict[str, Any] = serialise(self)
-        later = {"widths": (), "rounds": 1}
+        later = {"widths": (), "edits": (), "rounds": 1}
         return {name: value for name, value in data.items() if later.get(name, ...) != value}
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from nirvana.calibration.sets import CalibrationSelection, CalibrationSet
 from nirvana.errors import RunError
 from nirvana.evaluation.ablation_results import Ablations
+from nirvana.evaluation.plan_trials import PlanTrials
 from nirvana.evaluation.results import Report
 from nirvana.evaluation.speed_report import SpeedReport
 from nirvana.evaluation.unit_inspection_results import UnitInspections
@@ -25,6 +26,7 @@ from nirvana.runs.recipe import Recipe
 from nirvana.runs.results import Continuation, ModelCard, PruneSummary
 from nirvana.saliency.scores import Saliency
 
+Attached = SpeedReport | Report | Sensitivity | Ablations | UnitInspections | PlanTrials
 PACKAGES = ("nirvana-studio", "torch", "transformers", "tokenizers", "numpy", "safetensors", "datasets", "gguf")
 
 
@@ -152,12 +154,17 @@ class Run:
         found: UnitInspections | None = self.steps.attachment("units")
         return found
 
+    def plan_trials(self) -> PlanTrials | None:
+        """Plans that were measured on request, with the run's present scores."""
+        found: PlanTrials | None = self.steps.attachment("plans")
+        return found
+
     def loss_curves(self) -> Sensitivity | None:
         """Loss curves that the measured allocation can use: those of the last scan, if they are compensated."""
         found = self.sensitivity()
         return found if found is not None and found.protocol.get("compensation") else None
 
-    def attach(self, name: str, result: SpeedReport | Report | Sensitivity | Ablations | UnitInspections) -> None:
+    def attach(self, name: str, result: Attached) -> None:
         """Attach a result of one of `nirvana.runs.folder.ATTACHMENTS` to that which it was measured on.
 
         Raises:

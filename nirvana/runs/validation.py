@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 from nirvana.allocation.allocate import reachable_sparsity
 from nirvana.allocation.constraints import out_of_reach
+from nirvana.allocation.edits import read_edits
 from nirvana.allocation.rules import uses_gamma
 from nirvana.allocation.widths import read_widths
 from nirvana.errors import CorpusError, ModelError, RunError
@@ -92,12 +93,13 @@ def check_reachable(choice: AllocationChoice, criterion: str, layout: Layout) ->
 
     Raises:
         PlanError: it is out of reach, naming the reachable maximum, the allocation does not support an option, or a
-            width does not fit.
+            width or edit does not fit.
     """
     choice.check_rounds()
     constraints = choice.one_round
     sparsity, _ = constraints.pop("sparsity"), constraints.pop("normalisation")  # it changes no limit
     read_widths(constraints.pop("widths"), layout)
+    read_edits(constraints.pop("edits"), layout)
     limit = reachable_sparsity(layout, criterion=criterion, **constraints)
     if sparsity > limit:
         why = f" with gamma {choice.gamma:g}" if uses_gamma(choice.method, criterion) else ""

@@ -6,6 +6,7 @@ from nirvana.calibration.corpora.corpus import Corpus
 from nirvana.calibration.sets import CalibrationSet
 from nirvana.compensation.statistics import Statistics
 from nirvana.models.lm import LM
+from nirvana.plan import PruningPlan
 from nirvana.progress import ProgressCallback, within
 from nirvana.runs.compensation import check_compensation, statistics_windows
 from nirvana.runs.planning import Planning
@@ -85,13 +86,13 @@ class Workspace(Planning):
         trained = "recover" in self.recipe.steps and (self.run is None or has_weights(self.run))
         return found | ({"recovered": self.recovered(progress)} if trained else {})
 
-    def prune_model(self, progress: ProgressCallback | None = None) -> LM:
-        """Prune by the plan, with the recipe's compensation.
+    def prune_model(self, progress: ProgressCallback | None = None, *, plan: PruningPlan | None = None) -> LM:
+        """Prune by a plan, by default the recipe's, with the recipe's compensation.
 
         Raises:
             NirvanaError: see `nirvana.prune`, `collect_statistics` and `sample_calibration`.
         """
-        lm, plan, method = self.lm, self.plan(progress), self.recipe.prune.compensation
+        lm, plan, method = self.lm, plan or self.plan(progress), self.recipe.prune.compensation
         progress = progress or self.progress
         if method == "none":
             return self.models.pruned(lm, plan, progress=progress)

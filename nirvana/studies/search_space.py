@@ -68,6 +68,7 @@ class Choices:
             protected=tuple(protected),
             method=self.method,
             widths=(),
+            edits=(),
         )
         return allocated.change("prune", compensation=self.compensation)
 

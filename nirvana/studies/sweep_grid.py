@@ -83,7 +83,7 @@ class Point(NamedTuple):
         names = ("sparsity", "gamma", "method", "normalisation")
         chosen = {name: getattr(self, name) for name in names}
         uniform = base.allocation.uniform or self.equal
-        made = drawn.change("allocation", **chosen, uniform=uniform, widths=())
+        made = drawn.change("allocation", **chosen, uniform=uniform, widths=(), edits=())
         trained = RecoveryChoice()
         if self.recovery != "none":
             trained = base.recovery.with_values(method=self.recovery, seed=(base.recovery.seed + self.seed) % LAST_DRAW)

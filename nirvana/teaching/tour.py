@@ -146,6 +146,19 @@ def compare(run: Run) -> str | None:
     )
 
 
+def method(run: Run) -> str | None:
+    found = run.ablations()
+    if found is None:
+        return None
+    ranks = {kind: found.first_order_and_change(kind).spearman for kind in (NEURON, KV_GROUP) if found.of_kind(kind)}
+    words = " and ".join(f"{value:.2f} for {kind}s" for kind, value in ranks.items())
+    return (
+        f"Open First order: {count(len(found.items), 'unit')} were removed one by one. How well does one backward pass "
+        f"predict the change of the output? The rank correlation is {words}; KV groups act through a softmax, which no "
+        "tangent follows far."
+    )
+
+
 def experiments(run: Run) -> str | None:
     return (
         f"Your turn: {len(EXPERIMENTS)} experiments of under a minute each, with an observation that is checked, and "
@@ -162,6 +175,7 @@ STOPS = (
     Stop("prune", "A smaller model", prune),
     Stop("recover", "Some of it comes back", recover),
     Stop("compare", "What it costs", compare),
+    Stop("method", "How good is first order?", method),
     Stop("experiments", "Try it", experiments),
 )
 

@@ -78,6 +78,7 @@ def test_units_and_groups_are_those_of_the_open_model(start: Start, filled: Run)
     site = next(each for each in scores.layout if (each.layer, each.module) == (2, "mlp"))
     assert f"{float(scores[site][95]):.3g}" in words(app) and "of 384 neurons" in words(app)
     assert "Neuron 95 is 192 weights" in words(app)
+    assert (app.query_params["layer"], app.query_params["unit"]) == ("2", "mlp.95"), "the selection of all pages"
     assert "4 KV groups a layer" in words(open_method(start, filled, "KV groups"))
 
 

@@ -36,7 +36,7 @@ ROW = re.compile(r"^\| `([^`]+)` \|[^|]*\|[^|]*\|([^|]*)\|$", re.MULTILINE)
 CHOICES: dict[str, Callable[[AppTest], Any]] = {
     "model": lambda app: app.segmented_control(key="model.source").select("Hub"),
     "allocation": lambda app: app.slider(key="allocation.sparsity").set_value(0.99),
-    "method": lambda app: open_tab(app, "Unit").segmented_control(key="method.unit.kind").set_value("neuron"),
+    "method": lambda app: open_tab(app, "Unit").segmented_control(key="method.unit.kind").set_value("KV group"),
     "prune": lambda app: app.radio(key="prune.compensation").set_value("bias"),
     "experiments": lambda app: app.radio(key="experiments.choice").set_value("attention"),
     "compare": lambda app: (

@@ -82,7 +82,9 @@ def allocation_controls(choice: AllocationChoice, layout: Layout, criterion: str
         st.caption(same_plan(layout, sparsity, gamma))
     with st.expander("Advanced", key="allocation.advanced"):
         advanced = _advanced(choice, layout, fixed)
-    return AllocationChoice(sparsity=sparsity, gamma=gamma, method=method, widths=choice.widths, **advanced)
+    return AllocationChoice(
+        sparsity=sparsity, gamma=gamma, method=method, widths=choice.widths, edits=choice.edits, **advanced
+    )
 
 
 def _advanced(choice: AllocationChoice, layout: Layout, fixed: bool) -> dict[str, Any]:

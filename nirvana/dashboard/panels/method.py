@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import streamlit as st
 
-from nirvana.dashboard import state
+from nirvana.dashboard import selection, state
 from nirvana.dashboard.panels import page
 from nirvana.dashboard.panels.allocation import GAMMAS, same_plan
 from nirvana.dashboard.panels.charts import show_chart
 from nirvana.dashboard.panels.model import inspected, loaded_card
 from nirvana.dashboard.replan import load_saliency
-from nirvana.layout import KV_GROUP, NEURON, Site
+from nirvana.layout import ATTENTION, CROSS_ATTENTION, KV_GROUP, MLP, NEURON, Layout, Site
 from nirvana.reporting.figures.allocation import gamma_label
 from nirvana.reporting.figures.distributions import score_curve
 from nirvana.reporting.figures.drawings import Described, heads_drawn, unit_in_matrices
@@ -27,6 +27,7 @@ TOY = "nirvana.toy"  # the weights and the input, which two screens share
 LIMITS = {"w1": 3.0, "w2": 2.0, "x": 2.0}
 NAMES = {"w1": "w1, into the neuron", "w2": "w2, out of the neuron", "x": "Input x"}
 SCREENS = ("kernel", "removal")
+KIND = "method.unit.kind"
 
 
 def described(now: state.Context) -> Described | None:
@@ -84,22 +85,12 @@ def unit(now: state.Context) -> None:
     if scores is not None and scores.layout.sites != card.layout.sites:
         scores = None  # of another model than the draft's
     controls, picture = page.stage("method.unit")
-    stack = card.layout.stacks[0]
     with controls:
         st.latex(r"\mathrm{score}(u) = \sum_{W_{ij} \in u} \left| \tfrac{\partial f}{\partial W_{ij}} W_{ij} \right|")
-        kind = st.segmented_control("Unit", [KV_GROUP, NEURON], default=KV_GROUP, required=True, key="method.unit.kind")
-        sites = [
-            site for site in card.layout.pool(str(kind)) if site.stack == stack and site.module != "cross_attention"
-        ]
-        layers = [site.layer for site in sites]
-        layer = st.select_slider("Layer", layers, key="method.unit.layer") if len(layers) > 1 else layers[0]
-        site = next(each for each in sites if each.layer == layer)
-        most = card.layout[site].units - 1
-        number = st.number_input(
-            f"Number, 0 to {most}", 0, most, key=f"method.unit.{'kv' if kind == KV_GROUP else 'mlp'}"
-        )
+        site, number = _selected_unit(card.layout)
+    kind = card.layout[site].kind
     with picture:
-        show_chart("method.unit", unit_in_matrices(card, str(kind), int(number), _score(scores, site, int(number))))
+        show_chart("method.unit", unit_in_matrices(card, kind, number, _score(scores, site, number)))
     st.markdown(
         f"A **unit** is {meaning('unit')}. A matrix gets smaller only if a whole row or column goes, so weights are "
         "scored one by one and removed by units. The sum over a unit is not divided by the number of its weights: a "
@@ -107,6 +98,27 @@ def unit(now: state.Context) -> None:
     )
     if scores is not None:
         show_chart("method.unit.scores", score_curve(scores, site, now.run.plan()))
+
+
+def _selected_unit(layout: Layout) -> tuple[Site, int]:
+    """Controls of the selected unit, which is that of all pages."""
+    modules = {KV_GROUP: ATTENTION, NEURON: MLP}
+    module = selection.selected(layout).module
+    st.session_state[KIND] = NEURON if module == MLP else KV_GROUP
+
+    def take_kind() -> None:
+        selection.choose(layout, module=modules[str(st.session_state[KIND])])
+
+    st.segmented_control("Unit", list(modules), required=True, key=KIND, on_change=take_kind)
+    if len(layout.layers(selection.selected(layout).stack)) > 1:
+        selection.layer_control(layout, "method.unit.layer")
+    found = selection.selected(layout)
+    site = found.site._replace(module=ATTENTION) if found.module == CROSS_ATTENTION else found.site
+    most, key = layout[site].units - 1, f"method.unit.{'kv' if layout[site].kind == KV_GROUP else 'mlp'}"
+    number = found.unit if found.unit is not None and found.site == site else 0
+    st.session_state[key] = number
+    st.number_input(f"Number, 0 to {most}", 0, most, key=key, on_change=selection.take(layout, key, "unit"))
+    return site, number
 
 
 def groups(now: state.Context) -> None:

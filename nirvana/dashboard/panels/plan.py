@@ -28,15 +28,18 @@ def outcome(plan: PruningPlan) -> None:
             "Achieved sparsity",
             f"{plan.sparsity:.5f}",
             f"{plan.sparsity - plan.requested:+.5f} of the target",
-            f"Removed over prunable weights. It is below the target by less than {smallest_step(plan)}.",
+            "Removed over prunable weights."
+            + ("" if plan.edits else f" It is below the target by less than {smallest_step(plan)}."),
         )
         metric("Attention removed", f"{plan.rate(KV_GROUP):.1%}")
         metric("MLP removed", f"{plan.rate(NEURON):.1%}")
         size = plan.pruned_layout.parameters
         metric("Parameters", millions(size), f"{size / total - 1:.1%} of {millions(total)}")
+    apart = budget - plan.removed
+    side = "short of" if apart >= 0 else "above"
     st.caption(
-        f"Target {budget:,} weights, removed {plan.removed:,}: {budget - plan.removed:,} short of it. "
-        f"The smallest step is {smallest_step(plan)}."
+        f"Target {budget:,} weights, removed {plan.removed:,}: {abs(apart):,} {side} it. "
+        + ("Edits by hand do not restore the budget." if plan.edits else f"The smallest step is {smallest_step(plan)}.")
     )
     show_notes(plan.notes)
 

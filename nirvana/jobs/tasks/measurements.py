@@ -15,15 +15,12 @@ from nirvana.runs.speed import SizesRequest, SpeedRequest, measure_speeds, quali
 from nirvana.schema import Distinct, Schema, option
 
 if TYPE_CHECKING:
-    from nirvana.evaluation.ablation_results import Ablations
     from nirvana.evaluation.results import Report
     from nirvana.evaluation.speed_report import SpeedReport
-    from nirvana.evaluation.unit_inspection_results import UnitInspections
     from nirvana.loss_curves import Sensitivity
     from nirvana.runs.model_cache import ModelCache
+    from nirvana.runs.run import Attached
     from nirvana.runs.workspace import Workspace
-
-    Measured = SpeedReport | Report | Sensitivity | Ablations | UnitInspections
 
 
 class MeasurementTask(Task[Request], Generic[Request]):
@@ -35,10 +32,10 @@ class MeasurementTask(Task[Request], Generic[Request]):
     attachment = ""
 
     @abstractmethod
-    def measure(self, workspace: Workspace, request: Request) -> Measured:
+    def measure(self, workspace: Workspace, request: Request) -> Attached:
         """Measure the models of a run."""
 
-    def joined(self, run: Run, found: Measured) -> Measured:
+    def joined(self, run: Run, found: Attached) -> Attached:
         """The result that the run keeps."""
         return found
 
