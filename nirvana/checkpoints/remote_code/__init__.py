@@ -20,11 +20,12 @@ class Template(NamedTuple):
     auto_class: str
     transformers: str  # oldest supported release
     limits: str = ""  # limits of older ones, for the model card
+    body: str = ""  # ending of the class without output head, where the module has one
 
 
 # Suffix of a transformers class -> its template.
 TEMPLATES = {
-    "ForCausalLM": Template("modeling_pruned.py", "Llama", "AutoModelForCausalLM", "4.57"),
+    "ForCausalLM": Template("modeling_pruned.py", "Llama", "AutoModelForCausalLM", "4.57", body="Model"),
     "ForConditionalGeneration": Template(
         "modeling_pruned_t5.py",
         "T5",
@@ -54,8 +55,15 @@ def class_name(architecture: str) -> str:
 
 
 def auto_map(architecture: str) -> dict[str, str]:
-    """The `auto_map` of config.json, for `AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)`."""
-    return {template_of(architecture).auto_class: f"{MODULE}.{class_name(architecture)}"}
+    """The `auto_map` of config.json, for `AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)`; the
+    body too where the code has one, since vLLM builds that alone.
+    """
+    template = template_of(architecture)
+    names = {template.auto_class: f"{MODULE}.{class_name(architecture)}"}
+    if template.body:
+        stem = architecture.removesuffix(_ending(architecture))
+        names["AutoModel"] = f"{MODULE}.{class_name(stem)}{template.body}"
+    return names
 
 
 def _ending(architecture: str) -> str:

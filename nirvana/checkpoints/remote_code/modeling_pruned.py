@@ -8,7 +8,7 @@ and changes nothing of what they compute.
 import copy
 
 from torch import nn
-from transformers import LlamaConfig, LlamaForCausalLM, PretrainedConfig
+from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel, PretrainedConfig
 
 
 def layer_config(config: LlamaConfig, index: int) -> PretrainedConfig:
@@ -22,12 +22,12 @@ def layer_config(config: LlamaConfig, index: int) -> PretrainedConfig:
     return own
 
 
-class PrunedLlamaForCausalLM(LlamaForCausalLM):
-    """LlamaForCausalLM with layers of uneven widths."""
+class PrunedLlamaModel(LlamaModel):
+    """LlamaModel with layers of uneven widths."""
 
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__(config)
-        layer_class = type(self.model.layers[0])
+        layer_class = type(self.layers[0])
         layers = [layer_class(layer_config(config, index), index) for index in range(config.num_hidden_layers)]
         for index, layer in enumerate(layers):
             for name in getattr(layer_config(config, index), "output_biases", []):  # with values to be read
@@ -36,5 +36,19 @@ class PrunedLlamaForCausalLM(LlamaForCausalLM):
             for module in layer.modules():
                 if hasattr(module, "config"):  # one config for all, so that set_attn_implementation reaches them
                     module.config = config
-        self.model.layers = nn.ModuleList(layers)
+        self.layers = nn.ModuleList(layers)
         self.post_init()
+
+
+class PrunedLlamaForCausalLM(LlamaForCausalLM):
+    """LlamaForCausalLM on a PrunedLlamaModel."""
+
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__(config)
+        self.model = PrunedLlamaModel(config)
+        self.post_init()
+
+
+# With these, save_pretrained writes this file beside the weights.
+PrunedLlamaModel.register_for_auto_class("AutoModel")
+PrunedLlamaForCausalLM.register_for_auto_class("AutoModelForCausalLM")

@@ -1,39 +1,39 @@
 """A pruned T5ForConditionalGeneration: its blocks have the heads and widths of `per_stack_config` in config.json.
 
 Read this before you load the checkpoint with trust_remote_code=True. It makes the library's own linear layers smaller.
-Block 0 of a stack computes the position bias of all heads of the base model; an attention function picks those of the
-heads that a block kept, and calls the library's own. Needs transformers 5.15 or newer.
+Block 0 of a stack computes the position bias of all heads of the base model and every block hands it to the next; the
+attention here takes that of the heads that its block kept. Needs transformers 5.15 or newer.
 """
 
+import sys
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import T5Config, T5ForConditionalGeneration
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils.versions import require_version
 
 require_version("transformers>=5.15", "T5 of older releases has all heads of the base model in every block.")
 
-KEPT_HEADS = "kept_heads_of_blocks"
 ATTENTIONS = {"attention": (0, "SelfAttention"), "cross_attention": (1, "EncDecAttention")}
 
 
-def kept_heads_attention(
-    module: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: Any, **settings: Any
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """The library's attention, on the position bias of the heads that `module` kept."""
-    bias = settings.pop("position_bias", None)
-    heads = getattr(module, "kept_heads", None)
-    if bias is not None and heads is not None:
-        bias = bias[:, heads]
-    return sdpa_attention_forward(module, query, key, value, mask, position_bias=bias, **settings)
+class PrunedT5Attention(sys.modules[T5ForConditionalGeneration.__module__].T5Attention):
+    """T5Attention on the position bias of the heads that it kept; others read that of all heads."""
 
+    def compute_bias(self, *arguments: Any, **settings: Any) -> torch.Tensor:
+        self.bias_of_all = super().compute_bias(*arguments, **settings)
+        return self.bias_of_all[:, self.kept_heads]
 
-ALL_ATTENTION_FUNCTIONS.register(KEPT_HEADS, kept_heads_attention)
-ALL_MASK_ATTENTION_FUNCTIONS.register(KEPT_HEADS, sdpa_mask)
+    def forward(self, *arguments: Any, position_bias: torch.Tensor | None = None, **settings: Any) -> tuple:
+        if settings.get("key_value_states") is not None:  # cross-attention: zeros, of this module's own size
+            return super().forward(*arguments, position_bias=None, **settings)
+        own = None if position_bias is None else position_bias[:, self.kept_heads]
+        result = super().forward(*arguments, position_bias=own, **settings)
+        if position_bias is None:
+            position_bias = self.bias_of_all
+            del self.bias_of_all
+        return result[0], position_bias, *result[2:]
 
 
 def shrink(parent: nn.Module, name: str, *, inputs: int | None = None, outputs: int | None = None) -> None:
@@ -47,6 +47,10 @@ class PrunedT5ForConditionalGeneration(T5ForConditionalGeneration):
 
     def __init__(self, config: T5Config) -> None:
         super().__init__(config)
+        for stack in (self.encoder, self.decoder):
+            for attention in (module for module in stack.modules() if hasattr(module, "n_heads")):
+                attention.__class__ = PrunedT5Attention
+                attention.kept_heads = list(range(attention.n_heads))
         for stack, records in config.per_stack_config.items():
             for index, record in records.items():
                 layers = getattr(self, stack).block[int(index)].layer
@@ -54,6 +58,7 @@ class PrunedT5ForConditionalGeneration(T5ForConditionalGeneration):
                     place, name = ATTENTIONS[module]
                     attention = getattr(layers[place], name)
                     attention.kept_heads = heads
+                    attention.n_heads, attention.inner_dim = len(heads), len(heads) * config.d_kv
                     for projection in ("q", "k", "v"):
                         shrink(attention, projection, outputs=len(heads) * config.d_kv)
                     shrink(attention, "o", inputs=len(heads) * config.d_kv)
@@ -65,5 +70,8 @@ class PrunedT5ForConditionalGeneration(T5ForConditionalGeneration):
                 for name in record.get("output_biases", []):  # with values to be read
                     linear = getattr(self, stack).block[int(index)].get_submodule(name)
                     linear.bias = nn.Parameter(linear.weight.new_zeros(linear.out_features))
-        self.set_attn_implementation(KEPT_HEADS)
         self.post_init()
+
+
+# With this, save_pretrained writes this file beside the weights.
+PrunedT5ForConditionalGeneration.register_for_auto_class("AutoModelForSeq2SeqLM")

@@ -157,8 +157,6 @@ class T5Family(Family):
                 for module, path in ATTENTIONS.items():
                     if module in MODULES[stack]:
                         keep_heads(block.get_submodule(path), kept[Site(stack, layer, module)])
-        library: Any = model
-        library.set_attn_implementation("kept_heads")
 
 
 class MT5Family(T5Family):
