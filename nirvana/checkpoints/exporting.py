@@ -38,7 +38,7 @@ def export(
     format: str = "checkpoint",
     recipe: Mapping[str, Any] | None = None,
     measured: Report | None = None,
-    dtype: str = "float16",
+    dtype: str = "auto",
     tokenizer_from: str | os.PathLike[str] | None = None,
     progress: ProgressCallback | None = None,
 ) -> Export:
@@ -50,7 +50,7 @@ def export(
         format: "checkpoint" (`save`), "uniform" (`export_uniform`) or "gguf" (`export_gguf`).
         recipe: the model's recipe, for the model card of a folder.
         measured: numbers for that card.
-        dtype: of a GGUF file.
+        dtype: of the weights in the files, "float32", "bfloat16" or "float16"; see `file_dtype` for "auto".
         tokenizer_from: for GGUF, see `export_gguf`.
         progress: called often; may raise `Cancelled`, which leaves nothing behind.
 
@@ -69,7 +69,7 @@ def export(
             export_gguf(lm, staged, dtype=dtype, tokenizer_from=tokenizer_from, progress=writing)
         else:
             write = save if format == "checkpoint" else export_uniform
-            write(lm, staged, recipe=recipe, measured=measured, progress=writing)
+            write(lm, staged, dtype=dtype, recipe=recipe, measured=measured, progress=writing)
         verification = verify_export(lm, staged, progress=reading)
     return Export(place, format, size_of(place), verification)
 

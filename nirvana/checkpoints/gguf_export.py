@@ -12,6 +12,7 @@ import torch
 from nirvana.checkpoints.gguf_names import gguf_name, is_rotated, rotary_pairs
 from nirvana.checkpoints.placing import placed, refuse_other_file
 from nirvana.checkpoints.provenance import base_gguf, base_name
+from nirvana.checkpoints.saving import file_dtype
 from nirvana.errors import CheckpointError, ModelError
 from nirvana.files import user_path
 from nirvana.layout import KV_GROUP, NEURON, Layout
@@ -34,7 +35,7 @@ def export_gguf(
     lm: LM,
     path: str | os.PathLike[str],
     *,
-    dtype: str = "float16",
+    dtype: str = "auto",
     tokenizer_from: str | os.PathLike[str] | None = None,
     progress: ProgressCallback | None = None,
 ) -> Path:
@@ -43,7 +44,7 @@ def export_gguf(
     Args:
         lm: a model of the Llama family with its weights in memory, pruned or not.
         path: ends in .gguf; parents are created, and an existing file is replaced.
-        dtype: of the matrices, "float16", "bfloat16" or "float32"; vectors stay float32.
+        dtype: of the matrices, see `file_dtype`; "auto" is float16 for a quantised source. Vectors stay float32.
         tokenizer_from: the GGUF file to copy the tokenizer from; None for the model's own.
         progress: called after each tensor; may raise `Cancelled`, which leaves nothing behind.
 
@@ -57,12 +58,11 @@ def export_gguf(
     """
     target = user_path(path, CheckpointError).absolute()
     refuse_other_file(target)
-    if dtype not in GGML_NAMES:
-        raise CheckpointError(f"There is no dtype {dtype!r} for GGUF.", f"Use {', '.join(GGML_NAMES)}.")
+    stored = file_dtype(lm, dtype, format="gguf")
     tokenizer = refuse_gguf(lm, tokenizer_from)
     lm.weights()
     with placed(target) as staged:
-        _write(lm, staged, dtype, tokenizer, progress)
+        _write(lm, staged, stored, tokenizer, progress)
     return target
 
 

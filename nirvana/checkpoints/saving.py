@@ -11,10 +11,11 @@ from nirvana.checkpoints.card import checkpoint_card
 from nirvana.checkpoints.placing import placed, refuse_foreign
 from nirvana.checkpoints.provenance import base_name
 from nirvana.checkpoints.remote_code import MODULE, auto_map, class_name, remote_code
+from nirvana.checkpoints.sizes import FORMATS, ITEM_BYTES, uniform_layout, written_dtype
 from nirvana.errors import CheckpointError
 from nirvana.evaluation.results import Report
 from nirvana.files import read_json, user_path, write_bytes, write_json
-from nirvana.layout import Site
+from nirvana.layout import KV_GROUP, NEURON, Site
 from nirvana.models.generation_settings import FILE as GENERATION
 from nirvana.models.lm import LM
 from nirvana.models.pruning_record import FILE, OUTPUT_BIASES, PruningRecord, layer_records
@@ -32,6 +33,7 @@ def save(
     lm: LM,
     folder: str | os.PathLike[str],
     *,
+    dtype: str = "auto",
     recipe: Mapping[str, Any] | None = None,
     measured: Report | None = None,
     progress: ProgressCallback | None = None,
@@ -40,11 +42,13 @@ def save(
 
     transformers reads it too: `AutoModelForCausalLM.from_pretrained(folder)` (AutoModelForSeq2SeqLM for T5), with
     `trust_remote_code=True` where the layers have uneven widths. The code for that is in the folder; `load_model` never
-    runs it. The folder is created or replaced when it is complete. Only a checkpoint is replaced, no other content.
+    runs it. Layers of equal widths make a plain checkpoint of the base's architecture, without code. The folder is
+    created or replaced when it is complete. Only a checkpoint is replaced, no other content.
 
     Args:
         lm: a model with its weights in memory, pruned or not.
         folder: created with its parents.
+        dtype: of the weights in the files, see `file_dtype`.
         recipe: the model's recipe, for the model card.
         measured: numbers for the model card.
         progress: called after each part; may raise `Cancelled`, which leaves nothing behind.
@@ -53,12 +57,13 @@ def save(
         The folder, absolute.
 
     Raises:
-        CheckpointError: the folder holds other content, or the disk is full or not writable.
+        CheckpointError: the folder holds other content, a weight does not fit the dtype, or the disk is full or not
+            writable.
         ModelError: the weights are not in memory.
     """
     target = user_path(folder, CheckpointError).absolute()
     refuse_foreign(target)
-    config, record = checkpoint_config(lm), record_of(lm)
+    config, record = checkpoint_config(lm, file_dtype(lm, dtype)), record_of(lm)
     card = checkpoint_card(lm, recipe=recipe, measured=measured, remote_code="auto_map" in config)
     with placed(target) as staged:
         write_model(lm, staged, config, card, progress)
@@ -74,12 +79,23 @@ def write_model(lm: LM, folder: Path, config: Mapping[str, Any], card: str, prog
     """Files of every checkpoint: weights, config, tokenizer, model card, and the base's generation settings if any."""
     model = lm.weights()
     folder.mkdir()
-    _write_weights(model, folder, progress)
+    _write_weights(model, folder, config["dtype"], progress)
     write_json(folder / "config.json", config)
     if lm.generation is not None:
         write_json(folder / GENERATION, lm.generation)
     _write_tokenizer(lm.tokenizer, folder)
     write_bytes(folder / CARD, card.encode())
+
+
+def file_dtype(lm: LM, dtype: str = "auto", *, format: str = FORMATS[0]) -> str:
+    """The dtype of an export: "float32", "bfloat16" or "float16" as given; see `written_dtype` for "auto".
+
+    Raises:
+        CheckpointError: there is no such dtype.
+    """
+    if dtype not in ("auto", *ITEM_BYTES):
+        raise CheckpointError(f"There is no dtype {dtype!r}.", f"Use auto, {', '.join(ITEM_BYTES)}.")
+    return written_dtype(dtype, str(lm.dtype).removeprefix("torch."), lm.source.dtype, format=format)
 
 
 def record_of(lm: LM) -> PruningRecord | None:
@@ -96,7 +112,19 @@ def record_of(lm: LM) -> PruningRecord | None:
         output_biases=tuple(added_biases(lm)),
         compensations=lm.compensations,
         recoveries=lm.recoveries,
+        dense_sizes={name: lm.settings[name] for name in equal_sizes(lm) if lm.settings.get(name) is not None},
     )
+
+
+def equal_sizes(lm: LM) -> dict[str, int]:
+    """Settings for the sizes of all layers, where a plain model of this architecture can have those of `lm`, or {}."""
+    layout = lm.layout
+    if added_biases(lm) or uniform_layout(layout, lm.kept).sites != layout.sites:
+        return {}
+    groups, width = (layout[layout.pool(kind)[0]].units for kind in (KV_GROUP, NEURON))
+    if any(place.units != groups for place in lm.dense.values() if place.kind == KV_GROUP) and lm.family.unit_tables:
+        return {}  # a table with one column a unit is that of the dense model
+    return lm.family.uniform_config(lm.settings, groups, width)
 
 
 def added_biases(lm: LM) -> list[Site]:
@@ -104,10 +132,12 @@ def added_biases(lm: LM) -> list[Site]:
     return [site for site, place in lm.layout.items() if place.output_bias and not lm.dense[site].output_bias]
 
 
-def checkpoint_config(lm: LM) -> dict[str, Any]:
-    """config.json: the dense sizes, plus transformers' per_layer_config for the layers that differ from them."""
+def checkpoint_config(lm: LM, dtype: str) -> dict[str, Any]:
+    """config.json: the sizes of all layers where they are equal; else those of the dense model, plus transformers'
+    per_layer_config for the layers that differ from them.
+    """
     settings = lm.config.to_diff_dict() | {"architectures": [lm.layout.architecture]}
-    settings["dtype"] = str(lm.dtype).removeprefix("torch.")
+    settings["dtype"] = dtype
     for name in ("torch_dtype", "_name_or_path", "_model_name_or_path", "name_or_path"):
         settings.pop(name, None)
     geometry = lm.family.geometry(lm.settings)
@@ -117,6 +147,9 @@ def checkpoint_config(lm: LM) -> dict[str, Any]:
         settings["rope_theta"] = rope["rope_theta"]
         if rope.get("rope_type", "default") != "default":
             settings["rope_scaling"] = {key: value for key, value in rope.items() if key != "rope_theta"}
+    plain = equal_sizes(lm)
+    if plain:
+        return settings | plain
     biased = added_biases(lm)
     stacks = layer_records(lm.family, lm.settings, lm.kept, biased)
     if any(stacks.values()):
@@ -145,33 +178,52 @@ def _write_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     write_json(path, settings)
 
 
-def _write_weights(model: PreTrainedModel, staged: Path, progress: ProgressCallback | None) -> None:
+def _write_weights(model: PreTrainedModel, staged: Path, dtype: str, progress: ProgressCallback | None) -> None:
     """Shards of at most 1 GiB (a larger tensor alone), tied weights once; an index where there are several."""
     from safetensors.torch import save_file
 
-    shards = _shards(model)
+    shards = _shards(model, ITEM_BYTES[dtype])
     names = [f"model-{i:05}-of-{len(shards):05}.safetensors" for i in range(1, len(shards) + 1)]
     if len(shards) == 1:
         names = ["model.safetensors"]
+    total = 0
     for done, (name, tensors) in enumerate(zip(names, shards, strict=True)):
         report(progress, "Writing the checkpoint", done, len(shards) + 1)
-        save_file({key: value.contiguous() for key, value in tensors.items()}, staged / name, {"format": "pt"})
+        stored = {key: in_dtype(key, value, dtype, model.dtype).contiguous() for key, value in tensors.items()}
+        total += sum(value.numel() * value.itemsize for value in stored.values())
+        save_file(stored, staged / name, {"format": "pt"})
         (staged / name).chmod(staged.stat().st_mode & 0o666)  # safetensors makes it readable by the owner only
     if len(shards) > 1:
         where = {key: name for name, tensors in zip(names, shards, strict=True) for key in tensors}
-        total = sum(value.numel() * value.itemsize for tensors in shards for value in tensors.values())
         write_json(staged / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": where})
 
 
-def _shards(model: PreTrainedModel) -> list[dict[str, torch.Tensor]]:
+def in_dtype(name: str, tensor: torch.Tensor, dtype: str, of_model: torch.dtype) -> torch.Tensor:
+    """A weight as it is stored. Weights that the library keeps in a wider type than `of_model`'s keep theirs.
+
+    Raises:
+        CheckpointError: a value is too large for the dtype.
+    """
+    import torch
+
+    kind = getattr(torch, dtype)
+    if tensor.dtype == kind or (tensor.dtype != of_model and of_model == kind):
+        return tensor
+    values = tensor.detach().to(kind)
+    if not torch.isfinite(values).all():
+        raise CheckpointError(f"{name} holds values too large for {dtype}.", "Use bfloat16 or float32.")
+    return values
+
+
+def _shards(model: PreTrainedModel, item: int) -> list[dict[str, torch.Tensor]]:
     shards: list[dict[str, torch.Tensor]] = [{}]
     size = 0
     for name, tensor in own_tensors(model):
-        if shards[-1] and size + tensor.numel() * tensor.itemsize > SHARD_BYTES:
+        if shards[-1] and size + tensor.numel() * item > SHARD_BYTES:
             shards.append({})
             size = 0
         shards[-1][name] = tensor.detach()
-        size += tensor.numel() * tensor.itemsize
+        size += tensor.numel() * item
     return shards
 
 

@@ -20,14 +20,25 @@ def export_sizes(layout: Layout, kept: Kept, *, dtype: str) -> dict[str, int]:
     Args:
         layout: of the model to export.
         kept: units that it keeps of the dense model.
-        dtype: its floating-point type, "float32", "float16" or "bfloat16"; a GGUF file is written in float16.
+        dtype: of the weights in the files, "float32", "float16" or "bfloat16".
     """
     own = ITEM_BYTES[dtype]
     return {
         "checkpoint": layout.parameters * own,
         "uniform": uniform_layout(layout, kept).parameters * own,
-        "gguf": layout.parameters * ITEM_BYTES["float16"],
+        "gguf": layout.parameters * own,
     }
+
+
+def written_dtype(asked: str, own: str, stored: str, *, format: str = FORMATS[0]) -> str:
+    """The dtype of an export. `asked` unless it is "auto", which is the one of `own`, in memory, and `stored`, in the
+    model's files, that takes fewer bytes: a pruned model never takes more than its source. A quantised source, whose
+    `stored` is "", is written in the dtype in memory, and as GGUF in float16.
+    """
+    if asked != "auto":
+        return asked
+    stored = stored or ("float16" if format == "gguf" else own)
+    return stored if ITEM_BYTES[stored] < ITEM_BYTES[own] else own
 
 
 def uniform_layout(layout: Layout, kept: Kept) -> Layout:

@@ -15,7 +15,7 @@ from torch import nn
 
 from nirvana.checkpoints.card import checkpoint_card
 from nirvana.checkpoints.placing import placed, refuse_foreign
-from nirvana.checkpoints.saving import added_biases, checkpoint_config, own_tensors, write_model
+from nirvana.checkpoints.saving import added_biases, checkpoint_config, file_dtype, own_tensors, write_model
 from nirvana.checkpoints.sizes import padding_note, shared_units, uniform_layout
 from nirvana.errors import CheckpointError
 from nirvana.evaluation.results import Report
@@ -40,6 +40,7 @@ def export_uniform(
     lm: LM,
     folder: str | os.PathLike[str],
     *,
+    dtype: str = "auto",
     recipe: Mapping[str, Any] | None = None,
     measured: Report | None = None,
     progress: ProgressCallback | None = None,
@@ -55,6 +56,7 @@ def export_uniform(
     Args:
         lm: a model with its weights in memory.
         folder: created with its parents; a checkpoint is replaced, other content is not.
+        dtype: of the weights in the files, see `file_dtype`.
         recipe: the model's recipe, for the model card.
         measured: numbers for the model card.
         progress: called after each layer and part; may raise `Cancelled`, which leaves nothing behind.
@@ -63,19 +65,20 @@ def export_uniform(
         The folder, absolute.
 
     Raises:
-        CheckpointError: the model has biases that a plain one cannot have, the folder holds other content, or the disk
-            is full or not writable.
+        CheckpointError: the model has biases that a plain one cannot have, the folder holds other content, a weight
+            does not fit the dtype, or the disk is full or not writable.
         ModelError: the weights are not in memory.
     """
     target = user_path(folder, CheckpointError).absolute()
     refuse_foreign(target)
+    stored = file_dtype(lm, dtype)
     filled = fill_up(lm, progress=progress)
     padded = padding_note(lm.layout, lm.kept)
     form = EQUAL if filled.layout.prunable == lm.layout.prunable else f"{NOTE}{f' It has {padded}.' if padded else ''}"
     note = form if lm.is_pruned else ""
     card = checkpoint_card(lm, recipe=recipe, measured=measured, note=note)
     with placed(target) as staged:
-        write_model(filled, staged, checkpoint_config(filled), card, progress)
+        write_model(filled, staged, checkpoint_config(filled, stored), card, progress)
         report(progress, "Writing the checkpoint", 1, 1)
     return target
 

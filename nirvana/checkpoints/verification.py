@@ -16,6 +16,8 @@ from nirvana.checkpoints.gguf_export import GGML_NAMES, header, open_gguf, store
 from nirvana.checkpoints.gguf_names import is_rotated, rotary_halves
 from nirvana.checkpoints.placing import GGUF_SUFFIX
 from nirvana.checkpoints.remote_code import MODULE, class_name, remote_code
+from nirvana.checkpoints.saving import in_dtype, own_tensors
+from nirvana.checkpoints.sizes import ITEM_BYTES
 from nirvana.errors import CheckpointError
 from nirvana.files import read_file
 from nirvana.models.lm import LM
@@ -49,9 +51,10 @@ class Verification:
 def verify_export(lm: LM, path: str | os.PathLike[str], *, progress: ProgressCallback | None = None) -> Verification:
     """Read an export of `lm` back, run a forward pass and compare the logits.
 
-    A checkpoint must be bit-equal, through `load_model` and through the code in its folder. A uniform one may differ by
-    rounding. A GGUF file must hold every weight rounded to its dtype, and give the logits of `lm` in torch up to that
-    rounding; llama.cpp itself is not run.
+    A checkpoint must hold every weight rounded to its dtype; where that changes none, logits are bit-equal. The code in
+    its folder must give the logits of `load_model`. A uniform checkpoint may differ by rounding. A GGUF file must hold
+    every weight rounded to its dtype, and give the logits of `lm` in torch up to that rounding; llama.cpp itself is not
+    run.
 
     Args:
         lm: the exported model, with its weights in memory.
@@ -70,20 +73,41 @@ def verify_export(lm: LM, path: str | os.PathLike[str], *, progress: ProgressCal
 
 def _verify_folder(lm: LM, folder: Path, progress: ProgressCallback | None) -> Verification:
     expected = _logits(lm, lm.weights())
-    dtype = str(lm.dtype).removeprefix("torch.")
+    dtype, settings = str(lm.dtype).removeprefix("torch."), read_config(folder)
     again = load_model(folder, device=str(lm.device), dtype=dtype, progress=within(progress, "Reading back", 0, 2))
     exact = again.layout == lm.layout
     if not exact and again.is_pruned:
         raise CheckpointError("The written checkpoint has other sizes than the model.", HINT)
-    found = _compare(expected, _logits(lm, again.weights()), 0.0 if exact else ROUNDING[lm.dtype])
+    stored = str(settings["dtype"])
+    rounded = _differ_by_rounding(lm, again, stored) if exact else ITEM_BYTES[stored] < lm.dtype.itemsize
+    precision = max((lm.dtype, getattr(torch, stored)), key=lambda kind: ROUNDING[kind])
+    logits = _logits(lm, again.weights())
+    found = _compare(expected, logits, 0.0 if exact and not rounded else ROUNDING[precision])
     again.unload()
-    checks = ["read back with load_model" + (", bit-equal" if exact else "")]
-    if "auto_map" in read_config(folder):
+    checks = ["read back with load_model" + (f", every weight rounded to {stored}" if rounded else ", bit-equal")]
+    if not exact and not rounded:
+        checks = ["read back with load_model"]
+    if "auto_map" in settings:
         report(progress, "Reading back with the checkpoint's own code", 1, 2)
-        _compare(expected, _logits(lm, _load_with_code(lm, folder)), 0.0)
+        _compare(logits, _logits(lm, _load_with_code(lm, folder)), 0.0)
         checks.append("read back with the code in the folder, bit-equal")
     report(progress, "Reading back", 2, 2)
     return Verification(*found, tuple(checks))
+
+
+def _differ_by_rounding(lm: LM, again: LM, dtype: str) -> bool:
+    """Whether rounding to the dtype of the files changed a weight.
+
+    Raises:
+        CheckpointError: a weight read back is not the model's, rounded.
+    """
+    changed, read = False, dict(own_tensors(again.weights()))
+    for name, tensor in own_tensors(lm.weights()):
+        rounded = in_dtype(name, tensor, dtype, lm.dtype).to(tensor.dtype)
+        if not torch.equal(read[name], rounded):
+            raise CheckpointError(f"{name}, read back, differs from the model.", HINT)
+        changed = changed or not torch.equal(rounded, tensor)
+    return changed
 
 
 def _load_with_code(lm: LM, folder: Path) -> PreTrainedModel:

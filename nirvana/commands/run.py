@@ -52,27 +52,27 @@ class RunCommand(Command):
         recipe = apply_options(_recipe(arguments.recipe, **given(ModelChoice, arguments)), arguments)
         request = RunRequest(**given(RunRequest, arguments))
         steps = recipe.up_to(request.until)
-        format = ExportRequest(**given(ExportRequest, arguments)).format
+        wanted = ExportRequest(**given(ExportRequest, arguments))
         output = local_path(arguments.output, CheckpointError) if arguments.output else None
         if output is not None:
             if "prune" not in steps:
                 raise RunError(
                     f"There is no checkpoint before the step prune, and --until is {request.until}.", "Drop one."
                 )
-            check_output(output, format)
+            check_output(output, wanted.format)
         check_recipe(recipe, steps)
         with Bar().shown() as bar:
             from nirvana.runs.model_cache import ModelCache
 
             models, store = ModelCache(), Store()
-            if output is not None and format != FORMATS[0]:
+            if output is not None and wanted.format != FORMATS[0]:
                 bar.step("model")
-                _check_format(models.dense(recipe.model, bar.progress), format)
+                _check_format(models.dense(recipe.model, bar.progress), wanted.format)
             with new_run(store, recipe, arguments.name) as run:
                 execute_here(run, "run", request.to_json(), bar, models)
             if output is not None:
                 bar.step("export")
-                _write(run, models, output, format, bar)
+                _write(run, models, output, wanted, bar)
         show_run(run, arguments.json, output)
 
 
@@ -108,7 +108,7 @@ def _check_format(lm: LM, format: str) -> None:
         raise CheckpointError(reason, "Choose another format with --export.")
 
 
-def _write(run: Run, models: ModelCache, output: Path, format: str, bar: Bar) -> None:
+def _write(run: Run, models: ModelCache, output: Path, wanted: ExportRequest, bar: Bar) -> None:
     """Export the final model and, into a folder, the run's plan, recipe and report."""
     from nirvana.checkpoints.exporting import export
     from nirvana.runs.workspace import Workspace
@@ -116,7 +116,8 @@ def _write(run: Run, models: ModelCache, output: Path, format: str, bar: Bar) ->
     workspace, report = Workspace.of(run, models=models, progress=bar.progress), run.report()
     plan, small = workspace.plan(), workspace.final()
     recipe = run.recipe.portable().to_json()
-    folder = export(small, output, format=format, recipe=recipe, measured=report, progress=bar.progress).path
+    formed = {"format": wanted.format, "dtype": wanted.dtype}
+    folder = export(small, output, **formed, recipe=recipe, measured=report, progress=bar.progress).path
     if not folder.is_dir():
         return
     write_json(folder / "plan.json", plan.to_json())

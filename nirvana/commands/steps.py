@@ -223,11 +223,11 @@ class PruneCommand(Command):
     def run(self, arguments: argparse.Namespace) -> None:
         recipe = apply_options(Recipe(), arguments)
         check_recipe(recipe, ("model", "prune"))
-        format = ExportRequest(**given(ExportRequest, arguments)).format
+        wanted = ExportRequest(**given(ExportRequest, arguments))
         hint = "`nirvana allocate` writes one."
         plan = PruningPlan.from_json(read_input(arguments.plan, parse_json, "plan", hint))
         output = local_path(arguments.output, CheckpointError)
-        check_output(output, format)
+        check_output(output, wanted.format)
         with Bar().shown() as bar:
             lm = load(recipe.model, bar)
             from nirvana.checkpoints.exporting import export
@@ -235,7 +235,7 @@ class PruneCommand(Command):
 
             bar.step("prune")
             small = Workspace(recipe, lm=lm, plan=plan, progress=bar.progress).pruned()
-            written = export(small, output, format=format, progress=bar.progress)
+            written = export(small, output, format=wanted.format, dtype=wanted.dtype, progress=bar.progress)
         sizes = {"dense": lm.layout.parameters, "pruned": small.layout.parameters}
         checks = list(written.verification.checks)
         if arguments.json:

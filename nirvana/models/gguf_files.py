@@ -16,6 +16,8 @@ from nirvana.models.quiet import quiet_library
 from nirvana.out_of_memory import is_out_of_memory
 from nirvana.progress import ProgressCallback, report
 
+DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+
 
 def read_gguf_config(path: Path) -> tuple[dict[str, Any], int]:
     """The header as a config.json dictionary, and the bits per weight of its most common tensor type.
@@ -68,7 +70,10 @@ def read_gguf_config(path: Path) -> tuple[dict[str, Any], int]:
     weights: Counter[str] = Counter()
     for tensor in tensors.values():
         weights[tensor.kind] += math.prod(tensor.shape)
-    quantised = re.match(r"I?T?Q(\d)", max(weights, key=weights.__getitem__))  # Q4_1, IQ3_S ...; not F32, F16, BF16
+    kind = max(weights, key=weights.__getitem__)
+    if kind in DTYPES:
+        config["dtype"] = DTYPES[kind]
+    quantised = re.match(r"I?T?Q(\d)", kind)  # Q4_1, IQ3_S ...; not F32, F16, BF16
     return config, int(quantised.group(1)) if quantised else 16
 
 

@@ -36,18 +36,19 @@ def inspect_model(name: str) -> ModelPreview:
     Raises:
         ModelError: it cannot be found, or its architecture is not supported.
     """
-    from nirvana.models.pruning_record import read_record
+    from nirvana.models.pruning_record import find_record
 
     located = locate(name)
     family = family_of(located.config)
-    record = read_record(located.path)
-    layout = family.layout(located.config) if record is None else record.layout(family, located.config)
+    record = find_record(located.path, family, located.config)
+    config = located.config if record is None else record.dense_config(family, located.config)
+    layout = family.layout(config) if record is None else record.layout(family, config)
     return ModelPreview(
         name=located.name,
         origin=located.origin,
         note=located.note if record is None else record.note,
         family=family.name,
         layout=layout,
-        geometry=family.geometry(located.config),
+        geometry=family.geometry(config),
         stored_dtype=str(located.config.get("dtype") or located.config.get("torch_dtype") or "float32"),
     )

@@ -31,6 +31,7 @@ class Source:
 
     `note` is shown with every number of the model; empty for a model in its original precision. `base` is the name of
     the dense model that a pruned checkpoint came from. `path` is the folder or GGUF file on this machine that was read.
+    `dtype` is that of the weights in its files, e.g. "bfloat16"; empty for quantised ones.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Source:
     note: str = ""
     base: str = ""
     path: Path | None = None
+    dtype: str = ""
 
 
 @dataclass(eq=False)

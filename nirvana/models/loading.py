@@ -21,10 +21,10 @@ from nirvana.models.gguf_files import converted_folder
 from nirvana.models.hashing import weight_hash
 from nirvana.models.limits import check_fits
 from nirvana.models.lm import LM, Source
-from nirvana.models.pruning_record import FILE, PruningRecord, read_record
+from nirvana.models.pruning_record import FILE, PruningRecord, find_record
 from nirvana.models.quiet import quiet_library
 from nirvana.models.sources import Located, locate, read_config
-from nirvana.models.tensors import read_tensors, weight_files
+from nirvana.models.tensors import read_tensors, stored_dtype, weight_files
 from nirvana.models.weights import resize
 from nirvana.out_of_memory import is_out_of_memory
 from nirvana.progress import ProgressCallback, report
@@ -71,7 +71,10 @@ def load_model(
     located = locate(name)
     family = family_of(located.config)
     _refuse_quantised(located)
-    record = read_record(located.path)
+    record = find_record(located.path, family, located.config)
+    if record is not None:
+        located = replace(located, config=dict(record.dense_config(family, located.config)))
+        family.check(located.config)
     place = resolve_device(device)
     precision = resolve_dtype(dtype, located.config, place)
     layout = family.layout(located.config) if record is None else record.layout(family, located.config)
@@ -80,7 +83,7 @@ def load_model(
     folder = _weights_folder(located, progress)
     files = weight_files(folder)
     hash_of_files = weight_hash(files)
-    config = _library_config(folder)
+    config = _library_config(folder, {} if record is None else record.dense_sizes)
     generation = None if located.kind == "gguf" else read_generation_settings(folder)
     tensors = read_tensors(files, precision, progress, family.kept_in_float32)
     model = build_model(config, family, layout, tensors, precision)
@@ -97,7 +100,8 @@ def load_model(
     model.requires_grad_(False)
     nn.Module.to(model, place)
     report(progress, "Reading the tokenizer", 0, 0)
-    source = Source(located.name, located.origin, located.note, path=located.path)
+    stored = str(located.config.get("dtype", "")) if located.kind == "gguf" else stored_dtype(files)
+    source = Source(located.name, located.origin, located.note, path=located.path, dtype=stored)
     if record is not None:
         source = replace(source, note=record.note, base=record.base)
     return LM(
@@ -112,7 +116,7 @@ def load_model(
         device=place,
         dtype=precision,
         compute_hash=hash_of_files,
-        compute_base_hash=hash_of_files if record is None else lambda: record.base_hash,
+        compute_base_hash=lambda: (record.base_hash if record else "") or hash_of_files(),
         plans=() if record is None else record.plans,
         compensations=() if record is None else record.compensations,
         recoveries=() if record is None else record.recoveries,
@@ -170,11 +174,12 @@ def _weights_folder(located: Located, progress: ProgressCallback | None) -> Path
     return located.path
 
 
-def _library_config(folder: Path) -> PretrainedConfig:
-    """The transformers config of the folder, without keys that would run code or resize layers."""
+def _library_config(folder: Path, sizes: Mapping[str, int]) -> PretrainedConfig:
+    """The transformers config of the folder, with `sizes`, and without keys that would run code or resize layers."""
     from transformers import CONFIG_MAPPING
 
     settings = {key: value for key, value in read_config(folder).items() if key not in NOT_FOR_TRANSFORMERS}
+    settings |= sizes
     try:
         config: PretrainedConfig = CONFIG_MAPPING[settings["model_type"]].from_dict(settings)
     except Exception as error:  # the library's checks raise classes of their own

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,8 @@ class PruningRecord:
     `kept` has original unit indices; a layer without sites was removed. `base` and `base_hash` name the dense model,
     which had `base_layers` layers in each stack; `note` is its source's, e.g. "4-bit origin". `plans` are the hashes of
     the pruning plans that were applied to it, in order. `output_biases` are the sites whose output projection gained a
-    bias; `compensations` and `recoveries` as in `LM`.
+    bias; `compensations` and `recoveries` as in `LM`. `dense_sizes` are settings of the dense model that config.json
+    has otherwise, because all layers of the checkpoint have the same sizes.
     """
 
     base: str
@@ -39,6 +40,7 @@ class PruningRecord:
     output_biases: tuple[Site, ...] = ()
     compensations: tuple[dict[str, Any], ...] = ()
     recoveries: tuple[dict[str, Any], ...] = ()
+    dense_sizes: dict[str, int] = field(default_factory=dict)
 
     @property
     def layers(self) -> dict[str, list[int]]:
@@ -79,9 +81,19 @@ class PruningRecord:
         self._check_layer_records(family, config)
         return replace(layout, sites=sites)
 
+    def dense_config(self, family: Family, config: Config) -> Config:
+        """`config`, which is the checkpoint's, with the dense model's layer sizes.
+
+        Raises:
+            CheckpointError: the record has other settings than sizes.
+        """
+        if not set(self.dense_sizes) <= set(family.uniform_config(config, 1, 1)):
+            raise CheckpointError(f"{FILE} has sizes that are not of layers.", "Save the model again.")
+        return {**config, **self.dense_sizes}
+
     def _check_layer_records(self, family: Family, config: Config) -> None:
         """Check that config.json records the same sizes, heads and biases."""
-        written = config.get("per_stack_config" if family.encoder_decoder else "per_layer_config")
+        written = config.get(_layers_key(family))
         if written is None:
             return
         for stack, expected in layer_records(family, config, self.kept, self.output_biases).items():
@@ -107,6 +119,7 @@ class PruningRecord:
             "output_biases": [site.key for site in self.output_biases],
             "compensations": list(self.compensations),
             **({"recoveries": list(self.recoveries)} if self.recoveries else {}),
+            **({"dense_sizes": self.dense_sizes} if self.dense_sizes else {}),
             "kept": {site.key: kept.tolist() for site, kept in self.kept.items()},
         }
 
@@ -124,6 +137,7 @@ class PruningRecord:
             output_biases=tuple(Site.from_key(key) for key in data.get("output_biases", ())),
             compensations=tuple(dict(record) for record in data.get("compensations", ())),
             recoveries=tuple(dict(record) for record in data.get("recoveries", ())),
+            dense_sizes={str(name): whole_number(size) for name, size in data.get("dense_sizes", {}).items()},
         )
 
 
@@ -146,13 +160,53 @@ def layer_records(
     return stacks
 
 
+def record_in_config(family: Family, config: Config) -> PruningRecord | None:
+    """The record of a pruned checkpoint that another program wrote again, so that it has no pruning.json; None for a
+    dense model. Its base is unknown: the dense model is taken to have its layers, at the sizes of `config`.
+
+    Raises:
+        CheckpointError: the sizes of the layers in config.json are impossible.
+    """
+    written = config.get(_layers_key(family))
+    if not written:
+        return None
+    kept: dict[Site, np.ndarray] = {}
+    biased: list[Site] = []
+    counts = {stack: len(family.layout(config).layers(stack)) for stack in family.layer_counts}
+    with well_formed("config.json has impossible sizes of layers", CheckpointError, "Save the model again."):
+        for stack, count in counts.items():
+            records = _by_number(written.get(stack, {}) if family.encoder_decoder else written)
+            for layer in range(count):
+                record = records.get(layer, {})
+                for module, units in family.units_of(config, record, stack).items():
+                    site = Site(stack, layer, module)
+                    kept[site] = units
+                    outputs = {part.module for part in family.slices(config, site) if part.dim == 1}
+                    if outputs & set(record.get(OUTPUT_BIASES, ())):
+                        biased.append(site)
+    return PruningRecord("", "", "", counts, kept, (), tuple(biased))
+
+
+def _layers_key(family: Family) -> str:
+    return "per_stack_config" if family.encoder_decoder else "per_layer_config"
+
+
 def _by_number(records: Mapping[str, Any]) -> dict[Any, Any]:
     """Records by layer number: transformers rewrites the keys with leading zeros."""
     return {int(place) if place.isdigit() else place: record for place, record in records.items()}
 
 
+def find_record(folder: Path, family: Family, config: Config) -> PruningRecord | None:
+    """The record of a pruned checkpoint, from its file or else from its config, or None for a dense model.
+
+    Raises:
+        CheckpointError: the file or the config is damaged.
+    """
+    return read_record(folder) or record_in_config(family, config)
+
+
 def read_record(folder: Path) -> PruningRecord | None:
-    """The record of a pruned checkpoint, or None for a dense model.
+    """The record in the file of a pruned checkpoint, or None where there is no such file.
 
     Raises:
         CheckpointError: the file is there but cannot be read.

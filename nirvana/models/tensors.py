@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Container
 from pathlib import Path
 
@@ -82,3 +83,17 @@ def _checked(name: str, stored: torch.Tensor, dtype: torch.dtype) -> torch.Tenso
             "Download the model again, or try dtype float32.",
         )
     return tensor
+
+
+STORED = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}  # safetensors' names
+
+
+def stored_dtype(files: list[Path]) -> str:
+    """The floating-point type of most tensors, e.g. "bfloat16"; "" where it is none that models compute in."""
+    from safetensors import safe_open
+
+    kinds: Counter[str] = Counter()
+    for file in files:
+        with safe_open(file, framework="pt") as reader:
+            kinds.update(reader.get_slice(name).get_dtype() for name in reader.keys())  # noqa: SIM118 - no mapping
+    return STORED.get(max(kinds, key=kinds.__getitem__, default=""), "")

@@ -133,6 +133,7 @@ def _model(workspace: Workspace) -> tuple[ModelCard, dict[str, Any]]:
         weight_bytes=lm.weight_bytes,
         has_chat_template=bool(getattr(lm.tokenizer, "chat_template", None)),
         seconds=time.perf_counter() - start,
+        stored_dtype=lm.source.dtype,
         task=task_of(lm),
         **placement(lm),
     )

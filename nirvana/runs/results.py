@@ -25,6 +25,7 @@ class ModelCard:
     weight_bytes: int
     has_chat_template: bool = False
     seconds: float = 0.0
+    stored_dtype: str = ""  # of the weights in the model's files; empty for quantised ones
     task: str = ""  # that an encoder-decoder was trained on; empty without an encoder
 
     def to_json(self) -> dict[str, Any]:

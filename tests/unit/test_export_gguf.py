@@ -175,7 +175,7 @@ def test_weights_that_overflow_float16_are_refused(dense: LM, tmp_path: Path) ->
     with torch.no_grad():
         weight[0, 0] = 1e6
     with pytest.raises(CheckpointError, match=re.escape("blk.0.ffn_up.weight") + ".*float16"):
-        export_gguf(lm, tmp_path / "out.gguf")
+        export_gguf(lm, tmp_path / "out.gguf", dtype="float16")
     assert [item.name for item in tmp_path.iterdir() if item.name != "home"] == []
     assert export_gguf(lm, tmp_path / "out.gguf", dtype="bfloat16").is_file()
 

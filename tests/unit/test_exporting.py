@@ -137,7 +137,7 @@ def lie_about_the_version(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (change_weight, "does not compute the model's logits"),
+        (change_weight, "read back, differs from the model"),
         (truncate, "truncated or not a safetensors file"),
         (lie_about_shapes, "disagree about layer 0 of the decoder"),
         (lie_about_shapes_twice, r"pruning\.json and the weights disagree: .*mlp"),

@@ -6,6 +6,7 @@ and changes nothing of what they compute.
 """
 
 import copy
+from typing import Any
 
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel, PretrainedConfig
@@ -31,11 +32,12 @@ class PrunedLlamaModel(LlamaModel):
         layers = [layer_class(layer_config(config, index), index) for index in range(config.num_hidden_layers)]
         for index, layer in enumerate(layers):
             for name in getattr(layer_config(config, index), "output_biases", []):  # with values to be read
-                linear = layer.get_submodule(name)
+                linear: Any = layer.get_submodule(name)
                 linear.bias = nn.Parameter(linear.weight.new_zeros(linear.out_features))
-            for module in layer.modules():
-                if hasattr(module, "config"):  # one config for all, so that set_attn_implementation reaches them
-                    module.config = config
+            part: Any
+            for part in layer.modules():
+                if hasattr(part, "config"):  # one config for all, so that set_attn_implementation reaches them
+                    part.config = config
         self.layers = nn.ModuleList(layers)
         self.post_init()
 

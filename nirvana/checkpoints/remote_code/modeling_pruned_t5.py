@@ -18,14 +18,20 @@ require_version("transformers>=5.15", "T5 of older releases has all heads of the
 ATTENTIONS = {"attention": (0, "SelfAttention"), "cross_attention": (1, "EncDecAttention")}
 
 
-class PrunedT5Attention(sys.modules[T5ForConditionalGeneration.__module__].T5Attention):
+T5Attention: Any = sys.modules[T5ForConditionalGeneration.__module__].T5Attention
+
+
+class PrunedT5Attention(T5Attention):  # type: ignore[misc]
     """T5Attention on the position bias of the heads that it kept; others read that of all heads."""
 
-    def compute_bias(self, *arguments: Any, **settings: Any) -> torch.Tensor:
-        self.bias_of_all = super().compute_bias(*arguments, **settings)
-        return self.bias_of_all[:, self.kept_heads]
+    kept_heads: list[int]
 
-    def forward(self, *arguments: Any, position_bias: torch.Tensor | None = None, **settings: Any) -> tuple:
+    def compute_bias(self, *arguments: Any, **settings: Any) -> torch.Tensor:
+        bias: torch.Tensor = super().compute_bias(*arguments, **settings)
+        self.bias_of_all = bias
+        return bias[:, self.kept_heads]
+
+    def forward(self, *arguments: Any, position_bias: torch.Tensor | None = None, **settings: Any) -> Any:
         if settings.get("key_value_states") is not None:  # cross-attention: zeros, of this module's own size
             return super().forward(*arguments, position_bias=None, **settings)
         own = None if position_bias is None else position_bias[:, self.kept_heads]
@@ -48,9 +54,10 @@ class PrunedT5ForConditionalGeneration(T5ForConditionalGeneration):
     def __init__(self, config: T5Config) -> None:
         super().__init__(config)
         for stack in (self.encoder, self.decoder):
-            for attention in (module for module in stack.modules() if hasattr(module, "n_heads")):
-                attention.__class__ = PrunedT5Attention
-                attention.kept_heads = list(range(attention.n_heads))
+            for module in stack.modules():
+                if isinstance(module, T5Attention):
+                    module.__class__ = PrunedT5Attention
+                    module.kept_heads = list(range(config.num_heads))
         for stack, records in config.per_stack_config.items():
             for index, record in records.items():
                 layers = getattr(self, stack).block[int(index)].layer

@@ -9,7 +9,7 @@ import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nirvana.checkpoints.sizes import FORMATS, export_sizes
+from nirvana.checkpoints.sizes import FORMATS, ITEM_BYTES, export_sizes
 from nirvana.errors import CheckpointError, RunError
 from nirvana.jobs.task import Task, require_pruned
 from nirvana.progress import Progress, Reporter, within
@@ -27,7 +27,7 @@ MARGIN = 32 << 20  # bytes for tokenizer and configs
 
 
 class ExportRequest(Schema):
-    """The export format."""
+    """Format and dtype of an export."""
 
     format: str = option(
         FORMATS[0],
@@ -43,11 +43,18 @@ class ExportRequest(Schema):
         choices=lambda: ("final", "pruned", "recovered"),
         error=CheckpointError,
     )
+    dtype: str = option(
+        "auto",
+        "--export-dtype",
+        "of the weights in the files; auto: that of the model's files, or the one in memory if it takes fewer bytes",
+        choices=lambda: ("auto", *ITEM_BYTES),
+        error=CheckpointError,
+    )
 
 
 class Export(Task[ExportRequest]):
     """Write the chosen model in a format, verify it by reading it back, and pack a folder into one file. The result has
-    "path", "bytes", "format", "model" (hash of its weights) and "checks" (verified properties).
+    the request's fields, "path", "bytes", "model" (hash of its weights) and "checks" (verified properties).
     """
 
     name = "export"
@@ -71,7 +78,7 @@ class Export(Task[ExportRequest]):
         workspace = Workspace.of(run, models=models, progress=reporter.progress)
         found = {"final": workspace.final, "pruned": workspace.pruned, "recovered": workspace.recovered}
         small = found[request.subject]()
-        _check_room(run, small, format)
+        _check_room(run, small, request)
         plan = str((run.info("allocation") or {}).get("fingerprint", ""))
         kind = "recovered" if small.recoveries else "pruned"
         name = f"{_file_name(run.recipe.model.name)}-{kind}-{plan[:8]}"
@@ -82,22 +89,27 @@ class Export(Task[ExportRequest]):
                 small,
                 Path(temporary) / (f"{name}.gguf" if format == "gguf" else name),
                 format=format,
+                dtype=request.dtype,
                 recipe=run.recipe.portable().to_json(),
                 measured=measured,
                 progress=within(reporter.progress, TITLES[format], 0, parts),
             )
+            if request.dtype != "auto":
+                name += f"-{request.dtype}"
             ready, path = written.path, run.folder / f"{name}.gguf"
             if written.path.is_dir():
                 ready, path = Path(temporary) / "archive.zip", run.folder / f"{name}-{format}.zip"
                 _pack(written.path, ready, reporter)
             ready.replace(path)
-        result = {"path": str(path), "bytes": path.stat().st_size, "format": format, "model": small.hash}
+        result = {"path": str(path), "bytes": path.stat().st_size, "model": small.hash, **request.to_json()}
         return result | {"checks": list(written.verification.checks)}
 
 
-def _check_room(run: Run, small: LM, format: str) -> None:
-    dtype = str(small.dtype).removeprefix("torch.")
-    size = export_sizes(small.layout, small.kept, dtype=dtype)[format]
+def _check_room(run: Run, small: LM, request: ExportRequest) -> None:
+    from nirvana.checkpoints.saving import file_dtype
+
+    format = request.format
+    size = export_sizes(small.layout, small.kept, dtype=file_dtype(small, request.dtype, format=format))[format]
     needed = (1 if format == "gguf" else 2) * size + MARGIN  # a folder exists twice while it is packed
     free = shutil.disk_usage(run.folder).free
     if free < needed:

@@ -80,6 +80,16 @@ class Family(ABC):
         """
 
     @abstractmethod
+    def units_of(self, config: Config, record: Mapping[str, Any], stack: str) -> dict[str, np.ndarray]:
+        """Module -> the units of a layer with a `record` of `layer_config`: the reverse of that method.
+
+        A record has no indices of KV groups and neurons: they are numbered from 0.
+
+        Raises:
+            ValueError: the record has impossible numbers of units.
+        """
+
+    @abstractmethod
     def uniform_config(self, config: Config, groups: int, width: int) -> dict[str, Any]:
         """The settings of a plain model whose layers all have `groups` KV groups and MLPs of `width` neurons."""
 

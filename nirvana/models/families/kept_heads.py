@@ -23,7 +23,7 @@ def keep_heads(attention: nn.Module, heads: np.ndarray) -> None:
     attention.register_buffer("kept_heads", torch.from_numpy(heads).to(device), persistent=False)
     module.n_heads, module.inner_dim = len(heads), len(heads) * module.key_value_proj_dim
     if not isinstance(attention, KeptHeads):
-        attention.__class__ = _with_kept_heads(type(attention))
+        attention.__class__ = _with_kept_heads(module.__class__)
 
 
 class KeptHeads:
@@ -51,5 +51,5 @@ class KeptHeads:
 
 
 @cache
-def _with_kept_heads(library: type[nn.Module]) -> type[nn.Module]:
+def _with_kept_heads(library: Any) -> Any:
     return type(f"KeptHeads{library.__name__}", (KeptHeads, library), {})

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from nirvana.files import whole_number
 from nirvana.layout import ATTENTION, KV_GROUP, MLP, NEURON, Layout, PlainForm, Site, SiteLayout
 from nirvana.models.families.base import Config, Family, Layers, WeightSlice
 
@@ -115,6 +116,12 @@ class LlamaFamily(Family):
         if width != g["intermediate"]:
             record["intermediate_size"] = width
         return record
+
+    def units_of(self, config: Config, record: Mapping[str, Any], stack: str) -> dict[str, np.ndarray]:
+        g = self.geometry(config)
+        groups = whole_number(record.get("num_key_value_heads", g["kv_heads"]), g["kv_heads"])
+        width = whole_number(record.get("intermediate_size", g["intermediate"]), g["intermediate"])
+        return {ATTENTION: np.arange(groups), MLP: np.arange(width)}
 
     def uniform_config(self, config: Config, groups: int, width: int) -> dict[str, Any]:
         g = self.geometry(config)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nirvana.files import whole_number, whole_numbers
 from nirvana.layout import ATTENTION, CROSS_ATTENTION, KV_GROUP, MLP, NEURON, Layout, PlainForm, Site, SiteLayout
 from nirvana.models.families.base import Config, Family, Layers, WeightSlice
 
@@ -111,6 +112,12 @@ class T5Family(Family):
         if width != g["intermediate"]:
             record["d_ff"] = width
         return record
+
+    def units_of(self, config: Config, record: Mapping[str, Any], stack: str) -> dict[str, np.ndarray]:
+        g = self.geometry(config)
+        every, heads = list(range(g["heads"])), record.get("kept_heads", {})
+        units = {module: whole_numbers(heads.get(module, every)) for module in MODULES[stack] if module in ATTENTIONS}
+        return {**units, MLP: np.arange(whole_number(record.get("d_ff", g["intermediate"]), g["intermediate"]))}
 
     def uniform_config(self, config: Config, groups: int, width: int) -> dict[str, Any]:
         return {"num_heads": groups, "d_ff": width}
