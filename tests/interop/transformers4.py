@@ -1,8 +1,9 @@
 """Prove on another transformers that checkpoints load there: `python -m tests.interop.transformers4`.
 
 Makes a second environment with that transformers (torch is borrowed from this one), writes pruned checkpoints of every
-family here, with and without code in the folder, and reads them there, where this project cannot be imported. The code
-of a pruned T5 has to refuse a transformers before 5.15; a uniform T5 has to load.
+family here, with and without code in the folder, and reads them there, where this project cannot be imported. Those
+with code are trained there by Trainer and peft, saved, and read again there and here. The code of a pruned T5 has to
+refuse a transformers before 5.15; a uniform T5 has to load.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from nirvana.models.lm import LM
 
 READER = Path(__file__).with_name("read_with_transformers.py")
+TRAINER = Path(__file__).with_name("train_with_transformers.py")
+BORROWED = ("torch", "torchgen", "functorch", "sympy", "mpmath", "networkx", "jinja2", "markupsafe")
 SCALED = {
     "rope_type": "llama3",
     "rope_theta": 500_000.0,
@@ -67,7 +70,10 @@ def main() -> None:
         python = arguments.python or make_environment(place / "environment", arguments.transformers)
         folders = write_checkpoints(place, with_smollm2=arguments.smollm2)
         answers = read_elsewhere(python, folders, place)
-    shown = [show(answer) for answer in answers]
+        with_code = [folder for folder in folders if (folder / "modeling_pruned.py").is_file()]
+        trained = read_elsewhere(python, with_code, place, TRAINER)
+        again = [show_trained(answer, place) for answer in trained if "refused" not in answer]
+    shown = [show(answer) for answer in answers] + again
     sys.exit(0 if all(shown) else "Some checkpoints were read differently.")
 
 
@@ -75,10 +81,14 @@ def make_environment(folder: Path, version: str) -> Path:
     """An environment with transformers `version`, and with the torch of this one."""
     venv.create(folder, with_pip=True)
     python = folder / "bin" / "python"
-    subprocess.run([python, "-m", "pip", "install", "--quiet", f"transformers=={version}", "safetensors"], check=True)
+    install = [str(python), "-m", "pip", "install", "--quiet"]
+    subprocess.run([*install, f"transformers=={version}", "safetensors", "psutil", "typing_extensions"], check=True)
+    subprocess.run([*install, "--no-deps", "accelerate==1.12.0", "peft==0.18.0"], check=True)  # they ask for torch
     ask = "import sysconfig; print(sysconfig.get_paths()['purelib'])"
-    packages = subprocess.run([python, "-c", ask], check=True, capture_output=True, text=True).stdout.strip()
-    (Path(packages) / "borrowed.pth").write_text(sysconfig.get_paths()["purelib"])  # looked at after its own
+    packages = Path(subprocess.run([python, "-c", ask], check=True, capture_output=True, text=True).stdout.strip())
+    here = Path(sysconfig.get_paths()["purelib"])
+    for name in (*BORROWED, *(path.name for path in here.glob("torch-*.dist-info"))):
+        (packages / name).symlink_to(here / name)
     return python
 
 
@@ -116,11 +126,11 @@ def logits(lm: LM) -> np.ndarray:
     return values
 
 
-def read_elsewhere(python: Path, folders: list[Path], place: Path) -> list[dict[str, Any]]:
-    """What `read_with_transformers.py` says of each folder, in one process of `python`."""
+def read_elsewhere(python: Path, folders: list[Path], place: Path, script: Path = READER) -> list[dict[str, Any]]:
+    """What `script` says of each folder, in one process of `python`."""
     threads = str(torch.get_num_threads())  # another number sums in another order
     process = subprocess.run(
-        [python, "-I", READER, *folders],
+        [python, "-I", script, *folders],
         cwd=place,
         env={**os.environ, "HF_HOME": str(place / "hub"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": threads},
         stdout=subprocess.PIPE,
@@ -128,7 +138,7 @@ def read_elsewhere(python: Path, folders: list[Path], place: Path) -> list[dict[
     )
     if process.returncode:
         sys.exit("The other environment failed; its message is above.")
-    return [json.loads(line) for line in process.stdout.splitlines()]
+    return [json.loads(line) for line in process.stdout.splitlines() if line.startswith('{"')]
 
 
 def show(answer: dict[str, Any]) -> bool:
@@ -146,6 +156,23 @@ def show(answer: dict[str, Any]) -> bool:
         f"largest difference {answer['difference']:.1e} of {answer['scale']:.1f}, cached generation "
         f"{'equal' if answer['cached_generation_is_uncached'] else 'DIFFERS'}, "
         f"{len(answer['without_gradient'])} weights without gradient"
+    )
+    return bool(good)
+
+
+def show_trained(answer: dict[str, Any], place: Path) -> bool:
+    """Print one line; whether what was trained and saved reads back there and here."""
+    name, differences = answer["folder"], {}
+    for form in ("saved", "trained/checkpoint-2", "merged"):
+        folder = place / f"{name}-{form}"
+        with np.load(folder / "expected.npz") as file:
+            expected = file["logits"]
+        differences[form.split("/")[0]] = float(np.abs(logits(load_model(folder, device="cpu")) - expected).max())
+    there = {form: answer[form] for form in differences}
+    good = not any(there.values()) and max(differences.values()) <= 1e-4 and answer["attentions_sum_to_one"]
+    print(
+        f"{'ok ' if good else 'BAD'} {name:32} transformers {answer['transformers']}  saved, trained and merged: "
+        f"largest difference there {max(there.values()):.1e}, here {max(differences.values()):.1e}"
     )
     return bool(good)
 
