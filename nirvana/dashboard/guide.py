@@ -75,8 +75,8 @@ PAGES = (
         ":material/grid_on:",
         STEP_SECTION,
         "See how much the output depends on every KV group and neuron.",
-        f"**Saliency** is {meaning('saliency')}; a **unit** is {meaning('unit')}. A **KV group** is "
-        f"{meaning('KV group')}; a **neuron**, {meaning('neuron')}. The lowest are removed first.",
+        f"**Saliency** is {meaning('saliency')}. A unit is a **KV group**, {meaning('KV group')}, or a **neuron**, "
+        f"{meaning('neuron')}. The lowest are removed first.",
     ),
     PageGuide(
         "allocation",
