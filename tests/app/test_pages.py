@@ -10,6 +10,8 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from nirvana.dashboard.guide import GUIDES, PAGES
+from nirvana.dashboard.state import DRAFT
+from nirvana.models.devices import DeviceInfo
 from nirvana.models.tiny import QUICK
 from nirvana.reporting.estimates import UNKNOWN
 from nirvana.runs.pace import FORWARD, LOADING, record_pace
@@ -158,3 +160,23 @@ def test_durations_are_expected_only_from_what_was_measured_here(file: str, star
     for model in (run.recipe.model, ModelChoice(name=QUICK)):
         record_pace(model, {FORWARD: 0.0001, LOADING: 2.0})
     assert UNKNOWN not in words() and "on this machine" in words()
+
+
+def test_labels_of_devices_are_unique_and_stay_while_their_free_memory_changes(
+    start: Start, filled: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The browser returns a label: with another one the choice would be lost."""
+    free = iter(range(10 << 30, 1 << 40, 1 << 28))
+
+    def found() -> list[DeviceInfo]:
+        cards = [DeviceInfo(f"cuda:{index}", "NVIDIA A10G", next(free), 24 << 30) for index in range(2)]
+        return [*cards, DeviceInfo("cpu", "CPU, 2 cores", next(free), 32 << 30)]
+
+    monkeypatch.setattr("nirvana.dashboard.panels.model._devices", found)
+    app = start(filled).run()
+    app.switch_page("pages/model.py").run()
+    labels = app.selectbox(key="model.device").options
+    assert len(set(labels)) == 4
+    app.selectbox(key="model.device").set_value("cuda:1").run()
+    box = app.selectbox(key="model.device")
+    assert box.options == labels and box.value == "cuda:1" and app.session_state[DRAFT].model.device == "cuda:1"

@@ -207,12 +207,14 @@ def _devices() -> list[DeviceInfo]:
 
 
 def _device_label(name: str, found: dict[str, DeviceInfo]) -> str:
+    """Unique, and without its free memory: the browser returns the label, and a changed one would lose the choice."""
     if name == "auto":
-        best = next(iter(found.values()))
-        return f"Automatic: {best.title}, {megabytes(best.free)} free"
-    if name in found:
-        return f"{found[name].title}, {megabytes(found[name].free)} free"
-    return f"{name} (not found here)"
+        return f"Automatic: {next(iter(found.values())).title}"
+    if name not in found:
+        return f"{name} (not found here)"
+    title = found[name].title
+    alike = [device for device in found.values() if device.title == title]
+    return title if len(alike) == 1 else f"{title}, {name}"
 
 
 def _source_of(name: str) -> str:
