@@ -30,6 +30,14 @@ def uneven_plan(lm: LM, *, seed: int = 1, removed_layers: tuple[tuple[str, int],
     return PruningPlan(kept, lm.layout, requested=0.3, gamma=1.0, removed_layers=removed_layers)
 
 
+def equal_plan(lm: LM, *, groups: int | None = 1, width: int = 20, seed: int = 0) -> PruningPlan:
+    """`groups` KV groups, or all of them, and `width` neurons in every layer, other ones in each."""
+    draw = np.random.default_rng(seed)
+    counts = {site: (groups or place.units) if place.kind == KV_GROUP else width for site, place in lm.layout.items()}
+    kept = {site: np.sort(draw.choice(lm.layout[site].units, counts[site], replace=False)) for site in lm.layout}
+    return PruningPlan(kept, lm.layout, requested=0.5, gamma=1.0)
+
+
 def with_output_biases(lm: LM, *, seed: int = 2) -> LM:
     """`lm`, changed in place, with random biases on some output projections of each kind."""
     import torch
@@ -51,7 +59,7 @@ def write_family_model(folder: Path, library: str, **changes: Any) -> Path:
 
     tokenizer = byte_tokenizer()
     config = getattr(transformers, f"{library}Config")(
-        vocab_size=len(tokenizer), bos_token_id=0, eos_token_id=1, **{**TINY, **changes}
+        **{"vocab_size": len(tokenizer), "bos_token_id": 0, "eos_token_id": 1, **TINY, **changes}
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)

@@ -80,11 +80,23 @@ def write_model(lm: LM, folder: Path, config: Mapping[str, Any], card: str, prog
     model = lm.weights()
     folder.mkdir()
     _write_weights(model, folder, config["dtype"], progress)
+    _write_settings(lm, folder, config)
+    write_bytes(folder / CARD, card.encode())
+
+
+def write_description(lm: LM, folder: Path, dtype: str) -> None:
+    """The files of a checkpoint that are neither weights nor for people: config, tokenizer and pruning record."""
+    _write_settings(lm, folder, checkpoint_config(lm, dtype))
+    record = record_of(lm)
+    if record is not None:
+        write_json(folder / FILE, record.to_json())
+
+
+def _write_settings(lm: LM, folder: Path, config: Mapping[str, Any]) -> None:
     write_json(folder / "config.json", config)
     if lm.generation is not None:
         write_json(folder / GENERATION, lm.generation)
     _write_tokenizer(lm.tokenizer, folder)
-    write_bytes(folder / CARD, card.encode())
 
 
 def file_dtype(lm: LM, dtype: str = "auto", *, format: str = FORMATS[0]) -> str:

@@ -12,14 +12,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from nirvana.checkpoints.gguf_export import GGML_NAMES, header, open_gguf, stored_dtype, tensors, value_of
-from nirvana.checkpoints.gguf_names import is_rotated, rotary_halves
+from nirvana.checkpoints.gguf_export import GGML_NAMES, header, stored_dtype
+from nirvana.checkpoints.gguf_tokenizer import open_gguf, value_of
 from nirvana.checkpoints.placing import GGUF_SUFFIX
 from nirvana.checkpoints.remote_code import MODULE, class_name, remote_code
 from nirvana.checkpoints.saving import in_dtype, own_tensors
 from nirvana.checkpoints.sizes import ITEM_BYTES
 from nirvana.errors import CheckpointError
 from nirvana.files import read_file
+from nirvana.models.gguf_names import gguf_name
+from nirvana.models.gguf_own import own_tensors_of
 from nirvana.models.lm import LM
 from nirvana.models.loading import build_model, load_model
 from nirvana.models.quiet import quiet_library
@@ -135,40 +137,27 @@ def _load_with_code(lm: LM, folder: Path) -> PreTrainedModel:
 
 def _verify_gguf(lm: LM, path: Path, progress: ProgressCallback | None) -> Verification:
     reader = open_gguf(path)
-    stored = {tensor.name: tensor for tensor in reader.tensors}
-    dtype = next(name for name, raw in GGML_NAMES.items() if raw == stored["token_embd.weight"].tensor_type.name)
+    stored = next(tensor for tensor in reader.tensors if tensor.name == "token_embd.weight")
+    dtype = next(name for name, raw in GGML_NAMES.items() if raw == stored.tensor_type.name)
     for key, value in header(lm, dtype).items():
         written = value_of(reader, key)
         if written != (float(np.float32(value)) if isinstance(value, float) else value):
             raise CheckpointError(f"{path.name} has {key} = {written!r} instead of {value!r}.", HINT)
-    state = {}
-    names = [name for name in lm.weights().state_dict() if not (name == "lm_head.weight" and _is_tied(lm))]
-    head_dim = lm.family.geometry(lm.settings)["head_dim"]
-    for done, (name, (target, tensor)) in enumerate(zip(names, tensors(lm), strict=True)):
+    state, names = {}, dict(own_tensors(lm.weights()))
+    for done, (name, read) in enumerate(own_tensors_of(path)):
         report(progress, "Reading the GGUF file back", done, len(names))
-        rounded = tensor.to("cpu", getattr(torch, stored_dtype(tensor, dtype))).float()
-        read = _values(stored[target]) if target in stored else torch.empty(0)
-        if not torch.equal(read, rounded):
-            raise CheckpointError(f"{target} in {path.name} differs from the model.", HINT)
-        state[name] = (rotary_halves(read, head_dim) if is_rotated(target) else read).to(lm.dtype)
+        rounded = names[name].to("cpu", getattr(torch, stored_dtype(names[name], dtype))) if name in names else None
+        if rounded is None or not torch.equal(read.float(), rounded.float()):
+            raise CheckpointError(f"{gguf_name(name)} in {path.name} differs from the model.", HINT)
+        state[name] = read.to(lm.dtype)
+    if state.keys() != names.keys():
+        raise CheckpointError(f"{min(names.keys() - state.keys())} is not in {path.name}.", HINT)
     built: Any = build_model(lm.config, lm.family, lm.layout, state, lm.dtype)
     built.requires_grad_(False).eval()
     precision = max((lm.dtype, getattr(torch, dtype)), key=lambda kind: ROUNDING[kind])
     found = _compare(_logits(lm, lm.weights()), _logits(lm, built.to(lm.device)), ROUNDING[precision])
     report(progress, "Reading the GGUF file back", len(names), len(names))
     return Verification(*found, (f"every tensor read back as {dtype}", "computed in torch from the file's weights"))
-
-
-def _is_tied(lm: LM) -> bool:
-    return bool(lm.settings.get("tie_word_embeddings"))
-
-
-def _values(tensor: Any) -> torch.Tensor:
-    """A GGUF tensor as float32, rows first."""
-    from gguf import dequantize
-
-    values = np.asarray(dequantize(tensor.data, tensor.tensor_type), np.float32)
-    return torch.from_numpy(values.copy()).reshape(tuple(int(size) for size in reversed(tensor.shape)))
 
 
 def _logits(lm: LM, model: PreTrainedModel) -> torch.Tensor:

@@ -6,12 +6,14 @@ import math
 import re
 import tempfile
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from nirvana.errors import CheckpointError, ModelError
-from nirvana.files import cache_folder, content_hash
-from nirvana.models.gguf_header import read_header
+from nirvana.files import cache_folder, content_hash, parse_json, well_formed
+from nirvana.models.gguf_header import GGUFTensor, read_header
+from nirvana.models.gguf_own import CONFIG, KEY, own_files, unpacked, write_own
 from nirvana.models.quiet import quiet_library
 from nirvana.out_of_memory import is_out_of_memory
 from nirvana.progress import ProgressCallback, report
@@ -33,6 +35,11 @@ def read_gguf_config(path: Path) -> tuple[dict[str, Any], int]:
         ) from error
     value, tensors = header.values.get, header.tensors
     architecture = value("general.architecture")
+    if KEY in header.values and tensors:
+        with well_formed(f"{KEY} in {path.name} cannot be read", ModelError, "Write the GGUF file again."):
+            config = dict(parse_json(unpacked(header.values[KEY], path.name)[CONFIG]))
+        config["license"] = value("general.license", "")
+        return _with_dtype(config, tensors)
     prefix = f"{architecture}."
     heads = value(prefix + "attention.head_count")
     hidden = value(prefix + "embedding_length")
@@ -67,10 +74,16 @@ def read_gguf_config(path: Path) -> tuple[dict[str, Any], int]:
         "expert_count": value(prefix + "expert_count", 0),
         "license": value("general.license", ""),
     }
+    return _with_dtype(config, tensors)
+
+
+def _with_dtype(config: dict[str, Any], tensors: Mapping[str, GGUFTensor]) -> tuple[dict[str, Any], int]:
+    """`config` with the dtype of the tensors, unless they are quantised, and the bits per weight of most."""
     weights: Counter[str] = Counter()
     for tensor in tensors.values():
         weights[tensor.kind] += math.prod(tensor.shape)
     kind = max(weights, key=weights.__getitem__)
+    config.pop("dtype", None)
     if kind in DTYPES:
         config["dtype"] = DTYPES[kind]
     quantised = re.match(r"I?T?Q(\d)", kind)  # Q4_1, IQ3_S ...; not F32, F16, BF16
@@ -78,7 +91,8 @@ def read_gguf_config(path: Path) -> tuple[dict[str, Any], int]:
 
 
 def converted_folder(path: Path, *, progress: ProgressCallback | None = None) -> Path:
-    """A folder of float32 safetensors with the tokenizer, made from the GGUF file on first use and kept.
+    """A folder of safetensors with the tokenizer, made from the GGUF file on first use and kept: float32, but for a
+    file of this project, which keeps its dtypes, its config and its pruning record.
 
     Raises:
         ModelError: transformers cannot read this GGUF.
@@ -89,6 +103,32 @@ def converted_folder(path: Path, *, progress: ProgressCallback | None = None) ->
         return folder
     report(progress, "Dequantising once (kept for next time)", 0, 0)
     from safetensors import SafetensorError
+
+    write = write_own if own_files(path) else _write_converted
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
+            staged = Path(temporary) / "model"
+            write(path, staged)
+            try:
+                staged.replace(folder)
+            except OSError:
+                if not (folder / "config.json").is_file():  # another process may have finished first
+                    raise
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"The converted model could not be kept: {getattr(error, 'strerror', None) or error}.",
+            f"Free some space in {folder.parent}, or set NIRVANA_HOME to a folder on another disk.",
+        ) from error
+    return folder
+
+
+def _write_converted(path: Path, folder: Path) -> None:
+    """Write the model and the tokenizer that transformers reads from a GGUF file.
+
+    Raises:
+        ModelError: transformers cannot read this GGUF.
+    """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     try:
@@ -106,24 +146,9 @@ def converted_folder(path: Path, *, progress: ProgressCallback | None = None) ->
         if hasattr(holder, name):
             delattr(holder, name)
     model.config.name_or_path = ""
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
-            staged = Path(temporary) / "model"
-            with quiet_library():
-                model.save_pretrained(staged)
-            tokenizer.save_pretrained(staged)
-            try:
-                staged.replace(folder)
-            except OSError:
-                if not (folder / "config.json").is_file():  # another process may have finished first
-                    raise
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(
-            f"The converted model could not be kept: {getattr(error, 'strerror', None) or error}.",
-            f"Free some space in {folder.parent}, or set NIRVANA_HOME to a folder on another disk.",
-        ) from error
-    return folder
+    with quiet_library():
+        model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
 
 
 def _identity(path: Path) -> str:

@@ -18,6 +18,7 @@ from nirvana.models.families.base import Family
 from nirvana.models.families.registry import family_of
 from nirvana.models.generation_settings import read_generation_settings
 from nirvana.models.gguf_files import converted_folder
+from nirvana.models.gguf_own import own_files
 from nirvana.models.hashing import weight_hash
 from nirvana.models.limits import check_fits
 from nirvana.models.lm import LM, Source
@@ -84,7 +85,8 @@ def load_model(
     files = weight_files(folder)
     hash_of_files = weight_hash(files)
     config = _library_config(folder, {} if record is None else record.dense_sizes)
-    generation = None if located.kind == "gguf" else read_generation_settings(folder)
+    makers = located.kind != "gguf" or own_files(located.path)  # settings of the library's own are none
+    generation = read_generation_settings(folder) if makers else None
     tensors = read_tensors(files, precision, progress, family.kept_in_float32)
     model = build_model(config, family, layout, tensors, precision)
     del tensors

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from nirvana.errors import CheckpointError
-from nirvana.files import read_json, well_formed, whole_number
+from nirvana.files import parse_json, read_text, well_formed, whole_number
 from nirvana.layout import Layout, Site, kept_units
 from nirvana.models.families.base import MOST_LAYERS, Config, Family
+from nirvana.models.gguf_own import own_files
 from nirvana.models.sources import PRUNING_FILE
 
 FILE = PRUNING_FILE
@@ -205,17 +206,22 @@ def find_record(folder: Path, family: Family, config: Config) -> PruningRecord |
     return read_record(folder) or record_in_config(family, config)
 
 
+def _text_of(place: Path) -> str | None:
+    """The text of the record in a folder or a GGUF file of this project; None where there is none."""
+    if place.suffix == ".gguf" and place.is_file():
+        return own_files(place).get(FILE)
+    return read_text(place / FILE) if (place / FILE).is_file() else None
+
+
 def read_record(folder: Path) -> PruningRecord | None:
     """The record in the file of a pruned checkpoint, or None where there is no such file.
 
     Raises:
         CheckpointError: the file is there but cannot be read.
     """
-    path = folder / FILE
-    if not path.is_file():
-        return None
-    with well_formed(f"{path.name} cannot be read", CheckpointError, "Save the pruned model again."):
+    with well_formed(f"{FILE} cannot be read", CheckpointError, "Save the pruned model again."):
         try:
-            return PruningRecord.from_json(read_json(path))
+            text = _text_of(folder)
+            return None if text is None else PruningRecord.from_json(parse_json(text))
         except OSError as error:
             raise ValueError(error.strerror or str(error)) from error

@@ -20,6 +20,7 @@ from nirvana.saliency.score import score
 from nirvana.surgery import prune
 from tests.families.gguf_writing import write_gguf
 from tests.families.test_sources import tiny
+from tests.gguf_models import FORMS, lm_with_pairs
 from tests.uneven import uneven_plan, with_output_biases
 
 llama_cpp = pytest.importorskip("llama_cpp", reason="needs llama-cpp-python: make test-interop builds it")
@@ -101,6 +102,38 @@ def test_biases_on_some_output_projections_agree(dtype: str, tmp_path: Path, ope
     without = prune(lm, uneven_plan(lm))
     difference = np.abs(logits_of(small, TOKENS) - logits_of(without, TOKENS)).max()
     assert difference > 2 * TOLERANCE[dtype] * np.abs(logits_of(small, TOKENS)).max()  # they matter
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_agrees(form: str, dtype: str, tmp_path: Path, open_gguf: Callable[[Path], Any]) -> None:
+    library, changes, plan = FORMS[form]
+    lm = lm_with_pairs(tmp_path, library, **changes)
+    small = prune(lm, plan(lm))
+    path = export_gguf(small, tmp_path / "out.gguf", dtype=dtype)
+    llama = open_gguf(path)
+    agree(small, llama, TOKENS, dtype)
+    assert np.array_equal(logits_of(load_model(path, device="cpu"), TOKENS), logits_of(small, TOKENS)) == (
+        dtype == "float32"
+    )
+
+
+TEXT = (
+    PARAGRAPH
+    + " It's 1234 o'clock;\n\n  don't   they'LL say: caf\u00e9 \u4f60\u597d, 7.5% \U0001f600!\t</end>\r\n (x+y)=z "
+)
+
+
+@pytest.mark.parametrize("splits", ["qwen2", "smollm", "gpt-2", "llama-bpe"])
+def test_a_converted_tokenizer_gives_the_same_tokens(
+    splits: str, tmp_path: Path, open_gguf: Callable[[Path], Any]
+) -> None:
+    lm = lm_with_pairs(tmp_path, "Llama", splits=splits)
+    llama = open_gguf(export_gguf(lm, tmp_path / "out.gguf"))
+    ids = lm.tokenizer(TEXT).input_ids
+    assert llama.tokenize(TEXT.encode(), add_bos=False, special=True) == ids
+    assert llama.detokenize(ids).decode() == TEXT
+    assert (llama.token_bos(), llama.token_eos()) == (0, 1)
 
 
 def tiny_lm(place: Path, **changes: Any) -> tuple[Path, LM]:

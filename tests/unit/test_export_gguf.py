@@ -7,23 +7,28 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from gguf import GGUFReader
 
-from nirvana.checkpoints.gguf_export import export_gguf, value_of
-from nirvana.checkpoints.gguf_names import gguf_name, rotary_halves, rotary_pairs
+from nirvana.checkpoints.gguf_export import export_gguf
+from nirvana.checkpoints.gguf_tokenizer import value_of
 from nirvana.checkpoints.verification import verify_export
-from nirvana.errors import Cancelled, CheckpointError, ModelError
+from nirvana.errors import Cancelled, CheckpointError, ModelError, NirvanaError
 from nirvana.layout import KV_GROUP, NEURON
+from nirvana.models.gguf_names import gguf_name, library_name, rotary_halves, rotary_pairs
+from nirvana.models.gguf_own import KEY
+from nirvana.models.inspection import inspect_model
 from nirvana.models.lm import LM
 from nirvana.models.loading import load_model
 from nirvana.progress import Progress
 from nirvana.surgery import prune
 from tests.families.gguf_writing import write_gguf
 from tests.families.test_sources import tiny
-from tests.interop.transformers4 import SCALED
-from tests.uneven import uneven_plan, with_output_biases, write_family_model
+from tests.gguf_models import FORMS, lm_with_pairs
+from tests.interop.transformers4 import SCALED, logits
+from tests.uneven import equal_plan, uneven_plan, with_output_biases, write_family_model
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +92,8 @@ def test_a_dense_model_and_a_shorter_one_are_written_too(dense: LM, tmp_path: Pa
     for lm, layers in ((dense, 3), (shorter, 2)):
         path = export_gguf(lm, tmp_path / "out.gguf", dtype="float32")
         assert verify_export(lm, path).difference == 0
-        assert value_of(GGUFReader(str(path)), "deci.block_count") == layers
+        architecture = "llama" if lm is dense else "deci"  # of equal layers
+        assert value_of(GGUFReader(str(path)), f"{architecture}.block_count") == layers
 
 
 def test_rotated_rows_pair_the_halves_of_each_head() -> None:
@@ -101,15 +107,98 @@ def test_names_are_llama_cpps() -> None:
     assert gguf_name("model.layers.3.self_attn.q_proj.bias") == "blk.3.attn_q.bias"
     assert gguf_name("model.embed_tokens.weight") == "token_embd.weight"
     with pytest.raises(KeyError):
-        gguf_name("model.layers.3.self_attn.q_norm.weight")
+        gguf_name("model.layers.3.self_attn.sinks.weight")
+    for name in ("model.layers.12.mlp.down_proj.bias", "lm_head.weight", "model.layers.0.self_attn.k_norm.weight"):
+        assert library_name(gguf_name(name)) == name
 
 
-@pytest.mark.parametrize("library", ["Qwen2", "Qwen3", "Mistral"])
-def test_other_families_are_refused_by_name(library: str, tmp_path: Path) -> None:
-    lm = load_model(write_family_model(tmp_path / "model", library), device="cpu")
-    with pytest.raises(CheckpointError, match=f"{library} models cannot be written as GGUF"):
+@pytest.mark.parametrize("form", FORMS)
+def test_families_are_written_in_llama_cpps_forms_and_read_back(form: str, tmp_path: Path) -> None:
+    library, changes, plan = FORMS[form]
+    lm = lm_with_pairs(tmp_path, library, **changes)
+    small = prune(lm, plan(lm))
+    path = export_gguf(small, tmp_path / "out.gguf")
+    reader, architecture = GGUFReader(str(path)), form.split()[0]
+    assert value_of(reader, "general.architecture") == architecture
+    assert isinstance(value_of(reader, f"{architecture}.feed_forward_length"), list) == (plan is uneven_plan)
+    assert verify_export(small, path).difference == 0  # in float32, as its source
+    again = load_model(path, device="cpu")
+    assert np.array_equal(logits(again), logits(small))
+    assert again.layout == small.layout == inspect_model(str(path)).layout
+    assert all(np.array_equal(again.kept[site], kept) for site, kept in small.kept.items())
+    assert again.base_hash == lm.hash and again.plans == small.plans
+    assert again.tokenizer.get_vocab() == lm.tokenizer.get_vocab()
+    assert again.tokenizer.eos_token_id == lm.tokenizer.eos_token_id
+    twice = export_gguf(again, tmp_path / "twice.gguf")  # with the tokenizer of the file
+    assert value_of(GGUFReader(str(twice)), "tokenizer.ggml.merges") == value_of(reader, "tokenizer.ggml.merges")
+
+
+@pytest.mark.parametrize("splits", ["qwen2", "smollm", "gpt-2", "llama-bpe"])
+def test_the_tokenizer_of_a_folder_is_converted(splits: str, tmp_path: Path) -> None:
+    lm = lm_with_pairs(tmp_path, "Llama", splits=splits)
+    reader = GGUFReader(str(export_gguf(lm, tmp_path / "out.gguf")))
+    assert value_of(reader, "tokenizer.ggml.pre") == splits
+    tokens, kinds = (value_of(reader, f"tokenizer.ggml.{key}") for key in ("tokens", "token_type"))
+    vocabulary = lm.tokenizer.get_vocab()
+    assert [tokens[index] for index in vocabulary.values()] == list(vocabulary)
+    assert kinds == [3, 3] + [1] * (len(vocabulary) - 2) + [5] * 7
+    assert (value_of(reader, "tokenizer.ggml.bos_token_id"), value_of(reader, "tokenizer.ggml.eos_token_id")) == (0, 1)
+    assert value_of(reader, "tokenizer.ggml.add_bos_token") is False
+
+
+def test_tokenizers_that_were_not_verified_are_refused(tmp_path: Path) -> None:
+    lm = lm_with_pairs(tmp_path, "Llama", splits="other")
+    with pytest.raises(CheckpointError, match="Llama cannot be converted to llama") as raised:
         export_gguf(lm, tmp_path / "out.gguf")
+    assert "tokenizer_from" in raised.value.hint
+
+
+@pytest.mark.parametrize(
+    ("library", "changes", "plan", "message"),
+    [
+        ("Qwen2", {}, uneven_plan, "Qwen2 models with layers of uneven sizes"),
+        ("Qwen2", {}, equal_plan, "as many query rows as the hidden size, 32, and this model has 16"),
+        ("Qwen3", {"tie_word_embeddings": False}, uneven_plan, "an output head of its own"),
+        ("Qwen3", {"attention_bias": True}, equal_plan, "A Qwen3 with biases in attention"),
+        ("Mistral", {"sliding_window": 16}, uneven_plan, "a window of 16 positions"),
+    ],
+)
+def test_what_llama_cpp_cannot_hold_is_refused_by_name(
+    library: str, changes: dict[str, Any], plan: Any, message: str, tmp_path: Path
+) -> None:
+    lm = load_model(write_family_model(tmp_path / "model", library, **changes), device="cpu")
+    with pytest.raises(CheckpointError, match=message):
+        export_gguf(prune(lm, plan(lm)), tmp_path / "out.gguf")
     assert not (tmp_path / "out.gguf").exists()
+
+
+@pytest.mark.parametrize("form", ["openelm", "qwen3"])
+def test_biases_where_llama_cpp_has_none_are_refused(form: str, tmp_path: Path) -> None:
+    library, changes, plan = FORMS[form]
+    lm = load_model(write_family_model(tmp_path / "model", library, **changes), device="cpu")
+    with pytest.raises(CheckpointError, match=f"llama.cpp's {form} has none"):
+        export_gguf(with_output_biases(prune(lm, plan(lm))), tmp_path / "out.gguf")
+
+
+@pytest.mark.parametrize(
+    "damage", ["{}", "[1]", "7", '{"config.json": 3}', '{"config.json": "[]"}', "{", '{"config.json": "{}"}']
+)
+def test_damaged_files_in_the_header_are_refused(dense: LM, tmp_path: Path, damage: str) -> None:
+    from gguf import GGUFValueType, GGUFWriter
+
+    path = export_gguf(dense, tmp_path / "out.gguf")
+    reader, other = GGUFReader(str(path)), tmp_path / "other.gguf"
+    writer = GGUFWriter(str(other), "llama")
+    writer.add_key_value(KEY, damage, GGUFValueType.STRING)
+    writer.add_uint32("llama.attention.key_length", 8)
+    for tensor in reader.tensors:
+        writer.add_tensor(tensor.name, tensor.data)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(NirvanaError):
+        load_model(other, device="cpu")
 
 
 @pytest.mark.parametrize(
@@ -138,20 +227,19 @@ def test_biases_of_output_projections_are_written_where_they_are(dense: LM, tmp_
     assert verify_export(lm, path).difference < 0.02 * verify_export(lm, path).scale
 
 
-def test_a_model_without_a_source_file_needs_one_for_its_tokenizer(tiny_lm: LM, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="did not come from a GGUF file") as raised:
+def test_a_tokenizer_of_bytes_is_refused(tiny_lm: LM, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="reads single bytes, without merged pairs"):
         export_gguf(tiny_lm, tmp_path / "out.gguf")
-    assert "tokenizer_from" in raised.value.hint
 
 
 def test_a_pruned_folder_takes_the_tokenizer_of_a_named_file(dense: LM, small: LM, tmp_path: Path) -> None:
     from nirvana.checkpoints.saving import save
 
     again = load_model(save(small, tmp_path / "pruned"), device="cpu")
-    with pytest.raises(CheckpointError, match="did not come from a GGUF file"):
-        export_gguf(again, tmp_path / "out.gguf")  # its base is known by name only
     path = export_gguf(again, tmp_path / "out.gguf", tokenizer_from=source_file(dense), dtype="float32")
     assert verify_export(again, path).difference == 0
+    tokens = [value_of(GGUFReader(str(each)), "tokenizer.ggml.tokens") for each in (path, source_file(dense))]
+    assert tokens[0] == tokens[1]
 
 
 def test_the_tokenizer_of_another_model_is_refused(tiny_lm: LM, dense: LM, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from transformers import AutoTokenizer
 import nirvana as nv
 from nirvana.calibration.corpora.registry import load_corpus
 from nirvana.calibration.sets import CalibrationSet
-from nirvana.checkpoints.gguf_export import open_gguf
+from nirvana.checkpoints.gguf_tokenizer import open_gguf
 from nirvana.compensation.statistics import Moments, Statistics
 from nirvana.errors import (
     CheckpointError,

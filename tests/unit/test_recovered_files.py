@@ -13,7 +13,7 @@ from gguf import GGUFReader
 
 import nirvana as nv
 from nirvana.calibration.corpora.registry import load_corpus
-from nirvana.checkpoints.gguf_names import gguf_name
+from nirvana.models.gguf_names import gguf_name
 from nirvana.models.loading import load_model
 from tests.families.gguf_writing import write_gguf
 from tests.families.test_sources import tiny

@@ -15,16 +15,14 @@ import nirvana as nv
 from nirvana.checkpoints.exporting import size_of
 from nirvana.checkpoints.saving import save
 from nirvana.errors import CheckpointError
-from nirvana.layout import KV_GROUP
 from nirvana.models.inspection import inspect_model
 from nirvana.models.lm import LM
 from nirvana.models.loading import load_model
-from nirvana.plan import PruningPlan
 from nirvana.surgery import prune
 from tests.families import test_t5
 from tests.interop.train_with_transformers import try_all
 from tests.interop.transformers4 import logits
-from tests.uneven import uneven_plan, with_output_biases, write_family_model
+from tests.uneven import equal_plan, uneven_plan, with_output_biases, write_family_model
 
 
 @pytest.fixture(scope="module")
@@ -173,16 +171,6 @@ def test_dtypes_that_cannot_hold_the_weights_are_refused(dense: dict[str, LM], t
     with pytest.raises(CheckpointError, match=r"model\.norm\.weight holds values too large for float16"):
         save(small, tmp_path / "out", dtype="float16")
     assert not (tmp_path / "out").exists()
-
-
-def equal_plan(lm: LM) -> PruningPlan:
-    """The same number of units in every layer, other ones in each."""
-    draw = np.random.default_rng(0)
-    counts = {kind: (1 if kind == KV_GROUP else 20) for kind in {place.kind for place in lm.layout.values()}}
-    kept = {
-        site: np.sort(draw.choice(place.units, counts[place.kind], replace=False)) for site, place in lm.layout.items()
-    }
-    return PruningPlan(kept, lm.layout, requested=0.5, gamma=1.0)
 
 
 @pytest.mark.parametrize("name", ["Llama", "Qwen3"])

@@ -1,4 +1,4 @@
-"""llama.cpp's names for the tensors of a Llama block, and its order of rotated rows."""
+"""llama.cpp's names for the tensors of a block, and its order of rotated rows."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ LAYER_NAMES = {
     "self_attn.k_proj": "attn_k",
     "self_attn.v_proj": "attn_v",
     "self_attn.o_proj": "attn_output",
+    "self_attn.q_norm": "attn_q_norm",
+    "self_attn.k_norm": "attn_k_norm",
     "mlp.gate_proj": "ffn_gate",
     "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
@@ -19,7 +21,10 @@ LAYER_NAMES = {
     "post_attention_layernorm": "ffn_norm",
 }
 MODEL_NAMES = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
+LIBRARY_NAMES = {name: part for part, name in (LAYER_NAMES | MODEL_NAMES).items()}
+FUSED, INPUTS = "attn_qkv", ("attn_q", "attn_k", "attn_v")
 ROTATED = ("attn_q", "attn_k")
+PAIRED = ("llama", "deci")  # architectures that rotate neighbouring rows of a head, not its two halves
 
 
 def gguf_name(name: str) -> str:
@@ -33,6 +38,19 @@ def gguf_name(name: str) -> str:
         return f"{MODEL_NAMES[module]}.{kind}"
     _, _, layer, part = module.split(".", 3)
     return f"blk.{layer}.{LAYER_NAMES[part]}.{kind}"
+
+
+def library_name(name: str) -> str:
+    """The reverse of `gguf_name`.
+
+    Raises:
+        KeyError: the library has no such tensor.
+    """
+    module, kind = name.rsplit(".", 1)
+    if not module.startswith("blk."):
+        return f"{LIBRARY_NAMES[module]}.{kind}"
+    _, layer, part = module.split(".", 2)
+    return f"model.layers.{int(layer)}.{LIBRARY_NAMES[part]}.{kind}"
 
 
 def is_rotated(name: str) -> bool:
