@@ -125,7 +125,9 @@ class AllocationChoice(Schema):
 
     sparsity: float = option(0.2, "--sparsity", "share of attention and MLP weights to remove", gt=0, lt=1)
     gamma: Extended = option(3.36, "--gamma", "MLP pruning rate over attention pruning rate, from 0 to inf", ge=0)
-    multiple_of: int = option(8, "--multiple-of", "MLP widths are multiples of this", ge=1, le=65_536)
+    multiple_of: int = option(
+        8, "--multiple-of", "MLP widths are multiples of this; 64 or 128 for 4-bit kernels", ge=1, le=65_536
+    )
     protected: Many[int] = option((), "--protect", "layer that keeps all its units; may be repeated", ge=0)
     uniform: bool = option(False, "--uniform", "equal widths in all layers")
     method: str = option("shared", "--allocation", "allocation rule", choices=lambda: METHODS)

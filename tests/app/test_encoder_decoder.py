@@ -81,8 +81,13 @@ def test_formats_that_the_model_cannot_be_written_in_say_why(start: Start, encod
     app.switch_page("pages/prune.py").run()
     assert not app.button(key="prune.export").disabled
     captions = app.get_by_key("prune.format").proto.captions
-    assert [caption.partition(":")[0] for caption in captions[:2]] == ["279 kB", "300 kB"]
+    assert [caption.partition(":")[0] for caption in captions[:2]] == ["279 kB in float32", "300 kB in float32"]
     assert "T5 models cannot be written." in captions[2]
+    words = " ".join(element.value for element in app.markdown)
+    assert "Use it elsewhere" in words and "transformers" in words and "vLLM" not in words
+    app.selectbox(key="prune.export_dtype").set_value("bfloat16").run()
+    captions = app.get_by_key("prune.format").proto.captions
+    assert captions[0].startswith("140 kB in bfloat16")
     app.radio(key="prune.format").set_value("gguf").run()
     assert app.button(key="prune.export").disabled
 

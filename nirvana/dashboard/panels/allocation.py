@@ -40,7 +40,7 @@ PRESETS = {  # key: label, gamma, effect
     "paper8b": ("Paper, 8B", 3.36, "Published for Llama-3.1-8B."),
     "mlp": ("MLP only", math.inf, "Only neurons are removed."),
 }
-MULTIPLES = (1, 2, 4, 8, 16, 32, 64, 128)
+MULTIPLES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 SPARSITY, GAMMA, METHOD = "allocation.sparsity", "allocation.gamma", "allocation.method"
 LEAST, MOST = 0.01, 0.99  # sparsities of the sliders
 ROUNDS = (
@@ -105,7 +105,8 @@ def _advanced(choice: AllocationChoice, layout: Layout, fixed: bool) -> dict[str
         "Multiple of MLP widths",
         sorted({*MULTIPLES, st.session_state["allocation.multiple_of"]}),
         key="allocation.multiple_of",
-        help="Hardware multiplies matrices in tiles; 8 suits most. 1 follows the scores exactly.",
+        help="1 follows the scores exactly. Hardware multiplies matrices in tiles: 8 suits most; the tensor cores of a "
+        "GPU are best used from 64 on. 4-bit weights need 64 with bitsandbytes, and 128 in groups of 128 (GPTQ, AWQ).",
     )
     protected = st.multiselect(
         "Protected layers",

@@ -6,26 +6,20 @@ from pathlib import Path
 
 import streamlit as st
 
-from nirvana.checkpoints.sizes import FORMATS, export_sizes, padding_note
+from nirvana.checkpoints.sizes import FORMATS, ITEM_BYTES, export_sizes, padding_note, written_dtype
 from nirvana.dashboard import state
 from nirvana.jobs.queue import Job
 from nirvana.jobs.tasks.export import TITLES
 from nirvana.plan import PruningPlan
+from nirvana.reporting.engines import engines_of
 from nirvana.reporting.text import megabytes, plain
 from nirvana.runs.results import PruneSummary
 
 PAGES = {"pruned": "prune", "recovered": "recover"}  # of each model, and prefix of its widget keys
 MEANINGS = {
-    "checkpoint": "every layer with its own width, for `transformers` with `trust_remote_code=True`, or for "
-    "`nirvana.load_model`, which runs no code from the folder",
+    "checkpoint": "every layer with its own width; a plain model, without code, where all widths are equal",
     "uniform": "padded with zeros to the widest layer, for every program that reads the base model; contains no code",
-    "gguf": "for llama.cpp, in float16, every layer with its own width",
-}
-LOADING = {
-    "checkpoint": "model = transformers.{auto_class}.from_pretrained(folder, trust_remote_code=True)\n"
-    "lm = nirvana.load_model(folder)",
-    "uniform": "model = transformers.{auto_class}.from_pretrained(folder)",
-    "gguf": "llama-cli -m {file}",
+    "gguf": "for llama.cpp, every layer with its own width",
 }
 
 
@@ -40,14 +34,16 @@ def exports(context: state.Context, plan: PruningPlan, summary: PruneSummary, *,
         return
     page = PAGES[subject]
     st.markdown(f"#### Export the {subject} model")
-    sizes = export_sizes(plan.pruned_layout, plan, dtype=card.dtype)
+    dtypes = {each: written_dtype(_dtype(subject), card.dtype, card.stored_dtype, format=each) for each in FORMATS}
+    sizes = {each: export_sizes(plan.pruned_layout, plan, dtype=dtypes[each])[each] for each in FORMATS}
 
     def caption(format: str) -> str:
         reason = summary.refused.get(format)
         if reason:
             return f"Not for this model. {plain(reason)}"
         note = padding_note(plan.pruned_layout, plan) if format == "uniform" else ""
-        return f"{megabytes(sizes[format])}: {MEANINGS[format]}.{f' It will have {plain(note)}.' if note else ''}"
+        size = f"{megabytes(sizes[format])} in {dtypes[format]}"
+        return f"{size}: {MEANINGS[format]}.{f' It will have {plain(note)}.' if note else ''}"
 
     chosen = st.radio(
         "Format",
@@ -57,7 +53,15 @@ def exports(context: state.Context, plan: PruningPlan, summary: PruneSummary, *,
         captions=[caption(format) for format in FORMATS],
         help="The sizes are those of the weights. Each export is verified by reading it back and comparing its logits.",
     )
-    ready = _newest(context, chosen, subject)
+    dtype = st.selectbox(
+        "Number format",
+        ("auto", *ITEM_BYTES),
+        key=f"{page}.export_dtype",
+        format_func=lambda each: f"as stored ({dtypes[chosen]})" if each == _dtype(subject) == "auto" else each,
+        help="auto is that of the model's files, or the one in memory if it takes fewer bytes.",
+        width=260,
+    )
+    ready = _newest(context, chosen, dtype, subject)
     if ready is not None and ready.result:
         path = Path(str(ready.result["path"]))
         st.download_button(
@@ -70,9 +74,6 @@ def exports(context: state.Context, plan: PruningPlan, summary: PruneSummary, *,
             on_click="ignore",
         )
         st.caption(f"Verified: {plain('; '.join(ready.result.get('checks', [])))}.")
-        auto_class = "AutoModelForSeq2SeqLM" if len(card.layout.stacks) > 1 else "AutoModelForCausalLM"
-        language = "bash" if chosen == "gguf" else "python"
-        st.code(LOADING[chosen].format(auto_class=auto_class, file=path.name), language=language)
     elif st.button(
         f"Prepare the {_in_text(chosen)}",
         key=f"{page}.export",
@@ -80,7 +81,20 @@ def exports(context: state.Context, plan: PruningPlan, summary: PruneSummary, *,
         disabled=context.job is not None or chosen in summary.refused,
         help="Writes, verifies and packs it. The file takes disk space until the run is deleted.",
     ):
-        state.start_task("export", format=chosen, subject=subject)
+        state.start_task("export", format=chosen, subject=subject, dtype=dtype)
+    name = Path(str(ready.result["path"])).stem if ready is not None and ready.result else "folder"
+    use_elsewhere(chosen, f"{name}.gguf" if chosen == "gguf" else name, encoder_decoder=len(card.layout.stacks) > 1)
+
+
+def use_elsewhere(format: str, path: str, *, encoder_decoder: bool) -> None:
+    """Programs that read an export in `format`, each with its command, the version that was run, and what is lost."""
+    st.markdown("##### Use it elsewhere")
+    auto_class = "AutoModelForSeq2SeqLM" if encoder_decoder else "AutoModelForCausalLM"
+    for each in engines_of(format, encoder_decoder=encoder_decoder):
+        st.markdown(f"**{each.engine}** · verified: {plain(each.verified)}")
+        if each.command:
+            st.code(each.call(path, auto_class), language=each.language, wrap_lines=True)
+        st.caption(f"Lost: {plain(each.lost)}.")
 
 
 def chosen_format(subject: str) -> str:
@@ -89,12 +103,19 @@ def chosen_format(subject: str) -> str:
     return chosen if chosen in FORMATS else FORMATS[0]
 
 
-def _newest(context: state.Context, format: str, subject: str) -> Job | None:
-    """The last finished export of the run's present model in this format, if its file exists."""
+def _dtype(subject: str) -> str:
+    """The chosen number format, or the first one before it was shown."""
+    chosen = st.session_state.get(f"{PAGES[subject]}.export_dtype")
+    return chosen if chosen in ITEM_BYTES else "auto"
+
+
+def _newest(context: state.Context, format: str, dtype: str, subject: str) -> Job | None:
+    """The last finished export of the run's present model in this format and dtype, if its file exists."""
     weights = (context.run.info(PAGES[subject]) or {}).get("weight_hash")
     for job in context.jobs.jobs(context.run.id):
         found = job.result or {} if job.task == "export" and job.status == "done" else {}
-        if (found.get("format"), found.get("model")) == (format, weights) and Path(str(found["path"])).is_file():
+        wanted = (found.get("format"), found.get("dtype"), found.get("model")) == (format, dtype, weights)
+        if wanted and Path(str(found["path"])).is_file():
             return job
     return None
 
