@@ -38,7 +38,7 @@ def save(
     measured: Report | None = None,
     progress: ProgressCallback | None = None,
 ) -> Path:
-    """Write `lm` to `folder`. `load_model(folder)` gives bit-equal logits in the same dtype.
+    """Write `lm` to `folder`. `load_model(folder)` gives bit-equal logits, if no weight is rounded to `dtype`.
 
     transformers reads it too: `AutoModelForCausalLM.from_pretrained(folder)` (AutoModelForSeq2SeqLM for T5), with
     `trust_remote_code=True` where the layers have uneven widths. The code for that is in the folder; `load_model` never
@@ -48,7 +48,8 @@ def save(
     Args:
         lm: a model with its weights in memory, pruned or not.
         folder: created with its parents.
-        dtype: of the weights in the files, see `file_dtype`.
+        dtype: of the weights in the files, see `file_dtype`. By default that of the model's own files, which rounds
+            weights that were compensated or trained in a wider one; "float32" keeps them.
         recipe: the model's recipe, for the model card.
         measured: numbers for the model card.
         progress: called after each part; may raise `Cancelled`, which leaves nothing behind.
