@@ -10,7 +10,7 @@ import streamlit as st
 from nirvana.dashboard import selection, state
 from nirvana.dashboard.panels import page
 from nirvana.dashboard.panels.charts import scores_protocol, show_chart
-from nirvana.dashboard.panels.exports import chosen_format, exports
+from nirvana.dashboard.panels.exports import chosen_export, exports
 from nirvana.dashboard.panels.messages import show_notes
 from nirvana.dashboard.panels.metrics import metric
 from nirvana.dashboard.panels.prune import compensated, compensation_controls, cost, preview
@@ -132,4 +132,4 @@ if plan is not None and summary is not None:
         "Modules": partial(modules, plan),
     }
     page.tabs("prune.tabs", sections)
-page.show_code("prune", chosen_format("pruned"))
+page.show_code("prune", *chosen_export("pruned"))

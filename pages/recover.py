@@ -8,7 +8,7 @@ import streamlit as st
 
 from nirvana.dashboard import state
 from nirvana.dashboard.panels import page
-from nirvana.dashboard.panels.exports import chosen_format
+from nirvana.dashboard.panels.exports import chosen_export
 from nirvana.dashboard.panels.recover import actions, checks, explain, export, loss, watch
 from nirvana.dashboard.panels.recover_choice import recovery_controls
 
@@ -36,4 +36,4 @@ page.tabs(
         "How it is trained": explain,
     },
 )
-page.show_code("recover", chosen_format("recovered"))
+page.show_code("recover", *chosen_export("recovered"))

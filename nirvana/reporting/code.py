@@ -30,10 +30,10 @@ class Code(str):
     """An expression of a script, e.g. a variable, as opposed to a text."""
 
 
-def python_code(recipe: Recipe, step: str, format: str = "") -> str:
+def python_code(recipe: Recipe, step: str, format: str = "", dtype: str = "auto") -> str:
     """A script of the steps up to `step` with the choices of `recipe`.
 
-    It exports the last model in `format`, verified, or saves it without one.
+    It exports the last model in `format` and `dtype`, verified, or saves it without a format.
     """
     wanted = recipe.up_to(step)
     step = step if step in wanted else wanted[-1]
@@ -49,7 +49,8 @@ def python_code(recipe: Recipe, step: str, format: str = "") -> str:
     made = "healed" if "recover" in wanted else "small"
     if "prune" in wanted:
         target = _literal(_output(recipe, step, format))
-        written = _call("nv.export", made, target, format=format) if format else f"nv.save({made}, {target})"
+        settings = {"format": format} | ({} if dtype == "auto" else {"dtype": dtype})
+        written = _call("nv.export", made, target, **settings) if format else f"nv.save({made}, {target})"
         lines += [*_pruning(recipe), *(_recovery(recipe) if "recover" in wanted else []), written]
     if "evaluate" in wanted:
         lines += _evaluation(recipe)
@@ -223,11 +224,12 @@ def _literal(value: object) -> str:
     return 'float("inf")' if isinstance(value, float) and math.isinf(value) else repr(value)
 
 
-def command_line(recipe: Recipe, step: str, format: str = "") -> str:
+def command_line(recipe: Recipe, step: str, format: str = "", dtype: str = "auto") -> str:
     """The equivalent shell command for the steps up to `step`, without options at their defaults."""
     line = ["nirvana", "run", *option_words(recipe, ALWAYS), *words(RunRequest(until=step))]
     if step in ("prune", "recover", "evaluate"):
-        line += ["--output", _output(recipe, step, format), *(words(ExportRequest(format=format)) if format else [])]
+        line += ["--output", _output(recipe, step, format)]
+        line += words(ExportRequest(format=format, dtype=dtype)) if format else []
     return shlex.join(line)
 
 

@@ -92,6 +92,11 @@ def test_the_prune_page_exports_in_the_format_that_was_chosen(format: str) -> No
     assert f'nv.export(small, "{target}", format="{format}")' in source and "nv.save" not in source
     parsed = build_parser().parse_args(words[1:])
     assert parsed.output == target and ExportRequest(**given(ExportRequest, parsed)).format == format
+    assert f'nv.export(small, "{target}", format="{format}", dtype="bfloat16")' in python_code(
+        Recipe(), "prune", format, "bfloat16"
+    )
+    words = shlex.split(command_line(Recipe(), "prune", format, "bfloat16"))
+    assert ExportRequest(**given(ExportRequest, build_parser().parse_args(words[1:]))).dtype == "bfloat16"
 
 
 def test_a_choice_among_texts() -> None:

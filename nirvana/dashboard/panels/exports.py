@@ -57,8 +57,11 @@ def exports(context: state.Context, plan: PruningPlan, summary: PruneSummary, *,
         "Number format",
         ("auto", *ITEM_BYTES),
         key=f"{page}.export_dtype",
-        format_func=lambda each: f"as stored ({dtypes[chosen]})" if each == _dtype(subject) == "auto" else each,
-        help="auto is that of the model's files, or the one in memory if it takes fewer bytes.",
+        format_func=lambda each: _dtype_words(
+            each, written_dtype("auto", card.dtype, card.stored_dtype, format=chosen)
+        ),
+        help="Automatic: that of the model's files, or the one in memory if it takes fewer bytes. A quantised model "
+        "has none of its own: the one in memory, and float16 in GGUF.",
         width=260,
     )
     ready = _newest(context, chosen, dtype, subject)
@@ -94,13 +97,17 @@ def use_elsewhere(format: str, path: str, *, encoder_decoder: bool) -> None:
         st.markdown(f"**{each.engine}** · verified: {plain(each.verified)}")
         if each.command:
             st.code(each.call(path, auto_class), language=each.language, wrap_lines=True)
-        st.caption(f"Lost: {plain(each.lost)}.")
+        st.caption(plain(each.lost))
 
 
-def chosen_format(subject: str) -> str:
-    """The format chosen on the page of a model, or the first one before it was shown."""
+def chosen_export(subject: str) -> tuple[str, str]:
+    """Format and number format chosen on the page of a model, or the first ones before they were shown."""
     chosen = st.session_state.get(f"{PAGES[subject]}.format")
-    return chosen if chosen in FORMATS else FORMATS[0]
+    return chosen if chosen in FORMATS else FORMATS[0], _dtype(subject)
+
+
+def _dtype_words(dtype: str, automatic: str) -> str:
+    return f"Automatic ({automatic})" if dtype == "auto" else dtype
 
 
 def _dtype(subject: str) -> str:

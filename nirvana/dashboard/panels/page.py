@@ -141,13 +141,13 @@ def empty_state(key: str, missing: str) -> None:
                 )
 
 
-def show_code(key: str, format: str = "") -> None:
-    """The draft up to this step as Python script and command line, with an export in `format` if given."""
+def show_code(key: str, format: str = "", dtype: str = "auto") -> None:
+    """The draft up to this step as Python script and command line, with an export in `format` and `dtype` if given."""
     recipe, step = state.context().recipe, GUIDES[key].step
     with st.expander("Show as code", icon=":material/code:", key=f"{key}.code"):
         python, line = st.tabs(["Python", "Command line"], key=f"{key}.code.tabs")
-        python.code(code.python_code(recipe, step, format), language="python", wrap_lines=True)
-        line.code(code.command_line(recipe, step, format), language="bash", wrap_lines=True)
+        python.code(code.python_code(recipe, step, format, dtype), language="python", wrap_lines=True)
+        line.code(code.command_line(recipe, step, format, dtype), language="bash", wrap_lines=True)
 
 
 @st.fragment
