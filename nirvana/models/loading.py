@@ -160,7 +160,7 @@ def resolve_dtype(dtype: str, config: Mapping[str, Any], device: torch.device) -
 
 
 def _refuse_quantised(located: Located) -> None:
-    if located.kind != "gguf" and located.config.get("quantization_config"):
+    if located.config.get("quantization_config"):
         raise ModelError(
             f"{located.name} is quantised; gradients need plain weights.",
             "Use the model in its original precision, or a GGUF file, which is dequantised.",

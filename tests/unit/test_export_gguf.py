@@ -14,6 +14,7 @@ from gguf import GGUFReader
 
 from nirvana.checkpoints.gguf_export import export_gguf
 from nirvana.checkpoints.gguf_tokenizer import value_of
+from nirvana.checkpoints.saving import checkpoint_config
 from nirvana.checkpoints.verification import verify_export
 from nirvana.errors import Cancelled, CheckpointError, ModelError, NirvanaError
 from nirvana.layout import KV_GROUP, NEURON
@@ -199,6 +200,27 @@ def test_damaged_files_in_the_header_are_refused(dense: LM, tmp_path: Path, dama
     writer.close()
     with pytest.raises(NirvanaError):
         load_model(other, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}}, "is quantised"),
+        ({"intermediate_size": 47}, "disagree"),
+        ({"model_type": "gpt2"}, "gpt2"),
+        ({"num_hidden_layers": 1 << 40}, "layers"),
+    ],
+)
+def test_a_config_in_the_header_is_checked_as_one_in_a_folder(
+    dense: LM, tmp_path: Path, changes: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def changed(lm: LM, dtype: str) -> dict[str, Any]:
+        return checkpoint_config(lm, dtype) | changes
+
+    monkeypatch.setattr("nirvana.checkpoints.saving.checkpoint_config", changed)
+    path = export_gguf(dense, tmp_path / "out.gguf")
+    with pytest.raises(NirvanaError, match=message):
+        load_model(path, device="cpu")
 
 
 @pytest.mark.parametrize(

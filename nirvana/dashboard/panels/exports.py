@@ -97,7 +97,7 @@ def use_elsewhere(format: str, path: str, *, encoder_decoder: bool) -> None:
         st.markdown(f"**{each.engine}** · verified: {plain(each.verified)}")
         if each.command:
             st.code(each.call(path, auto_class), language=each.language, wrap_lines=True)
-        st.caption(plain(each.lost))
+        st.caption(f"Lost: {plain(each.lost)}")
 
 
 def chosen_export(subject: str) -> tuple[str, str]:
