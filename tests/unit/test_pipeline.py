@@ -364,7 +364,7 @@ def test_a_format_that_the_model_cannot_be_written_in_is_not_queued(store: Store
         check_task(run, "export", {"format": "gguf"})
     with pytest.raises(CheckpointError, match="checkpoint, uniform, gguf"):
         check_task(run, "export", {"format": "onnx"})
-    assert check_task(run, "export", {}).to_json() == {"format": "checkpoint", "subject": "final"}
+    assert check_task(run, "export", {}).to_json() == {"format": "checkpoint", "subject": "final", "dtype": "auto"}
 
 
 def test_a_cancelled_export_leaves_nothing(store: Store, recipe: Recipe) -> None:
