@@ -61,7 +61,7 @@ def _reasons(quality: Quality) -> None:
         "- **First order is rough for KV groups.** On this model the true change of f by removing one is often far "
         "from the prediction. The First order tab shows it for the open run.\n"
         "- **The model is small.** The paper prunes models of 3 and 8 billion parameters, with other text and a "
-        "fine-tuning afterwards. Here, trained on the same tokens, NIRVANA's model gained more than Taylor's and stayed "
-        "behind it (two seeds). One model, one language: on yours, measure it with a sweep."
+        "fine-tuning afterwards. Here, trained on the same tokens, NIRVANA's model gained more than Taylor's and "
+        "stayed behind it (two seeds). One model, one language: on yours, measure it with a sweep."
     )
     page.page_link("sweep")
