@@ -78,9 +78,8 @@ def save(
 
 def write_model(lm: LM, folder: Path, config: Mapping[str, Any], card: str, progress: ProgressCallback | None) -> None:
     """Files of every checkpoint: weights, config, tokenizer, model card, and the base's generation settings if any."""
-    model = lm.weights()
     folder.mkdir()
-    _write_weights(model, folder, config["dtype"], progress)
+    _write_weights(lm, folder, config["dtype"], progress)
     _write_settings(lm, folder, config)
     write_bytes(folder / CARD, card.encode())
 
@@ -191,20 +190,27 @@ def _write_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     write_json(path, settings)
 
 
-def _write_weights(model: PreTrainedModel, staged: Path, dtype: str, progress: ProgressCallback | None) -> None:
+def _write_weights(lm: LM, staged: Path, dtype: str, progress: ProgressCallback | None) -> None:
     """Shards of at most 1 GiB (a larger tensor alone), tied weights once; an index where there are several."""
     from safetensors.torch import save_file
 
+    lm.release()
+    model = lm.module()
     shards = _shards(model, ITEM_BYTES[dtype])
+    read = {id(value): lm.disk.source(value) for tensors in shards for value in tensors.values()} if lm.disk else {}
     names = [f"model-{i:05}-of-{len(shards):05}.safetensors" for i in range(1, len(shards) + 1)]
     if len(shards) == 1:
         names = ["model.safetensors"]
     total = 0
     for done, (name, tensors) in enumerate(zip(names, shards, strict=True)):
         report(progress, "Writing the checkpoint", done, len(shards) + 1)
-        stored = {key: in_dtype(key, value, dtype, model.dtype).contiguous() for key, value in tensors.items()}
+        stored = {
+            key: in_dtype(key, read[id(value)]() if read else value.detach(), dtype, model.dtype).contiguous()
+            for key, value in tensors.items()
+        }
         total += sum(value.numel() * value.itemsize for value in stored.values())
         save_file(stored, staged / name, {"format": "pt"})
+        del stored  # before the next shard is read
         (staged / name).chmod(staged.stat().st_mode & 0o666)  # safetensors makes it readable by the owner only
     if len(shards) > 1:
         where = {key: name for name, tensors in zip(names, shards, strict=True) for key in tensors}
@@ -235,7 +241,7 @@ def _shards(model: PreTrainedModel, item: int) -> list[dict[str, torch.Tensor]]:
         if shards[-1] and size + tensor.numel() * item > SHARD_BYTES:
             shards.append({})
             size = 0
-        shards[-1][name] = tensor.detach()
+        shards[-1][name] = tensor
         size += tensor.numel() * item
     return shards
 
@@ -243,7 +249,8 @@ def _shards(model: PreTrainedModel, item: int) -> list[dict[str, torch.Tensor]]:
 def own_tensors(model: PreTrainedModel) -> Iterator[tuple[str, torch.Tensor]]:
     """Name and value of each tensor, tied ones once, since the loader ties them."""
     seen = set()
-    for name, tensor in model.state_dict().items():
-        if tensor.data_ptr() not in seen:
-            seen.add(tensor.data_ptr())
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        place = id(tensor) if tensor.is_meta else tensor.data_ptr()  # one on disk has no address
+        if place not in seen:
+            seen.add(place)
             yield name, tensor

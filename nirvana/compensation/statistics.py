@@ -171,7 +171,7 @@ def collect_statistics(
 
     from nirvana.forward.projections import visit_inputs
 
-    lm.weights()
+    lm.module()
     sets = [calibration] if isinstance(calibration, CalibrationSet | CalibrationSelection) else list(calibration)
     if not sets:
         raise CompensationError("There is no calibration set to collect statistics from.", "Give at least one.")

@@ -20,7 +20,7 @@ from nirvana.evaluation.divergence import dense_reference, divergence_of
 from nirvana.evaluation.masking import Masks
 from nirvana.evaluation.replay_work import ReplayWork
 from nirvana.evaluation.tangent_kernel import backward_passes
-from nirvana.forward.chunks import CHUNK_LOGITS
+from nirvana.forward.chunks import CHUNK_LOGITS, input_batches
 from nirvana.forward.projections import output_projection
 from nirvana.forward.replay import Replay
 from nirvana.layout import Site
@@ -87,7 +87,7 @@ def ablate_units(
     masks, head = Masks(lm, saliency, Compensator(lm, "none", None, 0.0)), lm.family.head(lm.weights())
     found: list[Ablation] = []
     samples, length = x.outputs.shape
-    with Replay(lm, x) as replay:
+    with Replay(lm, input_batches(lm, x.tokens, x.decoder_tokens)) as replay:
         work.batches = replay.batches
         dense = float(np.mean(list(_outputs(head, replay.hidden_states()))))
         if (opened := work.opening(4, 1)) is not None:

@@ -63,7 +63,7 @@ def dense_reference(
         ModelError: the probes are longer than the model's positions.
     """
     _check(dense, probe)
-    head = dense.family.head(dense.weights())
+    head = dense.family.head(dense.module())
     vocabulary, width = head.weight.shape
     total, chunk = probe.outputs.size, chunk_positions(vocabulary)
     if keep_bytes is None:
@@ -73,7 +73,7 @@ def dense_reference(
     store = torch.empty(shape, dtype=dtype, device=dense.device)
     stage, done = "Dense predictions", 0
     report(progress, stage, done, total)
-    for _, hidden in hidden_batches(dense, probe.tokens, probe.decoder_tokens):
+    for _, hidden in hidden_batches(dense, probe.tokens, probe.decoder_tokens, stage=stage, progress=progress):
         states = hidden.reshape(-1, width)
         for start in range(0, len(states), chunk):
             report(progress, stage, done, total)
@@ -107,7 +107,7 @@ def divergence(
         ModelError: the vocabularies differ, the probes are too long, or an output is not a number.
     """
     _check(pruned, probe)
-    head = pruned.family.head(pruned.weights())
+    head = pruned.family.head(pruned.module())
     vocabulary = head.weight.shape[0]
     if reference is None:
         reference = dense_reference(dense, probe, progress=within(progress, "Probe", 0, 2))
@@ -116,7 +116,8 @@ def divergence(
         raise CorpusError("The dense reference is of another probe.", "Compute it for this one.")
     if reference.head.weight.shape[0] != vocabulary:
         raise ModelError("The two models have different vocabularies.", "Compare a model with one pruned from it.")
-    states = (hidden for _, hidden in hidden_batches(pruned, probe.tokens, probe.decoder_tokens))
+    batches = hidden_batches(pruned, probe.tokens, probe.decoder_tokens, stage="Divergence", progress=progress)
+    states = (hidden for _, hidden in batches)
     return divergence_of(states, head, reference, probe.outputs.shape, name=pruned.source.name, progress=progress)
 
 

@@ -14,7 +14,7 @@ from nirvana.compensation.compensator import Compensator
 from nirvana.forward.projections import output_projection
 from nirvana.layout import Site
 from nirvana.models.lm import LM
-from nirvana.models.weights import output_part, unit_rows
+from nirvana.models.weights import linear_layer, output_part, unit_rows
 from nirvana.saliency.scores import Saliency
 
 
@@ -44,7 +44,7 @@ class Masks:
 
     def of(self, site: Site, units: np.ndarray) -> Masked:
         """The output projection of `site` with the columns of `units` only, ascending; raises like `projection`."""
-        linear = output_projection(self._lm, site)
+        linear = linear_layer(self._lm.block(site.stack, site.layer), output_part(self._lm, site))
         kept = unit_rows(torch.from_numpy(units), output_part(self._lm, site).size)
         weight, bias = linear.weight, linear.bias
         with torch.no_grad():
@@ -66,10 +66,12 @@ class Masks:
 
     @contextmanager
     def _replaced(self, site: Site, masked: Masked) -> Iterator[None]:
+        self._lm.release()  # a block that is dropped meanwhile must not come back
         linear = output_projection(self._lm, site)
         own = linear.weight, linear.bias
         linear.weight, linear.bias = masked.weight, masked.bias  # type: ignore[assignment]
         try:
             yield
         finally:
+            self._lm.release()
             linear.weight, linear.bias = own

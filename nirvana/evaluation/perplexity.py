@@ -121,13 +121,13 @@ def _examples(lm: LM, windows: np.ndarray, task: str) -> Examples:
 
 def _losses(lm: LM, examples: Examples, progress: ProgressCallback | None) -> np.ndarray:
     """float32 (N, U): nats of each label."""
-    head = lm.family.head(lm.weights())
+    head = lm.family.head(lm.module())
     chunk = chunk_positions(head.weight.shape[0])
     samples, predicted = examples.labels.shape
     losses = np.empty((samples, predicted), np.float32)
     done, flat = 0, losses.reshape(-1)
     report(progress, STAGE, done, flat.size)
-    for first, hidden in hidden_batches(lm, examples.inputs, examples.decoder_inputs):
+    for first, hidden in hidden_batches(lm, examples.inputs, examples.decoder_inputs, stage=STAGE, progress=progress):
         targets = torch.from_numpy(examples.labels[first : first + len(hidden)].reshape(-1)).to(lm.device)
         states = hidden[:, :predicted].reshape(-1, hidden.shape[-1])
         for start in range(0, len(states), chunk):

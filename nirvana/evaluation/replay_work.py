@@ -40,7 +40,7 @@ class ReplayWork:
             self._block[place] += layout.parameters
             if site in passes:
                 self.sites[place].append(site)
-        self._pass, above = dict[Place, int](), lm.family.head(lm.weights()).weight.numel()
+        self._pass, above = dict[Place, int](), lm.family.head(lm.module()).weight.numel()
         for place in reversed(self._block):
             above += self._block[place]
             self._pass[place] = above

@@ -13,6 +13,7 @@ from nirvana.errors import PlanError
 from nirvana.evaluation.divergence import dense_reference, divergence_of
 from nirvana.evaluation.masking import Masks
 from nirvana.evaluation.replay_work import ReplayWork
+from nirvana.forward.chunks import input_batches
 from nirvana.forward.replay import Replay
 from nirvana.layout import Layout, Site
 from nirvana.loss_curves import Sensitivity, Shift, removed_counts
@@ -80,8 +81,8 @@ def sensitivity(
     passes = {site: len(levels_of) for site, levels_of in counts.items() if site not in found}
     work = ReplayWork(lm, passes, "Sensitivity", progress)
     reference = dense_reference(lm, probe, progress=work.opening(0, 1))
-    head = lm.family.head(lm.weights())
-    with Replay(lm, probe) as replay:
+    head = lm.family.head(lm.module())
+    with Replay(lm, input_batches(lm, probe.tokens, probe.decoder_tokens)) as replay:
         work.batches = replay.batches
         for place in replay.places:
             todo = work.sites[place]

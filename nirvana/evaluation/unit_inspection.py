@@ -21,7 +21,7 @@ from nirvana.evaluation.unit_inspection_results import (
 from nirvana.forward.projections import visit_inputs
 from nirvana.layout import NEURON, Site
 from nirvana.models.lm import LM
-from nirvana.models.weights import layer_places, linear_layer, output_part
+from nirvana.models.weights import linear_layer, output_part
 from nirvana.progress import ProgressCallback
 from nirvana.saliency.units import add_unit_sums
 
@@ -138,7 +138,7 @@ class _Text:
 
 def _norms(lm: LM, site: Site) -> dict[str, np.ndarray]:
     """Weight matrix -> float64 (units,), the Euclidean norm of each unit's rows or columns."""
-    block = lm.family.blocks(lm.weights())[site.stack][layer_places(lm.layout)[site.stack, site.layer]]
+    block = lm.block(site.stack, site.layer)
     found = {}
     for part in lm.family.slices(lm.settings, site):
         weight = linear_layer(block, part).weight

@@ -34,7 +34,7 @@ def seconds_per_token(lm: LM) -> float:
 
 def _forward(lm: LM, tokens: np.ndarray) -> float:
     """Seconds of one pass."""
-    head = lm.family.head(lm.weights())
+    head = lm.family.head(lm.module())
     chunk, total = chunk_positions(head.weight.shape[0]), torch.zeros((), device=lm.device)
     start = time.perf_counter()
     with torch.inference_mode():

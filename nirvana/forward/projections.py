@@ -61,11 +61,20 @@ def visit_inputs(
             handle.remove()
 
 
+def output_weight(lm: LM, site: Site) -> torch.Tensor:
+    """The weight (out, d) of the output projection of `site`.
+
+    Raises:
+        ModelError: the model was unloaded.
+    """
+    return linear_layer(lm.block(site.stack, site.layer), output_part(lm, site)).weight.detach()
+
+
 def output_projection(lm: LM, site: Site) -> nn.Linear:
-    """The output projection of `site`, with a weight of (out, d).
+    """The output projection of `site`, for hooks; with weights on disk it has none outside a forward.
 
     Raises:
         ModelError: the weights are not in memory.
     """
-    block = lm.family.blocks(lm.weights())[site.stack][layer_places(lm.layout)[site.stack, site.layer]]
+    block = lm.family.blocks(lm.module())[site.stack][layer_places(lm.layout)[site.stack, site.layer]]
     return linear_layer(block, output_part(lm, site))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from nirvana.forward.chunks import batch_windows
+from nirvana.forward.replay import Inputs, Replay
 from nirvana.forward.tokens import Tokens, read_tokens
 from nirvana.models.lm import LM
 from nirvana.progress import ProgressCallback, report
@@ -40,18 +41,34 @@ class Reader:
     ) -> None:
         sets = [read_tokens(lm, each) for each in calibration]
         self._lm = lm
-        self._batches = [(tokens, rows) for tokens in sets for rows in _rows(lm, tokens)]
+        self._inputs = list[Inputs]()
+        self._marks = list[torch.Tensor | None]()  # (b, T) booleans, or None where all count
+        for tokens in sets:
+            for rows in _rows(lm, tokens):
+                ids, mask, decoder_ids, counted = (
+                    None if all_ is None else all_[rows].to(lm.device) for all_ in tokens
+                )
+                assert ids is not None
+                self._inputs.append(Inputs(ids, mask, decoder_ids))
+                self._marks.append(counted)
         self._stage = stage
         self._progress = progress
-        self._total = len(self._batches) * steps
+        self._total = len(self._inputs) * steps
         self._done = 0
         self._counted: dict[str, torch.Tensor | None] = {}  # stack -> (b, T) booleans, or None where all count
 
     def run(self) -> None:
         """All batches."""
-        with torch.inference_mode():
-            for tokens, rows in self._batches:
-                self._read(tokens, rows)
+        lm = self._lm
+        if lm.disk is None:
+            with torch.inference_mode():
+                for index, inputs in enumerate(self._inputs):
+                    self._begin(index)
+                    lm.family.hidden_states(lm.module(), *inputs)
+            return
+        with Replay(lm, self._inputs) as replay:
+            for _ in replay.places:
+                replay.advance(begin=self._begin)
 
     def counted(self, stack: str, states: torch.Tensor) -> torch.Tensor:
         """States (n, d) at positions that count, of states (b, T, d) in `stack`."""
@@ -63,29 +80,14 @@ class Reader:
         self._done += 1
         self._report()
 
-    def _read(self, tokens: Tokens, rows: slice) -> None:
-        lm = self._lm
-        ids, mask, decoder_ids, counted = (None if all_ is None else all_[rows].to(lm.device) for all_ in tokens)
-        assert ids is not None
-        *before, last = lm.layout.stacks
-        self._counted = {last: counted} | {stack: None if mask is None else mask.bool() for stack in before}
+    def _begin(self, batch: int) -> None:
+        mask = self._inputs[batch].mask
+        *before, last = self._lm.layout.stacks
+        self._counted = {last: self._marks[batch]} | {stack: None if mask is None else mask.bool() for stack in before}
         self._report()
-        lm.family.hidden_states(lm.weights(), ids, mask, decoder_ids)
 
     def _report(self) -> None:
         report(self._progress, self._stage, self._done, self._total)
-
-
-def block_output(output: Any) -> torch.Tensor:
-    """A block's output states; some releases of transformers wrap them in a tuple."""
-    states: torch.Tensor = output[0] if isinstance(output, tuple) else output
-    return states
-
-
-def block_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
-    """The states that a block was called with."""
-    states: torch.Tensor = args[0] if args else kwargs["hidden_states"]
-    return states
 
 
 def _rows(lm: LM, tokens: Tokens) -> Sequence[slice]:

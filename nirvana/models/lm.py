@@ -19,8 +19,10 @@ from nirvana.models.limits import give_back_free_memory
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+    from nirvana.models.lazy import BlockLoader
     from nirvana.recovery.history import RecoveryHistory
     from nirvana.runs.recipe import Recipe
 
@@ -51,6 +53,7 @@ class LM:
 
     Attributes:
         model: the transformers module, in eval mode, or None after `unload()`.
+        disk: reads the weights of the blocks as they are needed; None for a model whose weights are all in memory.
         dense: layout of the original model; `layout` itself for one that was never pruned.
         dtype: of the floating-point weights.
         plans: hashes of the pruning plans that were applied, in order.
@@ -80,6 +83,7 @@ class LM:
     recipe: Recipe | None = None
     recoveries: tuple[dict[str, Any], ...] = ()
     history: RecoveryHistory | None = None
+    disk: BlockLoader | None = None
 
     @cached_property
     def hash(self) -> str:
@@ -107,7 +111,22 @@ class LM:
         return self.layout.parameters * self.dtype.itemsize
 
     def weights(self) -> PreTrainedModel:
-        """The transformers module.
+        """The transformers module, with all its weights in memory.
+
+        Raises:
+            ModelError: the model was unloaded, or its weights are on disk.
+        """
+        if self.disk is not None and self.model is not None:
+            raise ModelError(
+                f"The weights of {self.source.name} stay on disk; this needs all of them in memory.",
+                "Load the model without weights lazy.",
+            )
+        return self.module()
+
+    def module(self) -> PreTrainedModel:
+        """The transformers module, for its forward: with weights on disk, a block has its weights while it computes.
+
+        `block` gives weights outside a forward.
 
         Raises:
             ModelError: the model was unloaded.
@@ -115,6 +134,20 @@ class LM:
         if self.model is None:
             raise ModelError(f"The weights of {self.source.name} are not in memory.", "Load the model again.")
         return self.model
+
+    def block(self, stack: str, layer: int) -> nn.Module:
+        """The block of an original layer with its weights, which are in memory until another block's are needed.
+
+        Raises:
+            ModelError: the model was unloaded.
+        """
+        block: nn.Module = self.family.blocks(self.module())[stack][self.layout.layers(stack).index(layer)]
+        return block if self.disk is None else self.disk.load(block)
+
+    def release(self) -> None:
+        """Drop the block that is in memory; nothing for a model whose weights are all in memory."""
+        if self.disk is not None:
+            self.disk.release()
 
     def check_tokens(self, ids: Any) -> None:
         """Check that every token of a text has an embedding: a tokenizer may have special tokens beyond them.
@@ -134,6 +167,8 @@ class LM:
         """Drop the weights and release their memory; properties that need only the config remain."""
         import torch
 
+        if self.disk is not None:
+            self.disk.close()
         alive = weakref.ref(self.model) if self.model is not None else None
         self.model = None
         if alive is not None and alive() is not None:  # part of a cycle; to search them all takes 0.2 s
@@ -145,6 +180,6 @@ class LM:
             torch.mps.empty_cache()
 
     def __repr__(self) -> str:
-        state = "" if self.model is not None else ", unloaded"
+        state = ", unloaded" if self.model is None else "" if self.disk is None else ", weights on disk"
         millions = self.layout.parameters / 1e6
         return f"LM({self.source.name}, {millions:.1f} M parameters, {self.dtype} on {self.device}{state})"

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -20,12 +21,13 @@ from nirvana.models.generation_settings import read_generation_settings
 from nirvana.models.gguf_files import converted_folder
 from nirvana.models.gguf_own import own_files
 from nirvana.models.hashing import weight_hash
+from nirvana.models.lazy import put_on_disk
 from nirvana.models.limits import check_fits
 from nirvana.models.lm import LM, Source
 from nirvana.models.pruning_record import FILE, PruningRecord, find_record
 from nirvana.models.quiet import quiet_library
 from nirvana.models.sources import Located, locate, read_config
-from nirvana.models.tensors import read_tensors, stored_dtype, weight_files
+from nirvana.models.tensors import Checkpoint, read_tensors, stored_dtype, weight_files
 from nirvana.models.weights import resize
 from nirvana.out_of_memory import is_out_of_memory
 from nirvana.progress import ProgressCallback, report
@@ -33,6 +35,8 @@ from nirvana.progress import ProgressCallback, report
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+Weights = Literal["memory", "lazy"]
+WEIGHTS = get_args(Weights)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # Keys of config.json that would make transformers run a checkpoint's code or build layers of uneven sizes itself.
 NOT_FOR_TRANSFORMERS = (
@@ -50,6 +54,7 @@ def load_model(
     *,
     device: str = "auto",
     dtype: str = "auto",
+    weights: Weights = "memory",
     progress: ProgressCallback | None = None,
 ) -> LM:
     """Load a language model in eval mode, ready for every other function.
@@ -61,6 +66,10 @@ def load_model(
         name: a built-in name ("smollm2-135m"), a hub id, a folder (also one from `nirvana.save`), or a .gguf file.
         device: "auto" (CUDA, then Apple silicon, then the CPU), "cpu", "cuda", "cuda:1", "mps".
         dtype: "auto", "float32", "bfloat16" or "float16". "auto" is float32 on a CPU; elsewhere that of the checkpoint.
+        weights: "memory", or "lazy" to leave them on disk, for a model larger than the memory: one block at a time is
+            read from the safetensors, and hidden states are kept between blocks. The files must stay as they are.
+            Scores, measurements, pruning and saving work as usual; what needs all weights at once, such as training or
+            a GGUF file, raises `ModelError`. Without an encoder only.
         progress: called after each tensor; may raise `Cancelled`.
 
     Raises:
@@ -72,6 +81,11 @@ def load_model(
     located = locate(name)
     family = family_of(located.config)
     _refuse_quantised(located)
+    if weights not in WEIGHTS:
+        raise ModelError(f"Weights cannot be {weights!r}.", f"Use {' or '.join(WEIGHTS)}.")
+    lazy = weights == "lazy"
+    if lazy:
+        _refuse_lazy(located, family)
     record = find_record(located.path, family, located.config)
     if record is not None:
         located = replace(located, config=dict(record.dense_config(family, located.config)))
@@ -80,16 +94,23 @@ def load_model(
     precision = resolve_dtype(dtype, located.config, place)
     layout = family.layout(located.config) if record is None else record.layout(family, located.config)
     for where in {"cpu", str(place)}:  # weights are read into CPU memory first
-        check_fits(layout.parameters * precision.itemsize, where, located.name)
+        parameters = needed_at_once(layout, where) if lazy else layout.parameters
+        check_fits(parameters * precision.itemsize, where, located.name)
     folder = _weights_folder(located, progress)
     files = weight_files(folder)
     hash_of_files = weight_hash(files)
     config = _library_config(folder, {} if record is None else record.dense_sizes)
     makers = located.kind != "gguf" or own_files(located.path)  # settings of the library's own are none
     generation = read_generation_settings(folder) if makers else None
-    tensors = read_tensors(files, precision, progress, family.kept_in_float32)
-    model = build_model(config, family, layout, tensors, precision)
-    del tensors
+    disk = None
+    if lazy:
+        checkpoint = Checkpoint(files, precision)
+        model = build_model(config, family, layout, dict(checkpoint.stand_ins), precision)
+        disk = put_on_disk(model, family, checkpoint, place)
+    else:
+        tensors = read_tensors(files, precision, progress, family.kept_in_float32)
+        model = build_model(config, family, layout, tensors, precision)
+        del tensors
     # Some of the library's configs set tied embeddings regardless of the weights.
     tied = family.head(model).weight is family.embeddings(model).weight
     settings, model.config.tie_word_embeddings = {**located.config, "tie_word_embeddings": tied}, tied
@@ -98,9 +119,10 @@ def load_model(
         family.adapt(model, record.kept)
     if generation is not None:
         model.generation_config = GenerationConfig.from_dict(generation)
-    report(progress, "Moving weights", 0, 0)
-    model.requires_grad_(False)
-    nn.Module.to(model, place)
+    if not lazy:
+        report(progress, "Moving weights", 0, 0)
+        model.requires_grad_(False)
+        nn.Module.to(model, place)
     report(progress, "Reading the tokenizer", 0, 0)
     stored = str(located.config.get("dtype", "")) if located.kind == "gguf" else stored_dtype(files)
     source = Source(located.name, located.origin, located.note, path=located.path, dtype=stored)
@@ -123,7 +145,30 @@ def load_model(
         compensations=() if record is None else record.compensations,
         recoveries=() if record is None else record.recoveries,
         generation=generation,
+        disk=disk,
     )
+
+
+def needed_at_once(layout: Layout, device: str) -> int:
+    """Parameters in the memory of a device while a model with weights on disk computes: two blocks, of which one is
+    read ahead, and the gradients of one. Embeddings and head are pages of a file, except on an accelerator.
+    """
+    blocks = Counter[tuple[str, int]]()
+    for site, place in layout.items():
+        blocks[site.stack, site.layer] += place.parameters
+    rest = 0 if device == "cpu" else layout.parameters - layout.prunable
+    return rest + 3 * max(blocks.values())
+
+
+def _refuse_lazy(located: Located, family: Family) -> None:
+    hint = "Load it without weights lazy."
+    if located.kind == "gguf":
+        raise ModelError(
+            f"{located.name} is a GGUF file, which is converted as a whole.",
+            f"{hint} A copy from nirvana.save can be loaded so.",
+        )
+    if family.encoder_decoder:
+        raise ModelError(f"{located.name} has an encoder, whose output every block of the decoder reads.", hint)
 
 
 def resolve_device(device: str) -> torch.device:

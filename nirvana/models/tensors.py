@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Container
+from collections.abc import Callable, Container, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -51,25 +53,103 @@ def read_tensors(
         CheckpointError: a file is truncated or not safetensors.
         ModelError: a tensor holds NaN or infinity, or is quantised.
     """
-    from safetensors import SafetensorError, safe_open
-
     tensors: dict[str, torch.Tensor] = {}
     for file in files:
-        try:
-            with safe_open(file, framework="pt") as reader:
-                names = list(reader.keys())
-                for done, name in enumerate(names):
-                    report(progress, f"Reading {file.name}", done, len(names))
-                    exact = dtype == torch.float16 and name.split(".")[-2:][0] in kept_in_float32
-                    tensors[name] = _checked(name, reader.get_tensor(name), torch.float32 if exact else dtype)
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(
-                f"{file.name} is truncated or not a safetensors file: {error}.", "Download or save the model again."
-            ) from error
+        with _opened(file) as reader:
+            names = list(reader.keys())
+            for done, name in enumerate(names):
+                report(progress, f"Reading {file.name}", done, len(names))
+                tensors[name] = checked(name, reader.get_tensor(name), _dtype(name, dtype, kept_in_float32))
     return tensors
 
 
-def _checked(name: str, stored: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+class Checkpoint:
+    """The tensors of safetensors files, each read when it is needed.
+
+    Args:
+        files: see `weight_files`.
+        dtype: that tensors are read as.
+
+    Raises:
+        CheckpointError: a file is truncated or not safetensors.
+    """
+
+    def __init__(self, files: list[Path], dtype: torch.dtype) -> None:
+        self.dtype = dtype
+        self._files: dict[str, Path] = {}
+        self._stamps = {file: _stamp(file) for file in files}
+        self.stand_ins: dict[str, torch.Tensor] = {}
+        for file in files:
+            with _opened(file) as reader:
+                for name in reader.keys():  # noqa: SIM118 - the reader is no dictionary
+                    part = reader.get_slice(name)
+                    if not part.get_dtype().startswith(("F", "BF")):
+                        checked(name, reader.get_tensor(name), dtype)  # which refuses it
+                    self._files[name] = file
+                    self.stand_ins[name] = torch.zeros((), dtype=dtype).expand(part.get_shape())
+        self._names = {tensor.data_ptr(): name for name, tensor in self.stand_ins.items()}
+
+    def name_of(self, weight: torch.Tensor) -> str:
+        """The name of the tensor whose stand-in became `weight`.
+
+        Raises:
+            ModelError: none did.
+        """
+        name = self._names.get(weight.data_ptr())
+        if name is None or weight.shape != self.stand_ins[name].shape:
+            raise ModelError(
+                "A weight of this model is made from several tensors of the checkpoint.",
+                'Load it without weights="lazy", or save it again with the library.',
+            )
+        return name
+
+    def source(self, name: str) -> Callable[[], torch.Tensor]:
+        """A function that reads a tensor as `dtype`, in memory of its own, and checks it as `read_tensors` does."""
+        return lambda: checked(name, self.pages(name), self.dtype)
+
+    def pages(self, name: str) -> torch.Tensor:
+        """A tensor as it is stored: pages of the file, which take no memory that the system cannot reclaim.
+
+        Raises:
+            ModelError: the file has changed.
+            CheckpointError: it cannot be read.
+        """
+        file = self._files[name]
+        with _opened(file) as reader:
+            if _stamp(file) != self._stamps[file]:
+                raise ModelError(f"{file.name} has changed since the model was loaded.", "Load the model again.")
+            tensor: torch.Tensor = reader.get_tensor(name)
+        return tensor
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[Any]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="pt") as reader:
+            yield reader
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{file.name} is truncated or not a safetensors file: {error}.", "Download or save the model again."
+        ) from error
+
+
+def _stamp(file: Path) -> tuple[int, int]:
+    status = file.stat()
+    return status.st_size, status.st_mtime_ns
+
+
+def _dtype(name: str, dtype: torch.dtype, kept_in_float32: Container[str]) -> torch.dtype:
+    return torch.float32 if dtype == torch.float16 and name.split(".")[-2:][0] in kept_in_float32 else dtype
+
+
+def checked(name: str, stored: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """A copy of a stored tensor as `dtype`.
+
+    Raises:
+        ModelError: it holds NaN or infinity, or is quantised.
+    """
     if not stored.is_floating_point():
         raise ModelError(
             f"The tensor {name} holds {str(stored.dtype).removeprefix('torch.')}: quantised weights are not supported.",

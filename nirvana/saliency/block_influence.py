@@ -15,7 +15,9 @@ import numpy as np
 from torch import nn
 from torch.nn import functional as F
 
-from nirvana.forward.reader import Reader, block_input, block_output
+from nirvana.forward.reader import Reader
+from nirvana.forward.states import block_input, block_output
+from nirvana.models.lazy import computes
 from nirvana.models.lm import LM
 from nirvana.saliency.activations import STAGE
 from nirvana.saliency.request import Request, Scored
@@ -31,7 +33,9 @@ def unit_scores(request: Request) -> Scored:
     reader = Reader(lm, [request.text()], steps=len(blocks), stage=STAGE, progress=request.progress)
 
     def hook(layer: Layer) -> Callable[..., None]:
-        def after(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        def after(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+            if not computes(block):
+                return
             states = (block_input(args, kwargs), block_output(output))
             before, behind = (reader.counted(layer[0], each).float() for each in states)
             totals[layer] += float(F.cosine_similarity(before, behind, dim=1).sum())
@@ -57,6 +61,6 @@ def _layers(lm: LM) -> dict[Layer, nn.Module]:
     """All blocks of the model."""
     return {
         (stack, layer): block
-        for stack, blocks in lm.family.blocks(lm.weights()).items()
+        for stack, blocks in lm.family.blocks(lm.module()).items()
         for layer, block in zip(lm.layout.layers(stack), blocks, strict=True)
     }

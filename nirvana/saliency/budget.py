@@ -6,6 +6,7 @@ from collections import Counter
 from typing import NamedTuple
 
 from nirvana.errors import SaliencyError
+from nirvana.forward.states import BUDGET
 from nirvana.layout import KV_GROUP, NEURON
 from nirvana.models.limits import available_memory
 from nirvana.models.lm import LM
@@ -43,6 +44,13 @@ def choose(
     Raises:
         SaliencyError: nothing fits.
     """
+    if lm.disk is not None and strategy == MICRO_BATCHES:
+        raise SaliencyError(
+            f"Micro-batches need all weights of {lm.source.name}, which stay on disk.",
+            "Use the strategy auto or recompute, or load the model without weights lazy.",
+        )
+    if lm.disk is not None:
+        strategy = RECOMPUTE
     budget = int(available_memory(str(lm.device)) * SHARE) if memory is None else memory
     wanted = (CPU_TOKENS if lm.device.type == "cpu" else GPU_TOKENS) // length
     full = min(max(1, wanted), samples)
@@ -77,7 +85,17 @@ def estimate(lm: LM, samples: int, length: int, strategy: str, micro_batch: int,
         kept = 4 * lm.layout.prunable if accumulated and micro_batch < samples else 0
         return per_layer * layers + kept + 2 * largest * item + SCRATCH
     boundaries = samples * length * hidden * item * (layers + 1)
+    if lm.disk is not None:  # beyond the budget they are on disk, and two blocks are in memory
+        boundaries = min(boundaries, 2 * BUDGET) + 2 * max(_block_sizes(lm)) * item
     return boundaries + 2 * per_layer + 3 * largest * 4 + SCRATCH
+
+
+def _block_sizes(lm: LM) -> list[int]:
+    """Prunable parameters of each block."""
+    sizes = Counter[tuple[str, int]]()
+    for site, place in lm.layout.items():
+        sizes[site.stack, site.layer] += place.parameters
+    return list(sizes.values())
 
 
 def block_activations(lm: LM) -> int:

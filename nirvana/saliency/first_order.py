@@ -9,6 +9,8 @@ backward pass completes them one by one;
 - recompute: the forward pass keeps only the blocks' inputs. Then block by block, from the last, all samples pass
   through that block again, a few at a time, with autograd. Only one block's gradients exist at any moment.
 
+With weights on disk it is recomputation that reads each block once forwards and once backwards (see `streamed`).
+
 In both a complete gradient is reduced to its unit sums at once and freed. Where the absolute value is taken per sample,
 samples run one at a time, and each costs a pass over all prunable weights besides its forward and backward.
 """
@@ -22,7 +24,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from nirvana.forward.reader import block_input, block_output
+from nirvana.forward.replay import Inputs
+from nirvana.forward.states import block_input, block_output
 from nirvana.forward.tokens import UNLABELLED, read_labels
 from nirvana.layout import Site
 from nirvana.models.families.base import WeightSlice
@@ -30,6 +33,7 @@ from nirvana.models.lm import LM
 from nirvana.progress import ProgressCallback, report
 from nirvana.saliency.budget import MICRO_BATCHES, choose
 from nirvana.saliency.request import Request, Scored
+from nirvana.saliency.streamed import streamed_backward
 from nirvana.saliency.units import add_unit_sums, unit_weights
 
 
@@ -49,7 +53,7 @@ class Batch(NamedTuple):
 
     def hidden_states(self, lm: LM) -> torch.Tensor:
         """(b, T, H)."""
-        return lm.family.hidden_states(lm.weights(), self.input_ids, self.attention_mask, self.decoder_input_ids)
+        return lm.family.hidden_states(lm.module(), self.input_ids, self.attention_mask, self.decoder_input_ids)
 
 
 OutputGradient = Callable[[nn.Linear, torch.Tensor, Batch], torch.Tensor]
@@ -86,7 +90,7 @@ def first_order_scores(request: Request, output_gradient: OutputGradient, *, per
 
     batches = [part(start) for start in range(0, samples, choice.micro_batch)]
     gradients = _Gradients(lm, steps, per_sample=per_sample)
-    run = _micro_batches if choice.strategy == MICRO_BATCHES else _recompute
+    run = _on_disk if lm.disk is not None else _micro_batches if choice.strategy == MICRO_BATCHES else _recompute
     if lm.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(lm.device)
         before = torch.cuda.memory_allocated(lm.device)
@@ -119,41 +123,49 @@ class _Steps:
 class _Gradients:
     """Reduces gradients of prunable weights to unit sums; a context manager that restores the model.
 
-    Gradients are accumulated in float32 until `arriving(last=True)`. Then each gradient completes its weight, is
+    _Gradients are accumulated in float32 until `arriving(last=True)`. Then each gradient completes its weight, is
     reduced and freed; with `per_sample`, every gradient is.
     """
 
     def __init__(self, lm: LM, steps: _Steps, *, per_sample: bool) -> None:
         self.sums = {site: torch.zeros(place.units, device=lm.device) for site, place in lm.layout.items()}
-        self.weights = list(unit_weights(lm))
+        self.count = sum(len(lm.family.slices(lm.settings, site)) for site in lm.layout)  # of weight matrices
+        self._lm = lm
         self._per_sample = per_sample
         self._last = False
         self._steps = steps
         self._partial: dict[nn.Parameter, torch.Tensor] = {}
         self._handles: list[Any] = []
-        self._before = [(weight, weight.requires_grad, weight.grad) for weight in lm.weights().parameters()]
+        self._required: list[nn.Parameter] = []
+        self._before = [(weight, weight.requires_grad, weight.grad) for weight in lm.module().parameters()]
 
     def __enter__(self) -> _Gradients:
         for weight, _, _ in self._before:
             weight.requires_grad_(False)
             weight.grad = None
-        for site, part, weight in self.weights:
-            untyped: Any = weight.requires_grad_(True)  # which registering asks for
-            self._handles.append(untyped.register_post_accumulate_grad_hook(self._hook(site, part)))
         return self
 
     def __exit__(self, *_: object) -> None:
-        for handle in self._handles:
-            handle.remove()
+        self._forget()
         for weight, required, gradient in self._before:
             weight.requires_grad_(required)
             weight.grad = gradient
         self._partial.clear()
 
     def require(self, sites: set[Site]) -> None:
-        """Require gradients of these sites' weights only."""
-        for site, _, weight in self.weights:
-            weight.requires_grad_(site in sites)
+        """Require gradients of these sites' weights only; with weights on disk, of one block's."""
+        self._forget()
+        for site, part, weight in unit_weights(self._lm, [site for site in self._lm.layout if site in sites]):
+            untyped: Any = weight.requires_grad_(True)  # which registering asks for
+            self._handles.append(untyped.register_post_accumulate_grad_hook(self._hook(site, part)))
+            self._required.append(weight)
+
+    def _forget(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+        for weight in self._required:
+            weight.requires_grad_(False)
+        self._handles, self._required = [], []
 
     def arriving(self, *, last: bool) -> None:
         """Set whether the next gradients are the last of their weights."""
@@ -181,9 +193,9 @@ class _Gradients:
 def _micro_batches(
     lm: LM, batches: list[Batch], output_gradient: OutputGradient, gradients: _Gradients, steps: _Steps
 ) -> None:
-    model, blocks = lm.weights(), [block for stack in _stacks(lm).values() for block in stack]
+    model, blocks = lm.module(), [block for stack in _stacks(lm).values() for block in stack]
     samples = batches[0].samples
-    steps.total = samples + len(batches) * (len(blocks) + len(gradients.weights))
+    steps.total = samples + len(batches) * (len(blocks) + gradients.count)
     gradients.require(set(lm.layout))
     with _ticking(blocks, steps):
         for batch in batches:
@@ -196,13 +208,36 @@ def _micro_batches(
             del hidden
 
 
+def _on_disk(
+    lm: LM, batches: list[Batch], output_gradient: OutputGradient, gradients: _Gradients, steps: _Steps
+) -> None:
+    """Recomputation with each block read once in each direction."""
+    blocks = sum(len(blocks) for blocks in _stacks(lm).values())
+    steps.total = batches[0].samples + len(batches) * (2 * blocks + gradients.count)
+
+    def upstream(head: nn.Linear, hidden: torch.Tensor, batch: int) -> torch.Tensor:
+        return output_gradient(head, hidden, batches[batch])
+
+    def begin(sites: list[Site]) -> None:
+        gradients.require(set(sites))
+
+    def backward(batch: int, states: torch.Tensor | None, output: torch.Tensor, above: torch.Tensor) -> Any:
+        gradients.arriving(last=batch == len(batches) - 1)
+        torch.autograd.backward(output, above)
+        steps()
+        return None if states is None else states.grad
+
+    inputs = [Inputs(batch.input_ids, batch.attention_mask) for batch in batches]
+    streamed_backward(lm, inputs, upstream, begin, backward, steps)
+
+
 def _recompute(
     lm: LM, batches: list[Batch], output_gradient: OutputGradient, gradients: _Gradients, steps: _Steps
 ) -> None:
     stacks = _stacks(lm)
     blocks = [block for stack in stacks.values() for block in stack]
     samples = batches[0].samples
-    steps.total = samples + len(batches) * (2 * len(blocks) + len(gradients.weights))
+    steps.total = samples + len(batches) * (2 * len(blocks) + gradients.count)
     with _ticking(blocks, steps):
         passes = [_forward(lm, stacks, batch, output_gradient) for batch in batches]
         for stack, modules in reversed(stacks.items()):
@@ -289,7 +324,7 @@ class _Pass:
     def finish(self, lm: LM, hidden: torch.Tensor, batch: Batch, output_gradient: OutputGradient) -> None:
         """Initialise `upstream`, the gradient at the end of the last stack."""
         with torch.no_grad():
-            upstream = output_gradient(lm.family.head(lm.weights()), hidden.detach(), batch)
+            upstream = output_gradient(lm.family.head(lm.module()), hidden.detach(), batch)
         last = list(self.calls)[-1]
         (self.upstream,) = torch.autograd.grad(hidden, self.ends.pop(last), upstream)
 
@@ -330,7 +365,7 @@ def _forward(lm: LM, stacks: dict[str, list[nn.Module]], batch: Batch, output_gr
 
 def _stacks(lm: LM) -> dict[str, list[nn.Module]]:
     """Stack -> its blocks, in order of execution."""
-    return {stack: list(blocks) for stack, blocks in lm.family.blocks(lm.weights()).items()}
+    return {stack: list(blocks) for stack, blocks in lm.family.blocks(lm.module()).items()}
 
 
 @contextmanager

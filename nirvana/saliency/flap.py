@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from nirvana.forward.projections import output_projection
+from nirvana.forward.projections import output_weight
 from nirvana.layout import NEURON
 from nirvana.saliency.activations import by_unit, read_features
 from nirvana.saliency.request import Request, Scored
@@ -23,7 +23,7 @@ def unit_scores(request: Request) -> Scored:
     """Standardised WIFV, its mean over a unit's features. A layer of equal features scores 0."""
     lm, scores = request.lm, {}
     for site, features in read_features(request).items():
-        weight = output_projection(lm, site).weight.detach().float()
+        weight = output_weight(lm, site).float()
         fluctuation = features.variance * weight.square().sum(dim=0).cpu().numpy()  # (d,)
         if lm.layout[site].kind != NEURON:
             fluctuation = fluctuation**2

@@ -13,7 +13,7 @@ def unit_scores(request: Request) -> Scored:
     """Sum of |W| in float32."""
     lm = request.lm
     sums = {site: torch.zeros(place.units, device=lm.device) for site, place in lm.layout.items()}
-    weights = list(unit_weights(lm))
-    for site, part, weight in track(weights, request.progress, "Scoring", len(weights)):
+    total = sum(len(lm.family.slices(lm.settings, site)) for site in lm.layout)
+    for site, part, weight in track(unit_weights(lm), request.progress, "Scoring", total):
         add_unit_sums(sums[site], part, weight, None)
     return Scored({site: values.cpu().numpy() for site, values in sums.items()}, {})

@@ -53,7 +53,7 @@ def score(
         raise SaliencyError(f"There is no strategy {strategy!r}.", "Use auto, micro-batches or recompute.")
     if seed < 0:
         raise SaliencyError(f"A seed cannot be negative, such as {seed}.", "Use 0 or more.")
-    lm.weights()
+    lm.module()
     started = time.perf_counter()
     request = Request(lm, calibration, seed, memory, strategy, progress)
     scores, details = import_module(found.module).unit_scores(request)

@@ -12,8 +12,9 @@ several columns P is removed as a block: tr(a W_P ([G^-1]_PP)^-1 W_P^T).
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,13 +22,15 @@ from torch import nn
 
 from nirvana.compensation import REGULARISATION
 from nirvana.compensation.statistics import Moments, collect_statistics
-from nirvana.forward.projections import output_projection
+from nirvana.forward.projections import output_projection, output_weight
+from nirvana.forward.replay import Inputs
 from nirvana.forward.tokens import UNLABELLED, read_labels
 from nirvana.layout import Site
-from nirvana.progress import track, within
+from nirvana.progress import report, track, within
 from nirvana.saliency.activations import STAGE
-from nirvana.saliency.budget import MICRO_BATCHES, choose
+from nirvana.saliency.budget import MICRO_BATCHES, RECOMPUTE, choose
 from nirvana.saliency.request import Request, Scored
+from nirvana.saliency.streamed import streamed_backward
 from nirvana.saliency.taylor import check_labels, loss_gradient
 
 PENDING = 32  # columns removed between updates of the large matrices, each one product
@@ -48,7 +51,7 @@ def unit_scores(request: Request) -> Scored:
     removing = within(request.progress, STAGE, 2, PARTS)
     scores = {}
     for site in track(list(lm.layout), removing, "Removing units", len(lm.layout)):
-        weight = output_projection(lm, site).weight.detach()
+        weight = output_weight(lm, site)
         scores[site] = removal_costs(weight, costs[site], statistics[site], lm.layout[site].units)
     return Scored(scores, {"regularisation": REGULARISATION})
 
@@ -64,16 +67,13 @@ def row_costs(request: Request) -> dict[Site, torch.Tensor]:
     check_labels(predicted)
     samples, length = tokens.outputs.shape
     longest = max(length, tokens.input_ids.shape[1])
-    choose(lm, samples, longest, strategy=MICRO_BATCHES, memory=request.memory, per_sample=True)  # or refuse
-    model, outputs, totals = lm.weights(), dict[Site, torch.Tensor](), dict[Site, torch.Tensor]()
+    strategy = MICRO_BATCHES if lm.disk is None else RECOMPUTE
+    choose(lm, samples, longest, strategy=strategy, memory=request.memory, per_sample=True)  # or refuse
+    if lm.disk is not None:
+        return {site: total / predicted for site, total in _streamed_row_costs(request).items()}
+    model, outputs, totals = lm.module(), dict[Site, torch.Tensor](), dict[Site, torch.Tensor]()
 
-    def keep(site: Site) -> Callable[..., None]:
-        def after(_: nn.Module, __: object, output: torch.Tensor) -> None:
-            outputs[site] = output if output.requires_grad else output.requires_grad_()
-
-        return after
-
-    handles = [output_projection(lm, site).register_forward_hook(keep(site)) for site in lm.layout]
+    handles = [output_projection(lm, site).register_forward_hook(_keeping(outputs, site)) for site in lm.layout]
     try:
         progress = within(request.progress, STAGE, 0, PARTS)
         for row in track(range(samples), progress, "Gradients", samples):
@@ -92,6 +92,55 @@ def row_costs(request: Request) -> dict[Site, torch.Tensor]:
         for handle in handles:
             handle.remove()
     return {site: total / predicted for site, total in totals.items()}
+
+
+def _streamed_row_costs(request: Request) -> dict[Site, torch.Tensor]:
+    """The sums of `row_costs` for a model with weights on disk."""
+    lm, tokens, labels = request.lm, request.tokens(), read_labels(request.text())
+    outputs, totals, handles = dict[Site, torch.Tensor](), dict[Site, torch.Tensor](), list[Any]()
+    batches = [
+        Inputs(*(None if all_ is None else all_[row : row + 1].to(lm.device) for all_ in tokens[:2]))  # type: ignore[arg-type]
+        for row in range(len(labels))
+    ]
+    progress, total = within(request.progress, STAGE, 0, PARTS), 2 * len(batches) * len(lm.layout.layers())
+    steps = itertools.count(1)
+
+    def tick() -> None:
+        report(progress, "Gradients", next(steps), total)
+
+    def upstream(head: nn.Linear, hidden: torch.Tensor, batch: int) -> torch.Tensor:
+        return loss_gradient(head, hidden[0], labels[batch].to(lm.device))[None]
+
+    def begin(sites: list[Site]) -> None:
+        for handle in handles:
+            handle.remove()
+        handles[:] = [output_projection(lm, site).register_forward_hook(_keeping(outputs, site)) for site in sites]
+
+    def backward(_: int, states: torch.Tensor | None, output: torch.Tensor, above: torch.Tensor) -> torch.Tensor | None:
+        wanted = list(outputs.values()) + ([] if states is None else [states])
+        gradients = torch.autograd.grad(output, wanted, above)
+        for site, gradient in zip(outputs, gradients, strict=False):
+            squares = gradient.float().square().sum(dim=(0, 1))
+            totals[site] = totals[site].add_(squares) if site in totals else squares
+        outputs.clear()
+        tick()
+        return None if states is None else gradients[-1]
+
+    try:
+        streamed_backward(lm, batches, upstream, begin, backward, tick)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {site: totals[site] for site in lm.layout}
+
+
+def _keeping(outputs: dict[Site, torch.Tensor], site: Site) -> Callable[..., None]:
+    """A hook that keeps the output of a projection, with a gradient."""
+
+    def after(_: nn.Module, __: object, output: torch.Tensor) -> None:
+        outputs[site] = output if output.requires_grad else output.requires_grad_()
+
+    return after
 
 
 def removal_costs(weight: torch.Tensor, rows: torch.Tensor, moments: Moments, units: int) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import nn
@@ -10,17 +10,18 @@ from torch import nn
 from nirvana.layout import Site
 from nirvana.models.families.base import WeightSlice
 from nirvana.models.lm import LM
-from nirvana.models.weights import layer_places, linear_layer
+from nirvana.models.weights import linear_layer
 
 CHUNK = 1 << 22  # weights converted to float32 at a time
 
 
-def unit_weights(lm: LM) -> Iterator[tuple[Site, WeightSlice, nn.Parameter]]:
-    """Every weight matrix that belongs to units, with its site, in model order."""
-    places = layer_places(lm.layout)
-    blocks = lm.family.blocks(lm.weights())
-    for site in lm.layout:
-        block = blocks[site.stack][places[site.stack, site.layer]]
+def unit_weights(lm: LM, sites: Iterable[Site] | None = None) -> Iterator[tuple[Site, WeightSlice, nn.Parameter]]:
+    """Every weight matrix that belongs to units, with its site, in model order; with `sites`, of these.
+
+    With weights on disk, each is in memory until one of another block follows.
+    """
+    for site in lm.layout if sites is None else sites:
+        block = lm.block(site.stack, site.layer)
         for part in lm.family.slices(lm.settings, site):
             weight = linear_layer(block, part).weight
             assert isinstance(weight, nn.Parameter)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from nirvana.forward.projections import output_projection
+from nirvana.forward.projections import output_weight
 from nirvana.saliency.activations import by_unit, read_features
 from nirvana.saliency.request import Request, Scored
 
@@ -18,6 +18,6 @@ def unit_scores(request: Request) -> Scored:
     """Sum over a unit's columns j of mean_i |W_ij| ||X_j||_2, X over all tokens that count."""
     lm, scores = request.lm, {}
     for site, features in read_features(request).items():
-        rows = output_projection(lm, site).weight.detach().float().abs().mean(dim=0).cpu().numpy()  # (d,)
+        rows = output_weight(lm, site).float().abs().mean(dim=0).cpu().numpy()  # (d,)
         scores[site] = by_unit(lm, site, rows * features.norm).sum(axis=1).astype(np.float32)
     return Scored(scores, {})

@@ -56,7 +56,7 @@ class Harness(HFLM):  # type: ignore[misc]  # the library is not typed
         self._asked: list[str] = []
         self.truncated: Counter[str] = Counter()  # by task: prompts that were truncated at the beginning
         super().__init__(
-            lm.weights(),
+            lm.module(),
             backend="seq2seq" if lm.family.encoder_decoder else "causal",
             tokenizer=tokenizer,
             batch_size=batch_size or "auto",
