@@ -291,4 +291,4 @@ def load(choice: ModelChoice, bar: Bar) -> LM:
     from nirvana.models.loading import load_model
 
     bar.step("model")
-    return load_model(choice.name, device=choice.device, dtype=choice.dtype, progress=bar.progress)
+    return load_model(**choice.to_json(), progress=bar.progress)

@@ -26,6 +26,7 @@ class PlanDivergence:
     """
 
     def __init__(self, lm: LM, saliency: Saliency, compensator: Compensator) -> None:
+        lm.weights()  # masks of all sites are kept, which take as much memory as the model
         self._lm, self._masks = lm, Masks(lm, saliency, compensator)
         self._masked: dict[tuple[Site, int], Masked] = {}
         self._references: dict[str, DenseReference] = {}

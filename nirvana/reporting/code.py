@@ -38,8 +38,9 @@ def python_code(recipe: Recipe, step: str, format: str = "", dtype: str = "auto"
     wanted = recipe.up_to(step)
     step = step if step in wanted else wanted[-1]
     lines = ["import nirvana as nv", ""]
-    model = recipe.model
-    lines.append(_call("lm = nv.load_model", _literal(model.name), device=model.device, dtype=model.dtype))
+    placement = recipe.model.to_json()
+    name = placement.pop("name")
+    lines.append(_call("lm = nv.load_model", _literal(name), **placement))
     if "calibration" in wanted:
         lines += _calibration(recipe)
     if "saliency" in wanted:

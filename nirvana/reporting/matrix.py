@@ -111,7 +111,8 @@ def python_code(recipe: Recipe, request: MatrixRequest) -> str:
                 f"base = base.change({section!r}, {', '.join(f'{n}={_literal(v)}' for n, v in changed.items())})"
             )
     model = recipe.model
-    lines.append(f"lm = nv.load_model({model.name!r}, device={model.device!r}, dtype={model.dtype!r})")
+    placement = "".join(f", {name}={value!r}" for name, value in model.to_json().items() if name != "name")
+    lines.append(f"lm = nv.load_model({model.name!r}{placement})")
     lines.append("matrix = nv.calibration_matrix(")
     lines.append("    lm,")
     lines.append(f"    {list(request.corpora)!r},")

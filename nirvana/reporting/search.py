@@ -96,7 +96,7 @@ def python_code(recipe: Recipe, request: SearchRequest) -> str:
     ]
     model = recipe.model
     place = "".join(
-        f", {name}={value!r}" for name, value in (("device", model.device), ("dtype", model.dtype)) if value != "auto"
+        f", {name}={value!r}" for name, value in model.to_json().items() if name != "name" and value != "auto"
     )
     default = SearchRequest()
     more = {

@@ -42,7 +42,7 @@ class ModelCache:
         if self._dense is None or self._choice != wanted:
             self.clear()
             start = time.perf_counter()
-            self._dense = load_model(choice.name, device=choice.device, dtype=choice.dtype, progress=progress)
+            self._dense = load_model(**choice.to_json(), progress=progress)
             self._choice = wanted
             record_loading(choice, self._dense, time.perf_counter() - start)
         return self._dense

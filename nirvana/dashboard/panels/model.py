@@ -83,7 +83,7 @@ def choose_model(choice: ModelChoice) -> ModelChoice:
         format_func=lambda name: DTYPES.get(name, name),
         help="Automatic is float32 on a CPU and the checkpoint's own format elsewhere.",
     )
-    return ModelChoice(name=name, device=device, dtype=dtype)
+    return choice.with_values(name=name, device=device, dtype=dtype)
 
 
 def describe(choice: ModelChoice, now: state.Context) -> ModelPreview | None:
