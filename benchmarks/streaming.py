@@ -67,24 +67,18 @@ def write_checkpoint(folder: Path, layers: int, hidden: int, intermediate: int, 
     def norm() -> torch.Tensor:
         return torch.ones(hidden, dtype=torch.bfloat16)
 
-    shards = [
-        ("rest", lambda: {f"{name}.weight": draw(vocabulary, hidden) for name in ("model.embed_tokens", "lm_head")})
-    ]
-    shards += [
-        (
-            f"layer-{layer:03}",
-            lambda at=f"model.layers.{layer}": {
-                **{f"{at}.{name}.weight": draw(*shape) for name, shape in shapes.items()},
-                **{f"{at}.{name}.weight": norm() for name in ("input_layernorm", "post_attention_layernorm")},
-            },
-        )
-        for layer in range(layers)
-    ]
     where: dict[str, str] = {}
-    for name, make in shards:
-        tensors = make() | ({"model.norm.weight": norm()} if name == "rest" else {})
-        save_file(tensors, folder / f"{name}.safetensors", {"format": "pt"})
-        where |= dict.fromkeys(tensors, f"{name}.safetensors")
+    for layer in range(-1, layers):
+        at = f"model.layers.{layer}"
+        if layer < 0:
+            tensors = {f"{name}.weight": draw(vocabulary, hidden) for name in ("model.embed_tokens", "lm_head")}
+            tensors["model.norm.weight"] = norm()
+        else:
+            tensors = {f"{at}.{name}.weight": draw(*shape) for name, shape in shapes.items()}
+            tensors |= {f"{at}.{name}.weight": norm() for name in ("input_layernorm", "post_attention_layernorm")}
+        shard = f"part-{layer + 1:03}.safetensors"
+        save_file(tensors, folder / shard, {"format": "pt"})
+        where |= dict.fromkeys(tensors, shard)
     index = {"metadata": {}, "weight_map": where}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     return sum(file.stat().st_size for file in folder.glob("*.safetensors"))

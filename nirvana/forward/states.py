@@ -8,7 +8,7 @@ import torch
 
 from nirvana.models.spill import Slot, Spill
 
-BUDGET = 256 << 20  # bytes
+BUDGET = 64 << 20  # bytes
 
 
 class States:
