@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from nirvana.models.families.base import Family
+from nirvana.models.limits import give_back_free_memory
 from nirvana.models.spill import Spill
 from nirvana.models.tensors import Checkpoint, checked
 
@@ -113,6 +114,7 @@ class BlockLoader:
             if getattr(module, name) is loaded:
                 setattr(module, name, held.placeholder)
         self._loaded, self._resident = [], -1
+        give_back_free_memory()  # small pieces between blocks would add up
 
     def source(self, weight: torch.Tensor) -> Source:
         """Reads the values of one parameter of a block that is not in memory; gives any other as it is."""
