@@ -12,7 +12,7 @@ import numpy as np
 
 from nirvana.errors import PlanError
 from nirvana.files import json_hash, well_formed, whole_number
-from nirvana.layout import Layout, Site, kept_units
+from nirvana.layout import Layout, Site, SiteLayout, kept_units
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +103,7 @@ class PruningPlan(Mapping[Site, np.ndarray]):
         Raises:
             PlanError: `second` was not made for the model pruned by this plan.
         """
-        if second.layout.sites != self.pruned_layout.sites:
+        if _without_output_biases(second.layout) != _without_output_biases(self.pruned_layout):
             raise PlanError("The second plan is not for the model pruned by the first.", "Score that model.")
         return replace(
             self,
@@ -155,6 +155,11 @@ class PruningPlan(Mapping[Site, np.ndarray]):
                 normalisation=_share(data.get("normalisation", 0.0)),
                 edits=tuple(map(str, data.get("edits", ()))),
             )
+
+
+def _without_output_biases(layout: Layout) -> dict[Site, SiteLayout]:
+    """The sites without the biases of output projections, which a compensation may have added after pruning."""
+    return {site: place._replace(output_bias=0) for site, place in layout.items()}
 
 
 def _share(value: Any) -> float:

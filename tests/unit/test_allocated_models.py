@@ -130,6 +130,14 @@ def test_steps_compose_to_one_plan_that_makes_the_same_model(deep: LM, calibrati
     assert torch.equal(logits(deep), before)
 
 
+def test_steps_that_add_biases_compose_too(deep: LM, calibration: CalibrationSet) -> None:
+    small, plan = nv.prune_iteratively(
+        deep, calibration, sparsity=0.4, steps=2, gamma=1.0, compensation="bias", windows=calibration
+    )
+    assert len(small.plans) == 2 and any(place.output_bias for place in small.layout.values())
+    assert {site: place.units for site, place in small.layout.items()} == plan.widths
+
+
 def test_steps_respect_protected_layers_and_whole_layers_can_go_stepwise(deep: LM, calibration: CalibrationSet) -> None:
     plan = nv.prune_iteratively(deep, calibration, sparsity=0.3, steps=2, protected=[0]).plan
     assert all(len(plan[site]) == deep.layout[site].units for site in plan if site.layer == 0)
