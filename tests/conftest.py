@@ -53,24 +53,30 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.xdist_group("smollm2"))  # one process converts the model, once
 
 
-@pytest.fixture(scope="session")
-def built_texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built-in texts that a test of this process extracted from the installed libraries, which takes seconds."""
-    return tmp_path_factory.mktemp("texts")
-
-
 @pytest.fixture(autouse=True)
-def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, built_texts: Path) -> Iterator[Path]:
-    """A data and cache folder of this test alone, with the built-in texts that an earlier test extracted."""
+def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A data and cache folder of this test alone."""
     home = tmp_path / "home"
     monkeypatch.setenv("NIRVANA_HOME", str(home))
-    texts = home / "cache" / "corpora"
-    if any(built_texts.iterdir()):
-        shutil.copytree(built_texts, texts)
-    yield home
-    for path in texts.glob("*.json"):
-        if not (built_texts / path.name).exists() and b'"corpus": "library-docs"' in path.read_bytes()[:80]:
-            shutil.copy(path, built_texts)
+    return home
+
+
+@pytest.fixture(scope="session")
+def extracted_texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The text of the installed libraries, extracted once for the session, which takes seconds."""
+    from nirvana.calibration.corpora.registry import load_corpus
+
+    home = tmp_path_factory.mktemp("texts")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NIRVANA_HOME", str(home))
+        load_corpus("library-docs")
+    return home / "cache" / "corpora"
+
+
+@pytest.fixture
+def library_texts(own_home: Path, extracted_texts: Path) -> None:
+    """Put that text into the cache of the test."""
+    shutil.copytree(extracted_texts, own_home / "cache" / "corpora")
 
 
 def byte_tokenizer() -> PreTrainedTokenizerBase:

@@ -23,6 +23,7 @@ from tests.app.test_compare_page import words
 from tests.app.test_journey import wait
 from tests.courses import course
 
+pytestmark = pytest.mark.usefixtures("library_texts")
 Start = Callable[..., AppTest]
 TRAINS = Recipe().change("recovery", method="distill", minutes=5.0)
 

@@ -19,6 +19,7 @@ from nirvana.studies.sweep_rows import read_rows
 from tests.app.conftest import keys_on
 from tests.app.test_journey import wait
 
+pytestmark = pytest.mark.usefixtures("library_texts")
 Start = Callable[..., AppTest]
 
 

@@ -25,6 +25,7 @@ from tests.conftest import byte_tokenizer, english
 from tests.families import test_t5 as makers
 from tests.recoveries import SHORT, pruned
 
+pytestmark = pytest.mark.usefixtures("library_texts")
 END = 1  # token of the tiny tokenizer
 LONG = SHORT | {"length": 240}  # characters, of which the template has 150
 YES, NO = {"instruction": "A", "output": "yes"}, {"instruction": "Abc", "output": "no"}

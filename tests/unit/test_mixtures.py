@@ -12,6 +12,7 @@ from nirvana.calibration.corpora.corpus import Corpus
 from nirvana.calibration.corpora.mixture import part_names, shares
 from nirvana.runs.recipe import Recipe
 
+pytestmark = pytest.mark.usefixtures("library_texts")
 WORDS = {"short": "RIVER STONE WATER BRIDGE NUMBER", "long": "engine piston valve crank number"}
 
 

@@ -31,6 +31,8 @@ from tests.conftest import english
 from tests.families import test_t5 as makers
 from tests.recoveries import SHORT, logits, pruned, same_weights
 
+pytestmark = pytest.mark.usefixtures("library_texts")
+
 
 @pytest.fixture(scope="module")
 def text(tmp_path_factory: pytest.TempPathFactory) -> Corpus:

@@ -16,6 +16,8 @@ from nirvana.runs.recovery import course, interrupted
 from nirvana.runs.store import Run, Store
 from nirvana.runs.workspace import Workspace
 
+pytestmark = pytest.mark.usefixtures("library_texts")
+
 
 @pytest.fixture
 def store() -> Store:

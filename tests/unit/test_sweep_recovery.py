@@ -22,6 +22,7 @@ from nirvana.studies.sweep_rows import Row, read_rows
 from tests.counting import count_calls
 from tests.sweeps import DENSE, PERPLEXITY, grid_of, make_rows
 
+pytestmark = pytest.mark.usefixtures("library_texts")
 GRID = grid_of(("nirvana", "taylor"), ("shared",), (0.2,), (0, 1, 2), recoveries=("none", "distill"))
 
 
