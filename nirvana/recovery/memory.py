@@ -5,12 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from torch import nn
-from transformers.modeling_layers import GradientCheckpointingLayer
 
+from nirvana.environment import unchanged_environment
 from nirvana.forward.chunks import CHUNK_LOGITS
 from nirvana.models.limits import available_memory
 from nirvana.models.lm import LM
 from nirvana.saliency.budget import SHARE, block_activations
+
+with unchanged_environment():  # torch's compiler, which the library imports, sets a variable of its cache
+    from transformers.modeling_layers import GradientCheckpointingLayer
 
 LOGITS = 3  # copies of a chunk of logits: themselves, log-probabilities and a gradient
 ITEM = 4  # bytes of a float32
