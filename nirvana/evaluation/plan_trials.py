@@ -46,7 +46,7 @@ class PlanTrial(NamedTuple):
 
     @property
     def standard_error(self) -> float:
-        """Of the mean, over samples; NaN for one sample."""
+        """Standard error of the mean over samples; NaN for one sample."""
         return _error(np.asarray(self.kl))
 
     def less(self, other: PlanTrial) -> tuple[float, float]:

@@ -41,7 +41,7 @@ class States:
         return self._next
 
     def get(self, key: int) -> Any:
-        """What was stored, on its device; states from disk are a new tensor."""
+        """The stored states, on their device; from disk they are a new tensor."""
         value = self._kept[key]
         return self._spill.get(value).to(self._device) if isinstance(value, Slot) else value
 

@@ -82,7 +82,7 @@ class Spill:
         return torch.from_numpy(pages).view(slot.dtype).view(slot.shape)
 
     def free(self, slot: Slot) -> None:
-        """Let a later tensor of the same size take a slot."""
+        """Free a slot for a later tensor of the same size."""
         self._free[slot.bytes].append(slot.offset)
 
     def _opened(self) -> IO[bytes]:

@@ -25,13 +25,13 @@ import torch
 from torch import nn
 
 from nirvana.forward.replay import Inputs
-from nirvana.forward.states import block_input, block_output
 from nirvana.forward.tokens import UNLABELLED, read_labels
 from nirvana.layout import Site
 from nirvana.models.families.base import WeightSlice
 from nirvana.models.lm import LM
 from nirvana.progress import ProgressCallback, report
 from nirvana.saliency.budget import MICRO_BATCHES, choose
+from nirvana.saliency.recomputed import Pass, forward_pass
 from nirvana.saliency.request import Request, Scored
 from nirvana.saliency.streamed import streamed_backward
 from nirvana.saliency.units import add_unit_sums, unit_weights
@@ -239,7 +239,7 @@ def _recompute(
     samples = batches[0].samples
     steps.total = samples + len(batches) * (2 * len(blocks) + gradients.count)
     with _ticking(blocks, steps):
-        passes = [_forward(lm, stacks, batch, output_gradient) for batch in batches]
+        passes = [_passed(lm, stacks, batch, output_gradient) for batch in batches]
         for stack, modules in reversed(stacks.items()):
             layers = lm.layout.layers(stack)
             for place in reversed(range(len(modules))):
@@ -251,116 +251,9 @@ def _recompute(
                 kept.into_the_stack_before(stack)
 
 
-class _Call(NamedTuple):
-    """Arguments of a block: its input states, and the rest (positions, mask) as the library passed them."""
-
-    states: torch.Tensor  # (b, T, H)
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-
-    def reading(self, old: torch.Tensor, new: torch.Tensor) -> _Call:
-        """The same call with another tensor in the place of one of its further arguments."""
-        args = tuple(new if value is old else value for value in self.args)
-        return _Call(self.states, args, {name: new if value is old else value for name, value in self.kwargs.items()})
-
-
-class _Pass:
-    """A forward pass of some samples without autograd, keeping the blocks' inputs. Autograd is on after the last block
-    of each stack, so that gradients pass from the last hidden states through the final norm, and from the decoder's
-    cross-attention into the encoder.
-
-    Attributes:
-        calls: stack -> the calls of its blocks that are still to be recomputed.
-        ends: stack -> the output of its last block.
-        outputs: stack -> its output as the next stack reads it; the last has none.
-        upstream: the gradient at the output of the block that is recomputed next.
-    """
-
-    def __init__(self, stacks: dict[str, list[nn.Module]]) -> None:
-        self.calls: dict[str, list[_Call]] = {stack: [] for stack in stacks}
-        self.ends: dict[str, torch.Tensor] = {}
-        self.outputs: dict[str, torch.Tensor] = {}
-        self.upstream = torch.empty(0)
-        self._read: dict[str, torch.Tensor] = {}
-        self._before = dict(zip(list(stacks)[1:], stacks, strict=False))
-
-    def note(self, stack: str, call: _Call) -> None:
-        """Keep a block's call. Its only argument with a gradient is the output of the previous stack."""
-        self.calls[stack].append(call)
-        for value in (*call.args, *call.kwargs.values()):
-            if isinstance(value, torch.Tensor) and value.requires_grad:
-                self.outputs[self._before[stack]] = value
-
-    def through(self, stack: str, block: nn.Module, *, first: bool) -> None:
-        """Run `block` again with autograd and move `upstream` to its input, except for the `first` block of the
-        stack.
-        """
-        call = self.calls[stack].pop()
-        before = self._before.get(stack)
-        if before is not None:
-            if before not in self._read:
-                self._read[before] = self.outputs[before].detach().requires_grad_()
-            call = call.reading(self.outputs[before], self._read[before])
-        states = call.states.requires_grad_(not first)
-        with torch.enable_grad():
-            output = block_output(block(states, *call.args, **call.kwargs))
-        torch.autograd.backward(output, self.upstream)
-        if not first:
-            assert states.grad is not None
-            self.upstream = states.grad
-
-    def into_the_stack_before(self, stack: str) -> None:
-        """Move `upstream` from the cross-attention of all blocks of `stack` to the end of the previous stack."""
-        before = self._before.get(stack)
-        if before is not None:
-            torch.autograd.backward(self.outputs.pop(before), self._read.pop(before).grad)
-            self._upstream_from(before)
-
-    def _upstream_from(self, stack: str) -> None:
-        gradient = self.ends.pop(stack).grad
-        assert gradient is not None
-        self.upstream = gradient
-
-    def finish(self, lm: LM, hidden: torch.Tensor, batch: Batch, output_gradient: OutputGradient) -> None:
-        """Initialise `upstream`, the gradient at the end of the last stack."""
-        with torch.no_grad():
-            upstream = output_gradient(lm.family.head(lm.module()), hidden.detach(), batch)
-        last = list(self.calls)[-1]
-        (self.upstream,) = torch.autograd.grad(hidden, self.ends.pop(last), upstream)
-
-
-def _forward(lm: LM, stacks: dict[str, list[nn.Module]], batch: Batch, output_gradient: OutputGradient) -> _Pass:
-    """The library's own forward, without autograd inside blocks."""
-    kept = _Pass(stacks)
-    handles = []
-
-    def note(stack: str) -> Callable[..., None]:
-        def before_block(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            torch.set_grad_enabled(False)
-            rest = {name: value for name, value in kwargs.items() if name != "hidden_states"}
-            kept.note(stack, _Call(block_input(args, kwargs).detach(), args[1:], rest))
-
-        return before_block
-
-    def cut(stack: str) -> Callable[..., Any]:
-        def after_block(_: nn.Module, __: tuple[Any, ...], output: Any) -> Any:
-            end = kept.ends[stack] = block_output(output).detach().requires_grad_()
-            torch.set_grad_enabled(True)
-            return (end, *output[1:]) if isinstance(output, tuple) else end
-
-        return after_block
-
-    for stack, blocks in stacks.items():
-        handles += [block.register_forward_pre_hook(note(stack), with_kwargs=True) for block in blocks]
-        handles.append(blocks[-1].register_forward_hook(cut(stack)))
-    try:
-        with torch.no_grad():
-            hidden = batch.hidden_states(lm)
-    finally:
-        for handle in handles:
-            handle.remove()
-    kept.finish(lm, hidden, batch, output_gradient)
-    return kept
+def _passed(lm: LM, stacks: dict[str, list[nn.Module]], batch: Batch, output_gradient: OutputGradient) -> Pass:
+    head = lm.family.head(lm.module())
+    return forward_pass(stacks, lambda: batch.hidden_states(lm), lambda hidden: output_gradient(head, hidden, batch))
 
 
 def _stacks(lm: LM) -> dict[str, list[nn.Module]]:

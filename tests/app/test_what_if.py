@@ -1,4 +1,4 @@
-"""What if: units and layers of the plan kept or removed by hand."""
+"""Edits of the plan by hand on the Allocation and Unit pages."""
 
 from __future__ import annotations
 

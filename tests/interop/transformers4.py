@@ -127,7 +127,7 @@ def logits(lm: LM) -> np.ndarray:
 
 
 def read_elsewhere(python: Path, folders: list[Path], place: Path, script: Path = READER) -> list[dict[str, Any]]:
-    """What `script` says of each folder, in one process of `python`."""
+    """The answers of `script` for each folder, from one process of `python`."""
     threads = str(torch.get_num_threads())  # another number sums in another order
     process = subprocess.run(
         [python, "-I", script, *folders],

@@ -34,6 +34,21 @@ def over_layers(chart: Chart, layout: Layout, stack: str) -> Chart:
     return chart
 
 
+def module_control(layout: Layout, key: str) -> None:
+    """The module of the selected layer, under widget key `key`."""
+    now = selection.selected(layout)
+    st.session_state[key] = now.module
+    st.segmented_control(
+        "Module",
+        [site.module for site in layout if (site.stack, site.layer) == (now.stack, now.layer)],
+        key=key,
+        required=True,
+        wrap=True,
+        format_func=lambda module: part_name(layout, now.stack, module).capitalize().replace("Mlp", "MLP"),
+        on_change=selection.take(layout, key, "module"),
+    )
+
+
 def detail(key: str, scores: Saliency, plan: PruningPlan | None) -> None:
     """The selected unit with score, rank and fate, and the selected layer with its kept units."""
     now = selection.selected(scores.layout)

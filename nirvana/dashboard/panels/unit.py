@@ -9,7 +9,7 @@ from nirvana.dashboard.panels.charts import show_chart
 from nirvana.dashboard.panels.criteria import criterion_title
 from nirvana.dashboard.panels.metrics import metric
 from nirvana.dashboard.panels.saliency import clicked_unit
-from nirvana.dashboard.panels.selected import keeps
+from nirvana.dashboard.panels.selected import keeps, module_control
 from nirvana.dashboard.replan import draft_plan, load_saliency
 from nirvana.dashboard.scored import others_of_model
 from nirvana.evaluation.ablation_results import Ablation, Ablations
@@ -20,11 +20,11 @@ from nirvana.reporting.driving import excerpts_html
 from nirvana.reporting.figures import distributions
 from nirvana.reporting.figures import unit as figures
 from nirvana.reporting.figures.chart import count, short
-from nirvana.reporting.figures.names import part_colour, part_name
+from nirvana.reporting.figures.names import part_colour
 from nirvana.reporting.figures.saliency import best_first
 from nirvana.saliency.scores import Saliency
 
-CURVE, NUMBER, MODULE = "unit.curve", "unit.number", "unit.module"
+CURVE, NUMBER = "unit.curve", "unit.number"
 SHOWN = 5  # excerpts in the picture
 HEIGHT = 210  # pixels of the curve
 NEURON_WORDS = "the input of the output projection (down_proj) at it, which may be negative"
@@ -42,19 +42,9 @@ def take_click(layout: Layout) -> None:
 def choose_unit(scores: Saliency) -> tuple[Site, int]:
     """Stack, module, layer and number of the unit; by default the best one of the module."""
     layout = scores.layout
-    stack = selection.stack_control(layout, "unit.stack")
-    layer = selection.layer_control(layout, "unit.layer")
-    modules = [site.module for site in layout if (site.stack, site.layer) == (stack, layer)]
-    st.session_state[MODULE] = selection.selected(layout).module
-    st.segmented_control(
-        "Module",
-        modules,
-        key=MODULE,
-        required=True,
-        wrap=True,
-        format_func=lambda module: part_name(layout, stack, module).capitalize().replace("Mlp", "MLP"),
-        on_change=selection.take(layout, MODULE, "module"),
-    )
+    selection.stack_control(layout, "unit.stack")
+    selection.layer_control(layout, "unit.layer")
+    module_control(layout, "unit.module")
     site = selection.selected(layout).site
     if selection.selected(layout).unit is None:
         selection.choose(layout, unit=int(best_first(scores, site)[0]))

@@ -1,4 +1,4 @@
-"""What if: units and layers of the plan kept or removed by hand, with their predicted and measured cost."""
+"""Edits of the plan by hand on the Allocation page, with their predicted and measured cost."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from nirvana.allocation.edits import Edits, Layer, read_edits
 from nirvana.allocation.prediction import predicted_kl, removed_score
 from nirvana.dashboard import selection, state
 from nirvana.dashboard.panels.metrics import metric
-from nirvana.dashboard.panels.selected import keeps, layer_words
+from nirvana.dashboard.panels.selected import keeps, layer_words, module_control
 from nirvana.dashboard.replan import Draft, draft_plan
 from nirvana.errors import PlanError
 from nirvana.evaluation.plan_trials import PlanTrials
@@ -20,13 +20,12 @@ from nirvana.layout import Layout, Site
 from nirvana.plan import PruningPlan
 from nirvana.reporting.estimates import forward_seconds, in_words
 from nirvana.reporting.figures.chart import count, short
-from nirvana.reporting.figures.names import part_name
 from nirvana.reporting.plan_trials import compared, protocol_words, rows
 from nirvana.reporting.text import millions
 from nirvana.runs.pace import read_pace
 from nirvana.saliency.scores import Saliency
 
-UNITS, WORDS, MODULE = "allocation.edit.units", "allocation.edit.words", "allocation.edit.module"
+UNITS, WORDS = "allocation.edit.units", "allocation.edit.words"
 VERSION = "allocation.edit.version"
 HEIGHT = 300  # pixels of the table of units
 
@@ -77,20 +76,10 @@ def unit_buttons(key: str, layout: Layout, site: Site, unit: int, plan: PruningP
 
 
 def _controls(scores: Saliency, rule: PruningPlan, edits: Edits) -> None:
-    layout, now = scores.layout, selection.selected(scores.layout)
+    layout = scores.layout
     stack = selection.stack_control(layout, "allocation.edit.stack")
     layer = selection.layer_control(layout, "allocation.edit.layer")
-    modules = [site.module for site in layout if (site.stack, site.layer) == (stack, layer)]
-    st.session_state[MODULE] = now.module
-    st.segmented_control(
-        "Module",
-        modules,
-        key=MODULE,
-        required=True,
-        wrap=True,
-        format_func=lambda module: part_name(layout, stack, module).capitalize().replace("Mlp", "MLP"),
-        on_change=selection.take(layout, MODULE, "module"),
-    )
+    module_control(layout, "allocation.edit.module")
     _layer_buttons(layout, rule, (stack, layer), edits)
     _units(scores, rule, selection.selected(layout).site, edits)
 
@@ -112,7 +101,7 @@ def _layer_buttons(layout: Layout, rule: PruningPlan, layer: Layer, edits: Edits
                 on_click=_set(edits.with_layer(layer, None if chosen else kept)),
                 help="Press again to leave the layer to the rule. Edits of its units are replaced.",
             )
-    st.caption(layer_words(layout, *layer, rule).replace(" keeps ", " by the rule keeps ", 1))
+    st.caption(f"By the rule: {layer_words(layout, *layer, rule)}")
 
 
 def _units(scores: Saliency, rule: PruningPlan, site: Site, edits: Edits) -> None:
@@ -229,15 +218,12 @@ def _table(trials: PlanTrials) -> None:
     table = pd.DataFrame(rows(reversed(trials.items)))
     st.dataframe(table, key="allocation.edit.trials", hide_index=True)
     last = trials.items[-1]
-    before = next((item for item in trials.items if not item.edits and _alike(item, last)), None)
+    alike = last.allocation, last.compensation
+    rules = (item for item in trials.items if not item.edits)
+    before = next((item for item in rules if (item.allocation, item.compensation) == alike), None)
     if last.edits and before is not None:
         st.markdown(compared(last, before))
     st.caption(protocol_words(trials))
-
-
-def _alike(one: object, other: object) -> bool:
-    names = ("allocation", "compensation")
-    return all(getattr(one, name) == getattr(other, name) for name in names)
 
 
 def _cost(now: state.Context) -> str:

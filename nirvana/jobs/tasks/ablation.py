@@ -78,6 +78,7 @@ class UnitTask(MeasurementTask[Request]):
     """A measurement of one unit. The run keeps it with those of other units."""
 
     reads_only = True
+    keeps_earlier = True
 
     def check(self, run: Run, request: Request) -> None:
         """Raises: PlanError, where the run's model has no such unit."""
@@ -86,10 +87,6 @@ class UnitTask(MeasurementTask[Request]):
         units = chosen(request)
         if card is not None:
             in_model_order(card.layout, units)
-
-    def joined(self, run: Run, found: Any) -> Any:
-        before = run.steps.attachment(self.attachment)
-        return found if before is None else before.adding(found)
 
 
 class AblateUnit(UnitTask[UnitRequest]):

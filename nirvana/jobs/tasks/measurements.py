@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Any, Generic
+from typing import TYPE_CHECKING, Any, ClassVar, Generic
 
 from nirvana.compensation import METHODS
 from nirvana.errors import RunError
@@ -26,18 +26,16 @@ if TYPE_CHECKING:
 class MeasurementTask(Task[Request], Generic[Request]):
     """A measurement in one step. The task's result is the measurement.
 
-    `attachment`: name under which the run keeps it; by default the task's.
+    `attachment`: name under which the run keeps it; by default the task's. `keeps_earlier`: the run keeps it together
+    with earlier ones, by their `adding`.
     """
 
     attachment = ""
+    keeps_earlier: ClassVar[bool] = False
 
     @abstractmethod
     def measure(self, workspace: Workspace, request: Request) -> Attached:
         """Measure the models of a run."""
-
-    def joined(self, run: Run, found: Attached) -> Attached:
-        """The result that the run keeps."""
-        return found
 
     def perform(self, run: Run, request: Request, models: ModelCache, reporter: Reporter) -> dict[str, Any]:
         from nirvana.runs.workspace import Workspace
@@ -45,7 +43,9 @@ class MeasurementTask(Task[Request], Generic[Request]):
         reporter.step(self.name, 1, 1)
         found = self.measure(Workspace.of(run, models=models, progress=reporter.progress), request)
         if not run.is_example:
-            run.attach(self.attachment or self.name, self.joined(run, found))
+            name = self.attachment or self.name
+            before = run.steps.attachment(name) if self.keeps_earlier else None
+            run.attach(name, found if before is None else before.adding(found))
         return found.to_json()
 
 

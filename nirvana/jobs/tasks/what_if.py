@@ -28,6 +28,7 @@ class WhatIf(MeasurementTask[AllocationChoice]):
     name = "what-if"
     title = "Measuring a plan"
     attachment = "plans"
+    keeps_earlier = True
     request = AllocationChoice
 
     def check(self, run: Run, request: AllocationChoice) -> None:
@@ -65,10 +66,6 @@ class WhatIf(MeasurementTask[AllocationChoice]):
             **placement(lm),
         }
         return PlanTrials(tuple(items), protocol)
-
-    def joined(self, run: Run, found: PlanTrials) -> PlanTrials:  # type: ignore[override]
-        before: PlanTrials | None = run.steps.attachment(self.attachment)
-        return found if before is None else before.adding(found)
 
 
 def plans_of(scores: Saliency, choice: AllocationChoice, curves: Sensitivity | None) -> list[PruningPlan]:
