@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeVar
 
 from nirvana.commands.command import Command, new_run, output_file
 from nirvana.commands.console import Bar
+from nirvana.errors import RunError
 from nirvana.jobs.execute import check_task
 from nirvana.jobs.foreground import execute_here
 from nirvana.options import add_fields, given
@@ -19,7 +20,7 @@ from nirvana.runs.record import NAME_LENGTH
 from nirvana.runs.run import Run
 from nirvana.runs.store import Store
 from nirvana.schema import Schema
-from nirvana.studies.study import Study
+from nirvana.studies.study import Executor, Study
 
 Request = TypeVar("Request", bound=Schema)
 
@@ -62,6 +63,16 @@ class StudyCommand(Command, Generic[Request]):
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         add_fields(parser, self.study.request)
+        if self.study.parallel:
+            parser.add_argument(
+                "--executor",
+                choices=("here", "ray"),
+                default="here",
+                help="here: one point after the other; ray: one on each device of a Ray cluster",
+            )
+            parser.add_argument(
+                "--address", default="", help="of the Ray cluster, e.g. auto; without it, the devices of this machine"
+            )
         parser.add_argument("--run", metavar="RUN", help="continue the study of this run")
         parser.add_argument("--name", default="", help="name of the run in the list of runs")
         add_options(parser, *self.sections)
@@ -83,6 +94,7 @@ class StudyCommand(Command, Generic[Request]):
         for file in (getattr(arguments, name, None) for name in ("output", "csv")):
             if file:
                 output_file(file)  # fail before the work
+        executor = _executor(arguments)
         store = Store()
         changed = given(self.study.request, arguments)
         if arguments.run:
@@ -92,20 +104,35 @@ class StudyCommand(Command, Generic[Request]):
             check_task(replace(run, recipe=recipe), self.name, request.to_json())  # before the run's recipe is changed
             if recipe != run.recipe:
                 run = store.set_recipe(run.id, recipe)
-            self._perform(run, request)
+            self._perform(run, request, executor)
         else:
             recipe = apply_options(self.base, arguments)
             request = self._request(None, changed, recipe)
             name = arguments.name or f"{self.run_title} {model_name(recipe)}"[:NAME_LENGTH]
             with new_run(store, recipe, name) as run:
-                self._perform(run, request)
+                self._perform(run, request, executor)
         self.show(run, request, arguments)
 
     def _request(self, last: Any, changed: dict[str, Any], recipe: Recipe) -> Request:
         request: Any = (last or self.study.request()).with_values(**changed)
         return self.adjust(request, changed, recipe)
 
-    def _perform(self, run: Run, request: Request) -> None:
+    def _perform(self, run: Run, request: Request, executor: Executor | None) -> None:
         bar = self.bar(run)
         with bar.shown():
-            execute_here(run, self.name, request.to_json(), bar)
+            execute_here(run, self.name, request.to_json(), bar, executor=executor)
+
+
+def _executor(arguments: argparse.Namespace) -> Executor | None:
+    """What measures the points; None for this process.
+
+    Raises:
+        RunError: an address without Ray, or Ray is not installed.
+    """
+    if getattr(arguments, "executor", "here") == "ray":
+        from nirvana.studies.ray_executor import RayExecutor
+
+        return RayExecutor(arguments.address)
+    if getattr(arguments, "address", ""):
+        raise RunError("--address is that of a Ray cluster.", "Add --executor ray.")
+    return None

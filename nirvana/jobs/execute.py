@@ -16,6 +16,7 @@ from nirvana.schema import Schema
 
 if TYPE_CHECKING:
     from nirvana.runs.model_cache import ModelCache
+    from nirvana.studies.study import Executor
 
 
 def check_task(run: Run, task: str, arguments: Mapping[str, Any]) -> Schema:
@@ -37,7 +38,12 @@ def check_task(run: Run, task: str, arguments: Mapping[str, Any]) -> Schema:
 
 
 def execute(
-    run: Run, task: str, arguments: Mapping[str, Any], reporter: Reporter, models: ModelCache | None = None
+    run: Run,
+    task: str,
+    arguments: Mapping[str, Any],
+    reporter: Reporter,
+    models: ModelCache | None = None,
+    executor: Executor | None = None,
 ) -> dict[str, Any]:
     """Perform a task on a run; returns its result as JSON values.
 
@@ -47,6 +53,7 @@ def execute(
         arguments: see `check_task`.
         reporter: receives the steps and their progress; may raise `Cancelled`.
         models: holds models between calls; a new holder by default.
+        executor: measures the points of a study elsewhere.
 
     Raises:
         Cancelled: the reporter asked for it. Results of finished steps are kept.
@@ -56,8 +63,9 @@ def execute(
 
     models = models or ModelCache()
     with translated(models):
-        request = check_task(run, task, arguments)
-        return find_task(task).perform(run, request, models, reporter) or {}
+        request, found = check_task(run, task, arguments), find_task(task)
+        found = found.on(executor) if executor is not None else found
+        return found.perform(run, request, models, reporter) or {}
 
 
 @contextmanager

@@ -12,10 +12,16 @@ from nirvana.runs.run import Run
 
 if TYPE_CHECKING:
     from nirvana.runs.model_cache import ModelCache
+    from nirvana.studies.study import Executor
 
 
 def execute_here(
-    run: Run, task: str, arguments: Mapping[str, Any], reporter: Reporter, models: ModelCache | None = None
+    run: Run,
+    task: str,
+    arguments: Mapping[str, Any],
+    reporter: Reporter,
+    models: ModelCache | None = None,
+    executor: Executor | None = None,
 ) -> dict[str, Any]:
     """`execute`, recorded as a job of `run`: live while it runs, then with its outcome. Not recorded for the example.
 
@@ -24,11 +30,11 @@ def execute_here(
     """
     request = check_task(run, task, arguments).to_json()
     if run.index is None:
-        return execute(run, task, request, reporter, models)
+        return execute(run, task, request, reporter, models, executor)
     job_id = record_job(run, task, request, running=True)
     noting = _Noting(reporter)
     try:
-        result = execute(run, task, request, noting, models)
+        result = execute(run, task, request, noting, models, executor)
     except BaseException as error:
         outcome = outcome_of(error, noting.current)
         run.index.finish(job_id, outcome.status, error=outcome.error)

@@ -12,6 +12,7 @@ from nirvana.schema import Schema
 
 if TYPE_CHECKING:
     from nirvana.runs.model_cache import ModelCache
+    from nirvana.studies.study import Executor
 
 Request = TypeVar("Request", bound=Schema)
 
@@ -38,6 +39,14 @@ class Task(ABC, Generic[Request]):
         Raises:
             NirvanaError: the task cannot succeed.
         """
+
+    def on(self, executor: Executor) -> Task[Request]:
+        """This task with its points measured by `executor`.
+
+        Raises:
+            RunError: it has no points that could be measured at the same time.
+        """
+        raise RunError(f"{self.title} cannot be distributed.", "Sweeps and searches can.")
 
     @abstractmethod
     def perform(self, run: Run, request: Request, models: ModelCache, reporter: Reporter) -> dict[str, Any] | None:

@@ -54,6 +54,7 @@ class StatisticsCache:
             Statistics.to_bytes,
             lambda: collect_statistics(lm, windows, second_moments=second, progress=progress),
             keep=not second or statistics_bytes(input_widths(lm).values()) // 2 <= FILE_BYTES,
+            progress=progress,
         )
         if self.holds and statistics.size <= MEMORY_SHARE * available_memory("cpu"):
             self._key, self._last = key, statistics

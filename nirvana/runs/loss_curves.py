@@ -55,7 +55,7 @@ def cached_curves(
             progress=progress,
         )
 
-    return through_cache(key, Sensitivity.from_bytes, Sensitivity.to_bytes, measure)
+    return through_cache(key, Sensitivity.from_bytes, Sensitivity.to_bytes, measure, progress=progress)
 
 
 def _begun(key: str) -> Sensitivity | None:

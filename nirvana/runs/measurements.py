@@ -130,7 +130,7 @@ def perplexity_of(
             for metric, value in values.items()
         ]
 
-    return _through_cache("perplexity", inputs, lm, subject, measure)
+    return _through_cache("perplexity", inputs, lm, subject, measure, progress)
 
 
 def divergence_of(
@@ -169,7 +169,7 @@ def divergence_of(
         return [Measurement("KL divergence", subject, found.mean, error, probe.samples, protocol, parts=parts)]
 
     inputs = {"dense": dense.hash, "probe": probe.hash, "source": probe.source, "seed": probe.seed}
-    return _through_cache("divergence", inputs, other, subject, measure)
+    return _through_cache("divergence", inputs, other, subject, measure, progress)
 
 
 def _accuracies(lm: LM, subject: str, name: str, items: int, progress: ProgressCallback | None) -> list[Measurement]:
@@ -183,7 +183,8 @@ def _accuracies(lm: LM, subject: str, name: str, items: int, progress: ProgressC
         found = zero_shot(lm, name, items=items, progress=progress)
         return accuracies.measurements(found, subject, {"note": lm.source.note, **placement(lm)})
 
-    return _through_cache("zero-shot", {"tasks": asked, "harness": harness_version()}, lm, subject, measure)
+    inputs = {"tasks": asked, "harness": harness_version()}
+    return _through_cache("zero-shot", inputs, lm, subject, measure, progress)
 
 
 def _continue(run: Run, subjects: Mapping[str, LM], progress: ProgressCallback | None) -> None:
@@ -195,10 +196,15 @@ def _continue(run: Run, subjects: Mapping[str, LM], progress: ProgressCallback |
 
 
 def _through_cache(
-    kind: str, inputs: dict[str, Any], lm: LM, subject: str, measure: Callable[[], list[Measurement]]
+    kind: str,
+    inputs: dict[str, Any],
+    lm: LM,
+    subject: str,
+    measure: Callable[[], list[Measurement]],
+    progress: ProgressCallback | None,
 ) -> list[Measurement]:
     key = cache_key(kind, subject=subject, note=lm.source.note, keeps="parts", **inputs, **cache_fields(lm))
-    return through_cache(key, _read, _write, measure)[0]
+    return through_cache(key, _read, _write, measure, progress=progress)[0]
 
 
 def _read(content: bytes) -> list[Measurement]:

@@ -59,4 +59,6 @@ def plan_in_rounds(
         return plan
 
     form = FORMATS["allocation"]
-    return through_cache(cache_key("plan", **inputs, **cache_fields(lm)), form.read, form.write, compute)
+    return through_cache(
+        cache_key("plan", **inputs, **cache_fields(lm)), form.read, form.write, compute, progress=progress
+    )

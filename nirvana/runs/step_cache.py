@@ -1,21 +1,26 @@
-"""Cache of expensive steps' results by the hash of their inputs, shared by all runs."""
+"""Cache of expensive steps' results by the hash of their inputs, shared by all runs and processes."""
 
 from __future__ import annotations
 
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
+
+from filelock import FileLock, Timeout
 
 import nirvana
 from nirvana.errors import NirvanaError
 from nirvana.files import cache_folder, json_hash, parse_json, read_file, write_bytes
+from nirvana.progress import ProgressCallback, report
 
 LIMIT = 1 << 30  # bytes of a folder; beyond it the least recently used results are removed
 LARGE = ("statistics",)  # kinds of result with a separate folder and limit
 ABANDONED = 3600  # seconds after which an incomplete file is abandoned
+PATIENCE = 0.25  # seconds between reports of a process that waits for another's result
 Origin = dict[str, Any]  # "cached": whether the result was read; "seconds": how long its computation took
 Result = TypeVar("Result")
 log = logging.getLogger(__name__)
@@ -33,23 +38,65 @@ def through_cache(
     compute: Callable[[], Result],
     *,
     keep: bool = True,
+    progress: ProgressCallback | None = None,
 ) -> tuple[Result, Origin]:
-    """The result of `key`: read from the cache, or computed and, with `keep`, cached."""
-    found = read_cached(key)
-    if found is not None:
-        meta, content = found
-        try:
-            return read(content), {"cached": True, "seconds": meta.get("seconds")}
-        except MemoryError:
-            raise
-        except Exception as error:  # parsers raise many kinds on foreign bytes
-            log.warning("%s is computed again: %s", key, error)
-    start = time.perf_counter()
-    result = compute()
-    seconds = time.perf_counter() - start
-    if keep:
-        write_cached(key, write(result), seconds=seconds)
+    """The result of `key`: read from the cache, or computed and, with `keep`, cached.
+
+    While another process computes a result that it will cache, this one waits for it; `progress` may end the wait.
+    """
+    known = _parsed(key, read)
+    if known is not None:
+        return known
+    with _computing(key if keep else "", progress) as waited:
+        known = _parsed(key, read) if waited else None
+        if known is not None:
+            return known
+        start = time.perf_counter()
+        result = compute()
+        seconds = time.perf_counter() - start
+        if keep:
+            write_cached(key, write(result), seconds=seconds)
     return result, {"cached": False, "seconds": seconds}
+
+
+def _parsed(key: str, read: Callable[[bytes], Result]) -> tuple[Result, Origin] | None:
+    """A cached result; None where it is missing or damaged."""
+    found = read_cached(key)
+    if found is None:
+        return None
+    meta, content = found
+    try:
+        return read(content), {"cached": True, "seconds": meta.get("seconds")}
+    except MemoryError:
+        raise
+    except Exception as error:  # parsers raise many kinds on foreign bytes
+        log.warning("%s is computed again: %s", key, error)
+        return None
+
+
+@contextmanager
+def _computing(key: str, progress: ProgressCallback | None) -> Iterator[bool]:
+    """Hold the lock of a result while it is computed; yields whether another process held it. The system releases the
+    lock of a process that dies.
+    """
+    path, waited = cache_folder() / "locks" / key, False
+    lock = FileLock(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        while key and not lock.is_locked:
+            try:
+                lock.acquire(timeout=PATIENCE if waited else 0)
+            except Timeout:
+                waited = True
+                report(progress, "Waiting for the same result of another run", 0, 0)
+    except (OSError, NotImplementedError) as error:  # a folder without locks or write access
+        log.warning("%s is computed without a lock: %s", key, error)
+    try:
+        yield waited
+    finally:
+        if lock.is_locked:
+            path.unlink(missing_ok=True)  # who waits for it finds the result first
+            lock.release()
 
 
 def read_cached(key: str) -> tuple[dict[str, Any], bytes] | None:

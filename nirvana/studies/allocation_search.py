@@ -34,7 +34,9 @@ from nirvana.saliency.scores import Saliency
 from nirvana.schema import Schema, option
 from nirvana.studies.allocation_steps import FILE, SearchStep, accepted, best_widths, changed_widths
 from nirvana.studies.journal import Journal, as_read_back
-from nirvana.studies.study import Session, Study, measure_points
+from nirvana.studies.points import measure_points
+from nirvana.studies.session import Session
+from nirvana.studies.study import Study
 
 if TYPE_CHECKING:
     from nirvana.compensation.statistics import Statistics

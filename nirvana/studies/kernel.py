@@ -18,7 +18,8 @@ from nirvana.saliency.criteria import available
 from nirvana.schema import Distinct, Schema, option
 from nirvana.studies.journal import as_read_back
 from nirvana.studies.kernel_rows import FILE, KernelRow, shared_recipe
-from nirvana.studies.study import Session, Study
+from nirvana.studies.session import Session
+from nirvana.studies.study import Study
 from nirvana.studies.sweep_grid import Point, check_size
 
 if TYPE_CHECKING:

@@ -16,7 +16,9 @@ from nirvana.runs.validation import check_against_model, check_recipe
 from nirvana.schema import Many, Schema, option
 from nirvana.studies.journal import Journal
 from nirvana.studies.matrix_rows import DENSE, FILE, CalibrationMatrix, MatrixRow, assemble
-from nirvana.studies.study import Session, Study, measure_points
+from nirvana.studies.points import measure_points
+from nirvana.studies.session import Session
+from nirvana.studies.study import Study
 
 if TYPE_CHECKING:
     from nirvana.models.lm import LM

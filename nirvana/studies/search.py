@@ -18,10 +18,12 @@ from nirvana.runs.run import Run
 from nirvana.saliency.criteria import available
 from nirvana.schema import Distinct, Schema, option
 from nirvana.studies.journal import Journal
+from nirvana.studies.points import measure_points
 from nirvana.studies.search_sampler import suggest
 from nirvana.studies.search_space import CRITERIA, METHODS, Choices, Space
 from nirvana.studies.search_trials import FILE, Correlation, Trial, correlation, ranked, recipe_of
-from nirvana.studies.study import Session, Study, measure_points
+from nirvana.studies.session import SharedSession
+from nirvana.studies.study import Study
 
 if TYPE_CHECKING:
     from nirvana.models.lm import LM
@@ -207,7 +209,7 @@ class SearchRequest(Schema):
 class Search(Study[SearchRequest]):
     """A search for the recipe with the lowest KL."""
 
-    name, title, file, request = "tune", "Search", FILE, SearchRequest
+    name, title, file, request, parallel = "tune", "Search", FILE, SearchRequest, True
 
     def check(self, run: Run, request: SearchRequest) -> None:
         super().check(run, request)
@@ -218,7 +220,7 @@ class Search(Study[SearchRequest]):
         return _Session(lm, {name: name for name in request.corpora}, request, run.recipe, progress)
 
 
-class _Session(Session[Choices, Trial]):
+class _Session(SharedSession[Choices, Trial]):
     """One search: the sampler names the points, the objective measures them."""
 
     def __init__(
@@ -246,11 +248,18 @@ class _Session(Session[Choices, Trial]):
             self.objective.known.setdefault(trial.model, trial)
         return trial
 
-    def next(self, rows: Sequence[Trial]) -> Choices | None:
-        self.done = rows
-        if (self.request.trials and len(rows) >= self.request.trials) or (rows and time.monotonic() >= self._end):
+    def next_beside(self, rows: Sequence[Trial], running: Sequence[Choices]) -> Choices | None:
+        self.done, begun = rows, len(rows) + len(running)
+        if (self.request.trials and begun >= self.request.trials) or (begun and time.monotonic() >= self._end):
             return None
-        return suggest(self.space, rows, self.request.seed, self.objective.is_possible)
+        return suggest(self.space, rows, self.request.seed, self.objective.is_possible, running)
+
+    def receive(self, donor: Run | None, rows: Sequence[dict[str, Any]]) -> None:
+        self.done = [self.read(data) for data in rows]
+
+    def accept(self, row: Trial, rows: Sequence[Trial]) -> Trial:
+        self.done = rows
+        return replace(row, number=self._number())
 
     def place(self, point: Choices, rows: Sequence[Trial]) -> tuple[str, int, int]:
         most = self.request.trials

@@ -15,14 +15,19 @@ ATTEMPTS = 24  # to find an untried point
 
 
 def suggest(
-    space: Space, done: Sequence[Trial], seed: int, is_possible: Callable[[Choices], bool] = lambda choices: True
+    space: Space,
+    done: Sequence[Trial],
+    seed: int,
+    is_possible: Callable[[Choices], bool] = lambda choices: True,
+    running: Sequence[Choices] = (),
 ) -> Choices | None:
     """The next point, determined by trials and seed; None where no new point is found.
 
-    Scores and loss curves take longest, so only some trials use a new text, seed or criterion; see `_reusing`.
+    Scores and loss curves take longest, so only some trials use a new text, seed or criterion; see `_reusing`. Points
+    that are `running` count as bad until they are measured, so that the next one is elsewhere.
     """
     first = space.first()
-    tried = {trial.choices for trial in done}
+    tried, begun = {*(trial.choices for trial in done), *running}, len(done) + len(running)
     for choices in first:
         if choices not in tried:
             return choices
@@ -31,18 +36,23 @@ def suggest(
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     distributions = space.distributions()
-    sampler: Any = optuna.samplers.TPESampler(seed=seed + 7919 * len(done), n_startup_trials=STARTUP)
+    drawn = seed + 7919 * begun
+    sampler: Any = optuna.samplers.TPESampler(seed=drawn, n_startup_trials=STARTUP, constant_liar=bool(running))
     study = optuna.create_study(sampler=sampler)
     for trial in done:
         if not trial.failure:
             params = space.params(trial.choices)
             used = {name: distributions[name] for name in params}
             study.add_trial(create_trial(state=TrialState.COMPLETE, params=params, distributions=used, value=trial.kl))
+    for choices in running:
+        params = space.params(choices)
+        used = {name: distributions[name] for name in params}
+        study.add_trial(create_trial(state=TrialState.RUNNING, params=params, distributions=used))
     good = ranked(done)
     for _ in range(ATTEMPTS):
         params = study.ask(distributions).params
         choices = Choices(**params | {"gamma": space.inside(round(params["gamma"], 2))})
-        if len(done) % NEW_SCORES and good:
+        if begun % NEW_SCORES and good:
             choices = _reusing(choices, [trial.choices for trial in good])
         choices = choices.canonical
         if not is_possible(choices):

@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 from nirvana.errors import RunError
 from nirvana.progress import Progress, ProgressCallback, within
-from nirvana.runs.recipe import Recipe
+from nirvana.runs.recipe import STEPS, Recipe
 from nirvana.runs.recovery import drop_weights
 from nirvana.runs.run import Run
 from nirvana.runs.speed import SPEED
 from nirvana.runs.store import Store
 from nirvana.runs.validation import check_against_model, check_recipe
-from nirvana.studies.study import PointCallback, Session, Study, measure_points
+from nirvana.studies.points import PointCallback, measure_points
+from nirvana.studies.session import SharedSession
+from nirvana.studies.study import Study
 from nirvana.studies.sweep_grid import Grid, Point
 from nirvana.studies.sweep_rows import FILE, Row, row_of
 
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 class Sweep(Study[Grid]):
     """A grid of criteria, allocations, sparsities, compensations, recoveries and seeds."""
 
-    name, title, file, request = "sweep", "Sweep", FILE, Grid
+    name, title, file, request, parallel = "sweep", "Sweep", FILE, Grid, True
 
     def check(self, run: Run, request: Grid) -> None:
         super().check(run, request)
@@ -76,7 +78,7 @@ def sweep(
     return [found[point] for point in grid.points()]
 
 
-class _Session(Session[Point, Row]):
+class _Session(SharedSession[Point, Row]):
     """The points of one grid and their shared state."""
 
     def __init__(self, base: Run, grid: Grid, models: ModelCache, progress: ProgressCallback | None) -> None:
@@ -88,7 +90,7 @@ class _Session(Session[Point, Row]):
         self._last: Run | None = None  # the next point may share its results
         self.weights = ""  # of the dense model, once it is in memory
 
-    def _open(self) -> None:
+    def prepare(self) -> None:
         """Load the model and the texts; rows of other weights are ignored."""
         from nirvana.runs.workspace import Workspace
 
@@ -108,11 +110,29 @@ class _Session(Session[Point, Row]):
             raise ValueError("The row belongs to another recipe.")
         return row
 
-    def next(self, rows: Sequence[Row]) -> Point | None:
+    def next_beside(self, rows: Sequence[Row], running: Sequence[Point]) -> Point | None:
         newest = {row.point: row for row in rows}
         if not self.weights and not all(self._is_done(point, newest.get(point)) for point in self.points):
-            self._open()
-        return next((point for point in self.points if not self._is_done(point, newest.get(point))), None)
+            self.prepare()
+        point = next((point for point in self.points if not self._is_done(point, newest.get(point))), None)
+        if point is not None:
+            self._tried.add(point)
+        return point
+
+    def shared_key(self, point: Point) -> str:
+        return f"{point.criterion} {point.seed}"
+
+    def share(self, point: Point, progress: ProgressCallback | None) -> Run:
+        return self._compute(point, point.recipe(self.base.recipe), progress, until="saliency")
+
+    def donor(self, point: Point) -> Run | None:
+        recipe = point.recipe(self.base.recipe)
+        runs = (self.base, *self.store.children(self.base.id))
+        fitting = (run for run in runs if run.step_state("saliency", recipe) == "done")
+        return next((run for run in fitting if (card := run.model()) is not None and card.hash == self.weights), None)
+
+    def receive(self, donor: Run | None, rows: Sequence[dict[str, Any]]) -> None:
+        self._last = donor or self._last
 
     def _is_done(self, point: Point, row: Row | None) -> bool:
         """Whether its row is complete. A point that failed before this session is tried again."""
@@ -127,7 +147,6 @@ class _Session(Session[Point, Row]):
         return point.label, self.points.index(point) + 1, len(self.points)
 
     def measure(self, point: Point, progress: ProgressCallback | None) -> Row:
-        self._tried.add(point)
         run = self._compute(point, point.recipe(self.base.recipe), progress)
         speed = self._time(run, progress) if self.grid.speed else _same_protocol(run.speed())
         row = row_of(point, run, speed)
@@ -141,7 +160,7 @@ class _Session(Session[Point, Row]):
     def release(self) -> None:
         self.models.clear()
 
-    def _compute(self, point: Point, recipe: Recipe, progress: ProgressCallback | None) -> Run:
+    def _compute(self, point: Point, recipe: Recipe, progress: ProgressCallback | None, until: str = STEPS[-1]) -> Run:
         """Compute the run of a point."""
         from nirvana.runs.pipeline import compute_steps
 
@@ -152,7 +171,8 @@ class _Session(Session[Point, Row]):
             check_against_model(recipe, card)
         run = self._started(recipe) or self.store.create(recipe, name=point.label, parent=donor, study=self.base)
         steps = _Steps(progress)
-        compute_steps(run, progress=steps.report, models=self.models, on_step=steps.step, corpora=self.corpora)
+        report, on_step = steps.report, steps.step
+        compute_steps(run, until=until, progress=report, models=self.models, on_step=on_step, corpora=self.corpora)
         self._last = run
         return run
 
