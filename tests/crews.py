@@ -33,10 +33,11 @@ class Crew:
     def __init__(self, work: Work, size: int, home: Path, loses: Callable[[Call], bool]) -> None:
         self._home, self._loses, self._calls = home, loses, list[Call]()
         self.begun: list[Call] = []
+        self._patience = 2  # polls until the workers are ready
         self._workers = [self._at(worker, lambda: _open(work)) for worker in range(size)]
 
     def idle(self) -> bool:
-        return len(self._calls) < len(self._workers)
+        return not self._patience and len(self._calls) < len(self._workers)
 
     def start(self, number: int, method: str, *arguments: Any) -> None:
         busy = {call.worker for call in self._calls}
@@ -45,6 +46,9 @@ class Crew:
         self.begun.append(self._calls[-1])
 
     def ended(self, seconds: float) -> Sequence[Ended]:
+        if self._patience:
+            self._patience -= 1
+            return []
         call = self._calls.pop(0)
         found = self._at(call.worker, lambda: getattr(self._workers[call.worker], call.method)(*call.arguments))
         return [Ended(call.number, None if self._loses(call) else found)]

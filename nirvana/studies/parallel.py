@@ -91,8 +91,11 @@ class _Dispatcher:
         self.journal.begin(self.header)
         while True:
             self._report(progress)
-            if not self.running and not self.waiting and self._next_point() is None:
-                return self.rows
+            if not self.running and not self.waiting:
+                point = self._next_point()
+                if point is None:
+                    return self.rows
+                self.waiting.append(point)  # no worker is ready
             for ended in self.crew.ended(POLL):
                 job = self.running.pop(ended.number)
                 if ended.result is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -68,6 +69,7 @@ class RayExecutor:
         with unchanged_environment():
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
             try:
+                _knock(self.address)
                 self._ray.init(
                     address=self.address or "local", log_to_driver=False, configure_logging=False, logging_level="ERROR"
                 )
@@ -80,6 +82,18 @@ class RayExecutor:
             yield
         finally:
             self._ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Check that something listens at an address of host and port: Ray itself would wait for it for minutes.
+
+    Raises:
+        OSError: nothing does.
+        ValueError: the port is not a number.
+    """
+    host, colon, port = address.rpartition("://")[2].rpartition(":")
+    if colon:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CLOSING).close()
 
 
 class RayWorker:

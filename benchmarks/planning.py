@@ -1,0 +1,54 @@
+"""Seconds to allocate a budget over a model of the shape of Llama-3.3-70B, from random scores.
+
+    python -m benchmarks.planning
+"""
+
+from __future__ import annotations
+
+import time
+from statistics import median
+
+import numpy as np
+
+import nirvana as nv
+from benchmarks.tables import markdown
+from nirvana.layout import KV_GROUP, MLP, NEURON, Layout, Place, Site
+
+LAYERS, HIDDEN, HEAD, QUERIES, GROUPS, NEURONS, VOCABULARY = 80, 8192, 128, 64, 8, 28_672, 128_256
+REPEATS = 15
+AIM = 0.05  # seconds
+
+
+def layout() -> Layout:
+    """Eighty layers of 8 KV groups of 8 query heads, and 28,672 neurons."""
+    group = 2 * HIDDEN * HEAD * (QUERIES // GROUPS + 1)  # query and output heads, a key and a value head
+    sites = {}
+    for layer in range(LAYERS):
+        sites[Site("decoder", layer, "attention")] = Place(KV_GROUP, GROUPS, group)
+        sites[Site("decoder", layer, MLP)] = Place(NEURON, NEURONS, 3 * HIDDEN)
+    return Layout(sites, {"embeddings": VOCABULARY * HIDDEN, "head": VOCABULARY * HIDDEN, "norms": 161 * HIDDEN})
+
+
+def scores(seed: int = 0) -> nv.Saliency:
+    """Lognormal scores."""
+    draw, shape = np.random.default_rng(seed), layout()
+    found = {site: draw.lognormal(size=place.units).astype(np.float32) for site, place in shape.items()}
+    return nv.Saliency(found, shape, "nirvana")
+
+
+def table() -> str:
+    saliency, rows = scores(), []
+    for named in ({}, {"uniform": True}, {"protected": (0, 1, 78, 79)}, {"multiple_of": 64}):
+        seconds = []
+        for repeat in range(REPEATS + 1):
+            start = time.perf_counter()
+            nv.allocate(saliency, sparsity=0.2 + 0.02 * repeat, gamma=3.36, **named)  # another budget each time
+            seconds.append(time.perf_counter() - start)
+        words = ", ".join(f"{name} {value}" for name, value in named.items()).replace("_", " ") or "the default"
+        middle = median(seconds[1:])
+        rows.append([words, f"{1000 * seconds[0]:.0f} ms", f"{1000 * middle:.0f} ms", "yes" if middle < AIM else "no"])
+    return markdown(["allocation", "first call", "median of 15 budgets", f"below {1000 * AIM:.0f} ms"], rows)
+
+
+if __name__ == "__main__":
+    print(table())
