@@ -33,9 +33,11 @@ def table(model: str = "smollm2-135m", prompt: int = 512, new_tokens: int = 24, 
             spread = speeds.ratio(name, phase)
             share = (spread.median - 1) / (ideal - 1) if ideal > 1 else 1.0
             cells += [f"{ideal:.2f} x", f"{spread.median:.2f} x ({spread.low:.2f} to {spread.high:.2f})"]
-            cells += [f"{spread.median / ideal:.2f}", f"{share:.0%}"] if phase == "prefill" else [
-                f"{spread.median / ideal:.2f}"
-            ]
+            cells += (
+                [f"{spread.median / ideal:.2f}", f"{share:.0%}"]
+                if phase == "prefill"
+                else [f"{spread.median / ideal:.2f}"]
+            )
         rows.append(cells)
     return markdown(
         [

@@ -12,6 +12,7 @@ import argparse
 import importlib
 import multiprocessing
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from benchmarks.quality_table import between_marks
@@ -32,8 +33,8 @@ def main() -> None:
     parser.add_argument("--into", type=Path, help="Markdown file with marks for each section")
     given = parser.parse_args()
     for section in given.only:
-        with multiprocessing.get_context("spawn").Pool(1) as pool:
-            text = pool.apply(measure, (section,))
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:  # whose processes may have children
+            text = pool.submit(measure, section).result()
         print(f"## {section}\n\n{text}", flush=True)
         if given.into:
             document = given.into.read_text(encoding="utf-8")

@@ -1,6 +1,6 @@
 """Seconds to allocate a budget over a model of the shape of Llama-3.3-70B, from random scores.
 
-    python -m benchmarks.planning
+python -m benchmarks.planning
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 
 import nirvana as nv
 from benchmarks.tables import markdown
-from nirvana.layout import KV_GROUP, MLP, NEURON, Layout, Place, Site
+from nirvana.layout import ATTENTION, KV_GROUP, MLP, NEURON, Layout, Site, SiteLayout
 
 LAYERS, HIDDEN, HEAD, QUERIES, GROUPS, NEURONS, VOCABULARY = 80, 8192, 128, 64, 8, 28_672, 128_256
 REPEATS = 15
@@ -24,8 +24,8 @@ def layout() -> Layout:
     group = 2 * HIDDEN * HEAD * (QUERIES // GROUPS + 1)  # query and output heads, a key and a value head
     sites = {}
     for layer in range(LAYERS):
-        sites[Site("decoder", layer, "attention")] = Place(KV_GROUP, GROUPS, group)
-        sites[Site("decoder", layer, MLP)] = Place(NEURON, NEURONS, 3 * HIDDEN)
+        sites[Site("decoder", layer, ATTENTION)] = SiteLayout(GROUPS, group, KV_GROUP)
+        sites[Site("decoder", layer, MLP)] = SiteLayout(NEURONS, 3 * HIDDEN, NEURON)
     return Layout(sites, {"embeddings": VOCABULARY * HIDDEN, "head": VOCABULARY * HIDDEN, "norms": 161 * HIDDEN})
 
 
@@ -46,8 +46,9 @@ def table() -> str:
             seconds.append(time.perf_counter() - start)
         words = ", ".join(f"{name} {value}" for name, value in named.items()).replace("_", " ") or "the default"
         middle = median(seconds[1:])
-        rows.append([words, f"{1000 * seconds[0]:.0f} ms", f"{1000 * middle:.0f} ms", "yes" if middle < AIM else "no"])
-    return markdown(["allocation", "first call", "median of 15 budgets", f"below {1000 * AIM:.0f} ms"], rows)
+        times = [f"{1000 * middle:.0f} ms", f"{1000 * max(seconds[1:]):.0f} ms"]
+        rows.append([words, *times, "yes" if middle < AIM else "no"])
+    return markdown(["allocation", "median of 15 budgets", "slowest", f"below {1000 * AIM:.0f} ms"], rows)
 
 
 if __name__ == "__main__":

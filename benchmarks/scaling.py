@@ -1,15 +1,15 @@
 """Growth of the time of a scoring pass with layers, width and tokens: slopes of log seconds against log size.
 
-    python -m benchmarks.scaling
+python -m benchmarks.scaling
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
-from pathlib import Path
 
 import numpy as np
 

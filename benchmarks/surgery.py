@@ -1,6 +1,6 @@
 """Seconds to prune a model, against a copy of the bytes that are kept.
 
-    python -m benchmarks.surgery
+python -m benchmarks.surgery
 """
 
 from __future__ import annotations

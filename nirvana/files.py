@@ -72,6 +72,11 @@ def local_path(text: str, error: type[NirvanaError]) -> Path:
     return path
 
 
+def existing_folder(path: Path) -> Path:
+    """The nearest folder above `path` that exists, for a hint where its own folder could not be made."""
+    return next((folder for folder in path.parents if folder.is_dir()), path.parent)
+
+
 def write_bytes(path: Path, content: bytes) -> None:
     """Write `content` to `path` atomically, making its folder.
 
@@ -93,7 +98,7 @@ def write_bytes(path: Path, content: bytes) -> None:
             raise
         raise NirvanaError(
             f"Could not write {path.name}: {error.strerror or error}.",
-            f"Free some space or check the permissions of {path.parent}.",
+            f"Free some space or check the permissions of {existing_folder(path)}.",
         ) from error
 
 
@@ -115,7 +120,7 @@ def append_line(path: Path, line: str) -> None:
     except OSError as error:
         raise NirvanaError(
             f"Could not write {path.name}: {error.strerror or error}.",
-            f"Free some space or check the permissions of {path.parent}.",
+            f"Free some space or check the permissions of {existing_folder(path)}.",
         ) from error
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Mapping
 
 import numpy as np
@@ -47,11 +48,11 @@ def spend(constraints: Constraints, budget: int, groups: int) -> dict[Site, int]
     """
     layout = constraints.layout
     left = budget - _cost(layout, KV_GROUP, groups)
-    fitting = (width for width in widths(constraints) if _cost(layout, NEURON, width) <= left)
-    width = next(fitting, None)
-    if left < 0 or width is None or left > _mlp_room(constraints):
+    possible = widths(constraints)
+    narrowest = bisect_left(possible, -left, key=lambda width: -_cost(layout, NEURON, width))  # a wider one costs less
+    if left < 0 or narrowest == len(possible) or left > _mlp_room(constraints):
         return None
-    return _down_to(layout, KV_GROUP, groups) | _down_to(layout, NEURON, width)
+    return _down_to(layout, KV_GROUP, groups) | _down_to(layout, NEURON, possible[narrowest])
 
 
 def keep_alike(saliency: Saliency, removed: Mapping[Site, int]) -> dict[Site, np.ndarray]:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from nirvana.errors import CheckpointError
+from nirvana.files import existing_folder
 
 CHECKPOINT_SUFFIXES = {".json", ".safetensors", ".jinja", ".model", ".txt", ".md", ".py"}
 GGUF_SUFFIX = ".gguf"
@@ -31,7 +32,7 @@ def placed(target: Path) -> Iterator[Path]:
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
             f"{target.name} could not be written: {getattr(error, 'strerror', None) or error}.",
-            f"Free some space or check the permissions of {target.parent}.",
+            f"Free some space or check the permissions of {existing_folder(target)}.",
         ) from error
 
 

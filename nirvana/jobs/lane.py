@@ -19,7 +19,7 @@ import nirvana
 from nirvana.environment import thread_policy
 from nirvana.errors import KEPT, Cancelled, RunError
 from nirvana.jobs.records import Outcome, outcome_of
-from nirvana.out_of_memory import ADVICE
+from nirvana.out_of_memory import ADVICE, kills
 
 SETTINGS = {"PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}  # of the worker's environment
 GRACE = 0.7  # seconds between asking a job to stop and killing its worker
@@ -97,6 +97,7 @@ class WorkerProcess:
             env={**os.environ, **thread_policy(os.environ), **SETTINGS, "PYTHONPATH": path},
         )
         self.pid = self._process.pid
+        self.kills_before: int | None = None  # of `out_of_memory.kills`, at the start of the present job
         self._lines = threading.Thread(target=self._read_lines, name="worker log", daemon=True)
         self._lines.start()
         threading.Thread(target=self._read_events, name="worker events", daemon=True).start()
@@ -258,6 +259,7 @@ class Lane:
                 self._worker = WorkerProcess(self._command, self._log)
             worker = self._worker
             worker.settled.clear()
+            worker.kills_before = kills()
             worker.send(entry.command)
             if entry.cancelled:  # before there was a worker
                 worker.events.put({"event": "cancel", "job": entry.id})
@@ -292,7 +294,7 @@ class Lane:
         if entry.cancelled:
             return outcome_of(Cancelled(), entry.live.step)
         if code in (-9, 137):
-            message, hint = "The worker was killed, most likely by the system because memory ran out.", ADVICE
+            message, hint = _killed(worker.kills_before, kills())
         else:
             message, hint = f"The worker stopped with exit code {code}.", "The log has the details."
         return outcome_of(RunError(message, f"{hint} {KEPT}"), entry.live.step)
@@ -301,3 +303,12 @@ class Lane:
         entry = self._current
         if entry is not None:
             entry.lines.append(line)
+
+
+def _killed(before: int | None, after: int | None) -> tuple[str, str]:
+    """Message and hint for a killed worker, by the system's counts of processes killed for lack of memory."""
+    if before is None or after is None:
+        return "The worker was killed, perhaps by the system because memory ran out.", ADVICE
+    if after > before:
+        return "The system killed the worker because memory ran out.", ADVICE
+    return "The worker was killed by another program or by hand.", "The system did not run out of memory. Try again."

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nirvana.errors import CheckpointError, ModelError
-from nirvana.files import cache_folder, content_hash, parse_json, well_formed
+from nirvana.files import cache_folder, content_hash, existing_folder, parse_json, well_formed
 from nirvana.models.gguf_header import GGUFTensor, read_header
 from nirvana.models.gguf_own import CONFIG, KEY, own_files, unpacked, write_own
 from nirvana.models.quiet import quiet_library
@@ -118,7 +118,7 @@ def converted_folder(path: Path, *, progress: ProgressCallback | None = None) ->
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
             f"The converted model could not be kept: {getattr(error, 'strerror', None) or error}.",
-            f"Free some space in {folder.parent}, or set NIRVANA_HOME to a folder on another disk.",
+            f"Free some space in {existing_folder(folder)}, or set NIRVANA_HOME to a folder on another disk.",
         ) from error
     return folder
 

@@ -125,7 +125,12 @@ def test_a_recovered_model_has_its_section_and_columns(store: Store) -> None:
 
 def test_it_fetches_nothing_whatever_names_say(store: Store) -> None:
     recipe = Recipe().change("calibration", corpus="/home/someone/novel.txt")
+    recipe = recipe.change("model", name="/home/someone/models/mine")
+    recipe = recipe.change("recovery", corpus=str(Path.home() / "a.txt"))
     run = fill(store.create(recipe, name='<img src="https://example.org/x">'))
+    card = run.model()
+    assert card is not None
+    run.put("model", replace(card, name=recipe.model.name, note=f"weights of {run.folder / 'x'}"))
     run.add_continuation(
         Continuation("</pre><script src=//example.org/y></script>", False, 8, {"dense": "a", "pruned": "b"})
     )
@@ -134,7 +139,8 @@ def test_it_fetches_nothing_whatever_names_say(store: Store) -> None:
     assert all(link.startswith("#") for link in page.links) and page.links
     assert "default-src 'none'" in page.policy and "connect-src" not in page.policy
     assert "<img" not in html.replace("&lt;img", "").split("</head>")[1]
-    assert "/home/someone" not in html and "novel.txt" in page.text["recipe"]
+    assert "/home/someone" not in html and "novel.txt" in page.text["recipe"] and "mine" in page.text["model"]
+    assert str(Path.home()) + "/" not in html and str(run.folder.parent) not in html and f"{run.id}/x" in html
 
 
 def test_an_empty_run_has_a_report_too(store: Store) -> None:

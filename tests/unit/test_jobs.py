@@ -19,6 +19,7 @@ from nirvana.jobs import queue as jobs_module
 from nirvana.jobs import registry
 from nirvana.jobs.queue import Job, JobManager
 from nirvana.models.devices import devices
+from nirvana.out_of_memory import kills
 from nirvana.runs.recipe import ModelChoice, Recipe
 from nirvana.runs.results import PruneSummary
 from nirvana.runs.store import Run, Store
@@ -195,7 +196,7 @@ def test_cancelling_what_has_ended_changes_nothing(manager: JobManager, run: Run
 @pytest.mark.parametrize(
     ("task", "step", "message", "hint"),
     [
-        ("die", "saliency", "memory ran out", "fewer or shorter samples"),
+        ("die", "saliency", "killed by another program or by hand", "Try again"),
         ("leave", "", "exit code 3", "log"),
         ("starve", "saliency", "Memory ran out", "fewer or shorter samples"),
         ("refuse", "calibration", "The text is too short.", "Give more."),
@@ -212,6 +213,40 @@ def test_a_failure_is_explained_and_the_next_job_runs(
     assert failure is not None and failure["message"] == job.error["message"]
     assert finished(manager, manager.submit(run.id, task="work")).status == "done"
     assert run.failure() is None
+
+
+@pytest.mark.parametrize(
+    ("counts", "message", "hint"),
+    [
+        ((4, 5), "The system killed the worker because memory ran out.", "fewer or shorter samples"),
+        ((4, 4), "The worker was killed by another program or by hand.", "Try again."),
+        ((None, None), "The worker was killed, perhaps by the system because memory ran out.", "fewer or shorter"),
+    ],
+)
+def test_memory_is_blamed_where_the_system_says_so(
+    manager: JobManager,
+    run: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    counts: tuple[int | None, int | None],
+    message: str,
+    hint: str,
+) -> None:
+    left = iter(counts)
+    monkeypatch.setattr("nirvana.jobs.lane.kills", lambda: next(left))
+    job = finished(manager, manager.submit(run.id, task="die"))
+    assert job.error is not None and job.error["message"] == message and hint in job.error["hint"]
+
+
+def test_kills_for_lack_of_memory_are_read_from_the_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    counters = tmp_path / "vmstat", tmp_path / "memory.events"
+    monkeypatch.setattr("nirvana.out_of_memory.COUNTERS", counters)
+    assert kills() is None
+    counters[0].write_text("nr_free_pages 12\noom_kill 3\ndrop_pagecache 0\n")
+    assert kills() == 3
+    counters[1].write_text("low 0\nhigh 0\nmax 7\noom 2\noom_kill 2\noom_group_kill 0\n")
+    assert kills() == 5
+    counters[1].write_text("oom_kill many\n")
+    assert kills() == 3
 
 
 def test_the_log_survives_the_job(manager: JobManager, store: Store, run: Run) -> None:

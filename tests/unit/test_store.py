@@ -16,7 +16,7 @@ from nirvana.calibration.sets import CalibrationSelection, CalibrationSet, Candi
 from nirvana.errors import NirvanaError, RunError
 from nirvana.evaluation.results import Measurement, Report
 from nirvana.evaluation.speed_report import ModelSpeed, SpeedReport, Spread
-from nirvana.files import read_json
+from nirvana.files import read_json, write_bytes
 from nirvana.layout import KV_GROUP, NEURON, Layout, Site, SiteLayout
 from nirvana.recovery.history import RecoveryHistory
 from nirvana.runs import folder as folder_module
@@ -327,6 +327,16 @@ def test_a_vanished_folder_or_unreadable_recipe_leaves_the_list_alone(store: Sto
     for run in runs[:2]:
         store.delete(run.id)
     assert [run.name for run in store.runs()] == ["three"]
+
+
+def test_the_hint_of_a_full_disk_names_a_folder_that_exists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "mkdir", full)
+    with pytest.raises(NirvanaError, match="No space left") as caught:
+        write_bytes(tmp_path / "new" / "deeper" / "result.json", b"{}")
+    assert caught.value.hint.endswith(f"permissions of {tmp_path}.")
 
 
 def test_a_full_disk_keeps_the_result_that_was_there(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

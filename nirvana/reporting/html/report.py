@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+from html import escape
+from pathlib import Path, PurePath
 
 import pandas as pd
 
+from nirvana.calibration.corpora.mixture import part_names
 from nirvana.evaluation.results import Report
 from nirvana.reporting.aligned import align
 from nirvana.reporting.figures.chart import plus_minus
@@ -16,9 +20,7 @@ from nirvana.runs.run import Run
 
 
 def report_html(run: Run) -> str:
-    """One HTML file with all results of the run, which works offline. File names in the recipe are given without their
-    folders.
-    """
+    """One HTML file with all results of the run, which works offline. Files are named without their folders."""
     document = Document(f"Nirvana Studio: {run.name}")
     card, scores, plan, summary, report = run.model(), run.saliency(), run.plan(), run.pruned(), run.report()
     document.text(f"Run {run.id}, created {moment(run.created)}, {run.status}.", "quiet")
@@ -54,7 +56,7 @@ def report_html(run: Run) -> str:
     studies.write_sweep(document, run)
     studies.write_search(document, run)
     write_provenance(document, run)
-    return document.html()
+    return _without_folders(document.html(), run)
 
 
 def headline(report: Report) -> list[str]:
@@ -111,6 +113,19 @@ def write_provenance(document: Document, run: Run) -> None:
         document.table(pd.DataFrame(rows))
         document.heading("Versions")
         document.pairs(versions)
+
+
+def _without_folders(html: str, run: Run) -> str:
+    """`html` without the folders of the recipe's files, of the runs, and of the user, which names and errors hold."""
+    recipe = run.recipe
+    named = [recipe.model.name, recipe.recovery.corpus, *recipe.calibration.texts]
+    named += [*recipe.evaluation.corpora, *recipe.evaluation.zero_shot]
+    files = [PurePath(part) for name in named for part in part_names(name)]
+    folders = {file.parent for file in files if file.is_absolute()} | {run.folder.parent, Path.home()}
+    for folder in sorted(folders, key=lambda each: len(each.parts), reverse=True):
+        if folder.name:  # not the root
+            html = html.replace(escape(f"{folder}{os.sep}"), "")
+    return html
 
 
 def _plain(value: object) -> str:
