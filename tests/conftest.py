@@ -14,6 +14,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny matrices are slower on many threads
 
 import pytest
+from filelock import FileLock
 from hypothesis import settings
 
 # Every build draws the same examples, so it fails only on a change; `--hypothesis-profile explore` draws others.
@@ -63,11 +64,12 @@ def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(scope="session")
 def extracted_texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The text of the installed libraries, extracted once for the session, which takes seconds."""
+    """The text of the installed libraries, extracted once for all processes of the session: it takes ten seconds."""
     from nirvana.calibration.corpora.registry import load_corpus
 
-    home = tmp_path_factory.mktemp("texts")
-    with pytest.MonkeyPatch.context() as patch:
+    place = tmp_path_factory.getbasetemp()
+    home = (place.parent if "PYTEST_XDIST_WORKER" in os.environ else place) / "texts"
+    with FileLock(home.with_suffix(".lock")), pytest.MonkeyPatch.context() as patch:
         patch.setenv("NIRVANA_HOME", str(home))
         load_corpus("library-docs")
     return home / "cache" / "corpora"

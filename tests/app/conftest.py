@@ -31,6 +31,7 @@ from nirvana.runs.recipe import Recipe
 from nirvana.runs.results import Continuation, ModelCard, PruneSummary
 from nirvana.runs.store import Run, Store
 from nirvana.saliency.scores import Saliency
+from tests.app.worker_thread import WorkerThread
 from tests.courses import course
 
 ROOT = Path(__file__).parents[2]
@@ -64,6 +65,12 @@ def fresh_server(own_home: Path) -> Iterator[None]:
     yield
     st.cache_resource.clear()
     st.cache_data.clear()
+
+
+@pytest.fixture
+def worker_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Jobs of the test are performed in its process. Jobs of a real worker: test_journey.py and tests/browser."""
+    monkeypatch.setattr("nirvana.jobs.lane.WorkerProcess", WorkerThread)
 
 
 @pytest.fixture

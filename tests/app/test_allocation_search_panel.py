@@ -39,7 +39,7 @@ def plan(filled: Run) -> PruningPlan:
 
 
 def opened(start: Start, run: Run) -> AppTest:
-    app = start(run).run()
+    app = start(run)
     app.switch_page("pages/allocation.py").run()
     assert not app.exception
     return open_tab(app, "Search") if page_tabs(app)[0] else app

@@ -22,7 +22,7 @@ Start = Callable[..., AppTest]
 
 
 def open_page(start: Start, run: Run | None = None) -> AppTest:
-    app = start(run).run()
+    app = start(run)
     app.switch_page("pages/calibration.py").run()
     assert not app.exception
     return app

@@ -23,7 +23,7 @@ Start = Callable[..., AppTest]
 
 
 def open_page(start: Start, run: Run | None = None) -> AppTest:
-    app = start(run).run()
+    app = start(run)
     app.switch_page("pages/compare.py").run()
     assert not app.exception
     return app
@@ -197,7 +197,7 @@ def test_any_set_of_runs_beside_each_other(start: Start, store: Store, filled: R
     others = []
     for name, sparsity in (("Other", 0.35), ("Third", 0.3), ("Fourth", 0.25)):
         others.append(store.create(filled.recipe.change("allocation", sparsity=sparsity), name=name, parent=filled))
-    app = start(filled).run()
+    app = start(filled)
     app.switch_page("pages/compare.py").run()
     open_tab(app, "Other runs")
     assert "compare.many" not in keys_on(app)
@@ -264,6 +264,6 @@ def test_a_run_that_was_measured_alike_before_is_taken_again(
 
 
 def test_the_runs_page_asks_for_two_rows(start: Start, filled: Run) -> None:
-    app = start(filled).run()
+    app = start(filled)
     app.switch_page("pages/runs.py").run()
     assert app.button(key="runs.compare").disabled

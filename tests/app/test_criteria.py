@@ -22,7 +22,7 @@ Start = Callable[..., AppTest]
 
 
 def visit(app: AppTest) -> AppTest:
-    page = app.run().switch_page("pages/saliency.py").run()
+    page = app.switch_page("pages/saliency.py").run()
     assert not page.exception
     return page
 

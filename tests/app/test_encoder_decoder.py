@@ -47,7 +47,7 @@ def chart(app: AppTest, key: str) -> dict[str, Any]:
 
 
 def test_scores_are_shown_by_stack_and_kind_of_attention(start: Start, encoder_decoder: Run) -> None:
-    app = start(encoder_decoder).run()
+    app = start(encoder_decoder)
     app.switch_page("pages/saliency.py").run()
     assert not app.exception
     assert app.segmented_control(key="saliency.stack").value == "encoder"
@@ -61,7 +61,7 @@ def test_scores_are_shown_by_stack_and_kind_of_attention(start: Start, encoder_d
 
 
 def test_the_plan_is_shown_by_stack(start: Start, encoder_decoder: Run) -> None:
-    app = start(encoder_decoder).run()
+    app = start(encoder_decoder)
     app.switch_page("pages/allocation.py").run()
     assert not app.exception
     assert {"allocation.stacks", "allocation.kept.encoder", "allocation.kept.decoder"} <= keys_on(app)
@@ -77,7 +77,7 @@ def test_formats_that_the_model_cannot_be_written_in_say_why(start: Start, encod
     summary = encoder_decoder.pruned()
     assert summary is not None
     encoder_decoder.put("prune", replace(summary, refused={"gguf": "T5 models cannot be written."}), **PLACE)
-    app = start(encoder_decoder).run()
+    app = start(encoder_decoder)
     app.switch_page("pages/prune.py").run()
     assert not app.button(key="prune.export").disabled
     captions = app.get_by_key("prune.format").proto.captions
@@ -93,7 +93,7 @@ def test_formats_that_the_model_cannot_be_written_in_say_why(start: Start, encod
 
 
 def test_only_a_model_with_an_encoder_has_a_task_to_choose(start: Start, encoder_decoder: Run, store: Store) -> None:
-    app = start(encoder_decoder).run()
+    app = start(encoder_decoder)
     app.switch_page("pages/calibration.py").run()
     box = app.selectbox(key="calibration.task")
     assert box.value == "auto"
@@ -104,7 +104,7 @@ def test_only_a_model_with_an_encoder_has_a_task_to_choose(start: Start, encoder
     assert encoder_decoder.step_state("calibration", app.session_state[state.DRAFT]) == "stale"
 
     decoder = fill(store.create(Recipe().change("calibration", task=SPANS), name="Decoder"))
-    other = start(decoder).run()
+    other = start(decoder)
     other.switch_page("pages/calibration.py").run()
     assert "calibration.task" not in keys_on(other)
     assert other.session_state[state.DRAFT].calibration.task == "auto"
@@ -112,7 +112,7 @@ def test_only_a_model_with_an_encoder_has_a_task_to_choose(start: Start, encoder
 
 def test_another_model_forgets_the_task(start: Start, encoder_decoder: Run, tiny_folder: Path, store: Store) -> None:
     run = store.create(encoder_decoder.recipe.change("calibration", task=CONTINUATION), parent=encoder_decoder)
-    app = start(run).run()
+    app = start(run)
     app.switch_page("pages/model.py").run()
     assert "Encoder and decoder layers" in [metric.label for metric in app.metric]
     app.segmented_control(key="model.source").select("Local").run()
@@ -120,6 +120,7 @@ def test_another_model_forgets_the_task(start: Start, encoder_decoder: Run, tiny
     assert app.session_state[state.DRAFT].calibration.task == "auto"
 
 
+@pytest.mark.usefixtures("worker_here")
 def test_from_a_model_folder_to_a_comparison(start: Start, store: Store, sample_text: Path, byt5_folder: Path) -> None:
     text = str(sample_text)
     recipe = Recipe(
@@ -128,7 +129,7 @@ def test_from_a_model_folder_to_a_comparison(start: Start, store: Store, sample_
         ),
         evaluation=EvaluationChoice(corpora=(text,), window=64, max_tokens=256),
     )
-    app = start(store.create(recipe, name="Journey")).run()
+    app = start(store.create(recipe, name="Journey"))
     app.switch_page("pages/model.py").run()
     app.segmented_control(key="model.source").select("Local").run()
     app.text_input(key="model.path").set_value(str(byt5_folder)).run()

@@ -58,7 +58,7 @@ def test_a_bad_model_is_refused_before_it_is_loaded(
 ) -> None:
     folder = tmp_path / "model"
     folder.mkdir()
-    app = start(filled).run()
+    app = start(filled)
     app.switch_page("pages/model.py").run()
     app.segmented_control(key="model.source").select("Local").run()
     app.text_input(key="model.path").set_value(make(folder)).run()
@@ -85,7 +85,7 @@ def test_a_model_larger_than_memory_is_refused(start: Start, store: Store, tmp_p
 
 
 def test_a_sparsity_out_of_reach_is_explained_and_not_queued(start: Start, filled: Run) -> None:
-    app = start(filled).run()
+    app = start(filled)
     app.switch_page("pages/allocation.py").run()
     app.slider(key="allocation.sparsity").set_value(0.99).run()
     assert not app.exception
@@ -110,7 +110,7 @@ def test_a_sparsity_out_of_reach_is_explained_and_not_queued(start: Start, fille
 def test_a_value_that_no_control_offers_reaches_no_recipe(
     page: str, widget: str, key: str, value: float, start: Start, store: Store, filled: Run
 ) -> None:
-    app = start(filled).run()
+    app = start(filled)
     app.switch_page(f"pages/{page}.py").run()
     known = [run.id for run in store.runs()]
     getattr(app, widget)(key=key).set_value(value).run()

@@ -30,7 +30,7 @@ QUICK = {
 
 
 def open_page(start: Start, run: Run | None = None, name: str = "") -> AppTest:
-    app = start(run).run()
+    app = start(run)
     app.switch_page("pages/experiments.py").run()
     if name:
         app.radio(key="experiments.choice").set_value(name).run()
@@ -72,11 +72,11 @@ def test_a_link_opens_an_experiment_and_a_bad_one_the_first(start: Start) -> Non
     for asked, opened in (("healing", "healing"), ("nothing", "magnitude")):
         app = start()
         app.query_params["experiment"] = asked
-        app.run()
         app.switch_page("pages/experiments.py").run()
         assert app.radio(key="experiments.choice").value == opened == app.query_params["experiment"]
 
 
+@pytest.mark.usefixtures("worker_here")
 def test_the_observation_appears_in_a_real_run(start: Start, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """One experiment, or all where NIRVANA_SLOW_TESTS is set; the recorded results above are real runs too."""
     monkeypatch.setattr(module, "SMALL", QUICK)

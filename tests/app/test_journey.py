@@ -45,7 +45,7 @@ def wait(app: AppTest) -> Job:
 
 
 def test_from_a_model_folder_to_a_comparison(start: Start, store: Store, small: Recipe, tiny_folder: Path) -> None:
-    app = start(store.create(small, name="Journey")).run()
+    app = start(store.create(small, name="Journey"))
     app.switch_page("pages/model.py").run()
     app.segmented_control(key="model.source").select("Local").run()
     app.text_input(key="model.path").set_value(str(tiny_folder)).run()
@@ -125,7 +125,7 @@ def test_cancel_stops_the_job_and_unload_ends_the_worker(
     start: Start, store: Store, small: Recipe, tiny_folder: Path
 ) -> None:
     recipe = small.change("model", name=str(tiny_folder)).change("calibration", candidates=64)
-    app = start(store.create(recipe)).run()
+    app = start(store.create(recipe))
     app.switch_page("pages/saliency.py").run()
     app.button(key="saliency.run").click().run()
     app.button(key="job.cancel").click().run()

@@ -54,6 +54,7 @@ def test_a_run_without_a_matrix_says_what_will_be_there(start: Start, filled: Ru
     assert not app.error and app.button(key=RUN).disabled
 
 
+@pytest.mark.usefixtures("worker_here")
 def test_from_a_mixture_to_the_matrix(start: Start, store: Store, small: Recipe, paths: list[str]) -> None:
     app = open_page(start, store.create(small))
     app.text_input(key="calibration.path").set_value(paths[1])

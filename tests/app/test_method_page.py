@@ -26,7 +26,7 @@ Start = Callable[..., AppTest]
 
 
 def open_method(start: Start, run: Run | None = None, tab: str = "Kernel") -> AppTest:
-    app = start(run).run()
+    app = start(run)
     app.switch_page("pages/method.py").run()
     if tab != "Kernel":
         open_tab(app, tab)
@@ -173,7 +173,7 @@ def test_a_beaten_run_and_a_beaten_sweep_link_to_the_answer(start: Start, store:
     fill(store.create(Recipe().change("saliency", criterion="random"), name="Baseline"), seed=1)
     scale_pruned(filled, 3.0)
     for name in ("compare", "sweep"):
-        app = start(filled).run()
+        app = start(filled)
         app.switch_page(f"pages/{name}.py").run()
         app.button(key=f"{name}.why").click().run()
         assert not app.exception and "method.losses" in keys_on(app), name

@@ -26,7 +26,6 @@ Start = Callable[..., AppTest]
 
 def visit(app: AppTest, file: str) -> AppTest:
     """Run the app, then a page of it, without an exception."""
-    app.run()
     app.switch_page(file).run()
     assert not app.exception
     assert app.title[0].value == GUIDES[Path(file).stem].title
@@ -173,7 +172,7 @@ def test_labels_of_devices_are_unique_and_stay_while_their_free_memory_changes(
         return [*cards, DeviceInfo("cpu", "CPU, 2 cores", next(free), 32 << 30)]
 
     monkeypatch.setattr("nirvana.dashboard.panels.model._devices", found)
-    app = start(filled).run()
+    app = start(filled)
     app.switch_page("pages/model.py").run()
     labels = app.selectbox(key="model.device").options
     assert len(set(labels)) == 4

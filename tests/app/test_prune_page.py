@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from streamlit.testing.v1 import AppTest
 
 from nirvana.runs.recipe import CalibrationChoice, PruneChoice, Recipe, SaliencyChoice
@@ -26,7 +27,6 @@ RECORD = {
 
 
 def prune_page(app: AppTest) -> AppTest:
-    app.run()
     app.switch_page("pages/prune.py").run()
     assert not app.exception
     return app
@@ -72,13 +72,14 @@ def test_what_was_compensated_is_said(start: Start, filled: Run) -> None:
     assert "collected in 12.5 s" in said
 
 
+@pytest.mark.usefixtures("worker_here")
 def test_the_worker_compensates(start: Start, store: Store, sample_text: Path, tiny_folder: Path) -> None:
     recipe = Recipe(
         calibration=CalibrationChoice(corpus=str(sample_text), candidates=1, samples=4, length=24),
         saliency=SaliencyChoice(criterion="magnitude"),
         prune=PruneChoice(compensation="none", samples=6, length=40),
     ).change("model", name=str(tiny_folder), device="cpu")
-    app = start(store.create(recipe, name="Compensated")).run()
+    app = start(store.create(recipe, name="Compensated"))
     app.switch_page("pages/saliency.py").run()
     app.button(key="saliency.run").click().run()
     assert wait(app).status == "done"

@@ -35,7 +35,6 @@ def recovered(store: Store) -> Run:
 
 
 def open_page(app: AppTest) -> AppTest:
-    app.run()
     app.switch_page("pages/recover.py").run()
     assert not app.exception
     return app
@@ -162,6 +161,7 @@ def test_strangers_recover_briefly_on_built_in_texts(
             check_job(None, short.change("recovery", **change), RunRequest())
 
 
+@pytest.mark.usefixtures("worker_here")
 def test_the_worker_recovers_and_the_model_is_exported(
     start: Start, store: Store, sample_text: Path, tiny_folder: Path
 ) -> None:

@@ -15,7 +15,7 @@ Start = Callable[..., AppTest]
 
 
 def opened(start: Start, run: Run) -> AppTest:
-    app = start(run).run()
+    app = start(run)
     app.switch_page("pages/allocation.py").run()
     assert not app.exception
     return app

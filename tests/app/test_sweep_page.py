@@ -29,7 +29,7 @@ GRID = Grid(sparsities=(0.2, 0.4), seeds=(0, 1, 2))
 
 
 def open_page(start: Start, run: Run | None = None) -> AppTest:
-    app = start(run).run()
+    app = start(run)
     app.switch_page("pages/sweep.py").run()
     assert not app.exception
     return app
@@ -87,7 +87,7 @@ def test_the_example_is_copied_and_a_changed_draft_starts_a_new_run(
 ) -> None:
     open_page(start).button(key="sweep.run").click().run()
     assert submitted[0]["run_id"] != EXAMPLE and len(store.runs()) == 2
-    app = start(filled).run()
+    app = start(filled)
     app.switch_page("pages/saliency.py").run()
     app.selectbox(key="saliency.criterion").select("magnitude").run()  # which the grid says for itself
     app.switch_page("pages/sweep.py").run()
@@ -198,7 +198,7 @@ def test_controls_show_the_grid_of_the_run_that_is_opened(start: Start, store: S
 
 def test_runs_fold_points_away_and_delete_them_with_their_run(start: Start, store: Store, filled: Run) -> None:
     rows = put_sweep(store, filled, grid_of(("random",), ("shared",), (0.2, 0.4), (0,)))
-    app = start(filled).run()
+    app = start(filled)
     app.switch_page("pages/runs.py").run()
     (table,) = tables(app, "on disk")
     assert table["points"].iloc[0] == 2 and len([name for name in table["run"] if "random" in name]) == 0
@@ -216,11 +216,12 @@ def test_a_public_demo_sweeps_built_in_things_only(
 ) -> None:
     monkeypatch.setenv("NIRVANA_PUBLIC_DEMO", "1")
     run = store.of("ann").create(Recipe().change("model", name="/somewhere/else"), name="Theirs")
-    app = as_visitor(start(run), "ann").run().switch_page("pages/sweep.py").run()
+    app = as_visitor(start(run), "ann").switch_page("pages/sweep.py").run()
     app.button(key="sweep.run").click().run()
     assert not submitted and "built-in model" in app.error[0].value
 
 
+@pytest.mark.usefixtures("worker_here")
 def test_a_sweep_from_the_button_to_the_table(start: Start, store: Store, tiny_folder: Path, sample_text: Path) -> None:
     recipe = (
         Recipe()

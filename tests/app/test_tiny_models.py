@@ -12,7 +12,7 @@ from nirvana import cli
 from nirvana.jobs.queue import JobManager
 from nirvana.models.sources import BUILT_IN
 from nirvana.models.tiny import QUICK
-from nirvana.runs.presets import PRESETS, TINY_RECOVERY
+from nirvana.runs.presets import PRESETS, TINY_RECOVERY, TINY_WINDOWS
 from nirvana.runs.recipe import CalibrationChoice, EvaluationChoice, Recipe
 from nirvana.runs.store import Store
 from nirvana.studies.sweep_rows import read_rows
@@ -21,6 +21,11 @@ from tests.app.test_journey import wait
 
 pytestmark = pytest.mark.usefixtures("library_texts")
 Start = Callable[..., AppTest]
+SHORT = {
+    "calibration": {"samples": 4, "length": 128, "probe_samples": 4, "probe_length": 128},
+    "prune": {"samples": 4, "length": 128},
+    "evaluation": {"max_tokens": 2048},
+}
 
 
 def recipe() -> Recipe:
@@ -31,16 +36,17 @@ def recipe() -> Recipe:
 
 
 def test_the_model_page_offers_the_built_in_models(start: Start, store: Store) -> None:
-    app = start(store.create(Recipe(), name="New")).run()
+    app = start(store.create(Recipe(), name="New"))
     app.switch_page("pages/model.py").run()
     assert app.radio(key="model.built_in").options == list(BUILT_IN)
 
 
+@pytest.mark.usefixtures("worker_here")
 @pytest.mark.parametrize(
     ("name", "family", "layers"), [("tiny-qwen3", "Qwen3", "6"), ("tiny-t5", "T5", "4 + 3")], ids=["qwen3", "t5"]
 )
 def test_from_a_built_in_model_to_a_comparison(start: Start, store: Store, name: str, family: str, layers: str) -> None:
-    app = start(store.create(recipe(), name="Journey")).run()
+    app = start(store.create(recipe(), name="Journey"))
     app.switch_page("pages/model.py").run()
     app.radio(key="model.built_in").set_value(name).run()
     assert not app.exception
@@ -76,9 +82,12 @@ def test_from_a_built_in_model_to_a_comparison(start: Start, store: Store, name:
     assert "prune.download" in keys_on(app)
 
 
+@pytest.mark.usefixtures("worker_here")
 def test_the_demo_starts_on_a_model_that_takes_seconds(
     start: Start, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    for section, sizes in SHORT.items():  # the sizes that users get are those of the next test
+        monkeypatch.setitem(TINY_WINDOWS, section, sizes)
     monkeypatch.setitem(TINY_RECOVERY, "minutes", 0.02)
     app = start().run()
     assert app.segmented_control(key="home.model").value == QUICK

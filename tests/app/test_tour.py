@@ -58,7 +58,6 @@ def test_numbers_are_those_of_the_open_run(start: Start, store: Store, filled: R
     for run, expected in ((filled, "Find the MLP"), (store.create(Recipe(), name="New"), "no result here yet")):
         app = start(run)
         app.query_params["tour"] = "2"
-        app.run()
         app.switch_page("pages/model.py").run()
         assert expected in words(app)
     app.button(key="tour.example").click().run()

@@ -50,9 +50,10 @@ TRIALS = [
 MEASURED = trial(4, 0.1, 12.0, gamma=3.36, method="measured", compensation="least_squares")
 
 
+@pytest.mark.usefixtures("worker_here")
 def test_a_search_and_a_run_of_its_best(start: Start, store: Store) -> None:
     run = store.create(RECIPE)
-    app = start(run).run()
+    app = start(run)
     app.switch_page("pages/tune.py").run()
     assert not app.exception and "tune.by_choice" not in keys_on(app)
     app.multiselect(key="tune.criteria").set_value(["magnitude", "flap"]).run()
@@ -83,7 +84,7 @@ def test_a_search_and_a_run_of_its_best(start: Start, store: Store) -> None:
 
 
 def test_without_texts_nothing_starts(start: Start, store: Store) -> None:
-    app = start(store.create(RECIPE)).run()
+    app = start(store.create(RECIPE))
     app.switch_page("pages/tune.py").run()
     app.multiselect(key="tune.corpora").set_value([]).run()
     assert app.button(key="tune.run").disabled
@@ -93,7 +94,7 @@ def test_without_texts_nothing_starts(start: Start, store: Store) -> None:
 def test_the_controls_show_the_search_of_the_run(start: Start, store: Store) -> None:
     run = store.create(RECIPE)
     write_search(run.folder, SETTINGS, TRIALS)
-    app = start(run).run()
+    app = start(run)
     app.switch_page("pages/tune.py").run()
     assert not app.exception
     assert app.multiselect(key="tune.criteria").value == ["nirvana", "taylor"]
@@ -106,7 +107,7 @@ def test_the_controls_show_the_search_of_the_run(start: Start, store: Store) -> 
 def test_the_allocations_are_those_of_the_search(start: Start, store: Store) -> None:
     run = store.create(RECIPE)
     write_search(run.folder, SETTINGS | {"methods": ["shared", "measured"]}, [*TRIALS, MEASURED])
-    app = start(run).run()
+    app = start(run)
     app.switch_page("pages/tune.py").run()
     assert not app.exception and app.multiselect(key="tune.methods").value == ["shared", "measured"]
     assert "minutes" in app.multiselect(key="tune.methods").help
@@ -205,7 +206,7 @@ def test_words_tables_and_code() -> None:
 
 def test_strangers_search_on_built_in_texts_only(start: Start, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NIRVANA_PUBLIC_DEMO", "1")
-    app = as_visitor(start(store.of("ann").create(RECIPE)), "ann").run()
+    app = as_visitor(start(store.of("ann").create(RECIPE)), "ann")
     app.switch_page("pages/tune.py").run()
     assert app.number_input(key="tune.minutes").max == 10
     app.session_state["tune.corpora"] = ["/secret.txt"]

@@ -169,7 +169,7 @@ def test_a_time_limit_beyond_the_demos_is_refused_where_the_job_is_submitted(
 
 def test_a_visitors_work_beyond_the_limits_is_refused_on_the_page(start: Start, store: Store) -> None:
     run = store.of("bob").create(Recipe().change("model", name="tiny-llama"))
-    app = as_visitor(start(run), "bob").run()
+    app = as_visitor(start(run), "bob")
     app.switch_page("pages/calibration.py").run()
     app.number_input(key="calibration.samples").set_value(4096).run()
     app.button(key="calibration.run").click().run()

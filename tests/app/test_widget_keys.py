@@ -133,9 +133,9 @@ def test_documented_keys_are_those_of_the_pages(start: Callable[..., AppTest], s
     for stop in ("1", "2"):  # of the tour, on the page of its second stop
         app = start(filled)
         app.query_params["tour"] = stop
-        found |= keys_on(app.run().switch_page("pages/model.py").run())
+        found |= keys_on(app.switch_page("pages/model.py").run())
     for name, choose in CHOICES.items():
-        app = start(filled).run()
+        app = start(filled)
         app.switch_page(f"pages/{name}.py").run()
         choose(app).run()
         assert not app.exception, name

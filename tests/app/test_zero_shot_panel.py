@@ -112,6 +112,7 @@ def test_a_public_demo_reads_no_paths(start: Start, filled: Run, monkeypatch: py
         check_choices(Recipe().change("evaluation", zero_shot=("/etc",)))
 
 
+@pytest.mark.usefixtures("worker_here")
 def test_the_worker_asks_both_models(start: Start, store: Store, sample_text: Path, tiny_folder: Path) -> None:
     text = str(sample_text)
     recipe = Recipe(

@@ -108,6 +108,7 @@ def test_sections_are_consecutive_pieces_of_the_text(separator: str) -> None:
 # --- built-in corpora
 
 
+@pytest.mark.usefixtures("library_texts")
 @pytest.mark.parametrize("name", BUILT_IN)
 def test_built_in_corpora_load_offline_with_disjoint_splits(name: str) -> None:
     corpus = built_in(name)
@@ -117,6 +118,7 @@ def test_built_in_corpora_load_offline_with_disjoint_splits(name: str) -> None:
     assert corpus.split("probe").characters > 30_000
 
 
+@pytest.mark.usefixtures("library_texts")
 @pytest.mark.parametrize("name", ["python-docs", "library-docs"])
 def test_no_paragraph_of_a_reference_is_in_two_splits(name: str) -> None:
     corpus = built_in(name)
@@ -124,6 +126,7 @@ def test_no_paragraph_of_a_reference_is_in_two_splits(name: str) -> None:
     assert not found[0] & found[1] and not found[0] & found[2] and not found[1] & found[2]
 
 
+@pytest.mark.usefixtures("library_texts")
 @pytest.mark.parametrize("name", ["python-docs", "library-docs"])
 def test_prose_corpora_are_prose(name: str) -> None:
     for split in SPLITS:

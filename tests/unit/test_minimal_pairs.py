@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -21,10 +22,10 @@ def words(sentence: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def counts(tmp_path_factory: pytest.TempPathFactory) -> Counter[str]:
+def counts(extracted_texts: Path) -> Counter[str]:
     """How often each word occurs in the built-in corpora python-docs and library-docs."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("NIRVANA_HOME", str(tmp_path_factory.mktemp("corpora")))
+        patch.setenv("NIRVANA_HOME", str(extracted_texts.parents[1]))
         found: Counter[str] = Counter()
         for name in ("python-docs", "library-docs"):
             for documents in load_corpus(name).splits.values():
