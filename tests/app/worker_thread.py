@@ -14,7 +14,7 @@ from nirvana.runs.model_cache import ModelCache
 
 
 class WorkerThread:
-    """Stands in for `nirvana.jobs.lane.WorkerProcess`: does what `nirvana.jobs.worker.main` does, on the same events."""
+    """Replaces `nirvana.jobs.lane.WorkerProcess`: does the work of `nirvana.jobs.worker.main` with the same events."""
 
     def __init__(self, command: Sequence[str], on_line: Callable[[str], None]) -> None:
         self.events: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-import nirvana
-from nirvana.environment import POLICY, RELATED, thread_policy, unchanged_environment
+from nirvana.environment import POLICY, RELATED, set_thread_policy, thread_policy, unchanged_environment
 from nirvana.jobs.lane import WorkerProcess
 
 ROOT = Path(__file__).parents[2]
@@ -26,20 +25,6 @@ def test_the_policy_is_for_every_runtime_that_torch_is_built_with() -> None:
 @pytest.mark.parametrize("name", ["OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY"])
 def test_whoever_sets_a_related_variable_has_chosen(name: str) -> None:
     assert thread_policy({name: "anything"}) == {}
-
-
-def test_the_library_changes_no_variable_whatever_is_used_of_it() -> None:
-    program = """
-import json, os, sys
-before = dict(os.environ)
-import nirvana
-for name in sys.argv[1:]:
-    getattr(nirvana, name)
-print(json.dumps([dict(os.environ) == before, "torch" in sys.modules]))
-"""
-    command = [sys.executable, "-c", program, *nirvana.__all__]
-    answer = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT, env=PLAIN).stdout
-    assert json.loads(answer.splitlines()[-1]) == [True, True]
 
 
 @pytest.mark.parametrize(("given", "expected"), [({}, POLICY), ({"OMP_WAIT_POLICY": "ACTIVE"}, {})])
@@ -61,13 +46,14 @@ def test_the_worker_and_the_command_line_compute_with_the_policy(
     assert worker.wait(60) == 0
 
 
-def test_the_policy_comes_before_torch_or_not_at_all() -> None:
-    program = (
-        "import torch, os, nirvana.environment as e; e.set_thread_policy(); print(os.environ.get('GOMP_SPINCOUNT'))"
-    )
-    command = [sys.executable, "-c", program]
-    shown = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT, env=PLAIN).stdout
-    assert shown.strip() == "None"
+def test_the_policy_comes_before_torch_or_not_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch  # noqa: F401
+
+    for name in RELATED:
+        monkeypatch.delenv(name, raising=False)
+    before = dict(os.environ)
+    set_thread_policy()
+    assert dict(os.environ) == before
 
 
 def test_changes_of_another_library_are_undone(monkeypatch: pytest.MonkeyPatch) -> None:

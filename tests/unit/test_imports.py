@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import pkgutil
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 
 import nirvana
 from tests.structure import typed_names
+from tests.unit.test_environment import PLAIN, ROOT
 
 TORCH_FREE = [
     "nirvana",
@@ -53,11 +55,25 @@ def test_modules_that_pages_need_import_no_torch() -> None:
     assert loaded_after(TORCH_FREE, "torch") == []
 
 
-def test_the_engine_imports_no_streamlit() -> None:
+def test_the_engine_imports_no_streamlit_and_changes_no_environment_variable() -> None:
     found = pkgutil.walk_packages(nirvana.__path__, "nirvana.")
     engine = [module.name for module in found if not module.name.startswith(("nirvana.dashboard", "nirvana.__main__"))]
     assert len(engine) > 20
-    assert loaded_after(engine, "streamlit") == []
+    program = """
+import importlib, json, os, sys
+before = dict(os.environ)
+import nirvana
+for name in nirvana.__all__:
+    getattr(nirvana, name)
+for name in sys.argv[1:]:
+    importlib.import_module(name)
+    assert "streamlit" not in sys.modules, name
+print(json.dumps([dict(os.environ) == before, "torch" in sys.modules]))
+"""
+    command = [sys.executable, "-c", program, *engine]
+    run = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=PLAIN)
+    assert run.returncode == 0, run.stderr
+    assert json.loads(run.stdout.splitlines()[-1]) == [True, True]
 
 
 def test_every_public_name_is_there() -> None:

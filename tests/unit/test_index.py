@@ -341,28 +341,37 @@ def test_a_data_folder_that_is_a_file(tmp_path: Path) -> None:
         store.create(Recipe())
 
 
-def open_at_once(root: str, start: str) -> tuple[list[str], list[str]]:
-    """One of several processes that find the same damage once there is a file `start`."""
-    while not Path(start).exists():
-        time.sleep(0.001)
-    store = Store(Path(root))
-    store.create(Recipe(), name="from here")
-    return sorted(run.name for run in store.runs() if run.name != "from here"), store.index.notices
+def open_at_once(places: list[str]) -> list[tuple[list[str], list[str]]]:
+    """One of several processes that find the same damage in each place once there is a file `start`."""
+    found = []
+    for place in map(Path, places):
+        (place / f"ready-{os.getpid()}").touch()
+        while not (place / "start").exists():
+            time.sleep(0.001)
+        store = Store(place / "data")
+        store.create(Recipe(), name="from here")
+        found.append((sorted(run.name for run in store.runs() if run.name != "from here"), store.index.notices))
+    return found
 
 
-@pytest.mark.parametrize("damage", [garbage, missing, folder, pages_overwritten])
-def test_processes_that_open_at_once_make_one_index(root: Path, damage: Callable[[Path], None], tmp_path: Path) -> None:
-    damage(root / INDEX)
-    start = tmp_path / "start"
-    openers = [call_in_process(open_at_once, str(root), str(start)) for _ in range(4)]
-    time.sleep(1)  # all have read their modules by then, or nearly
-    start.touch()
+def test_processes_that_open_at_once_make_one_index(root: Path, tmp_path: Path) -> None:
+    places = {damage: tmp_path / damage.__name__ for damage in (garbage, missing, folder, pages_overwritten)}
+    for damage, place in places.items():
+        shutil.copytree(root, place / "data")
+        damage(place / "data" / INDEX)
+    openers = [call_in_process(open_at_once, [str(place) for place in places.values()]) for _ in range(4)]
+    for place in places.values():
+        while len(list(place.glob("ready-*"))) < len(openers):
+            assert all(opener.poll() is None for opener in openers)
+            time.sleep(0.01)
+        (place / "start").touch()
     results = [json.loads(opener.communicate(timeout=60)[0]) for opener in openers]
-    assert [names for names, _ in results] == [["renamed", "study"]] * 4
-    told = [sentence for _, notices in results for sentence in notices]
-    assert sum("rebuilt" in sentence for sentence in told) == 1
-    assert len(kept(root)) == sum("is kept as" in sentence for sentence in told)
-    assert len(Store(root).runs()) == 2 + 4
+    for place, opened in zip(places.values(), zip(*results, strict=True), strict=True):
+        assert [names for names, _ in opened] == [["renamed", "study"]] * 4, place
+        told = [sentence for _, notices in opened for sentence in notices]
+        assert sum("rebuilt" in sentence for sentence in told) == 1, place
+        assert len(kept(place / "data")) == sum("is kept as" in sentence for sentence in told), place
+        assert len(Store(place / "data").runs()) == 2 + 4, place
 
 
 def test_no_damage_loses_a_run(root: Path) -> None:

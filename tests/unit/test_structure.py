@@ -7,8 +7,6 @@ import subprocess
 import sys
 from itertools import product
 
-import pytest
-
 from tests.structure import ROOT, cycles, imports, modules
 
 # From the bottom up; each folder imports from those before it. Modules directly in nirvana/ that carry no torch are the
@@ -98,20 +96,22 @@ print([failure for names in pairs for failure in both(names)])
     assert run.stdout.strip() == "[]", run.stdout + run.stderr
 
 
-@pytest.mark.parametrize("module", ["nirvana.surgery", "nirvana.saliency.score", "nirvana.runs.pipeline"])
-def test_modules_with_torch_can_be_imported_beside_their_folder(module: str) -> None:
-    program = f"""
+def test_modules_with_torch_can_be_imported_beside_their_folder() -> None:
+    """Four threads of one fresh interpreter, since each interpreter needs seconds for torch."""
+    program = """
 import importlib, threading
-names, failures = [{module!r}, "nirvana.models.loading"], []
+names = ["nirvana.surgery", "nirvana.saliency.score", "nirvana.runs.pipeline", "nirvana.models.loading"]
+barrier, failures = threading.Barrier(len(names)), []
 def load(name):
+    barrier.wait()
     try:
         importlib.import_module(name)
     except BaseException as error:
-        failures.append(repr(error))
-threads = [threading.Thread(target=load, args=(name,)) for name in names]
+        failures.append(f"{name}: {error!r}")
+threads = [threading.Thread(target=load, args=(name,), daemon=True) for name in names]
 [thread.start() for thread in threads]
 [thread.join(120) for thread in threads]
-print(failures)
+print(failures + ["hangs" for thread in threads if thread.is_alive()])
 """
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
     assert run.stdout.strip() == "[]", run.stdout + run.stderr
