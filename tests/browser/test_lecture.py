@@ -21,9 +21,9 @@ def slide(page: Page) -> dict[str, float]:
     return {"y": box["y"], "width": box["width"], "height": box["height"]}
 
 
-def test_one_chart_a_screen_in_large_type_and_the_arrow_keys_move_on(server: Server, page: Page) -> None:
+def test_one_chart_a_screen_in_large_type_and_the_arrow_keys_move_on(example_server: Server, page: Page) -> None:
     page.set_viewport_size({"width": 1280, "height": 720})
-    page.goto(f"{server.url}/allocation?lecture=1")
+    page.goto(f"{example_server.url}/allocation?lecture=1")
     box = slide(page)
     assert box["width"] > 700 and box["height"] > 400 and box["y"] + box["height"] <= 720
     sizes = page.locator(".js-plotly-plot .xtick text").evaluate_all(

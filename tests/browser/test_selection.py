@@ -10,11 +10,11 @@ from tests.browser.conftest import TIMEOUT, Server
 from tests.browser.test_example import click_chart, settled
 
 
-def test_a_clicked_unit_is_in_the_url_on_other_pages_and_in_the_link(server: Server, browser: Browser) -> None:
+def test_a_clicked_unit_is_in_the_url_on_other_pages_and_in_the_link(example_server: Server, browser: Browser) -> None:
     context = browser.new_context(viewport={"width": 1280, "height": 720})
     context.set_default_timeout(TIMEOUT)
     page = context.new_page()
-    page.goto(f"{server.url}/saliency")
+    page.goto(f"{example_server.url}/saliency")
     settled(page)
     click_chart(page, "saliency.heatmap.mlp", 0.3, 0.6)
     page.wait_for_url(re.compile(r"unit=mlp\.\d+"))
@@ -50,8 +50,8 @@ def test_a_clicked_unit_is_in_the_url_on_other_pages_and_in_the_link(server: Ser
     other.close()
 
 
-def test_a_click_on_a_layer_of_a_plan_selects_it(server: Server, page: Page) -> None:
-    page.goto(f"{server.url}/allocation")
+def test_a_click_on_a_layer_of_a_plan_selects_it(example_server: Server, page: Page) -> None:
+    page.goto(f"{example_server.url}/allocation")
     settled(page)
     click_chart(page, "allocation.kept.decoder", 0.66, 0.9)
     page.wait_for_url(re.compile(r"layer=\d+"))
@@ -61,8 +61,8 @@ def test_a_click_on_a_layer_of_a_plan_selects_it(server: Server, page: Page) -> 
     expect(page.locator(".st-key-allocation-detail")).to_contain_text(f"Layer {found[1]} keeps", timeout=TIMEOUT)
 
 
-def test_a_bad_link_is_shown_with_a_notice(server: Server, page: Page) -> None:
-    page.goto(f"{server.url}/saliency?layer=77&unit=mlp.3")
+def test_a_bad_link_is_shown_with_a_notice(example_server: Server, page: Page) -> None:
+    page.goto(f"{example_server.url}/saliency?layer=77&unit=mlp.3")
     settled(page)
     expect(page.get_by_text(re.compile("The link names layer '77'"))).to_be_visible(timeout=TIMEOUT)
     expect(page).to_have_url(re.compile(r"layer=0.*unit=mlp\.3|unit=mlp\.3.*layer=0"), timeout=TIMEOUT)
