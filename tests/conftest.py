@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from nirvana.models.lm import LM
     from nirvana.runs.recipe import Recipe
 
+TOGETHER = ("browser", "families")  # folders whose tests share a Chromium, or processes that read checkpoints
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}</s>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
@@ -50,9 +51,9 @@ TINY: dict[str, Any] = {
 
 @pytest.hookimpl(optionalhook=True)  # of pytest-xdist
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """For `--dist loadfile`: the tests of a file, and all that start a browser, are for one process.
+    """For `--dist loadfile`: one process has all tests of a file, and all of the folders `TOGETHER`.
 
-    So each module's fixtures are set up once, and one Chromium and one server run at a time.
+    So each module's fixtures are set up once, and one Chromium runs at a time.
     """
     if config.getoption("dist") != "loadfile":
         return None
@@ -61,7 +62,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     class Scheduling(LoadFileScheduling):  # type: ignore[misc]
         def _split_scope(self, nodeid: str) -> str:
             file: str = super()._split_scope(nodeid)
-            return "browser" if "browser" in Path(file).parts else file
+            folder = Path(file).parent.name
+            return folder if folder in TOGETHER else file
 
     return Scheduling(config, log)
 

@@ -102,6 +102,7 @@ def test_from_a_model_folder_to_a_comparison(start: Start, store: Store, small: 
     assert second["finished"] == first["finished"]  # copied, not computed
 
 
+@pytest.mark.usefixtures("worker_here")
 def test_a_model_that_cannot_be_read_fails_with_the_reason(
     start: Start, store: Store, small: Recipe, tiny_folder: Path, tmp_path: Path
 ) -> None:
