@@ -80,7 +80,8 @@ def start_server(home: Path) -> Server:
             time.sleep(0.1)
 
 
-def _serving(home: Path) -> Iterator[Server]:
+def _serving(home: Path, texts: Path) -> Iterator[Server]:
+    shutil.copytree(texts, home / "cache" / "corpora")
     running = start_server(home)
     yield running
     running.process.terminate()
@@ -91,15 +92,15 @@ def _serving(home: Path) -> Iterator[Server]:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server(tmp_path_factory: pytest.TempPathFactory, extracted_texts: Path) -> Iterator[Server]:
     """A dashboard in which the tests of a module may start runs."""
-    yield from _serving(tmp_path_factory.mktemp("home"))
+    yield from _serving(tmp_path_factory.mktemp("home"), extracted_texts)
 
 
 @pytest.fixture(scope="session")
-def example_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def example_server(tmp_path_factory: pytest.TempPathFactory, extracted_texts: Path) -> Iterator[Server]:
     """A dashboard with the example alone, for tests that start no run."""
-    yield from _serving(tmp_path_factory.mktemp("home"))
+    yield from _serving(tmp_path_factory.mktemp("home"), extracted_texts)
 
 
 @pytest.fixture(scope="session")

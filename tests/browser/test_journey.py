@@ -21,7 +21,7 @@ TINY = Recipe(
     model=ModelChoice(name="tiny-llama", device="cpu"),
     calibration=CalibrationChoice(candidates=2, samples=4, length=64, probe_samples=4, probe_length=64),
     evaluation=EvaluationChoice(corpora=("python-docs",), window=128, max_tokens=1024),
-).change("recovery", method="distill", minutes=0.1, batch=2, micro_batch=2, length=64, checks=2)
+).change("recovery", method="distill", minutes=0.02, batch=2, micro_batch=2, length=64, checks=2)
 
 
 def context(browser: Browser, width: int, height: int, scheme: str) -> BrowserContext:

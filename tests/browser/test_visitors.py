@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -16,9 +17,9 @@ from tests.browser.test_live import press
 
 
 @pytest.fixture
-def demo(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+def demo(own_home: Path, library_texts: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setenv("NIRVANA_PUBLIC_DEMO", "1")
-    running = start_server(tmp_path_factory.mktemp("home"))
+    running = start_server(own_home)
     yield running
     running.process.terminate()
     running.process.wait(10)
