@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from nirvana.costs import Predicted
 from nirvana.errors import PlanError
 from nirvana.files import json_hash, well_formed, whole_number
 from nirvana.layout import Layout, Site, SiteLayout, kept_units
@@ -24,6 +25,9 @@ class PruningPlan(Mapping[Site, np.ndarray]):
     the rule that chose them (a key of `nirvana.allocation.rules.RULES`), and `uniform` requests equal widths in all
     layers. `normalisation`: exponent of the score normalisation (see `allocate`). `notes` describe where a constraint
     moved the budget, and `edits` are those made by hand (see `nirvana.edit_plan`).
+
+    With another `budget` than "parameters", `requested` and `achieved` are shares of it, and `sparsity` is that of the
+    parameters all the same. `predicted`: time or bytes before and after, where a cost table was given.
 
     Raises:
         PlanError: indices are out of range, repeated, unsorted or empty, or the sites do not match the layout.
@@ -41,6 +45,8 @@ class PruningPlan(Mapping[Site, np.ndarray]):
     uniform: bool = False
     normalisation: float = 0.0
     edits: tuple[str, ...] = ()
+    budget: str = "parameters"
+    predicted: Predicted | None = None
 
     def __post_init__(self) -> None:
         expected = [site for site in self.layout if (site.stack, site.layer) not in self.removed_layers]
@@ -84,6 +90,13 @@ class PruningPlan(Mapping[Site, np.ndarray]):
         """Achieved: removed over prunable parameters."""
         return self.removed / self.layout.prunable
 
+    @property
+    def achieved(self) -> float:
+        """Removed share of the budget; NaN where its costs are unknown, after edits of a plan by time."""
+        if self.budget != "parameters" and self.predicted is not None:
+            return self.predicted.share
+        return math.nan if self.budget == "latency" else self.sparsity
+
     def rate(self, kind: str) -> float:
         """Removed share of the parameters of one kind of unit, e.g. `plan.rate("KV group")`."""
         sites = self.layout.pool(kind)
@@ -111,6 +124,7 @@ class PruningPlan(Mapping[Site, np.ndarray]):
             requested=requested,
             removed_layers=tuple(sorted({*self.removed_layers, *second.removed_layers})),
             notes=second.notes,
+            predicted=None,
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -128,6 +142,8 @@ class PruningPlan(Mapping[Site, np.ndarray]):
             "removed_layers": [list(layer) for layer in self.removed_layers],
             "notes": list(self.notes),
             **({"edits": list(self.edits)} if self.edits else {}),
+            **({"budget": self.budget} if self.budget != "parameters" else {}),
+            **({"predicted": self.predicted.to_json()} if self.predicted is not None else {}),
             "kept": {site.key: kept.tolist() for site, kept in self.kept.items()},
         }
 
@@ -154,6 +170,8 @@ class PruningPlan(Mapping[Site, np.ndarray]):
                 uniform=bool(data.get("uniform", False)),
                 normalisation=_share(data.get("normalisation", 0.0)),
                 edits=tuple(map(str, data.get("edits", ()))),
+                budget=str(data.get("budget", "parameters")),
+                predicted=Predicted.from_json(data["predicted"]) if "predicted" in data else None,
             )
 
 

@@ -12,9 +12,9 @@ from nirvana.saliency.scores import Saliency
 
 
 def spend_in_blocks(
-    saliency: Saliency, constraints: Constraints, removed: dict[Site, int], budget: int
+    saliency: Saliency, constraints: Constraints, removed: dict[Site, int], budget: float
 ) -> dict[Site, int]:
-    """Neurons that each MLP loses for at most `budget` parameters, with widths at multiples.
+    """Neurons that each MLP loses for at most `budget` of the constraints' budget, with widths at multiples.
 
     Each width after `removed` is rounded up, which keeps the best-scored of those neurons. Then, over all layers, the
     block with the lowest summed score is removed (ties: lower layer), until one would exceed the budget.
@@ -22,9 +22,8 @@ def spend_in_blocks(
     Args:
         removed: site -> neurons to remove before rounding, within the budget.
     """
-    layout = constraints.layout
     rounded = {site: constraints.most_neurons(site, count) for site, count in removed.items()}
-    left = budget - sum(count * layout[site].cost for site, count in rounded.items())
+    left = budget + constraints.slack - sum(constraints.saved(site, count) for site, count in rounded.items())
 
     def entry(order: int, site: Site) -> tuple[float, int, Site]:
         start = rounded[site]
@@ -36,10 +35,11 @@ def spend_in_blocks(
     while heap:
         _, order, site = heapq.heappop(heap)
         size = constraints.block(site, rounded[site])
-        if size * layout[site].cost > left:
+        cost = constraints.saved(site, rounded[site] + size) - constraints.saved(site, rounded[site])
+        if cost > left:
             break
         rounded[site] += size
-        left -= size * layout[site].cost
+        left -= cost
         if rounded[site] < constraints.removable[site]:
             heapq.heappush(heap, entry(order, site))
     return rounded

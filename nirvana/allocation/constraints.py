@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from nirvana.allocation.budgets import PARAMETERS, Budget, spent
 from nirvana.errors import PlanError
 from nirvana.layout import KV_GROUP, NEURON, Layout, Site
 from nirvana.loss_curves import Sensitivity
@@ -22,7 +23,8 @@ Protected = Iterable[int | Site]
 class Constraints:
     """Constraints of one allocation. A site keeps at least one KV group or `multiple_of` neurons.
 
-    A protected site keeps all its units. `curves` are the loss curves of the measured allocation.
+    A protected site keeps all its units. `curves` are the loss curves of the measured allocation. `budget` is the unit
+    in which the units to remove are counted.
     """
 
     layout: Layout
@@ -30,6 +32,7 @@ class Constraints:
     multiple_of: int
     protected: tuple[Site, ...]
     curves: Sensitivity | None = None
+    budget: Budget = PARAMETERS
 
     @cached_property
     def removable(self) -> dict[Site, int]:
@@ -40,25 +43,43 @@ class Constraints:
             for site, place in self.layout.items()
         }
 
-    @property
-    def room(self) -> int:
-        """Removable parameters in all."""
-        return parameters(self.layout, self.removable)
+    @cached_property
+    def total(self) -> float:
+        """The budget's amount of all sites, of which a sparsity is a share."""
+        return self.budget.total(self.layout)
 
-    def budget(self, sparsity: float) -> int:
-        """Parameters to remove for a sparsity."""
+    @property
+    def slack(self) -> float:
+        """Rounding error of a budget that is not counted in whole numbers."""
+        return 0 if self.budget.costs is None else 1e-9 * self.total
+
+    @property
+    def room(self) -> float:
+        """Removable amount in all."""
+        return spent(self.budget, self.layout, self.removable)
+
+    def saved(self, site: Site, removed: int) -> float:
+        """Amount by which `removed` units reduce a site's."""
+        return float(self.budget.saved(self.layout, site, removed)) if self.slack else removed * self.layout[site].cost
+
+    def parameter_budget(self, sparsity: float) -> int:
+        """Parameters to remove for a sparsity, of rules that count nothing else."""
         return math.floor(sparsity * self.layout.prunable + 1e-6)
 
-    def affordable(self, sparsity: float) -> int:
-        """As `budget`, for rules that can spend all the room.
+    def amount(self, sparsity: float) -> float:
+        """Amount to remove for a sparsity."""
+        return sparsity * self.total if self.slack else self.parameter_budget(sparsity)
+
+    def affordable(self, sparsity: float) -> float:
+        """As `amount`, for rules that can spend all the room.
 
         Raises:
             PlanError: the sparsity is out of reach; the reachable maximum is named.
         """
-        budget = self.budget(sparsity)
-        if budget > self.room:
+        amount = self.amount(sparsity)
+        if amount > self.room + self.slack:
             raise out_of_reach(sparsity, all_room(self))
-        return budget
+        return amount
 
     def most_neurons(self, site: Site, count: float) -> int:
         """The most neurons that can be removed within `count`, with the kept width a multiple."""
@@ -96,7 +117,7 @@ def protected_sites(layout: Layout, protected: Protected) -> tuple[Site, ...]:
 
 def all_room(constraints: Constraints) -> float:
     """The highest sparsity of a rule that can spend all the room."""
-    return constraints.room / constraints.layout.prunable
+    return constraints.room / constraints.total
 
 
 def out_of_reach(sparsity: float, limit: float, why: str = "") -> PlanError:

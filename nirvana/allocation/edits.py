@@ -86,7 +86,7 @@ def edit_plan(plan: PruningPlan, edits: Edits | Iterable[str]) -> PruningPlan:
     """The plan with units and layers kept or removed by hand; all others stay as they are.
 
     The budget is not restored, so the sparsity changes. Kept layers keep all their units, except those removed one by
-    one. Edits are recorded in the plan's `edits`.
+    one. Edits are recorded in the plan's `edits`, and a predicted time is dropped.
 
     Args:
         edits: words such as "keep decoder.5.mlp.17,20-31", "remove decoder.5.attention.0" or "remove decoder.5".
@@ -112,7 +112,8 @@ def edit_plan(plan: PruningPlan, edits: Edits | Iterable[str]) -> PruningPlan:
                 )
             continue
         kept[site] = _edited(plan, site, chosen.layers.get(layer) is True, chosen.units.get(site, {}))
-    edited = replace(plan, kept=kept, removed_layers=tuple(sorted(gone)), edits=(*plan.edits, *chosen.words))
+    edits = (*plan.edits, *chosen.words)
+    edited = replace(plan, kept=kept, removed_layers=tuple(sorted(gone)), edits=edits, predicted=None)
     note = f"Edited by hand: {describe(chosen)}. Sparsity {edited.sparsity:.2%} in place of {plan.sparsity:.2%}."
     return replace(edited, notes=(note, *plan.notes))
 

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from nirvana.allocation.constraints import Chosen, Constraints, general_notes, lowest_go, out_of_reach, parameters
+from nirvana.allocation.budgets import spent
+from nirvana.allocation.constraints import Chosen, Constraints, general_notes, lowest_go, out_of_reach
 from nirvana.allocation.shared import groups_wanted, highest, pruning_rates
 from nirvana.errors import PlanError
 from nirvana.layout import KV_GROUP, NEURON, Layout, Site
@@ -27,11 +28,11 @@ def choose(saliency: Saliency, constraints: Constraints, sparsity: float) -> Cho
         PlanError: the sparsity is out of reach, layers are protected, or making the layers equal exceeds the budget.
     """
     layout = constraints.layout
-    budget, rates = constraints.budget(sparsity), pruning_rates(layout, sparsity=sparsity, gamma=constraints.gamma)
+    budget, rates = constraints.parameter_budget(sparsity), pruning_rates(layout, sparsity=sparsity, gamma=constraints.gamma)
     limit = reachable(constraints)
     wanted = groups_wanted(layout, rates)
     groups = _kept_groups(layout, wanted, group_counts(layout))
-    left = budget - _cost(layout, KV_GROUP, groups)
+    left = budget - _cost(constraints, KV_GROUP, groups)
     if max(rates) > 1 + 1e-9 or left > _mlp_room(constraints):
         raise out_of_reach(sparsity, limit, f" with gamma {constraints.gamma:g}")
     removed = spend(constraints, budget, groups)
@@ -41,16 +42,16 @@ def choose(saliency: Saliency, constraints: Constraints, sparsity: float) -> Cho
     return Chosen(kept, (*_notes(constraints, removed, wanted), *general_notes(constraints, removed)))
 
 
-def spend(constraints: Constraints, budget: int, groups: int) -> dict[Site, int] | None:
+def spend(constraints: Constraints, budget: float, groups: int) -> dict[Site, int] | None:
     """Units removed at each site when every layer keeps `groups` KV groups and the MLPs take the rest of the budget.
 
     None where that exceeds their units, or equal widths exceed the budget.
     """
     layout = constraints.layout
-    left = budget - _cost(layout, KV_GROUP, groups)
+    left = budget + constraints.slack - _cost(constraints, KV_GROUP, groups)
     possible = widths(constraints)
-    narrowest = bisect_left(possible, -left, key=lambda width: -_cost(layout, NEURON, width))  # a wider one costs less
-    if left < 0 or narrowest == len(possible) or left > _mlp_room(constraints):
+    narrowest = bisect_left(possible, -left, key=lambda width: -_cost(constraints, NEURON, width))  # a wider costs less
+    if left < 0 or narrowest == len(possible) or left - 2 * constraints.slack > _mlp_room(constraints):
         return None
     return _down_to(layout, KV_GROUP, groups) | _down_to(layout, NEURON, possible[narrowest])
 
@@ -90,11 +91,18 @@ def all_room(constraints: Constraints) -> float:
     Raises:
         PlanError: layers are protected.
     """
+    return room(constraints) / constraints.total
+
+
+def room(constraints: Constraints) -> float:
+    """Removable amount in all with equal widths.
+
+    Raises:
+        PlanError: layers are protected.
+    """
     check_unprotected(constraints)
-    layout = constraints.layout
-    counts = group_counts(layout)
-    groups = _cost(layout, KV_GROUP, counts[0]) if counts else 0
-    return (groups + _mlp_room(constraints)) / layout.prunable
+    counts = group_counts(constraints.layout)
+    return (_cost(constraints, KV_GROUP, counts[0]) if counts else 0) + _mlp_room(constraints)
 
 
 def check_unprotected(constraints: Constraints) -> None:
@@ -141,9 +149,9 @@ def _best_together(saliency: Saliency, sites: list[Site], count: int) -> dict[Si
     return dict.fromkeys(sites, best)
 
 
-def _mlp_room(constraints: Constraints) -> int:
-    """Parameters removed when every MLP has the smallest width."""
-    return _cost(constraints.layout, NEURON, widths(constraints)[0])
+def _mlp_room(constraints: Constraints) -> float:
+    """Amount removed when every MLP has the smallest width."""
+    return _cost(constraints, NEURON, widths(constraints)[0])
 
 
 def _kept_groups(layout: Layout, groups: int, counts: list[int]) -> int:
@@ -157,8 +165,8 @@ def _down_to(layout: Layout, kind: str, kept: int) -> dict[Site, int]:
     return {site: layout[site].units - kept for site in layout.pool(kind)}
 
 
-def _cost(layout: Layout, kind: str, kept: int) -> int:
-    return parameters(layout, _down_to(layout, kind, kept))
+def _cost(constraints: Constraints, kind: str, kept: int) -> float:
+    return spent(constraints.budget, constraints.layout, _down_to(constraints.layout, kind, kept))
 
 
 def _notes(constraints: Constraints, removed: Mapping[Site, int], wanted: int) -> tuple[str, ...]:

@@ -23,7 +23,7 @@ def choose(saliency: Saliency, constraints: Constraints, sparsity: float) -> Cho
         PlanError: the sparsity is out of reach; the reachable maximum is named.
     """
     layout, removable = constraints.layout, constraints.removable
-    budget = constraints.affordable(sparsity)
+    budget = int(constraints.affordable(sparsity))
     sites = [site for site in layout if removable[site]]
     values = np.concatenate([saliency.sorted_scores[site][: removable[site]] for site in sites])
     owner = np.repeat(np.arange(len(sites)), [removable[site] for site in sites])

@@ -1,15 +1,14 @@
-"""The measured allocation: parameters with the least KL by measured loss curves are removed.
+"""The measured allocation: units with the least KL by measured loss curves are removed.
 
 A knapsack over the lower convex hulls of the curves: KV groups and blocks of neurons of all sites are removed in the
-order of their KL per parameter until the budget is spent (as in ZipLM, arXiv 2302.04089, whose dynamic programme is
-exact for any curve; over convex ones the greedy order is optimal, up to the last block). It balances attention against
-MLP, and layers against each other, with no gamma.
+order of their KL per parameter, or per second of a measured time, until the budget is spent (as in ZipLM,
+arXiv 2302.04089, whose dynamic programme is exact for any curve; over convex ones the greedy order is optimal, up to
+the last block). It balances attention against MLP, and layers against each other, with no gamma.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
@@ -31,24 +30,27 @@ MOST_GROWTH = 1e6  # of a curve beyond its last point
 
 
 def choose(saliency: Saliency, constraints: Constraints, sparsity: float) -> Chosen:
-    """Remove the KV groups and blocks of neurons with the least measured KL per parameter, lowest-scored units first.
+    """Remove the KV groups and blocks of neurons with the least measured KL per unit of the budget, such as a parameter,
+    lowest-scored units first.
 
     Raises:
         PlanError: the sparsity is out of reach, or the curves are missing or of other scores.
     """
     curves = _curves(saliency, constraints)
-    budget = constraints.affordable(sparsity)
-    layout, removed = constraints.layout, dict.fromkeys(constraints.layout, 0)
-    left, closed = budget, set[Site]()
+    left, removed = constraints.affordable(sparsity) + constraints.slack, dict.fromkeys(constraints.layout, 0)
+    useful, closed = dict(removed), set[Site]()  # useful: without last blocks that save nothing
     for site, size in _blocks(curves, constraints):
-        cost = size * layout[site].cost
         if site in closed:
             continue
+        cost = constraints.saved(site, removed[site] + size) - constraints.saved(site, removed[site])
         if cost > left:
             closed.add(site)  # its later blocks come after this one
             continue
         removed[site] += size
         left -= cost
+        if cost > 0:
+            useful[site] = removed[site]
+    removed = useful
     return Chosen(lowest_go(saliency, removed), _notes(curves, constraints, removed))
 
 
@@ -59,9 +61,9 @@ def choose_equal(saliency: Saliency, constraints: Constraints, sparsity: float) 
         PlanError: the sparsity is out of reach, layers are protected, or the curves are missing or of other scores.
     """
     curves = _curves(saliency, constraints)
-    limit, budget = equal_widths.all_room(constraints), constraints.budget(sparsity)
-    if budget > math.ceil(limit * constraints.layout.prunable):
-        raise out_of_reach(sparsity, limit)
+    room, budget = equal_widths.room(constraints), constraints.amount(sparsity)
+    if budget > room + constraints.slack:
+        raise out_of_reach(sparsity, equal_widths.all_room(constraints))
     counts = equal_widths.group_counts(constraints.layout) or [0]
     spent = [equal_widths.spend(constraints, budget, groups) for groups in counts]
     options = [option for option in spent if option is not None]
@@ -102,13 +104,33 @@ def _hull(curve: Curve) -> tuple[np.ndarray, np.ndarray]:
     if last < end:
         growth = (high / low) ** ((end - last) / (last - before)) if low > 0 else (end / last) ** 2
         points.append((end, high * min(max(growth, end / last), MOST_GROWTH)))
+    return _lower_hull(points)
+
+
+def _lower_hull(points: Iterable[tuple[float, float]]) -> tuple[np.ndarray, np.ndarray]:
+    """Vertices (x, y) of the lower convex hull of points with ascending x."""
     hull: list[tuple[float, float]] = []
     for x, y in points:
         while len(hull) > 1 and _slope(hull[-2], hull[-1]) >= _slope(hull[-1], (x, y)):
             hull.pop()
         hull.append((x, y))
-    removed, kl = np.array(hull).T
-    return removed, kl
+    found = np.array(hull).T
+    return found[0], found[1]
+
+
+def _prices(saved: np.ndarray, kl: np.ndarray) -> np.ndarray:
+    """KL per amount of each block, from the amounts and KL after one block, two, ...: slopes of the lower convex hull.
+
+    Measured times have steps, so a block may save nothing alone, and is worth its KL only with those after it. Blocks
+    after the last saving have an infinite price.
+    """
+    rising = np.flatnonzero(np.diff(saved, prepend=0) > 0)
+    x, y = _lower_hull([(0.0, 0.0), *zip(saved[rising].tolist(), kl[rising].tolist(), strict=True)])
+    slopes = np.append(np.diff(y) / np.diff(x), np.inf)
+    # A block that saves nothing belongs to the segment of the next one that does.
+    following = np.searchsorted(rising, np.arange(len(saved)))
+    segments = np.append(np.searchsorted(x, saved[rising]) - 1, len(slopes) - 1)
+    return np.asarray(slopes[segments[following]])
 
 
 def _slope(one: tuple[float, float], two: tuple[float, float]) -> float:
@@ -116,15 +138,19 @@ def _slope(one: tuple[float, float], two: tuple[float, float]) -> float:
 
 
 def _blocks(curves: Sensitivity, constraints: Constraints) -> list[tuple[Site, int]]:
-    """(site, units) of every removable block, in the order of measured KL per parameter. Blocks beyond the highest
-    level of their curve, whose KL is extrapolated, follow all measured ones.
+    """(site, units) of every removable block, in the order of measured KL per unit of the budget. Blocks beyond the
+    highest level of their curve, whose KL is extrapolated, follow all measured ones.
     """
     entries = []
     for order, (site, curve) in enumerate(curves.items()):
         ends = _ends(site, constraints)
         sizes = np.diff(ends, prepend=0)
-        price = np.diff(np.interp(ends, *_hull(curve)), prepend=0) / (sizes * constraints.layout[site].cost)
-        price = np.maximum.accumulate(price)  # rounding must not reorder the blocks of a site
+        kl = np.interp(ends, *_hull(curve))
+        if constraints.budget.costs is None:
+            price = np.diff(kl, prepend=0) / (sizes * constraints.layout[site].cost)
+            price = np.maximum.accumulate(price)  # rounding must not reorder the blocks of a site
+        else:
+            price = _prices(constraints.budget.saved(constraints.layout, site, ends), kl)
         beyond = ends > curve[-1].removed
         entries += [
             (bool(out), float(each), order, index, site, int(size))

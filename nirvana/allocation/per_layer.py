@@ -25,7 +25,7 @@ def choose(saliency: Saliency, constraints: Constraints, sparsity: float) -> Cho
         PlanError: the sparsity is out of reach; the reachable maximum is named.
     """
     layout, removable = constraints.layout, constraints.removable
-    budget = constraints.affordable(sparsity)
+    budget = int(constraints.affordable(sparsity))
     ratio = common_ratio(constraints, list(layout), budget)
     heads, mlps = layout.pool(KV_GROUP), layout.pool(NEURON)
     removed = _carry(constraints, heads, ratio, lambda site, count: min(int(count + 1e-9), removable[site]))

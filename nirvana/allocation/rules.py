@@ -18,7 +18,8 @@ METHODS = (*FROM_SCORES, "measured")
 class Rule(NamedTuple):
     """Allocation rule; `label` describes it in a few words, `summary` in a sentence.
 
-    `constrain` adds the rule's own constraints; `uniform`: it supports equal widths.
+    `constrain` adds the rule's own constraints; `uniform`: it supports equal widths. `counts_any`: it spends every
+    budget itself; others count parameters. `fills`: single neurons may be added to its plan, lowest scores first.
     """
 
     label: str
@@ -28,6 +29,8 @@ class Rule(NamedTuple):
     uses_gamma: bool = False
     constrain: Callable[[Constraints], Constraints] = lambda constraints: constraints
     uniform: bool = False
+    counts_any: bool = False
+    fills: bool = False
 
 
 RULES = {
@@ -38,13 +41,16 @@ RULES = {
         shared.reachable,
         uses_gamma=True,
         uniform=True,
+        fills=True,
     ),
     "measured": Rule(
         "measured loss curves",
-        "KV groups and neurons are removed where a parameter costs the least measured KL, lowest-scored units first.",
+        "KV groups and neurons are removed where a parameter, byte or second costs the least measured KL, lowest-scored "
+        "units first.",
         measured.choose,
         all_room,
         uniform=True,
+        counts_any=True,
     ),
     "per-layer": Rule(
         "one ratio in every layer",
@@ -66,6 +72,7 @@ RULES = {
         "KV groups and neurons of all layers are in one ranking, each removing its own parameters.",
         joint.choose,
         all_room,
+        fills=True,
     ),
     "layers": Rule(
         "whole layers",
@@ -120,7 +127,7 @@ def find_rule(name: str, uniform: bool) -> Rule:
         )
     if rule is RULES["measured"]:
         return rule._replace(choose=measured.choose_equal, reachable=equal_widths.all_room)
-    return rule._replace(choose=equal_widths.choose, reachable=equal_widths.reachable)
+    return rule._replace(choose=equal_widths.choose, reachable=equal_widths.reachable, fills=False)
 
 
 def balance(plan: PruningPlan) -> str:

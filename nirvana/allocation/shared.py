@@ -55,7 +55,7 @@ def choose(saliency: Saliency, constraints: Constraints, sparsity: float) -> Cho
         PlanError: the sparsity is out of reach; the reachable maximum is named.
     """
     layout, removable = constraints.layout, constraints.removable
-    budget = constraints.budget(sparsity)
+    budget = constraints.parameter_budget(sparsity)
     rates = pruning_rates(layout, sparsity=sparsity, gamma=constraints.gamma)
     wanted = groups_wanted(layout, rates)
     removed = _cut_ranking(saliency, layout.pool(KV_GROUP), removable, wanted)
@@ -77,7 +77,7 @@ def reachable(constraints: Constraints) -> float:
     return highest(constraints, range(sum(removable[site] for site in layout.pool(KV_GROUP)) + 1), room)
 
 
-def highest(constraints: Constraints, group_steps: Iterable[int], mlp_room: int) -> float:
+def highest(constraints: Constraints, group_steps: Iterable[int], mlp_room: float) -> float:
     """The highest sparsity at which the MLPs can cover the budget that the KV groups leave.
 
     Args:

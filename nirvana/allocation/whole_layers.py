@@ -21,7 +21,7 @@ def choose(saliency: Saliency, constraints: Constraints, sparsity: float) -> Cho
         PlanError: the model has an encoder, or the sparsity is out of reach; the reachable maximum is named.
     """
     layout, limit = constraints.layout, reachable(constraints)
-    budget = constraints.budget(sparsity)
+    budget = constraints.parameter_budget(sparsity)
     candidates = _candidates(constraints)
     if budget > max(_room(constraints), 0):
         raise out_of_reach(sparsity, limit)

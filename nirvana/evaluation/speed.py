@@ -22,6 +22,13 @@ SEED = 0  # of the prompt, whose tokens do not affect the time
 clock = time.perf_counter
 
 
+class State(NamedTuple):
+    """A text that is being generated: arguments of the next forward with its cache, and the newest tokens, (B, 1)."""
+
+    inputs: dict[str, Any]
+    newest: torch.Tensor
+
+
 class Turn(NamedTuple):
     """One timed generation of one model: seconds to the first token, seconds for the others, peak bytes."""
 
@@ -57,7 +64,7 @@ def measure_speed(
         ModelError: no models, a number out of range, a text longer than a model's positions, or models on different
             devices.
     """
-    _check(models, batch, prompt, new_tokens, repeats)
+    check(models, batch, prompt, new_tokens, repeats)
     turns: dict[str, list[Turn]] = {name: [] for name in models}
     total, done = (repeats + 1) * len(models) * new_tokens, 0
 
@@ -80,7 +87,7 @@ def measure_speed(
         prompt,
         new_tokens,
         repeats,
-        _device_name(any_lm.device),
+        device_name(any_lm.device),
         torch.get_num_threads(),
     )
 
@@ -94,32 +101,41 @@ def prompt_tokens(lm: LM, batch: int, length: int) -> torch.Tensor:
 
 def take_turn(lm: LM, tokens: torch.Tensor, new_tokens: int, step: Any) -> Turn:
     """Read `tokens`, (B, T), and generate `new_tokens` after them; `step()` is called after each."""
-    model: Any = lm.weights()
     cuda = lm.device.type == "cuda"
     held = 0
     if cuda:
         torch.cuda.reset_peak_memory_stats(lm.device)
         held = torch.cuda.memory_allocated(lm.device)
     with torch.inference_mode():
-        start = _now(lm.device)
-        inputs: dict[str, Any] = {"input_ids": tokens, "logits_to_keep": 1}
-        if lm.family.encoder_decoder:
-            begin = tokens.new_full((len(tokens), 1), start_token(lm))
-            inputs = {"encoder_outputs": model.get_encoder()(input_ids=tokens), "decoder_input_ids": begin}
-        output = model(**inputs, use_cache=True)
-        newest = output.logits[:, -1:].argmax(-1)  # (B, 1)
-        first = _now(lm.device)
+        start = now(lm.device)
+        state = prefill(lm, tokens)
+        first = now(lm.device)
         step()
-        inputs |= cached(lm, output)  # the library extends it in place
-        name = "decoder_input_ids" if lm.family.encoder_decoder else "input_ids"
         for _ in range(new_tokens - 1):
-            inputs[name] = newest
-            output = model(**inputs, use_cache=True)
-            newest = output.logits[:, -1:].argmax(-1)
+            state = decode(lm, state)
             step()
-        end = _now(lm.device)
+        end = now(lm.device)
     peak = torch.cuda.max_memory_allocated(lm.device) - held + lm.weight_bytes if cuda else None
     return Turn(first - start, end - first, peak)
+
+
+def prefill(lm: LM, tokens: torch.Tensor) -> State:
+    """Read `tokens`, (B, T), with the encoder where there is one, and predict the next one."""
+    model: Any = lm.weights()
+    inputs: dict[str, Any] = {"input_ids": tokens, "logits_to_keep": 1}
+    if lm.family.encoder_decoder:
+        begin = tokens.new_full((len(tokens), 1), start_token(lm))
+        inputs = {"encoder_outputs": model.get_encoder()(input_ids=tokens), "decoder_input_ids": begin}
+    output = model(**inputs, use_cache=True)
+    return State(inputs | cached(lm, output), output.logits[:, -1:].argmax(-1))
+
+
+def decode(lm: LM, state: State) -> State:
+    """Read the newest tokens and predict the next ones; the library extends the cache in place."""
+    model: Any = lm.weights()
+    name = "decoder_input_ids" if lm.family.encoder_decoder else "input_ids"
+    inputs = {**state.inputs, name: state.newest}
+    return State(inputs, model(**inputs, use_cache=True).logits[:, -1:].argmax(-1))
 
 
 def cached(lm: LM, output: Any) -> dict[str, Any]:
@@ -148,7 +164,7 @@ def _summary(lm: LM, turns: list[Turn], batch: int, prompt: int, new_tokens: int
     )
 
 
-def _now(device: torch.device) -> float:
+def now(device: torch.device) -> float:
     """The time after the device has finished its queue."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -157,13 +173,14 @@ def _now(device: torch.device) -> float:
     return clock()
 
 
-def _device_name(device: torch.device) -> str:
+def device_name(device: torch.device) -> str:
+    """E.g. "cpu (x86_64)"."""
     if device.type == "cuda":
         return f"{device} ({torch.cuda.get_device_name(device)})"
     return f"{device} ({platform.machine()})"
 
 
-def _check(models: Mapping[str, LM], batch: int, prompt: int, new_tokens: int, repeats: int) -> None:
+def check(models: Mapping[str, LM], batch: int, prompt: int, new_tokens: int, repeats: int) -> None:
     if not models:
         raise ModelError("There is no model to time.", "Give one or more, by name.")
     if min(batch, prompt, repeats) < 1 or new_tokens < 2:
