@@ -38,6 +38,9 @@ _HOMES = {
     "Perplexity": "nirvana.evaluation.results",
     "divergence": "nirvana.evaluation.divergence",
     "measure_speed": "nirvana.evaluation.speed",
+    "measure_costs": "nirvana.evaluation.costs",
+    "byte_costs": "nirvana.evaluation.costs",
+    "CostTable": "nirvana.costs",
     "SpeedReport": "nirvana.evaluation.speed_report",
     "ablate_unit": "nirvana.evaluation.ablation",
     "ablate_units": "nirvana.evaluation.ablation",
@@ -101,12 +104,15 @@ if TYPE_CHECKING:
     from nirvana.checkpoints.verification import verify_export as verify_export
     from nirvana.compensation.statistics import Statistics as Statistics
     from nirvana.compensation.statistics import collect_statistics as collect_statistics
+    from nirvana.costs import CostTable as CostTable
     from nirvana.errors import Cancelled as Cancelled
     from nirvana.errors import NirvanaError as NirvanaError
     from nirvana.evaluation.ablation import ablate_unit as ablate_unit
     from nirvana.evaluation.ablation import ablate_units as ablate_units
     from nirvana.evaluation.ablation_results import Ablation as Ablation
     from nirvana.evaluation.ablation_results import Ablations as Ablations
+    from nirvana.evaluation.costs import byte_costs as byte_costs
+    from nirvana.evaluation.costs import measure_costs as measure_costs
     from nirvana.evaluation.divergence import divergence as divergence
     from nirvana.evaluation.kernel_results import KernelShift as KernelShift
     from nirvana.evaluation.perplexity import perplexity as perplexity

@@ -13,6 +13,7 @@ import nirvana
 from nirvana.commands.ablate import AblateCommand
 from nirvana.commands.app import AppCommand
 from nirvana.commands.command import Command, add_json
+from nirvana.commands.costs import CostsCommand
 from nirvana.commands.describe import CorporaCommand, InspectCommand
 from nirvana.commands.experiment import ExperimentCommand
 from nirvana.commands.kernel import KernelCommand
@@ -46,6 +47,7 @@ COMMANDS: tuple[Command, ...] = (
     GenerateCommand(),
     CalibrateCommand(),
     ScoreCommand(),
+    CostsCommand(),
     AllocateCommand(),
     PruneCommand(),
     RecoverCommand(),

@@ -68,8 +68,8 @@ class Predicted:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Predicted:
-        amounts = [_amount(data[name]) for name in ("dense", "pruned", "prunable", "removed")]
-        return cls(*amounts, dict(data["protocol"]))
+        dense, pruned, prunable, removed = (_amount(data[name]) for name in ("dense", "pruned", "prunable", "removed"))
+        return cls(dense, pruned, prunable, removed, dict(data["protocol"]))
 
 
 @dataclass(frozen=True, eq=False)

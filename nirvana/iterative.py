@@ -6,10 +6,12 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from nirvana.allocation.allocate import allocate
+from nirvana.allocation.budgets import read_budget
 from nirvana.allocation.constraints import Protected
 from nirvana.calibration.sets import CalibrationSelection, CalibrationSet
 from nirvana.compensation import Compensation
 from nirvana.compensation.statistics import collect_statistics
+from nirvana.costs import CostTable
 from nirvana.errors import CompensationError, PlanError
 from nirvana.loss_curves import Sensitivity
 from nirvana.models.lm import LM
@@ -41,6 +43,8 @@ def prune_iteratively(
     method: str = "shared",
     saliency: Saliency | None = None,
     sensitivity: Sensitivity | None = None,
+    budget: str = "parameters",
+    costs: CostTable | None = None,
     compensation: Compensation = "none",
     windows: CalibrationSet | None = None,
     seed: int = 0,
@@ -56,10 +60,10 @@ def prune_iteratively(
 
     Args:
         calibration: (N, T) tokens for the scores of every step; None for criteria that use weights only.
-        sparsity: fraction of the attention and MLP parameters of `lm` to remove, in (0, 1).
+        sparsity: fraction of the attention and MLP parameters of `lm`, or of another budget, to remove, in (0, 1).
         steps: from 1.
         criterion, seed: as for `score`.
-        gamma, multiple_of, protected, uniform, method, sensitivity: as for `allocate`.
+        gamma, multiple_of, protected, uniform, method, sensitivity, budget, costs: as for `allocate`.
         saliency: the scores of `lm`, if they are known.
         compensation: of each step's model, with statistics of `windows`.
         windows: (N, T) tokens for the statistics of a compensation.
@@ -76,12 +80,14 @@ def prune_iteratively(
     if compensation != "none" and windows is None:
         raise CompensationError(f"The compensation {compensation} needs windows.", "Draw them by sample_calibration.")
     constraints: dict[str, Any] = {"gamma": gamma, "multiple_of": multiple_of, "uniform": uniform}
-    guarded, whole = tuple(protected), lm.layout.prunable
+    constraints |= {"budget": budget, "costs": costs}
+    counted = read_budget(budget, costs, lm.layout)
+    guarded, whole = tuple(protected), counted.total(lm.layout)
     current: LM = lm
     plan: PruningPlan | None = None
     for step in range(1, steps + 1):
-        gone = plan.removed if plan is not None else 0
-        share = (sparsity * step / steps * whole - gone) / current.layout.prunable
+        left = counted.total(current.layout)
+        share = (sparsity * step / steps * whole - (whole - left)) / left
         part, parts = within(progress, f"Round {step} of {steps}", step - 1, steps), 1 if compensation == "none" else 2
         scores = saliency if step == 1 else None
         if scores is None:
@@ -104,4 +110,6 @@ def prune_iteratively(
     assert plan is not None
     if steps > 1:
         plan = replace(plan, notes=(f"Units were scored in {steps} rounds.", *plan.notes))
+    if costs is not None:
+        plan = replace(plan, predicted=costs.predict(lm.layout, plan.widths))
     return Iterated(current, plan)

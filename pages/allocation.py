@@ -18,6 +18,7 @@ from nirvana.dashboard.panels.allocation import (
     offer_reachable,
 )
 from nirvana.dashboard.panels.allocation_search import search, show_widths
+from nirvana.dashboard.panels.budget import measure_once
 from nirvana.dashboard.panels.charts import scores_protocol, show_chart
 from nirvana.dashboard.panels.plan import cuts, other_stacks, outcome, picture
 from nirvana.dashboard.panels.selected import detail
@@ -97,15 +98,18 @@ if choice != context.recipe.allocation:
     state.set_recipe(context.recipe.change("allocation", **vars(choice)))
     context = state.context()
 with stage:
-    draft = in_rounds(context, draft_plan(scores, choice, context.run.loss_curves()))
+    draft = in_rounds(context, draft_plan(scores, choice, context.run))
     page.job_panel()
-    if draft.plan is None:
+    if measure_once(context):
+        pass
+    elif draft.plan is None:
         page.show_error(draft.error)
         offer_reachable(draft)
     else:
         picture(draft.plan, protocol)
 with controls:
-    st.caption(f"With these constraints at most {draft.reachable:.2%} can be removed.")
+    if draft.reachable:
+        st.caption(f"With these constraints at most {draft.reachable:.2%} can be removed.")
     if draft.plan is not None:
         actions(draft.plan)
         if selection.chosen():

@@ -96,7 +96,7 @@ def modules(plan: PruningPlan) -> None:
 context = state.context()
 page.page_header("prune")
 scores = load_saliency(context.run)
-draft = draft_plan(scores, context.recipe.allocation, context.run.loss_curves()) if scores is not None else None
+draft = draft_plan(scores, context.recipe.allocation, context.run) if scores is not None else None
 protocol = scores_protocol(context.run, scores) if scores is not None else ""
 plan, summary = context.run.plan(), context.run.pruned()
 controls, picture = page.stage()

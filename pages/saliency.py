@@ -74,7 +74,7 @@ if scores is None:
         actions(context)
 else:
     protocol = scores_protocol(context.run, scores)
-    draft = draft_plan(scores, context.recipe.allocation, context.run.loss_curves())
+    draft = draft_plan(scores, context.recipe.allocation, context.run)
     with controls:
         stack = selection.stack_control(scores.layout, "saliency.stack")
         take_clicks(scores, stack)

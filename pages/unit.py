@@ -22,7 +22,7 @@ if scores is None:
     page.empty_state("unit", missing="saliency")
     st.stop()
 protocol = scores_protocol(context.run, scores)
-plan = draft_plan(scores, context.recipe.allocation, context.run.loss_curves()).plan
+plan = draft_plan(scores, context.recipe.allocation, context.run).plan
 controls, picture = page.stage()
 with controls:
     panels.take_click(scores.layout)

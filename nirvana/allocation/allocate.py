@@ -54,9 +54,9 @@ def allocate(
     Args:
         saliency: scores of every unit, with their costs.
         sparsity: fraction of attention and MLP parameters to remove, in (0, 1); with another budget, that fraction of
-            the attention and MLP modules' bytes or measured seconds, all layers and protected ones included. Embeddings,
-            norms, residual sums and the output head take time too, but are not part of it, so the whole model's
-            speed-up is lower: `plan.predicted.ratio`.
+            the bytes or measured seconds of the attention and MLP modules of all layers, protected ones included.
+            Embeddings, norms, residual sums and the output head take time too, but are not part of it, so the whole
+            model's time falls by less: `plan.predicted.ratio` is its speed-up.
         gamma: v_mlp / v_attn, in [0, inf]: 0 prunes attention only, inf the MLP only. Only the shared rule uses it.
         multiple_of: MLP widths are multiples of this.
         protected: layers (original indices, in every stack) or sites that keep all units. They count in the target.
@@ -93,8 +93,10 @@ def allocate(
     if own and uniform:
         raise PlanError("Widths of single sites are not equal widths.", "Leave out one of the two.")
     ranked = normalised(saliency, normalisation)
-    direct = rule.counts_any or counted.costs is None
-    chosen = rule.choose(ranked, constraints, sparsity) if direct else scaled.choose(rule, ranked, constraints, sparsity)
+    if rule.counts_any or counted.costs is None:
+        chosen = rule.choose(ranked, constraints, sparsity)
+    else:
+        chosen = scaled.choose(rule, ranked, constraints, sparsity)
     kept, notes = chosen.kept, chosen.notes
     if own:
         kept = with_widths(saliency, kept, own, constraints.protected)
@@ -114,7 +116,25 @@ def allocate(
         budget=budget,
     )
     plan = edit_plan(plan, edits)
-    return plan if costs is None else replace(plan, predicted=costs.predict(plan.layout, plan.widths))
+    return plan if costs is None else _with_prediction(plan, costs)
+
+
+def _with_prediction(plan: PruningPlan, costs: CostTable) -> PruningPlan:
+    """The plan with its predicted time or bytes, and a note where these are its budget."""
+    found = costs.predict(plan.layout, plan.widths)
+    plan = replace(plan, predicted=found)
+    if plan.budget == "parameters":
+        return plan
+    if plan.budget == "bytes":
+        note = f"{found.share:.2%} of the modules' bytes is removed, {plan.sparsity:.2%} of their parameters."
+    else:
+        where = found.protocol
+        note = (
+            f"{found.share:.2%} of the modules' time is removed, {plan.sparsity:.2%} of their parameters. The whole "
+            f"model is predicted to be {found.ratio:.2f} times as fast: {where.get('phase')}, {where.get('batch')} x "
+            f"{where.get('length')} tokens, {where.get('dtype')} on {where.get('device')}."
+        )
+    return replace(plan, notes=(note, *plan.notes))
 
 
 def reachable_sparsity(

@@ -12,6 +12,7 @@ from nirvana.layout import Layout, Site
 
 BUDGETS = ("parameters", "bytes", "latency")
 UNITS = {"bytes": BYTES, "latency": SECONDS}
+HOW = {"bytes": "Use nirvana.byte_costs(lm).", "latency": "Measure one: nirvana.measure_costs(lm, phase=...)."}
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ def read_budget(name: str, costs: CostTable | None, layout: Layout) -> Budget:
         costs.check(layout)
     if name == "parameters" or (name == "bytes" and costs is None):
         return Budget(name)
-    how = "Measure one with nirvana.measure_costs(lm, phase=...)." if name == "latency" else "Use nirvana.byte_costs(lm)."
+    how = HOW[name]
     if costs is None:
         raise PlanError("A budget in time needs a cost table.", how)
     if costs.unit != UNITS[name]:
@@ -66,4 +67,5 @@ def read_budget(name: str, costs: CostTable | None, layout: Layout) -> Budget:
 
 def spent(budget: Budget, layout: Layout, removed: Mapping[Site, int]) -> float:
     """Amount of these units."""
-    return sum(budget.saved(layout, site, count) for site, count in removed.items())
+    total: float = sum(budget.saved(layout, site, count) for site, count in removed.items())
+    return total

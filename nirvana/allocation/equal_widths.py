@@ -28,7 +28,8 @@ def choose(saliency: Saliency, constraints: Constraints, sparsity: float) -> Cho
         PlanError: the sparsity is out of reach, layers are protected, or making the layers equal exceeds the budget.
     """
     layout = constraints.layout
-    budget, rates = constraints.parameter_budget(sparsity), pruning_rates(layout, sparsity=sparsity, gamma=constraints.gamma)
+    budget = constraints.parameter_budget(sparsity)
+    rates = pruning_rates(layout, sparsity=sparsity, gamma=constraints.gamma)
     limit = reachable(constraints)
     wanted = groups_wanted(layout, rates)
     groups = _kept_groups(layout, wanted, group_counts(layout))

@@ -30,8 +30,8 @@ MOST_GROWTH = 1e6  # of a curve beyond its last point
 
 
 def choose(saliency: Saliency, constraints: Constraints, sparsity: float) -> Chosen:
-    """Remove the KV groups and blocks of neurons with the least measured KL per unit of the budget, such as a parameter,
-    lowest-scored units first.
+    """Remove the KV groups and blocks of neurons with the least measured KL per parameter, or per byte or second of
+    another budget, lowest-scored units first.
 
     Raises:
         PlanError: the sparsity is out of reach, or the curves are missing or of other scores.

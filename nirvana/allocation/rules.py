@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from nirvana.allocation import equal_widths, joint, measured, per_layer, shared, whole_layers
+from nirvana.allocation.budgets import UNITS
 from nirvana.allocation.constraints import Chosen, Constraints, all_room
 from nirvana.errors import PlanError
 from nirvana.plan import PruningPlan
@@ -45,8 +46,8 @@ RULES = {
     ),
     "measured": Rule(
         "measured loss curves",
-        "KV groups and neurons are removed where a parameter, byte or second costs the least measured KL, lowest-scored "
-        "units first.",
+        "KV groups and neurons are removed where a parameter, or a second of the budget, costs the least measured KL, "
+        "lowest-scored units first.",
         measured.choose,
         all_room,
         uniform=True,
@@ -135,4 +136,5 @@ def balance(plan: PruningPlan) -> str:
     rule = RULES.get(plan.method)
     words = f"gamma {plan.gamma:g}" if rule is None or rule.uses_gamma else rule.label
     words += f", normalisation {plan.normalisation:g}" if plan.normalisation else ""
-    return words + (", equal widths" if plan.uniform else "")
+    words += ", equal widths" if plan.uniform else ""
+    return words + (f", budget in {UNITS[plan.budget]}" if plan.budget in UNITS else "")

@@ -174,10 +174,12 @@ class AllocateCommand(Command):
         parser.add_argument(
             "--curves", metavar="FILE", help="loss curves of the measured allocation, from `nirvana sensitivity --json`"
         )
+        parser.add_argument("--costs", metavar="FILE", help="cost table of a budget in time, from `nirvana costs`")
         parser.add_argument("--output", metavar="FILE", default="plan.json")
 
     def run(self, arguments: argparse.Namespace) -> None:
         from nirvana.allocation.allocate import allocate
+        from nirvana.costs import CostTable
         from nirvana.layout import KV_GROUP, NEURON
         from nirvana.loss_curves import Sensitivity
         from nirvana.saliency.scores import Saliency
@@ -190,13 +192,17 @@ class AllocateCommand(Command):
             curves = read_input(arguments.curves, Sensitivity.from_bytes, "loss curves", hint)
         if choice.rounds > 1:
             raise PlanError("Several rounds need the model.", "Use `nirvana run`, or one round.")
-        plan = allocate(saliency, sensitivity=curves, **choice.one_round)
+        costs = None
+        if arguments.costs:
+            costs = read_input(arguments.costs, CostTable.from_bytes, "cost table", "`nirvana costs` writes one.")
+        plan = allocate(saliency, sensitivity=curves, costs=costs, **choice.one_round)
         write_json(output, plan.to_json())
         rates = {"attention": plan.rate(KV_GROUP), "mlp": plan.rate(NEURON)}
         if arguments.json:
             print_json(
                 {"output": arguments.output, "requested": plan.requested, "sparsity": plan.sparsity, **rates}
                 | {"parameters": plan.pruned_layout.parameters, "notes": plan.notes}
+                | ({"predicted": plan.predicted.to_json()} if plan.predicted is not None else {})
             )
             return
         print(

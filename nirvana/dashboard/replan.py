@@ -8,8 +8,8 @@ import streamlit as st
 
 from nirvana.allocation.allocate import allocate, reachable_sparsity
 from nirvana.errors import PlanError
-from nirvana.loss_curves import Sensitivity
 from nirvana.plan import PruningPlan
+from nirvana.runs.costs import known_costs
 from nirvana.runs.recipe import AllocationChoice
 from nirvana.runs.store import Run
 from nirvana.saliency.scores import Saliency
@@ -38,16 +38,17 @@ def _ranked(run_id: str, fingerprint: str, _run: Run) -> Saliency | None:
     return saliency
 
 
-def draft_plan(saliency: Saliency, choice: AllocationChoice, curves: Sensitivity | None = None) -> Draft:
+def draft_plan(saliency: Saliency, choice: AllocationChoice, run: Run | None = None) -> Draft:
     """Allocate by `choice`; an impossible request is returned as the error.
 
     Args:
-        curves: loss curves, which the measured allocation needs.
+        run: whose loss curves and cost tables the measured allocation and a budget in time use.
 
     The draft of a choice with several rounds is that of one.
     """
     reachable = 0.0
-    constraints = choice.one_round
+    curves = run.loss_curves() if run is not None and choice.method == "measured" else None
+    constraints = {**choice.one_round, "costs": known_costs(run, choice) if run is not None else None}
     without_limits = {name: constraints.pop(name) for name in ("sparsity", "normalisation", "widths", "edits")}
     try:
         reachable = reachable_sparsity(saliency.layout, criterion=saliency.criterion, **constraints)

@@ -81,8 +81,8 @@ def measure_costs(
             for timing in _passes(small, tokens, phase, clock, warm=not copy):
                 for site, spent in timing.sites.items():
                     seconds[(site.stack, site.module), widths[site]].append(spent)
-                for stack, spent in timing.around.items():
-                    around[stack] += spent
+                for stack, others in timing.around.items():
+                    around[stack] += others
                 fixed.append(timing.fixed)
         small.unload()
     modules = {}
@@ -138,6 +138,19 @@ def byte_costs(lm: LM) -> CostTable:
     return CostTable(modules, fixed=max(stored_bytes(model) - prunable, 0.0), protocol=table.protocol)
 
 
+def mixed_bytes(lm: LM) -> CostTable | None:
+    """`byte_costs`, or None where all prunable weights have one dtype, so that bytes are like parameters."""
+    if lm.disk is not None or lm.model is None:
+        return None
+    blocks = lm.family.blocks(lm.weights())
+    parts = {
+        blocks[site.stack][lm.layout.layers(site.stack).index(site.layer)].get_submodule(part.module)
+        for site in lm.layout
+        for part in lm.family.slices(lm.settings, site)
+    }
+    return byte_costs(lm) if len({next(part.parameters()).dtype for part in parts}) > 1 else None
+
+
 def grid(units: int, kind: Kind, layout: Layout) -> list[int]:
     """The sizes to measure of a module of `units`, ascending, the last of which is `units`."""
     place = next(place for site, place in layout.items() if (site.stack, site.module) == kind)
@@ -146,16 +159,12 @@ def grid(units: int, kind: Kind, layout: Layout) -> list[int]:
     return [*range(step, units, step), units]
 
 
-class _Timing:
+class _Timing(NamedTuple):
     """Seconds of one pass: by site, by stack of each layer outside its sites, and outside the layers."""
 
-    def __init__(self, total: float, blocks: dict[int, tuple[str, float]], sites: dict[Site, tuple[int, float]]) -> None:
-        self.sites = {site: spent for site, (_, spent) in sites.items()}
-        self.around: dict[str, list[float]] = defaultdict(list)
-        for block, (stack, spent) in blocks.items():
-            inner = sum(own for of, own in sites.values() if of == block)
-            self.around[stack].append(max(spent - inner, 0.0))
-        self.fixed = max(total - sum(spent for _, spent in blocks.values()), 0.0)
+    sites: dict[Site, float]
+    around: dict[str, list[float]]
+    fixed: float
 
 
 class _Clock:
@@ -168,7 +177,7 @@ class _Clock:
     def mark(self, what: Any) -> None:
         """Note the time. On a GPU the mark is queued behind the work before it, and does not wait for it."""
         if self._device.type == "cuda":
-            event = torch.cuda.Event(enable_timing=True)
+            event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
             event.record(torch.cuda.current_stream(self._device))
             self._marks[what].append(event)
         else:
@@ -179,11 +188,15 @@ class _Clock:
         speed.now(self._device)
         spent = {what: self._seconds(*marks) for what, marks in self._marks.items()}
         self._marks.clear()
-        return _Timing(
-            spent[None],
-            {block: (stack, spent[block]) for block, stack in self._stacks.items() if block in spent},
-            {site: (block, spent[site]) for site, block in self._blocks.items() if site in spent},
-        )
+        sites = {site: spent[site] for site in self._blocks if site in spent}
+        inner: dict[int, float] = defaultdict(float)
+        for site, seconds in sites.items():
+            inner[self._blocks[site]] += seconds
+        blocks = {block: spent[block] for block in self._stacks if block in spent}
+        around: dict[str, list[float]] = defaultdict(list)
+        for block, seconds in blocks.items():
+            around[self._stacks[block]].append(max(seconds - inner[block], 0.0))
+        return _Timing(sites, around, max(spent[None] - sum(blocks.values()), 0.0))
 
     @staticmethod
     def _seconds(begin: Any, end: Any) -> float:
@@ -247,9 +260,7 @@ def _kinds(layout: Layout) -> dict[Kind, list[Site]]:
     return dict(found)
 
 
-def _widths(
-    layout: Layout, kinds: dict[Kind, list[Site]], sizes: dict[Kind, list[int]], copy: int
-) -> dict[Site, int]:
+def _widths(layout: Layout, kinds: dict[Kind, list[Site]], sizes: dict[Kind, list[int]], copy: int) -> dict[Site, int]:
     """Sizes of a copy's sites: with each copy every site moves on to the next size, and sites begin apart."""
     found = {}
     for kind, sites in kinds.items():

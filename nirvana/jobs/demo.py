@@ -15,6 +15,7 @@ from nirvana.jobs.tasks.continuation import ContinueRequest
 from nirvana.jobs.tasks.export import ExportRequest
 from nirvana.jobs.tasks.measurements import LOSS_CURVES, ScanRequest
 from nirvana.jobs.tasks.run import RunRequest
+from nirvana.runs.costs import CostRequest
 from nirvana.runs.recipe import AllocationChoice, Recipe
 from nirvana.runs.run import Run
 from nirvana.runs.speed import SizesRequest, SpeedRequest
@@ -32,6 +33,7 @@ WINDOW = 2_048  # tokens in a window or a prompt, whose memory grows with it
 STEP = 1 << 15  # tokens in a training step or a batch of prompts, which no time limit interrupts
 GENERATED = 4_096  # tokens generated one after another in a job
 CHECKS = 32  # measurements within a training
+COST_SIZES = 24  # of a module whose costs are measured
 UNCHANGED_PASSES = 5  # of an ablation, in forward passes: gradients, and twice the dense model
 SITES = 64  # more than a built-in model has, for one that was not loaded yet
 LIMITED: tuple[type[Schema], ...] = (  # a request whose work has no limit here is refused
@@ -40,6 +42,7 @@ LIMITED: tuple[type[Schema], ...] = (  # a request whose work has no limit here 
     ContinueRequest,
     SpeedRequest,
     SizesRequest,
+    CostRequest,
     ScanRequest,
     Grid,
     SearchRequest,
@@ -128,6 +131,8 @@ def amounts(run: Run | None, recipe: Recipe, request: Schema) -> Iterator[Amount
     batches = [training.batch * training.length for training in trainings]
     if isinstance(request, SpeedRequest):
         batches.append(request.batch * (request.prompt + request.new_tokens))
+    if isinstance(request, CostRequest):
+        batches.append(request.batch * request.length)
     yield Amount("batches, in tokens,", max(batches, default=0), STEP)
     yield Amount("a number of checks", max((training.checks for training in trainings), default=0), CHECKS)
     yield Amount("generated texts, in tokens of all models,", _generated(request), GENERATED)
@@ -170,7 +175,7 @@ def _windows(recipe: Recipe, request: Schema, parts: Parts) -> Iterator[int]:
             yield from (each.prune.length, each.evaluation.window)
         if "recover" in steps:
             yield each.recovery.length
-    if isinstance(request, AllocationSearchRequest | ScanRequest | KernelRequest | Inputs):
+    if isinstance(request, AllocationSearchRequest | ScanRequest | KernelRequest | Inputs | CostRequest):
         yield request.length
     if isinstance(request, SpeedRequest):
         yield request.prompt + request.new_tokens
@@ -212,6 +217,10 @@ def _tokens(run: Run | None, recipe: Recipe, request: Schema, parts: Parts) -> i
         return request.batch * (request.prompt + request.new_tokens) * request.repeats * models
     if isinstance(request, SizesRequest):
         return evaluation.max_tokens * 3 * (1 + len(request.schemes))
+    if isinstance(request, CostRequest):
+        layers = max(sites // 2, 1)  # which have all sizes in turn
+        copies = -(-request.repeats * COST_SIZES // layers)
+        return len(request.phases) * copies * request.batch * request.length
     if isinstance(request, ScanRequest):
         return _scan_tokens(recipe, request, sites)
     if isinstance(request, KernelRequest):

@@ -8,6 +8,7 @@ from nirvana.errors import RunError
 from nirvana.jobs.task import Task
 from nirvana.jobs.tasks.ablation import AblateUnit, AblateUnits, InspectUnit
 from nirvana.jobs.tasks.continuation import Continue
+from nirvana.jobs.tasks.costs import Costs
 from nirvana.jobs.tasks.export import Export
 from nirvana.jobs.tasks.measurements import Scan, Sizes, Speed
 from nirvana.jobs.tasks.run import RunSteps
@@ -27,6 +28,7 @@ _TASKS: list[Task[Any]] = [
     Continue(),
     Speed(),
     Sizes(),
+    Costs(),
     Scan(),
     AblateUnits(),
     AblateUnit(),

@@ -23,6 +23,7 @@ WIDTH = 96
 GENERATED = "self-generated"
 SHOWN = ("sparsity", "gamma", "multiple_of")  # flags of the allocation that are shown also at their defaults
 ALWAYS = ("--model", "--sparsity", "--gamma")
+AROUND = ("multiple_of", "protected", "uniform", "rounds", "budget", "budget_phase", "budget_batch", "budget_length")
 SWEPT = ("criteria", "sparsities", "seeds")  # of a sweep's grid, likewise
 
 
@@ -98,6 +99,11 @@ def _allocation(recipe: Recipe) -> list[str]:
     if choice.method == "measured":
         lines += _loss_curves(recipe)
         named["sensitivity"] = Code("curves")
+    if choice.budget == "latency":
+        lines.append(_call("costs = nv.measure_costs", "lm", **choice.cost_protocol))
+        named["costs"] = Code("costs")
+    elif choice.budget == "bytes":
+        named["costs"] = Code("nv.byte_costs(lm)")
     if choice.rounds == 1:
         return [*lines, _call("plan = nv.allocate", "scores", **named)]
     usual = PruneChoice()
@@ -298,7 +304,7 @@ def _around(recipe: Recipe, grid: Grid) -> Recipe:
     made = recipe.with_values(saliency=default.saliency)
     drawn = {name: getattr(kept, name) for name in DRAWN}
     made = made.with_values(calibration=default.calibration.with_values(**drawn))
-    allocation = {name: getattr(recipe.allocation, name) for name in ("multiple_of", "protected", "uniform", "rounds")}
+    allocation = {name: getattr(recipe.allocation, name) for name in AROUND}
     made = made.with_values(allocation=default.allocation.with_values(**allocation))
     trained = recipe.recovery.with_values(method=default.recovery.method) if set(grid.recoveries) - {"none"} else None
     made = made.with_values(recovery=trained or default.recovery)

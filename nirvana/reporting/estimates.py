@@ -33,8 +33,9 @@ def expected_seconds(step: str, recipe: Recipe, pace: Pace) -> float | None:
     """Seconds of a step: by its own pace, or else by that of a forward pass; None where neither is known."""
     if step == "model":
         return pace.get(LOADING)
-    if step == "allocation" and (recipe.allocation.method == "measured" or recipe.allocation.rounds > 1):
-        return None  # how many loss curves or rounds are missing is known once the job has begun
+    choice = recipe.allocation
+    if step == "allocation" and (choice.method == "measured" or choice.rounds > 1 or choice.budget == "latency"):
+        return None  # how many loss curves, timings or rounds are missing is known once the job has begun
     if step == "recover" and not recipe.recovery.tokens:  # an epoch's length is known once the text is read
         return 60 * recipe.recovery.minutes or None
     tokens = tokens_read(step, recipe)

@@ -44,6 +44,12 @@ def megabytes(size: float) -> str:
     return f"{size:.0f} bytes"
 
 
+def milliseconds(seconds: float) -> str:
+    """E.g. "0.912 ms", "62.9 ms", "1,570 ms"."""
+    thousandths = seconds * 1e3
+    return f"{thousandths:,.0f} ms" if thousandths >= 1e3 else f"{thousandths:.3g} ms"
+
+
 def short(value: float) -> str:
     """A score in three significant digits, e.g. "0.0123", "4.2e-06"."""
     return f"{value:.3g}"

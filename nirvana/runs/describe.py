@@ -8,7 +8,7 @@ from pathlib import PurePath
 from nirvana.allocation.rules import uses_gamma
 from nirvana.calibration.corpora.mixture import PLUS, part_names
 from nirvana.recovery.options import RecoveryOptions
-from nirvana.runs.recipe import Recipe, SaliencyChoice
+from nirvana.runs.recipe import AllocationChoice, Recipe, SaliencyChoice
 
 ALLOCATIONS = {"published": "as published", "shared": "same allocation", "measured": "measured allocation"}
 RECOVERIES = {"distill": "distillation", "lora": "adapters", "full": "language modelling"}
@@ -29,6 +29,7 @@ def setting(recipe: Recipe) -> list[str]:
         *([ALLOCATIONS[allocation.method]] if allocation.method != "shared" else []),
         *plan_setting(criterion, allocation.method, allocation.gamma, allocation.normalisation),
         *(["equal widths"] if allocation.uniform else []),
+        *budget(allocation),
         *([f"{allocation.rounds} rounds"] if allocation.rounds > 1 else []),
         *([f"widths of {len(allocation.widths)} modules"] if allocation.widths else []),
         *([f"{len(allocation.edits)} edit{'s' * (len(allocation.edits) > 1)} by hand"] if allocation.edits else []),
@@ -42,6 +43,13 @@ def plan_setting(criterion: str, method: str, gamma: float, normalisation: float
     """E.g. ["gamma 4", "normalisation 0.5"]; no gamma where the allocation does not use it."""
     found = [f"gamma {gamma:g}"] if uses_gamma(method, criterion) else []
     return found + ([f"normalisation {normalisation:g}"] if normalisation else [])
+
+
+def budget(choice: AllocationChoice) -> list[str]:
+    """["of the decode time (1 x 128 tokens)"]; empty for parameters."""
+    if choice.budget == "latency":
+        return [f"of the {choice.budget_phase} time ({choice.budget_batch} x {choice.budget_length:,} tokens)"]
+    return [] if choice.budget == "parameters" else [f"of the {choice.budget}"]
 
 
 def compensation(method: str) -> list[str]:

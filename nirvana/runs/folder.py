@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nirvana.calibration.sets import CalibrationSelection, CalibrationSet
+from nirvana.costs import CostTables
 from nirvana.errors import RunError
 from nirvana.evaluation.ablation_results import Ablations
 from nirvana.evaluation.plan_trials import PlanTrials
@@ -93,6 +94,7 @@ class Attachment(NamedTuple):
 
 
 ATTACHMENTS = {
+    "costs": Attachment("model", CostTables),
     "speed": Attachment("prune", SpeedReport),
     "sizes": Attachment("prune", Report),
     "sensitivity": Attachment("saliency", Sensitivity),

@@ -13,6 +13,7 @@ from nirvana.calibration.sets import CalibrationSelection, CalibrationSet
 from nirvana.calibration.tasks import task_of
 from nirvana.checkpoints.exporting import refused_formats
 from nirvana.errors import RunError
+from nirvana.evaluation.costs import mixed_bytes
 from nirvana.evaluation.perplexity import check_text
 from nirvana.evaluation.results import Report
 from nirvana.plan import PruningPlan
@@ -135,6 +136,7 @@ def _model(workspace: Workspace) -> tuple[ModelCard, dict[str, Any]]:
         seconds=time.perf_counter() - start,
         stored_dtype=lm.source.dtype,
         task=task_of(lm),
+        byte_costs=mixed_bytes(lm),
         **placement(lm),
     )
     return card, {"weight_hash": lm.hash, **placement(lm)}

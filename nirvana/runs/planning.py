@@ -13,6 +13,7 @@ from nirvana.calibration.corpora.mixture import with_mixtures
 from nirvana.calibration.sampling import sample_calibration
 from nirvana.calibration.sets import CalibrationSelection, CalibrationSet
 from nirvana.compensation import Compensation
+from nirvana.costs import CostTable, CostTables
 from nirvana.errors import CorpusError, RunError
 from nirvana.evaluation.divergence import DenseReference, dense_reference
 from nirvana.loss_curves import LEVELS, PROBE, Sensitivity
@@ -20,6 +21,7 @@ from nirvana.models.lm import LM
 from nirvana.plan import PruningPlan
 from nirvana.progress import ProgressCallback, within
 from nirvana.runs.compensation import StatisticsCache, statistics_windows
+from nirvana.runs.costs import budget_costs, known_costs
 from nirvana.runs.folder import FORMATS
 from nirvana.runs.inputs import Inputs
 from nirvana.runs.loss_curves import cached_curves
@@ -201,6 +203,7 @@ class Planning(Inputs):
         """
         choice, scores = self.recipe.allocation, self.saliency(progress)
         curves, rest = None, progress or self.progress
+        costs = self.costs(progress)
         if choice.method == "measured":
             parts = 1 if choice.rounds == 1 else 2
             curves = self.loss_curves(progress=within(rest, "Loss curves", 0, parts))
@@ -208,12 +211,27 @@ class Planning(Inputs):
             if self.run is not None and not self.run.is_example:
                 self.run.attach("sensitivity", curves)
         if choice.rounds == 1:
-            return allocate(scores, sensitivity=curves, **choice.one_round)
+            return allocate(scores, sensitivity=curves, costs=costs, **choice.one_round)
         windows = self._usual_windows("least_squares", progress)
         plan, self.origins["allocation"] = plan_in_rounds(
-            self.lm, self.recipe, scores, self.calibration_set(progress), windows, curves, rest
+            self.lm, self.recipe, scores, self.calibration_set(progress), windows, curves, costs, rest
         )
         return plan
+
+    def costs(self, progress: ProgressCallback | None = None) -> CostTable | None:
+        """The cost table of the allocation's budget, measured once for a device and a shape of model; None for a budget
+        in parameters, and for bytes of one dtype. A run keeps measured ones.
+
+        Raises:
+            ModelError: see `nirvana.measure_costs`.
+        """
+        choice, run = self.recipe.allocation, self.run
+        found = known_costs(run, choice) if run is not None else None
+        if found is None and choice.budget != "parameters":
+            found = budget_costs(self.lm, choice, progress or self.progress)
+            if found is not None and choice.budget == "latency" and run is not None and not run.is_example:
+                run.attach("costs", (run.costs() or CostTables()).adding(CostTables((found,))))
+        return found
 
     def loss_curves(
         self,

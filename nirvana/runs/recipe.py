@@ -7,10 +7,12 @@ from typing import Any, ClassVar
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
+from nirvana.allocation.budgets import BUDGETS
 from nirvana.allocation.rules import FROM_SCORES, METHODS
 from nirvana.calibration.corpora.mixture import PLUS, part_names
 from nirvana.calibration.tasks import TASKS
 from nirvana.compensation import METHODS as COMPENSATIONS
+from nirvana.costs import PHASES
 from nirvana.errors import CompensationError, CorpusError, ModelError, NirvanaError, PlanError, SaliencyError
 from nirvana.evaluation.zero_shot.tasks import MAX_ITEMS
 from nirvana.files import json_hash
@@ -130,7 +132,8 @@ class AllocationChoice(Schema):
     """Sparsity and its distribution over layers and modules; see `nirvana.allocate`.
 
     `method`: "shared" ranks globally and balances attention and MLP by gamma; "published" is the allocation of the
-    criterion's authors.
+    criterion's authors. `budget`: the sparsity is a share of the parameters, the bytes or, with "latency", the seconds
+    of the attention and MLP modules as measured on this machine, for `budget_batch` texts of `budget_length` tokens.
     """
 
     section: ClassVar[str] = "allocation"
@@ -156,6 +159,14 @@ class AllocationChoice(Schema):
     rounds: int = option(
         1, "--rounds", "rounds of removal, the remaining units scored again before each; 1 for one shot", ge=1, le=16
     )
+    budget: str = option(
+        "parameters", "--budget", "what the sparsity is a share of; latency is measured time", choices=lambda: BUDGETS
+    )
+    budget_phase: str = option("prefill", "--budget-phase", "phase of a budget in time", choices=lambda: PHASES)
+    budget_batch: int = option(1, "--budget-batch", "texts at once, of a budget in time", ge=1, le=256)
+    budget_length: int = option(
+        128, "--budget-length", "tokens of the prompt or in the cache, of a budget in time", ge=1, le=32_768
+    )
 
     def check_rounds(self) -> None:
         """Check that the other choices suit the number of rounds.
@@ -172,14 +183,21 @@ class AllocationChoice(Schema):
 
     @property
     def one_round(self) -> dict[str, Any]:
-        """The arguments of `nirvana.allocate` for one round."""
-        return {name: value for name, value in vars(self).items() if name != "rounds"}
+        """The arguments of `nirvana.allocate` for one round, without the curves and costs that it needs."""
+        others = ("rounds", "budget_phase", "budget_batch", "budget_length")
+        return {name: value for name, value in vars(self).items() if name not in others}
+
+    @property
+    def cost_protocol(self) -> dict[str, Any]:
+        """Phase, batch and length of a budget in time, as `nirvana.measure_costs` takes them."""
+        return {"phase": self.budget_phase, "batch": self.budget_batch, "length": self.budget_length}
 
     @model_serializer(mode="wrap")
     def _without_later_fields(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Fields that older recipes lack are left out at their defaults, so that fingerprints are unchanged."""
         data: dict[str, Any] = serialise(self)
-        later = {"widths": (), "edits": (), "rounds": 1}
+        later: dict[str, Any] = {"widths": (), "edits": (), "rounds": 1, "budget": "parameters"}
+        later |= {"budget_phase": "prefill", "budget_batch": 1, "budget_length": 128}
         return {name: value for name, value in data.items() if later.get(name, ...) != value}
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from nirvana.costs import CostTable
 from nirvana.layout import Layout
 
 
@@ -27,13 +28,17 @@ class ModelCard:
     seconds: float = 0.0
     stored_dtype: str = ""  # of the weights in the model's files; empty for quantised ones
     task: str = ""  # that an encoder-decoder was trained on; empty without an encoder
+    byte_costs: CostTable | None = None  # where the prunable weights have several dtypes
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self) | {"layout": self.layout.to_json()}
+        own = {item.name: getattr(self, item.name) for item in fields(self) if item.name != "byte_costs"}
+        costs = {} if self.byte_costs is None else {"byte_costs": self.byte_costs.to_json()}
+        return own | {"layout": self.layout.to_json()} | costs
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> ModelCard:
-        return cls(**{**data, "layout": Layout.from_json(data["layout"])})
+        costs = {"byte_costs": CostTable.from_json(data["byte_costs"])} if "byte_costs" in data else {}
+        return cls(**{**data, "layout": Layout.from_json(data["layout"]), **costs})
 
 
 @dataclass(frozen=True)

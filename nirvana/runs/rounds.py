@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from nirvana.calibration.sets import CalibrationSet
+from nirvana.costs import CostTable
 from nirvana.iterative import prune_iteratively
 from nirvana.loss_curves import Sensitivity
 from nirvana.models.lm import LM
@@ -24,6 +25,7 @@ def plan_in_rounds(
     calibration: CalibrationSet,
     windows: CalibrationSet,
     curves: Sensitivity | None,
+    costs: CostTable | None,
     progress: ProgressCallback | None,
 ) -> tuple[PruningPlan, Origin]:
     """The plan of the recipe's rounds, each model compensated by least squares with statistics of `windows`.
@@ -35,6 +37,8 @@ def plan_in_rounds(
     choice.check_rounds()
     inputs: dict[str, Any] = {"scores": scores.hash, "calibration": calibration.hash, "windows": windows.hash}
     inputs |= {"curves": curves.hash if curves else "", "choice": choice.to_json()}
+    if costs is not None:
+        inputs["costs"] = costs.hash
 
     def compute() -> PruningPlan:
         small, plan = prune_iteratively(
@@ -50,6 +54,8 @@ def plan_in_rounds(
             method=choice.method,
             saliency=scores,
             sensitivity=curves,
+            budget=choice.budget,
+            costs=costs,
             compensation="least_squares",
             windows=windows,
             seed=calibration.seed or 0,

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nirvana.calibration.sets import CalibrationSelection, CalibrationSet
+from nirvana.costs import CostTables
 from nirvana.errors import RunError
 from nirvana.evaluation.ablation_results import Ablations
 from nirvana.evaluation.plan_trials import PlanTrials
@@ -26,7 +27,7 @@ from nirvana.runs.recipe import Recipe
 from nirvana.runs.results import Continuation, ModelCard, PruneSummary
 from nirvana.saliency.scores import Saliency
 
-Attached = SpeedReport | Report | Sensitivity | Ablations | UnitInspections | PlanTrials
+Attached = SpeedReport | Report | Sensitivity | Ablations | UnitInspections | PlanTrials | CostTables
 PACKAGES = ("nirvana-studio", "torch", "transformers", "tokenizers", "numpy", "safetensors", "datasets", "gguf")
 
 
@@ -152,6 +153,11 @@ class Run:
     def inspections(self) -> UnitInspections | None:
         """Inspections of units of the run's model, with its present calibration set."""
         found: UnitInspections | None = self.steps.attachment("units")
+        return found
+
+    def costs(self) -> CostTables | None:
+        """Cost tables of the run's present model."""
+        found: CostTables | None = self.steps.attachment("costs")
         return found
 
     def plan_trials(self) -> PlanTrials | None:

@@ -11,6 +11,7 @@ from nirvana.allocation.constraints import out_of_reach
 from nirvana.allocation.edits import read_edits
 from nirvana.allocation.rules import uses_gamma
 from nirvana.allocation.widths import read_widths
+from nirvana.costs import CostTable
 from nirvana.errors import CorpusError, ModelError, RunError
 from nirvana.evaluation.zero_shot.tasks import check_fit, check_name
 from nirvana.layout import Layout
@@ -93,8 +94,9 @@ def check_against_model(recipe: Recipe, card: ModelCard, steps: Iterable[str] = 
         check_reachable(recipe.allocation, recipe.saliency.criterion, card.layout)
 
 
-def check_reachable(choice: AllocationChoice, criterion: str, layout: Layout) -> None:
-    """Check that a sparsity is reachable with the scores of this criterion.
+def check_reachable(choice: AllocationChoice, criterion: str, layout: Layout, costs: CostTable | None = None) -> None:
+    """Check that a sparsity is reachable with the scores of this criterion. A budget in time is not checked without its
+    `costs`, and one of another rule than the measured allocation depends on the scores.
 
     Raises:
         PlanError: it is out of reach, naming the reachable maximum, the allocation does not support an option, or a
@@ -105,7 +107,10 @@ def check_reachable(choice: AllocationChoice, criterion: str, layout: Layout) ->
     sparsity, _ = constraints.pop("sparsity"), constraints.pop("normalisation")  # it changes no limit
     read_widths(constraints.pop("widths"), layout)
     read_edits(constraints.pop("edits"), layout)
-    limit = reachable_sparsity(layout, criterion=criterion, **constraints)
+    if choice.budget == "latency" and (costs is None or choice.method != "measured"):
+        constraints |= {"budget": "parameters"}  # which checks the other options
+        sparsity = 0.0
+    limit = reachable_sparsity(layout, criterion=criterion, costs=costs, **constraints)
     if sparsity > limit:
         why = f" with gamma {choice.gamma:g}" if uses_gamma(choice.method, criterion) else ""
         raise out_of_reach(sparsity, limit, why)

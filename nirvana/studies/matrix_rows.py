@@ -209,6 +209,8 @@ def used(recipe: Recipe) -> dict[str, dict[str, Any]]:
     """Choices of a recipe that a matrix depends on, as JSON values."""
     data = recipe.to_json()
     found = {section: {name: data[section][name] for name in names} for section, names in USED.items()}
+    later = ("budget", "budget_phase", "budget_batch", "budget_length")  # left out of a recipe at their defaults
+    found["allocation"] |= {name: data["allocation"][name] for name in later if name in data["allocation"]}
     for values in found.values():
         values.update({name: list(value) for name, value in values.items() if isinstance(value, tuple)})
     return found

@@ -56,6 +56,7 @@ class Objective:
         self.lm, self.sparsity = lm, sparsity
         self.base = base.change("model", name=lm.source.name)
         self._workspace = Workspace(self.base, lm=lm, progress=progress)
+        self.costs = self._workspace.costs()
         self.parts = {
             name: text if isinstance(text, Corpus) else self._workspace.corpus(fspath(text))
             for name, text in texts.items()
@@ -92,7 +93,7 @@ class Objective:
     def is_possible(self, choices: Choices) -> bool:
         """Whether the sparsity is reachable with this allocation, this gamma and these protected layers."""
         try:
-            check_reachable(self.recipe(choices).allocation, choices.criterion, self.lm.layout)
+            check_reachable(self.recipe(choices).allocation, choices.criterion, self.lm.layout, self.costs)
         except PlanError:
             return False
         return True
@@ -107,6 +108,7 @@ class Objective:
         """
         base = self.base.allocation
         fixed: dict[str, Any] = {"multiple_of": base.multiple_of, "uniform": base.uniform}
+        fixed |= {"budget": base.budget, "costs": self.costs}
         measured = (
             reachable_sparsity(self.lm.layout, method="measured", **fixed) if "measured" in space.methods else 0.0
         )
@@ -127,7 +129,7 @@ class Objective:
         """
         report(progress, "Scores", 0, PARTS)  # at once: a known model has no other progress
         recipe = self.recipe(choices)
-        check_reachable(recipe.allocation, choices.criterion, self.lm.layout)
+        check_reachable(recipe.allocation, choices.criterion, self.lm.layout, self.costs)
         workspace = self._workspace.variant(recipe)
         plan = workspace.plan(within(progress, "Scores", 0, PARTS))
         model = _model_key(recipe, plan)
@@ -137,7 +139,7 @@ class Objective:
         reference, comparing = self._workspace.reference(self.probe), within(progress, "KL", 2, PARTS)
         found = divergence(self.lm, small, self.probe, reference=reference, progress=comparing)
         read = self._perplexities(small, within(progress, "Perplexity", 3, PARTS))
-        trial = Trial(number, choices, found.mean, found.standard_error, read, plan.sparsity, model=model)
+        trial = Trial(number, choices, found.mean, found.standard_error, read, plan.achieved, model=model)
         self.known[model] = trial
         return trial
 

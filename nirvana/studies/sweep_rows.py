@@ -56,7 +56,7 @@ class Row:
         fingerprint: of that run's recipe.
         weights: hash of the dense model; empty where it failed.
         failure: error of a failed point with its hint; else empty.
-        sparsity: achieved.
+        sparsity: achieved share of the recipe's budget.
         sizes: "parameters" and "bytes" of the pruned model, and "dense parameters", "dense bytes".
         values: measurements by name, e.g. "perplexity, novels", "KL divergence", "accuracy, minimal-pairs".
         speed: "prefill" and "decode", if requested.
@@ -105,7 +105,7 @@ def row_of(point: Point, run: Run, speed: SpeedReport | None = None) -> Row:
         run.id,
         run.recipe.fingerprint("evaluate"),
         card.hash,
-        sparsity=plan.sparsity,
+        sparsity=plan.achieved,
         sizes=sizes,
         values=_values(report),
         speed={name: _pace(speed, name) for name in ("prefill", "decode")} if speed else {},

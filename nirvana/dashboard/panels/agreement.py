@@ -48,7 +48,7 @@ def criterion_against_criterion(now: state.Context, scores: Saliency, stack: str
     order, units = st.columns(2, gap="large")
     with order:
         show_chart("saliency.agreement", same_order(scores, other, stack, names), protocol)
-    theirs = draft_plan(other, now.recipe.allocation)
+    theirs = draft_plan(other, now.recipe.allocation, now.run)
     with units:
         if plan is not None and theirs.plan is not None:
             show_chart("saliency.overlap", same_units(plan, theirs.plan, scores, stack, names), protocol)

@@ -10,6 +10,7 @@ import streamlit as st
 from nirvana.allocation.rules import METHODS, RULES, rule_name, uses_gamma
 from nirvana.allocation.shared import gammas_alike
 from nirvana.dashboard import state
+from nirvana.dashboard.panels.budget import budget_controls
 from nirvana.dashboard.panels.fields import whole_number
 from nirvana.dashboard.replan import Draft
 from nirvana.layout import KV_GROUP, Layout
@@ -129,6 +130,7 @@ def _advanced(choice: AllocationChoice, layout: Layout, fixed: bool) -> dict[str
         ),
     )
     return {
+        **budget_controls(choice),
         "multiple_of": multiple_of,
         "protected": tuple(sorted(protected)),
         "uniform": uniform,

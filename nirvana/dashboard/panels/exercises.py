@@ -18,7 +18,7 @@ RIGHT, OPEN = ":material/check_circle:", ":material/radio_button_unchecked:"
 def show(now: state.Context) -> None:
     """Numeric questions, then plans to make on the Allocation page."""
     scores = load_saliency(now.run)
-    draft = draft_plan(scores, now.recipe.allocation, now.run.loss_curves()) if scores else None
+    draft = draft_plan(scores, now.recipe.allocation, now.run) if scores else None
     st.markdown(f"On the open run, **{plain(now.run.name)}**. Answers are checked against its results.")
     if scores is None and not now.run.is_example:
         st.button("Open the example", key="exercises.example", on_click=state.open_run, args=(EXAMPLE,))

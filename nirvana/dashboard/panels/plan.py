@@ -7,6 +7,7 @@ import math
 import streamlit as st
 
 from nirvana.dashboard.panels.allocation import smallest_step
+from nirvana.dashboard.panels.budget import budget_metrics, budget_words
 from nirvana.dashboard.panels.charts import show_chart
 from nirvana.dashboard.panels.messages import show_notes
 from nirvana.dashboard.panels.metrics import metric
@@ -21,27 +22,35 @@ from nirvana.saliency.scores import Saliency
 
 def outcome(plan: PruningPlan) -> None:
     """The budget: target, achieved sparsity, and removed parts."""
-    budget = math.floor(plan.requested * plan.layout.prunable + 1e-6)
+    by_parameters = plan.budget == "parameters"
+    below = f" It is below the target by less than {smallest_step(plan)}."
     total = plan.layout.parameters
     with st.container(horizontal=True):
+        budget_metrics(plan)
         metric(
             "Achieved sparsity",
             f"{plan.sparsity:.5f}",
-            f"{plan.sparsity - plan.requested:+.5f} of the target",
-            "Removed over prunable weights."
-            + ("" if plan.edits else f" It is below the target by less than {smallest_step(plan)}."),
+            f"{plan.sparsity - plan.requested:+.5f} of the target" if by_parameters else "of the parameters",
+            "Removed over prunable weights." + (below if by_parameters and not plan.edits else ""),
         )
         metric("Attention removed", f"{plan.rate(KV_GROUP):.1%}")
         metric("MLP removed", f"{plan.rate(NEURON):.1%}")
         size = plan.pruned_layout.parameters
         metric("Parameters", millions(size), f"{size / total - 1:.1%} of {millions(total)}")
+    if by_parameters:
+        st.caption(_target(plan))
+    elif budget_words(plan):
+        st.caption(budget_words(plan))
+    show_notes(plan.notes)
+
+
+def _target(plan: PruningPlan) -> str:
+    budget = math.floor(plan.requested * plan.layout.prunable + 1e-6)
     apart = budget - plan.removed
     side = "short of" if apart >= 0 else "above"
-    st.caption(
-        f"Target {budget:,} weights, removed {plan.removed:,}: {abs(apart):,} {side} it. "
-        + ("Edits by hand do not restore the budget." if plan.edits else f"The smallest step is {smallest_step(plan)}.")
+    return f"Target {budget:,} weights, removed {plan.removed:,}: {abs(apart):,} {side} it. " + (
+        "Edits by hand do not restore the budget." if plan.edits else f"The smallest step is {smallest_step(plan)}."
     )
-    show_notes(plan.notes)
 
 
 def picture(plan: PruningPlan, protocol: str) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import streamlit as st
 
+from nirvana.costs import PHASES
 from nirvana.dashboard import state
 from nirvana.dashboard.panels.charts import show_chart
 from nirvana.evaluation.schemes import SCHEMES
+from nirvana.evaluation.speed_report import SpeedReport
 from nirvana.reporting import code
 from nirvana.reporting.figures import speed as figures
 from nirvana.reporting.figures.chart import count
@@ -85,7 +87,9 @@ def _speed_result(now: state.Context) -> None:
     if found is None:
         st.caption("Speed was not measured for this pruned model yet.")
         return
-    show_chart("compare.speed.chart", figures.speeds(found))
+    predicted = figures.predictions(found, now.run.plan(), now.run.costs())
+    show_chart("compare.speed.chart", figures.speeds(found, predicted))
+    _offer_prediction(now, found, predicted)
     memory = "the peak on the device" if next(iter(found.models.values())).memory_measured else "weights and KV cache"
     words = [
         f"{name}: first token after {item.first_token.median:.3g} s, file {megabytes(item.file_bytes)}, memory "
@@ -94,6 +98,23 @@ def _speed_result(now: state.Context) -> None:
     ]
     estimate = "" if memory.startswith("the peak") else ", an estimate: a process's memory cannot be split by model"
     st.caption(plain(f"{'; '.join(words)}. Memory is {memory}{estimate}."))
+
+
+def _offer_prediction(now: state.Context, found: SpeedReport, predicted: Mapping[str, float]) -> None:
+    """A button that measures the costs which predict the speed-up, where the run has none for this protocol."""
+    if len(predicted) == len(PHASES):
+        return
+    if st.button(
+        "Predict the speed-up",
+        key="compare.costs.run",
+        icon=":material/timer:",
+        disabled=now.job is not None,
+        help=(
+            "Times attention and MLP by their size, once for this shape of model on this device, and adds up those of "
+            "the plan. A budget in time on the Allocation page uses the same costs."
+        ),
+    ):
+        state.start_task("costs", batch=found.batch, length=found.prompt)
 
 
 def _sizes_result(now: state.Context) -> None:

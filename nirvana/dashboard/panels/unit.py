@@ -165,7 +165,7 @@ def criteria(now: state.Context, scores: Saliency, site: Site, unit: int, plan: 
         if other is None or other.layout != scores.layout:
             continue
         seen.add(criterion)
-        theirs = draft_plan(other, now.recipe.allocation, run.loss_curves()).plan
+        theirs = draft_plan(other, now.recipe.allocation, run).plan
         fate = None if theirs is None else keeps(theirs, site, unit)
         found.append(figures.standing(other, site, unit, criterion_title(criterion), run.name, fate))
     kind = scores.layout[site].kind

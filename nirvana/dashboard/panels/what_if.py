@@ -39,7 +39,7 @@ def what_if(now: state.Context, scores: Saliency, draft: Draft) -> None:
     if choice.uniform or choice.rounds > 1:
         st.caption("A plan of equal widths, or of several rounds, cannot be edited by unit.")
         return
-    rule = draft_plan(scores, choice.with_values(edits=()), now.run.loss_curves())
+    rule = draft_plan(scores, choice.with_values(edits=()), now.run)
     if rule.plan is None:
         st.caption("There is no plan with these choices.")
         return

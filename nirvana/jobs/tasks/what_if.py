@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 from nirvana.allocation.allocate import allocate
 from nirvana.allocation.prediction import predicted_kl, removed_score
 from nirvana.allocation.rules import balance
+from nirvana.costs import CostTable
 from nirvana.evaluation.plan_trials import PlanTrial, PlanTrials, distinct
 from nirvana.jobs.tasks.measurements import MeasurementTask, require_scores
 from nirvana.loss_curves import Sensitivity
 from nirvana.plan import PruningPlan
 from nirvana.progress import within
+from nirvana.runs.costs import known_costs
 from nirvana.runs.describe import percent
 from nirvana.runs.recipe import AllocationChoice, PruneChoice
 from nirvana.runs.run import Run
@@ -38,7 +40,7 @@ class WhatIf(MeasurementTask[AllocationChoice]):
         if card is not None:
             check_reachable(request, run.recipe.saliency.criterion, card.layout)
         if scores is not None:
-            plans_of(scores, request, run.loss_curves())
+            plans_of(scores, request, run.loss_curves(), known_costs(run, request))
 
     def measure(self, workspace: Workspace, request: AllocationChoice) -> PlanTrials:
         from nirvana.runs.measurements import divergence_of
@@ -47,7 +49,7 @@ class WhatIf(MeasurementTask[AllocationChoice]):
         scores, run = workspace.saliency(), workspace.run
         curves = run.loss_curves() if run is not None else None
         probe, lm, prune = workspace.probe(), workspace.lm, workspace.recipe.prune
-        plans, items = plans_of(scores, request, curves), []
+        plans, items = plans_of(scores, request, curves, known_costs(run, request) if run is not None else None), []
         for number, plan in enumerate(plans):
             progress = within(workspace.progress, "With edits" if plan.edits else "Plan", number, len(plans))
             small = workspace.prune_model(within(progress, "Pruning", 0, 2), plan=plan)
@@ -68,7 +70,9 @@ class WhatIf(MeasurementTask[AllocationChoice]):
         return PlanTrials(tuple(items), protocol)
 
 
-def plans_of(scores: Saliency, choice: AllocationChoice, curves: Sensitivity | None) -> list[PruningPlan]:
+def plans_of(
+    scores: Saliency, choice: AllocationChoice, curves: Sensitivity | None, costs: CostTable | None = None
+) -> list[PruningPlan]:
     """The rule's plan, and the edited one where it differs.
 
     Raises:
@@ -76,7 +80,7 @@ def plans_of(scores: Saliency, choice: AllocationChoice, curves: Sensitivity | N
     """
     choice.check_rounds()
     variants = [choice.with_values(edits=()), choice]
-    return distinct(allocate(scores, sensitivity=curves, **each.one_round) for each in variants)
+    return distinct(allocate(scores, sensitivity=curves, costs=costs, **each.one_round) for each in variants)
 
 
 def trial(

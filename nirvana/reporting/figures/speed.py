@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from types import MappingProxyType
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from nirvana.costs import PHASES, CostTables
 from nirvana.evaluation.results import Measurement, Report
 from nirvana.evaluation.speed_report import SpeedReport, Spread
+from nirvana.plan import PruningPlan
 from nirvana.reporting.figures import theme
 from nirvana.reporting.figures.allocation import LEGEND, MARGIN
 from nirvana.reporting.figures.chart import Chart, log_axis, plus_minus
@@ -20,8 +24,25 @@ SYMBOLS = ("circle", "square", "diamond", "triangle-up")
 WIDE = 8.0  # highest over lowest perplexity from which the axis is logarithmic
 
 
-def speeds(report: SpeedReport) -> Chart:
-    """Tokens a second of each model, with quartiles, and its ideal speed by operations."""
+def predictions(report: SpeedReport, plan: PruningPlan | None, costs: CostTables | None) -> dict[str, float]:
+    """Phase -> speed-up of the pruned model that measured costs predict, where they have the report's protocol."""
+    found: dict[str, float] = {}
+    if plan is None or costs is None:
+        return found
+    for phase in PHASES:
+        table = costs.find(phase, report.batch, report.prompt)
+        same = {"device": report.device, "threads": report.threads}
+        if table is not None and same.items() <= table.protocol.items():
+            found[phase] = table.predict(plan.layout, plan.widths).ratio
+    return found
+
+
+def speeds(report: SpeedReport, predicted: Mapping[str, float] = MappingProxyType({})) -> Chart:
+    """Tokens a second of each model, with quartiles, and its ideal speed by operations.
+
+    Args:
+        predicted: of `predictions`, drawn beside the measured speed of the pruned model.
+    """
     names = list(report.models)
     figure = make_subplots(cols=2, subplot_titles=[title for _, title in PANELS], horizontal_spacing=0.12)
     for column, (metric, _) in enumerate(PANELS, start=1):
@@ -64,23 +85,39 @@ def speeds(report: SpeedReport) -> Chart:
             row=1,
             col=column,
         )
+        if metric in predicted and "pruned" in report.models:
+            figure.add_trace(
+                go.Scatter(
+                    x=["pruned"],
+                    y=np.array([spreads[0].median * predicted[metric]], np.float32),
+                    mode="markers",
+                    name="predicted, by measured costs",
+                    marker={"symbol": "diamond-open", "size": 13, "color": theme.NEUTRAL, "line": {"width": 3}},
+                    showlegend=metric == next(iter(predicted)),
+                    hovertemplate="by measured costs: %{y:,.4~g} tokens a second<extra></extra>",
+                ),
+                row=1,
+                col=column,
+            )
     figure.update_layout(height=340, margin={**MARGIN, "t": 40}, legend={**LEGEND, "y": -0.12, "yanchor": "top"})
     figure.update_yaxes(rangemode="tozero", zeroline=False)
     figure.update_yaxes(title="Tokens a second", col=1)
     return Chart(
         title="How fast is each model?",
         figure=figure,
-        takeaway=_takeaway(report),
-        table=speed_table(report),
+        takeaway=_takeaway(report, predicted),
+        table=speed_table(report, predicted),
         reading=(
             "Bars: medians, with quartiles. Lines: the first model's speed times the ratio of operations of matrix "
-            f"products, without memory traffic and other costs. {report.protocol}"
+            "products, without memory traffic and other costs. "
+            + ("Diamonds: its speed times the speed-up that measured costs predict. " if predicted else "")
+            + report.protocol
         ),
     )
 
 
-def speed_table(report: SpeedReport) -> pd.DataFrame:
-    """One row a model: medians and quartiles, measured and ideal ratios to the first model, and bytes."""
+def speed_table(report: SpeedReport, predicted: Mapping[str, float] = MappingProxyType({})) -> pd.DataFrame:
+    """One row a model: medians and quartiles, measured, ideal and predicted ratios to the first model, and bytes."""
     rows = []
     for name, speed in report.models.items():
         row: dict[str, object] = {"model": name}
@@ -88,6 +125,8 @@ def speed_table(report: SpeedReport) -> pd.DataFrame:
             spread, ratio = getattr(speed, metric), report.ratio(name, metric)
             row |= {label: spread.median, f"{metric} quartiles": _range(spread)}
             row |= {f"{metric}, times the first": ratio.median, f"{metric}, by operations": report.ideal(name, metric)}
+            if metric in predicted:
+                row[f"{metric}, predicted"] = predicted[metric] if name == "pruned" else math.nan
         first = speed.first_token
         row |= {"first token, s": first.median, "first token quartiles": _range(first)}
         row |= {"file bytes": speed.file_bytes, "memory bytes": speed.memory_bytes}
@@ -175,7 +214,7 @@ def sizes_table(report: Report) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=None if rows else columns)
 
 
-def _takeaway(report: SpeedReport) -> str:
+def _takeaway(report: SpeedReport, predicted: Mapping[str, float]) -> str:
     names = list(report.models)
     if len(names) < 2:
         speed = report.models[names[0]]
@@ -186,6 +225,8 @@ def _takeaway(report: SpeedReport) -> str:
         ratio = report.ratio(name, metric)
         doubt = ", quartiles include 1" if ratio.low <= 1 <= ratio.high else ""
         promised = f"ideal {report.ideal(name, metric):.2f}"
+        if metric in predicted and name == "pruned":
+            promised = f"predicted {predicted[metric]:.2f}, {promised}"
         words.append(f"{verb} {ratio.median:.2f} times as fast as {names[0]} ({promised}{doubt})")
     return f"The {name} model {' and '.join(words)}."
 

@@ -184,7 +184,7 @@ def write_speed(document: Document, run: Run) -> None:
         return
     document.section("speed", "Speed and bytes")
     if timed is not None:
-        document.chart(speed.speeds(timed))
+        document.chart(speed.speeds(timed, speed.predictions(timed, run.plan(), run.costs())))
     if weighed is not None:
         document.chart(speed.quality_against_bytes(weighed))
 
