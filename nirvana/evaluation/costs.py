@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import metadata
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -69,7 +69,7 @@ def measure_costs(
     kinds = _kinds(lm.layout)
     sizes = {kind: grid(max(lm.layout[site].units for site in sites), kind, lm.layout) for kind, sites in kinds.items()}
     steps = 1 if phase == "prefill" else STEPS
-    copies = max(math.ceil(repeats * len(sizes[kind]) / len(sites) / steps) for kind, sites in kinds.items())
+    copies = max(math.ceil(len(sizes[kind]) / len(of) * max(repeats / steps, 1)) for kind, of in kinds.items())
     tokens = speed.prompt_tokens(lm, batch, length)
     seconds: dict[tuple[Kind, int], list[float]] = defaultdict(list)
     around: dict[str, list[float]] = defaultdict(list)
@@ -87,7 +87,7 @@ def measure_costs(
         small.unload()
     modules = {}
     for kind, sites in kinds.items():
-        found = [(size, seconds[kind, size]) for size in sizes[kind] if seconds[kind, size]]
+        found = [(size, seconds[kind, size]) for size in sizes[kind] if (kind, size) in seconds]
         if found:  # the phase runs this module
             medians = isotonic_regression([float(np.median(values)) for _, values in found]).x
             weights = lm.layout[sites[0]].cost
