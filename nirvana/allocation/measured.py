@@ -8,7 +8,8 @@ the last block). It balances attention against MLP, and layers against each othe
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import heapq
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -27,6 +28,7 @@ from nirvana.loss_curves import Curve, Sensitivity
 from nirvana.saliency.scores import Saliency
 
 MOST_GROWTH = 1e6  # of a curve beyond its last point
+REST = 10.0  # highest price of the rest of a budget in time, over that of the first removal that does not fit
 
 
 def choose(saliency: Saliency, constraints: Constraints, sparsity: float) -> Chosen:
@@ -37,20 +39,9 @@ def choose(saliency: Saliency, constraints: Constraints, sparsity: float) -> Cho
         PlanError: the sparsity is out of reach, or the curves are missing or of other scores.
     """
     curves = _curves(saliency, constraints)
-    left, removed = constraints.affordable(sparsity) + constraints.slack, dict.fromkeys(constraints.layout, 0)
-    useful, closed = dict(removed), set[Site]()  # useful: without last blocks that save nothing
-    for site, size in _blocks(curves, constraints):
-        if site in closed:
-            continue
-        cost = constraints.saved(site, removed[site] + size) - constraints.saved(site, removed[site])
-        if cost > left:
-            closed.add(site)  # its later blocks come after this one
-            continue
-        removed[site] += size
-        left -= cost
-        if cost > 0:
-            useful[site] = removed[site]
-    removed = useful
+    amount = constraints.affordable(sparsity)
+    spend = _by_time if constraints.slack else _in_order
+    removed = spend(curves, constraints, amount)
     return Chosen(lowest_go(saliency, removed), _notes(curves, constraints, removed))
 
 
@@ -104,53 +95,44 @@ def _hull(curve: Curve) -> tuple[np.ndarray, np.ndarray]:
     if last < end:
         growth = (high / low) ** ((end - last) / (last - before)) if low > 0 else (end / last) ** 2
         points.append((end, high * min(max(growth, end / last), MOST_GROWTH)))
-    return _lower_hull(points)
-
-
-def _lower_hull(points: Iterable[tuple[float, float]]) -> tuple[np.ndarray, np.ndarray]:
-    """Vertices (x, y) of the lower convex hull of points with ascending x."""
     hull: list[tuple[float, float]] = []
     for x, y in points:
         while len(hull) > 1 and _slope(hull[-2], hull[-1]) >= _slope(hull[-1], (x, y)):
             hull.pop()
         hull.append((x, y))
-    found = np.array(hull).T
-    return found[0], found[1]
-
-
-def _prices(saved: np.ndarray, kl: np.ndarray) -> np.ndarray:
-    """KL per amount of each block, from the amounts and KL after one block, two, ...: slopes of the lower convex hull.
-
-    Measured times have steps, so a block may save nothing alone, and is worth its KL only with those after it. Blocks
-    after the last saving have an infinite price.
-    """
-    rising = np.flatnonzero(np.diff(saved, prepend=0) > 0)
-    x, y = _lower_hull([(0.0, 0.0), *zip(saved[rising].tolist(), kl[rising].tolist(), strict=True)])
-    slopes = np.append(np.diff(y) / np.diff(x), np.inf)
-    # A block that saves nothing belongs to the segment of the next one that does.
-    following = np.searchsorted(rising, np.arange(len(saved)))
-    segments = np.append(np.searchsorted(x, saved[rising]) - 1, len(slopes) - 1)
-    return np.asarray(slopes[segments[following]])
+    removed, kl = np.array(hull).T
+    return removed, kl
 
 
 def _slope(one: tuple[float, float], two: tuple[float, float]) -> float:
     return (two[1] - one[1]) / (two[0] - one[0])
 
 
+def _in_order(curves: Sensitivity, constraints: Constraints, left: float) -> dict[Site, int]:
+    """Units to remove at each site: the blocks in their order, each if it fits."""
+    layout, removed, closed = constraints.layout, dict.fromkeys(constraints.layout, 0), set[Site]()
+    for site, size in _blocks(curves, constraints):
+        cost = size * layout[site].cost
+        if site in closed:
+            continue
+        if cost > left:
+            closed.add(site)  # its later blocks come after this one
+            continue
+        removed[site] += size
+        left -= cost
+    return removed
+
+
 def _blocks(curves: Sensitivity, constraints: Constraints) -> list[tuple[Site, int]]:
-    """(site, units) of every removable block, in the order of measured KL per unit of the budget. Blocks beyond the
-    highest level of their curve, whose KL is extrapolated, follow all measured ones.
+    """(site, units) of every removable block, in the order of measured KL per parameter. Blocks beyond the highest
+    level of their curve, whose KL is extrapolated, follow all measured ones.
     """
     entries = []
     for order, (site, curve) in enumerate(curves.items()):
         ends = _ends(site, constraints)
         sizes = np.diff(ends, prepend=0)
-        kl = np.interp(ends, *_hull(curve))
-        if constraints.budget.costs is None:
-            price = np.diff(kl, prepend=0) / (sizes * constraints.layout[site].cost)
-            price = np.maximum.accumulate(price)  # rounding must not reorder the blocks of a site
-        else:
-            price = _prices(constraints.budget.saved(constraints.layout, site, ends), kl)
+        price = np.diff(np.interp(ends, *_hull(curve)), prepend=0) / (sizes * constraints.layout[site].cost)
+        price = np.maximum.accumulate(price)  # rounding must not reorder the blocks of a site
         beyond = ends > curve[-1].removed
         entries += [
             (bool(out), float(each), order, index, site, int(size))
@@ -158,6 +140,64 @@ def _blocks(curves: Sensitivity, constraints: Constraints) -> list[tuple[Site, i
         ]
     entries.sort(key=lambda entry: entry[:4])
     return [(site, size) for *_, site, size in entries]
+
+
+class _Path:
+    """Numbers of units that can be removed at a site, with the amounts that they save and their KL, ascending."""
+
+    def __init__(self, site: Site, curve: Curve, constraints: Constraints) -> None:
+        self.ends = np.append(0, _ends(site, constraints))
+        self.saved = constraints.budget.saved(constraints.layout, site, self.ends)
+        self.kl = np.interp(self.ends, *_hull(curve))
+        self.beyond = self.ends > curve[-1].removed
+        self.at = 0
+
+    def next(self, left: float) -> tuple[bool, float, int] | None:
+        """The further removal with the least KL per amount saved within `left`: whether it is beyond the measured
+        levels, its price, and its index. Measured times have steps, so it may be several blocks; None without any.
+        """
+        gain = self.saved[self.at + 1 :] - self.saved[self.at]
+        fitting = np.flatnonzero((gain > 0) & (gain <= left))
+        if not fitting.size:
+            return None
+        index = fitting + self.at + 1
+        measured = index[~self.beyond[index]]
+        index = measured if measured.size else index
+        prices = (self.kl[index] - self.kl[self.at]) / (self.saved[index] - self.saved[self.at])
+        best = int(index[np.flatnonzero(prices <= prices.min() * (1 + 1e-12))[-1]])
+        return bool(self.beyond[best]), float(prices.min()), best
+
+
+def _by_time(curves: Sensitivity, constraints: Constraints, amount: float) -> dict[Site, int]:
+    """Units to remove at each site where the amounts that they save have steps: again and again the removal with the
+    least KL per amount, of all sites and of all numbers of units that fit.
+
+    The rest of the budget is not spent at more than ten times the price of the first removal that does not fit.
+    """
+    paths = {site: _Path(site, curve, constraints) for site, curve in curves.items()}
+    left, most = amount + constraints.slack, (True, np.inf)
+    heap: list[tuple[tuple[bool, float], int, Site, int]] = []
+
+    def push(order: int, site: Site, room: float) -> None:
+        found = paths[site].next(room)
+        if found is not None:
+            heapq.heappush(heap, (found[:2], order, site, found[2]))
+
+    for order, site in enumerate(paths):
+        push(order, site, np.inf)
+    while heap and heap[0][0] <= most:
+        (beyond, price), order, site, index = heapq.heappop(heap)
+        path = paths[site]
+        gain = float(path.saved[index] - path.saved[path.at])
+        if gain > left:
+            most = min(most, (beyond, REST * price))
+            push(order, site, left)
+            continue
+        path.at = index
+        left -= gain
+        push(order, site, np.inf if most[1] == np.inf else left)
+    gone = {site: int(path.ends[path.at]) for site, path in paths.items()}
+    return dict.fromkeys(constraints.layout, 0) | gone
 
 
 def _ends(site: Site, constraints: Constraints) -> np.ndarray:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
+
+import numpy as np
 
 from nirvana.allocation import equal_widths, joint, measured, per_layer, shared, whole_layers
 from nirvana.allocation.budgets import UNITS
 from nirvana.allocation.constraints import Chosen, Constraints, all_room
+from nirvana.allocation.filling import fill_blocks, fill_widths
 from nirvana.errors import PlanError
+from nirvana.layout import Site
 from nirvana.plan import PruningPlan
 from nirvana.saliency.scores import Saliency
 
@@ -20,7 +24,7 @@ class Rule(NamedTuple):
     """Allocation rule; `label` describes it in a few words, `summary` in a sentence.
 
     `constrain` adds the rule's own constraints; `uniform`: it supports equal widths. `counts_any`: it spends every
-    budget itself; others count parameters. `fills`: single neurons may be added to its plan, lowest scores first.
+    budget itself; others count parameters. `fill` adds neurons to its plan, to spend the rest of another budget.
     """
 
     label: str
@@ -31,7 +35,7 @@ class Rule(NamedTuple):
     constrain: Callable[[Constraints], Constraints] = lambda constraints: constraints
     uniform: bool = False
     counts_any: bool = False
-    fills: bool = False
+    fill: Callable[[Saliency, Constraints, Mapping[Site, int], float], dict[Site, np.ndarray]] | None = None
 
 
 RULES = {
@@ -42,7 +46,7 @@ RULES = {
         shared.reachable,
         uses_gamma=True,
         uniform=True,
-        fills=True,
+        fill=fill_blocks,
     ),
     "measured": Rule(
         "measured loss curves",
@@ -73,7 +77,7 @@ RULES = {
         "KV groups and neurons of all layers are in one ranking, each removing its own parameters.",
         joint.choose,
         all_room,
-        fills=True,
+        fill=fill_blocks,
     ),
     "layers": Rule(
         "whole layers",
@@ -128,7 +132,7 @@ def find_rule(name: str, uniform: bool) -> Rule:
         )
     if rule is RULES["measured"]:
         return rule._replace(choose=measured.choose_equal, reachable=equal_widths.all_room)
-    return rule._replace(choose=equal_widths.choose, reachable=equal_widths.reachable, fills=False)
+    return rule._replace(choose=equal_widths.choose, reachable=equal_widths.reachable, fill=fill_widths)
 
 
 def balance(plan: PruningPlan) -> str:

@@ -9,12 +9,11 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from nirvana.allocation.blocks import spend_in_blocks
 from nirvana.allocation.budgets import PARAMETERS, spent
-from nirvana.allocation.constraints import Chosen, Constraints, lowest_go, out_of_reach
+from nirvana.allocation.constraints import Chosen, Constraints, out_of_reach
 from nirvana.allocation.rules import Rule
 from nirvana.errors import PlanError
-from nirvana.layout import NEURON, Site
+from nirvana.layout import Site
 from nirvana.saliency.scores import Saliency
 
 STEPS = 40  # of the bisection, at most
@@ -23,7 +22,7 @@ STEPS = 40  # of the bisection, at most
 def choose(rule: Rule, saliency: Saliency, constraints: Constraints, sparsity: float) -> Chosen:
     """The plan of `rule` for the largest share of the parameters within the budget.
 
-    Where the rule ranks single neurons, the rest of the budget is spent in blocks of the lowest-scored ones.
+    Where the rule has a way to `fill`, the rest of the budget is spent on the lowest-scored neurons.
 
     Raises:
         PlanError: the sparsity is out of reach; the reachable maximum is named.
@@ -33,7 +32,8 @@ def choose(rule: Rule, saliency: Saliency, constraints: Constraints, sparsity: f
     most = rule.choose(saliency, counted, high)
     reached = _spent(constraints, most)
     if target > reached + constraints.slack:
-        raise out_of_reach(sparsity, reached / constraints.total)
+        why = f" with gamma {constraints.gamma:g}" if rule.uses_gamma else ""
+        raise out_of_reach(sparsity, reached / constraints.total, why)
     smallest = min((place.cost for place in constraints.layout.values()), default=1) * constraints.multiple_of
     best: tuple[float, Chosen] | None = None
     refusal: PlanError | None = None
@@ -57,7 +57,9 @@ def choose(rule: Rule, saliency: Saliency, constraints: Constraints, sparsity: f
         if refusal is not None:
             raise refusal
         best = 0.0, rule.choose(saliency, counted, 0.0)
-    return _filled(saliency, constraints, best[1], target) if rule.fills else best[1]
+    if rule.fill is None:
+        return best[1]
+    return best[1]._replace(kept=rule.fill(saliency, constraints, _removed(constraints, best[1]), target))
 
 
 def highest_share(rule: Rule, counted: Constraints) -> float:
@@ -70,14 +72,6 @@ def reachable(rule: Rule, constraints: Constraints, saliency: Saliency) -> float
     counted = replace(constraints, budget=PARAMETERS)
     most = rule.choose(saliency, counted, highest_share(rule, counted))
     return _spent(constraints, most) / constraints.total
-
-
-def _filled(saliency: Saliency, constraints: Constraints, chosen: Chosen, target: float) -> Chosen:
-    removed = _removed(constraints, chosen)
-    neurons = {site: removed[site] for site in constraints.layout.pool(NEURON)}
-    others = {site: count for site, count in removed.items() if site not in neurons}
-    left = target - spent(constraints.budget, constraints.layout, others)
-    return chosen._replace(kept=lowest_go(saliency, others | spend_in_blocks(saliency, constraints, neurons, left)))
 
 
 def _removed(constraints: Constraints, chosen: Chosen) -> dict[Site, int]:
