@@ -54,6 +54,11 @@ class Predicted:
     protocol: Mapping[str, Any] = field(default_factory=dict)
 
     @property
+    def unit(self) -> str:
+        """ "seconds" or "bytes"."""
+        return str(self.protocol.get("unit", SECONDS))
+
+    @property
     def share(self) -> float:
         """Removed share of the modules' cost."""
         return self.removed / self.prunable if self.prunable else 0.0

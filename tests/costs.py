@@ -12,7 +12,17 @@ from nirvana.layout import KV_GROUP, Layout, Site
 from nirvana.loss_curves import Sensitivity, Shift
 from nirvana.saliency.scores import Saliency
 
-PROTOCOL = {"unit": "seconds", "phase": "prefill", "batch": 1, "length": 128, "device": "cpu (x86_64)", "threads": 2}
+PROTOCOL: dict[str, Any] = {
+    "unit": "seconds",
+    "phase": "prefill",
+    "batch": 1,
+    "length": 128,
+    "device": "cpu (x86_64)",
+    "threads": 2,
+    "dtype": "float32",
+    "repeats": 9,
+    "spread": 0.1,
+}
 
 
 def linear(layout: Layout, *, group: float = 1e-3, neuron: float = 1e-5, **protocol: Any) -> CostTable:

@@ -69,7 +69,7 @@ def measure_costs(
     kinds = _kinds(lm.layout)
     sizes = {kind: grid(max(lm.layout[site].units for site in sites), kind, lm.layout) for kind, sites in kinds.items()}
     steps = 1 if phase == "prefill" else STEPS
-    copies = max(math.ceil(len(sizes[kind]) / len(of) * max(repeats / steps, 1)) for kind, of in kinds.items())
+    copies = max(_copies(lm.layout, sites, len(sizes[kind]), repeats / steps) for kind, sites in kinds.items())
     tokens = speed.prompt_tokens(lm, batch, length)
     seconds: dict[tuple[Kind, int], list[float]] = defaultdict(list)
     around: dict[str, list[float]] = defaultdict(list)
@@ -258,6 +258,12 @@ def _kinds(layout: Layout) -> dict[Kind, list[Site]]:
     for site in layout:
         found[site.stack, site.module].append(site)
     return dict(found)
+
+
+def _copies(layout: Layout, sites: list[Site], sizes: int, repeats: float) -> int:
+    """Copies in which every size has its turn `repeats` times on average, and once at least."""
+    alike = len({layout[site].units for site in sites}) == 1  # otherwise a size may fit one site only
+    return max(math.ceil(sizes * repeats / len(sites)), math.ceil(sizes / len(sites)) if alike else sizes)
 
 
 def _widths(layout: Layout, kinds: dict[Kind, list[Site]], sizes: dict[Kind, list[int]], copy: int) -> dict[Site, int]:

@@ -18,8 +18,11 @@ from nirvana.checkpoints.saving import save
 from nirvana.checkpoints.uniform import export_uniform
 from nirvana.compensation import METHODS, Compensation
 from nirvana.compensation.statistics import collect_statistics
+from nirvana.costs import PHASES
 from nirvana.errors import CheckpointError
-from nirvana.layout import KV_GROUP, Site
+from nirvana.evaluation import speed
+from nirvana.evaluation.costs import measure_costs
+from nirvana.layout import CROSS_ATTENTION, KV_GROUP, Site
 from nirvana.models.families.registry import family_of
 from nirvana.models.inspection import inspect_model
 from nirvana.models.lm import LM
@@ -111,6 +114,36 @@ class FamilyTests:
             smaller = prune(lm, PruningPlan(kept, lm.layout, requested=0.0, gamma=1.0))
             gone = _weights(lm) - _weights(smaller)
             assert gone == place.cost + place.biases, site.key
+
+    def test_measured_costs_are_those_of_the_linear_layers(self, lm: LM, monkeypatch: pytest.MonkeyPatch) -> None:
+        """By a clock on which a linear layer takes as many seconds as it has weights, and all else takes none."""
+        seconds = 0.0
+
+        def work(module: nn.Module, *_: object) -> None:
+            nonlocal seconds
+            seconds += module.weight.numel() if isinstance(module, nn.Linear) else 0
+
+        monkeypatch.setattr(speed, "clock", lambda: seconds)
+        handle = torch.nn.modules.module.register_module_forward_hook(work)
+        try:
+            found = {phase: measure_costs(lm, length=4, phase=phase, repeats=1) for phase in PHASES}
+        finally:
+            handle.remove()
+        head, known = lm.family.head(lm.weights()).weight.numel(), set()
+        for phase, table in found.items():
+            for site, place in lm.layout.items():
+                if phase == "decode" and site.stack == "encoder":
+                    assert (site.stack, site.module) not in table.modules
+                    continue
+                cached = phase == "decode" and site.module == CROSS_ATTENTION  # keys and values of the encoder
+                kind = table.modules[site.stack, site.module]
+                assert kind.sizes[-1] == place.units and kind.weights == place.cost
+                assert kind.costs == tuple(size * place.cost / (2 if cached else 1) for size in kind.sizes)
+                known.add(kind.sizes)
+            assert table.fixed == head and set(table.blocks.values()) == {0.0}
+            everything = {site: place.units for site, place in lm.layout.items()}
+            assert table.total(everything) == table.prunable(everything) + head
+        assert max(map(len, known)) == 6  # MLP widths in steps of 8
 
     @pytest.mark.parametrize("strategy", ["micro-batches", "recompute"])
     def test_saliency_is_the_oracles(self, lm: LM, calibration: CalibrationSet, strategy: Strategy) -> None:
