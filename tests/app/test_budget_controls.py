@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from nirvana.costs import CostTables
+from nirvana.costs import PHASES, CostTables
 from nirvana.runs.recipe import Recipe
 from nirvana.runs.store import Run, Store
 from tests.app.conftest import fill, keys_on
@@ -24,10 +24,8 @@ def put_costs(run: Run, **protocol: Any) -> None:
     """Attach costs of both phases, where attention takes three times as long as by its parameters."""
     scores = run.saliency()
     assert scores is not None
-    tables = [
-        linear(scores.layout, group=36e-5, neuron=1e-6, phase=phase, **protocol) for phase in ("prefill", "decode")
-    ]
-    run.attach("costs", CostTables(tuple(tables)))
+    made = [linear(scores.layout, group=36e-5, neuron=1e-6, phase=phase, **protocol) for phase in PHASES]
+    run.attach("costs", CostTables(tuple(made)))
 
 
 def open_allocation(start: Start, run: Run) -> AppTest:

@@ -111,6 +111,7 @@ def test_documented_keys_are_those_of_the_pages(start: Callable[..., AppTest], s
     edited = Recipe().change("allocation", widths=("decoder.0.mlp=40",))
     changed = fill(store.create(edited, name="Own widths"))
     rounds = store.create(Recipe().change("allocation", rounds=2), name="Rounds", parent=filled)
+    timed = fill(store.create(Recipe().change("allocation", budget="latency"), name="Timed"))
     new = store.create(Recipe(), name="New")
     add_job(new, "running")
     found: set[str] = set()
@@ -120,8 +121,9 @@ def test_documented_keys_are_those_of_the_pages(start: Callable[..., AppTest], s
         trained.id: {"recover", "compare"},
         changed.id: {"allocation"},
         rounds.id: {"allocation"},
+        timed.id: {"allocation"},
     }
-    for run in (filled, point, with_encoder, trained, changed, rounds, new):
+    for run in (filled, point, with_encoder, trained, changed, rounds, timed, new):
         app = start(run).run()
         found |= keys_on(app)  # with the sidebar
         for page in PAGES:
