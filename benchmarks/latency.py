@@ -19,6 +19,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
@@ -62,8 +63,10 @@ class Latency(Bench):
         return kind.from_bytes(file.read_bytes())
 
     def _costs(self, phase: str) -> nv.CostTable:
-        how = {"batch": self.args.batch, "length": self.args.prompt, "phase": phase}
-        return self._kept(f"costs-{phase}", nv.CostTable, lambda: nv.measure_costs(self.lm, **how, progress=show))
+        how: dict[str, Any] = {"batch": self.args.batch, "length": self.args.prompt, "phase": phase}
+        measure = partial(nv.measure_costs, self.lm, **how, progress=show)
+        found: nv.CostTable = self._kept(f"costs-{phase}", nv.CostTable, measure)
+        return found
 
     def _curves(self) -> nv.Sensitivity:
         args, file = self.args, self.args.work / "curves"

@@ -112,6 +112,8 @@ def show_run(item: Run, as_json: bool, output: Path | None = None) -> None:
         result["output"] = str(output) if output else None
         if plan is not None:
             result["plan"] = {"requested": plan.requested, "sparsity": plan.sparsity, "notes": list(plan.notes)}
+            if plan.budget != "parameters":
+                result["plan"] |= {"budget": plan.budget, "achieved": plan.achieved}
         print_json(result)
         return
     rows = []
@@ -122,7 +124,8 @@ def show_run(item: Run, as_json: bool, output: Path | None = None) -> None:
         rows.append([step, item.step_state(step), time_spent])
     print_table(f"Run {item.id}: {item.name}", ["step", "state", "time"], rows)
     if plan is not None:
-        print(f"Sparsity {plan.sparsity:.5f} of {plan.requested:g} requested, {balance(plan)}.")
+        share = plan.sparsity if plan.budget == "parameters" else plan.achieved
+        print(f"Sparsity {share:.5f} of {plan.requested:g} requested, {balance(plan)}.")
         for note in plan.notes:
             print(note)
     if report is not None:

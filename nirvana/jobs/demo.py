@@ -129,6 +129,8 @@ def amounts(run: Run | None, recipe: Recipe, request: Schema) -> Iterator[Amount
     yield Amount("a number of points", points, POINTS)
     yield Amount("windows, in tokens,", max(_windows(recipe, request, parts), default=0), WINDOW)
     batches = [training.batch * training.length for training in trainings]
+    timed = [each.allocation for each, steps in parts if "allocation" in steps and each.allocation.budget == "latency"]
+    batches += [choice.budget_batch * choice.budget_length for choice in timed]
     if isinstance(request, SpeedRequest):
         batches.append(request.batch * (request.prompt + request.new_tokens))
     if isinstance(request, CostRequest):
@@ -173,6 +175,8 @@ def _windows(recipe: Recipe, request: Schema, parts: Parts) -> Iterator[int]:
             yield from (each.calibration.length, each.calibration.probe_length)
         if {"prune", "evaluate"} & set(steps):
             yield from (each.prune.length, each.evaluation.window)
+        if "allocation" in steps and each.allocation.budget == "latency":
+            yield each.allocation.budget_length
         if "recover" in steps:
             yield each.recovery.length
     if isinstance(request, AllocationSearchRequest | ScanRequest | KernelRequest | Inputs | CostRequest):
@@ -211,6 +215,11 @@ def _tokens(run: Run | None, recipe: Recipe, request: Schema, parts: Parts) -> i
         if "allocation" in steps and each.allocation.method == "measured" and curves not in known:
             total += each.allocation.rounds * _scan_tokens(each, LOSS_CURVES, sites)
             known.add(curves)
+        costs = "costs", *each.allocation.cost_protocol.values()
+        if "allocation" in steps and each.allocation.budget == "latency" and costs not in known:
+            batch = each.allocation.budget_batch * each.allocation.budget_length
+            total += _cost_tokens(CostRequest().repeats, batch, sites)
+            known.add(costs)
     evaluation = recipe.evaluation
     if isinstance(request, SpeedRequest):
         models = 2 * (1 + len(request.schemes))
@@ -218,9 +227,7 @@ def _tokens(run: Run | None, recipe: Recipe, request: Schema, parts: Parts) -> i
     if isinstance(request, SizesRequest):
         return evaluation.max_tokens * 3 * (1 + len(request.schemes))
     if isinstance(request, CostRequest):
-        layers = max(sites // 2, 1)  # which have all sizes in turn
-        copies = -(-request.repeats * COST_SIZES // layers)
-        return len(request.phases) * copies * request.batch * request.length
+        return len(request.phases) * _cost_tokens(request.repeats, request.batch * request.length, sites)
     if isinstance(request, ScanRequest):
         return _scan_tokens(recipe, request, sites)
     if isinstance(request, KernelRequest):
@@ -258,6 +265,11 @@ def _evaluation_tokens(recipe: Recipe) -> int:
     """Tokens that one model reads in the evaluation."""
     drawn, evaluation = recipe.calibration, recipe.evaluation
     return evaluation.max_tokens * len(evaluation.corpora) + drawn.probe_samples * drawn.probe_length
+
+
+def _cost_tokens(repeats: int, batch: int, sites: int) -> int:
+    """Copies of the model, of which every layer has another size in turn, read `batch` tokens each."""
+    return -(-repeats * COST_SIZES // max(sites // 2, 1)) * batch
 
 
 def _scan_tokens(recipe: Recipe, request: ScanRequest, sites: int) -> int:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from nirvana.allocation.rules import uses_gamma
 from nirvana.evaluation.results import SUBJECTS, Measurement, Report
 from nirvana.reporting.contests import HIGHER, better, contest, difference, differing
-from nirvana.runs.describe import ALLOCATIONS, COMPENSATIONS, layers, model_name, percent, recovery, short_text
+from nirvana.runs.describe import ALLOCATIONS, COMPENSATIONS, budget, layers, model_name, percent, recovery, short_text
 from nirvana.runs.recipe import Recipe
 from nirvana.runs.recovery import recovery_terms
 from nirvana.runs.run import Run
@@ -224,6 +224,7 @@ def _parts(recipe: Recipe) -> list[str]:
         f"gamma {allocation.gamma:g}" if uses_gamma(allocation.method, recipe.saliency.criterion) else "",
         f"normalisation {allocation.normalisation:g}",
         "equal widths" if allocation.uniform else "own widths",
+        "".join(budget(allocation)) or "of the parameters",
         f"{layers(allocation.protected)} protected" if allocation.protected else "none protected",
         COMPENSATIONS.get(prune.compensation, prune.compensation),
         f"{prune.samples} x {prune.length} for it" if prune.compensation != "none" else "",

@@ -141,7 +141,7 @@ def test_dear_attention_moves_the_balance_to_it() -> None:
         plan = nv.allocate(scores, sparsity=0.3, budget="latency", costs=costs, **how)
         return plan.rate(KV_GROUP), plan.rate(NEURON)
 
-    measured = {"method": "measured", "sensitivity": curves}
+    measured: dict[str, Any] = {"method": "measured", "sensitivity": curves}
     dear, cheap = rates(5e-3, 1e-4, **measured), rates(1e-4, 1e-3, **measured)
     assert dear[0] > dear[1] and cheap[0] < cheap[1] and dear[0] > cheap[0]
     by_parameters = nv.allocate(scores, sparsity=0.3, **measured)
@@ -158,7 +158,8 @@ def test_dear_attention_moves_the_balance_to_it() -> None:
 def test_floors_protected_layers_and_multiples_hold() -> None:
     layout = small_layout(layers=4, groups=3, neurons=64)
     scores, costs = scored(layout), linear(layout)
-    for how in ({"gamma": 1.0}, {"method": "measured", "sensitivity": convex_curves(scores, 3)}):
+    ways: list[dict[str, Any]] = [{"gamma": 1.0}, {"method": "measured", "sensitivity": convex_curves(scores, 3)}]
+    for how in ways:
         plan = nv.allocate(scores, sparsity=0.35, protected=(1,), budget="latency", costs=costs, **how)
         assert all(len(kept) == layout[site].units for site, kept in plan.items() if site.layer == 1)
         for site, kept in plan.items():
@@ -184,7 +185,8 @@ def test_a_plateau_is_crossed_whole_or_not_at_all() -> None:
 def test_bytes_are_parameters_unless_there_are_several_dtypes() -> None:
     layout = small_layout(layers=3, groups=4, neurons=64)
     scores = scored(layout)
-    for how in ({"gamma": 2.0}, {"method": "measured", "sensitivity": convex_curves(scores, 1)}):
+    ways: list[dict[str, Any]] = [{"gamma": 2.0}, {"method": "measured", "sensitivity": convex_curves(scores, 1)}]
+    for how in ways:
         plain = nv.allocate(scores, sparsity=0.3, **how)
         assert removed(nv.allocate(scores, sparsity=0.3, budget="bytes", **how)) == removed(plain)
         halves = linear(layout, group=80, neuron=12, unit="bytes")

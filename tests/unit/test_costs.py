@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import nirvana as nv
 from nirvana import cli
@@ -145,7 +146,7 @@ def test_a_table_is_measured_once_for_a_shape(
     cached_costs(make_lm(kv_heads=4), **how)
     cached_costs(make_lm(seed=1), **how | {"length": 9})
     assert quick["prefill"] == 3
-    monkeypatch.setattr(costs.torch, "get_num_threads", lambda: 77)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 77)
     cached_costs(make_lm(seed=1), **how)
     assert quick["prefill"] == 4
 

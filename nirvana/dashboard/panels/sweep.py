@@ -18,7 +18,7 @@ from nirvana.reporting.estimates import in_words, sweep_seconds
 from nirvana.reporting.figures.allocation import gamma_label
 from nirvana.reporting.figures.chart import count
 from nirvana.reporting.text import plain
-from nirvana.runs.describe import ALLOCATIONS, COMPENSATIONS, RECOVERIES, model_name
+from nirvana.runs.describe import ALLOCATIONS, COMPENSATIONS, RECOVERIES, budget, model_name
 from nirvana.runs.pace import read_pace
 from nirvana.runs.recipe import Recipe
 from nirvana.saliency.criteria import available
@@ -181,10 +181,11 @@ def describe_base(recipe: Recipe) -> str:
     calibration, evaluation = recipe.calibration, recipe.evaluation
     texts = ", ".join(plain(corpus_label(name)) for name in evaluation.corpora) or "no text"
     tasks = f", {count(len(evaluation.zero_shot), 'zero-shot task')}" if evaluation.zero_shot else ""
+    timed = "".join(f"; sparsities are shares {plain(words)}" for words in budget(recipe.allocation))
     return (
         f"Around the open run: **{plain(model_name(recipe))}**, calibrated on "
         f"{calibration.samples:,} x {calibration.length:,} tokens of {plain(corpus_label(calibration.corpus))}; "
-        f"perplexity on {texts}{tasks}, KL on {calibration.probe_samples:,} probes. Change these on their pages."
+        f"perplexity on {texts}{tasks}, KL on {calibration.probe_samples:,} probes{timed}. Change these on their pages."
     )
 
 

@@ -101,6 +101,7 @@ def write_allocation(document: Document, plan: PruningPlan, scores: Saliency | N
         {
             "sparsity requested": plan.requested,
             "sparsity achieved": plan.sparsity,
+            **({} if plan.budget == "parameters" else {"budget": plan.budget, "of the budget": plan.achieved}),
             "weights removed": plan.removed,
             "of prunable": plan.layout.prunable,
             "attention removed": plan.rate(KV_GROUP),
