@@ -38,6 +38,8 @@ def spend_in_blocks(
         cost = constraints.saved(site, rounded[site] + size) - constraints.saved(site, rounded[site])
         if cost > left:
             break
+        if not cost:  # measured times have steps, and a phase may not run the module
+            continue
         rounded[site] += size
         left -= cost
         if rounded[site] < constraints.removable[site]:

@@ -234,6 +234,27 @@ def test_a_plan_records_its_budget_and_predicted_time() -> None:
     assert not {"budget", "predicted"} & set(plain.to_json()) and told.hash == plain.hash
 
 
+def test_modules_that_a_phase_does_not_run_are_spared() -> None:
+    """While decoding, an encoder takes no time."""
+    sites = {
+        Site(stack, layer, module): SiteLayout(*((4, 40, KV_GROUP) if module == "attention" else (32, 6, NEURON)))
+        for stack in ("encoder", "decoder")
+        for layer in (0, 1)
+        for module in ("attention", "mlp")
+    }
+    layout = Layout(sites)
+    scores, whole = scored(layout), linear(layout, group=40e-6, neuron=6e-6)
+    costs = CostTable({kind: own for kind, own in whole.modules.items() if kind[0] == "decoder"}, protocol=PROTOCOL)
+    how: dict[str, Any] = {"sparsity": 0.3, "multiple_of": 1, "budget": "latency", "costs": costs}
+    plan = nv.allocate(scores, method="measured", sensitivity=quadratic_curves(scores), **how)
+    assert all(not count for site, count in removed(plan).items() if site.stack == "encoder")
+    assert plan.achieved == pytest.approx(0.3, abs=0.05)
+    shared = nv.allocate(scores, gamma=1.0, **how)  # keeps its order, whatever takes time
+    mlps = [(site.stack, count) for site, count in removed(shared).items() if site.module == "mlp"]
+    rates = [sum(count for of, count in mlps if of == stack) for stack in layout.stacks]
+    assert abs(rates[0] - rates[1]) < 16 and shared.achieved <= 0.3
+
+
 def test_removed_layers_cost_nothing() -> None:
     layout = small_layout(layers=3)
     costs = linear(layout, group=1e-3, neuron=1e-4)
