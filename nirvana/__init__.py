@@ -37,6 +37,8 @@ _HOMES = {
     "perplexity": "nirvana.evaluation.perplexity",
     "Perplexity": "nirvana.evaluation.results",
     "divergence": "nirvana.evaluation.divergence",
+    "estimate": "nirvana.estimation.estimate",
+    "Estimate": "nirvana.estimation.results",
     "measure_speed": "nirvana.evaluation.speed",
     "measure_costs": "nirvana.evaluation.costs",
     "byte_costs": "nirvana.evaluation.costs",
@@ -107,6 +109,8 @@ if TYPE_CHECKING:
     from nirvana.costs import CostTable as CostTable
     from nirvana.errors import Cancelled as Cancelled
     from nirvana.errors import NirvanaError as NirvanaError
+    from nirvana.estimation.estimate import estimate as estimate
+    from nirvana.estimation.results import Estimate as Estimate
     from nirvana.evaluation.ablation import ablate_unit as ablate_unit
     from nirvana.evaluation.ablation import ablate_units as ablate_units
     from nirvana.evaluation.ablation_results import Ablation as Ablation

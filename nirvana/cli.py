@@ -15,6 +15,7 @@ from nirvana.commands.app import AppCommand
 from nirvana.commands.command import Command, add_json
 from nirvana.commands.costs import CostsCommand
 from nirvana.commands.describe import CorporaCommand, InspectCommand
+from nirvana.commands.estimate import EstimateCommand
 from nirvana.commands.experiment import ExperimentCommand
 from nirvana.commands.kernel import KernelCommand
 from nirvana.commands.matrix import MatrixCommand
@@ -43,6 +44,7 @@ COMMANDS: tuple[Command, ...] = (
     AppCommand(),
     RunCommand(),
     InspectCommand(),
+    EstimateCommand(),
     CorporaCommand(),
     GenerateCommand(),
     CalibrateCommand(),

@@ -23,7 +23,7 @@ from nirvana.dashboard.panels.calibration import (
     token_metrics,
     winner,
 )
-from nirvana.dashboard.panels.calibration_choice import calibration_controls, cost
+from nirvana.dashboard.panels.calibration_choice import calibration_controls, show_cost
 from nirvana.dashboard.panels.charts import Stated
 from nirvana.dashboard.panels.matrix import transfer
 
@@ -32,7 +32,10 @@ def actions(now: state.Context) -> None:
     """Estimated cost, the button, and the link to the next page."""
     trials = now.recipe.calibration.trials
     done = state.state_of(now, "calibration") == "done"
-    st.caption("This choice is computed." if done else cost(now.recipe))
+    if done:
+        st.caption("This choice is computed.")
+    else:
+        show_cost(now)
     with st.container(horizontal=True):
         if st.button(
             "Calibration is current" if done else f"Draw and try {trials} sets" if trials > 1 else "Draw the set",

@@ -23,7 +23,7 @@ from nirvana.dashboard.panels.compare import (
     verdicts,
 )
 from nirvana.dashboard.panels.continuations import ask, history
-from nirvana.dashboard.panels.evaluation import cost, evaluation_controls, usable
+from nirvana.dashboard.panels.evaluation import evaluation_controls, show_cost, usable
 from nirvana.dashboard.panels.report import report_download
 from nirvana.dashboard.panels.speed import speed
 from nirvana.dashboard.panels.zero_shot import answers, explain_tasks, tasks_usable
@@ -39,7 +39,10 @@ def models(now: state.Context) -> str:
 def measure(now: state.Context, possible: bool) -> None:
     """Estimated cost, and the button."""
     done = state.state_of(now, "evaluate") == "done"
-    st.caption("This choice is measured." if done else cost(now.recipe))
+    if done:
+        st.caption("This choice is measured.")
+    else:
+        show_cost(now)
     if st.button(
         "Measurements are current" if done else f"Measure {models(now)} models",
         key="compare.run",

@@ -6,15 +6,23 @@ import streamlit as st
 
 from nirvana.dashboard import state
 from nirvana.dashboard.panels import page
+from nirvana.dashboard.panels.cost import expected, warn, words
 from nirvana.dashboard.panels.model import anatomy, choose_model, describe, fits, parts, resident
 from nirvana.errors import RunError
+from nirvana.reporting.estimates import expected_seconds
 from nirvana.reporting.text import plain
+from nirvana.runs.pace import read_pace
 from nirvana.runs.recipe import ModelChoice
 
 
 def actions(now: state.Context, choice: ModelChoice, possible: bool) -> None:
     """Buttons to load the model, continue, and release its memory."""
     done = state.state_of(now, "model") == "done"
+    if not done and choice.name:
+        memory = expected(now, ["model"])
+        st.caption(f"Loading: {words(expected_seconds('model', now.recipe, read_pace(choice)), memory)}.")
+        if possible:  # otherwise an error is shown
+            warn(memory)
     with st.container(horizontal=True, vertical_alignment="center"):
         if st.button(
             "Loaded" if done else "Load the model",

@@ -13,7 +13,7 @@ from nirvana.dashboard.panels.charts import scores_protocol, show_chart
 from nirvana.dashboard.panels.exports import chosen_export, exports
 from nirvana.dashboard.panels.messages import show_notes
 from nirvana.dashboard.panels.metrics import metric
-from nirvana.dashboard.panels.prune import compensated, compensation_controls, cost, preview
+from nirvana.dashboard.panels.prune import compensated, compensation_controls, preview, show_cost
 from nirvana.dashboard.panels.selected import detail, over_layers, take_layer_click
 from nirvana.dashboard.replan import draft_plan, load_saliency
 from nirvana.plan import PruningPlan
@@ -27,7 +27,7 @@ def actions(context: state.Context, possible: bool) -> None:
     states = {step: state.step_state(step) for step in ("model", "calibration", "saliency", "allocation", "prune")}
     todo = [step for step, now in states.items() if now != "done"]
     busy, recovers = context.job is not None, "recover" in context.recipe.steps
-    st.caption(cost(context.run, context.recipe, todo))
+    show_cost(context, todo)
     with st.container(horizontal=True):
         if st.button(
             "Prune" if todo else "Pruned",

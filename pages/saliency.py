@@ -17,6 +17,7 @@ from nirvana.dashboard.panels.saliency import (
     heatmaps,
     how_computed,
     one_layer,
+    show_cost,
     spread,
     take_clicks,
     view_controls,
@@ -46,6 +47,8 @@ def choose_criterion(context: state.Context) -> str:
 def actions(context: state.Context) -> None:
     """The button that scores the units, and the link to the next page."""
     done = state.step_state("saliency") == "done"
+    if not done:
+        show_cost(context)
     with st.container(horizontal=True):
         if st.button(
             "Scores are current" if done else "Score the units",

@@ -14,10 +14,17 @@ from nirvana.schema import Schema, option
 
 
 class Server(Schema):
-    """Place of the dashboard's server."""
+    """Place of the dashboard's server, and how long its workers keep their memory."""
 
     port: int = option(8501, "--port", "port of the server", ge=1, le=65_535)
     address: str = option("127.0.0.1", "--address", "address to listen on")
+    idle_minutes: float = option(
+        10.0,
+        "--idle-minutes",
+        "after which a worker without jobs gives its memory back; 0 for never",
+        ge=0,
+        le=1_000_000,
+    )
 
 
 class AppCommand(Command):
@@ -33,11 +40,14 @@ class AppCommand(Command):
         parser.add_argument("options", nargs="*", help="further options of `streamlit run`, after --")
 
     def run(self, arguments: argparse.Namespace) -> None:
+        from nirvana.jobs.lane import IDLE_MINUTES
         from nirvana.site_folder import site_folder
 
         server, script = Server(**given(Server, arguments)), site_folder() / "app.py"
         if not script.is_file():
             raise RunError(f"The dashboard is not installed: {script} is missing.", "Install the package again.")
+        if "idle_minutes" in given(Server, arguments):
+            os.environ[IDLE_MINUTES] = str(server.idle_minutes)
         line = [sys.executable, "-m", "streamlit", "run", str(script)]
         line += ["--server.port", str(server.port), "--server.address", server.address, *arguments.options]
         if os.name == "nt":

@@ -20,7 +20,8 @@ from nirvana.evaluation.divergence import dense_reference, divergence_of
 from nirvana.evaluation.masking import Masks
 from nirvana.evaluation.replay_work import ReplayWork
 from nirvana.evaluation.tangent_kernel import backward_passes
-from nirvana.forward.chunks import CHUNK_LOGITS, input_batches
+from nirvana.forward.bounds import CHUNK_LOGITS
+from nirvana.forward.chunks import input_batches
 from nirvana.forward.projections import output_projection
 from nirvana.forward.replay import Replay
 from nirvana.layout import Site

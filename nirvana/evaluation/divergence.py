@@ -14,7 +14,8 @@ from torch import nn
 from nirvana.calibration.kl import Divergence
 from nirvana.calibration.sets import CalibrationSet
 from nirvana.errors import CorpusError, ModelError
-from nirvana.forward.chunks import chunk_positions, hidden_batches
+from nirvana.forward.bounds import chunk_positions
+from nirvana.forward.chunks import hidden_batches
 from nirvana.models.limits import available_memory
 from nirvana.models.lm import LM
 from nirvana.progress import ProgressCallback, report, within

@@ -5,7 +5,7 @@ A product of (m, k) with (k, n) counts 2 m k n. Counted are
 - every linear layer of a block: 2 x its weights for each token that it reads,
 - attention: 4 x query heads x head_dim for each pair of a query and a key (scores, and their product with the values),
   masked pairs included, as the library multiplies them,
-- the output head, 2 x hidden x vocabulary, for the last position only, as in generation.
+- the output head, 2 x hidden x vocabulary, for the last position only in generation, else for each.
 
 Embeddings, norms, activations, softmax and rotary positions are excluded: they are not matrix products, or small. A
 sliding window is not deducted.
@@ -27,12 +27,15 @@ def prefill_flops(layout: Layout, geometry: Geometry, *, batch: int, prompt: int
     An encoder-decoder reads the prompt with its encoder, and its decoder the start token.
     """
     own = 1 if ENCODER in layout.stacks else prompt
-    total = _head(geometry)
-    for site in layout:
-        tokens = prompt if site.stack == ENCODER else own
-        keys = prompt if site.module == CROSS_ATTENTION else tokens
-        total += _linear(layout, geometry, site, tokens, prompt) + _attention(layout, geometry, site, tokens, keys)
-    return batch * total
+    return batch * (_blocks(layout, geometry, prompt, own) + _head(geometry))
+
+
+def window_flops(layout: Layout, geometry: Geometry, length: int) -> int:
+    """Operations of one forward pass over a window of `length` tokens, with the logits of every position.
+
+    An encoder-decoder reads as many tokens with its encoder as with its decoder.
+    """
+    return _blocks(layout, geometry, length, length) + length * _head(geometry)
 
 
 def decode_flops(layout: Layout, geometry: Geometry, *, batch: int, prompt: int, new_tokens: int) -> int:
@@ -57,6 +60,16 @@ def cache_bytes(layout: Layout, geometry: Geometry, *, batch: int, prompt: int, 
             positions = prompt if site.module == CROSS_ATTENTION else own
             total += 2 * layout[site].units * geometry["head_dim"] * positions
     return batch * total * itemsize
+
+
+def _blocks(layout: Layout, geometry: Geometry, read: int, own: int) -> int:
+    """Operations of all blocks for a window: `own` tokens, and in an encoder `read`."""
+    total = 0
+    for site in layout:
+        tokens = read if site.stack == ENCODER else own
+        keys = read if site.module == CROSS_ATTENTION else tokens
+        total += _linear(layout, geometry, site, tokens, read) + _attention(layout, geometry, site, tokens, keys)
+    return total
 
 
 def _head(geometry: Geometry) -> int:

@@ -14,7 +14,8 @@ from nirvana.calibration.corpora.corpus import CorpusSplit, Text, as_split
 from nirvana.calibration.tasks import FIRST_BYTE, Examples, is_bytes, make_pairs, task_of
 from nirvana.errors import CorpusError, ModelError
 from nirvana.evaluation.results import Perplexity
-from nirvana.forward.chunks import chunk_positions, hidden_batches
+from nirvana.forward.bounds import chunk_positions
+from nirvana.forward.chunks import hidden_batches
 from nirvana.models.lm import LM
 from nirvana.progress import ProgressCallback, report
 

@@ -8,14 +8,10 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
+from nirvana.forward.bounds import batch_tokens
 from nirvana.forward.replay import Inputs, Replay
 from nirvana.models.lm import LM
 from nirvana.progress import ProgressCallback, report
-
-# One unit of work should take well under a second, so that it can be cancelled: on a CPU some hundred tokens.
-BATCH_TOKENS = {"cpu": 512}
-BATCH_TOKENS_ACCELERATOR = 16_384
-CHUNK_LOGITS = 1 << 24  # 64 MiB in float32
 
 
 def hidden_batches(
@@ -66,9 +62,4 @@ def input_batches(lm: LM, tokens: np.ndarray, decoder_tokens: np.ndarray | None 
 
 def batch_windows(lm: LM, longest: int) -> int:
     """Windows in a batch, whose longest has so many tokens."""
-    return max(1, BATCH_TOKENS.get(lm.device.type, BATCH_TOKENS_ACCELERATOR) // longest)
-
-
-def chunk_positions(vocabulary: int) -> int:
-    """Positions of logits held at once."""
-    return max(1, CHUNK_LOGITS // vocabulary)
+    return max(1, batch_tokens(lm.device.type) // longest)

@@ -7,7 +7,8 @@ import time
 import numpy as np
 import torch
 
-from nirvana.forward.chunks import BATCH_TOKENS, BATCH_TOKENS_ACCELERATOR, chunk_positions, hidden_batches
+from nirvana.forward.bounds import batch_tokens, chunk_positions
+from nirvana.forward.chunks import hidden_batches
 from nirvana.models.lm import LM
 
 WINDOW = 64  # tokens
@@ -22,7 +23,7 @@ def seconds_per_token(lm: LM) -> float:
     """
     geometry, draw = lm.family.geometry(lm.settings), np.random.default_rng(0)
     window = min(WINDOW, geometry.get("positions", WINDOW))
-    batch, windows = BATCH_TOKENS.get(lm.device.type, BATCH_TOKENS_ACCELERATOR), 1
+    batch, windows = batch_tokens(lm.device.type), 1
     _forward(lm, draw.integers(0, geometry["vocabulary"], (1, window)))
     while True:
         tokens = draw.integers(0, geometry["vocabulary"], (windows, window))

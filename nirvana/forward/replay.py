@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from nirvana.forward.states import BUDGET, States, block_output
+from nirvana.forward.bounds import BUDGET
+from nirvana.forward.states import States, block_output
 from nirvana.models.lm import LM
 
 

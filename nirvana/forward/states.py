@@ -8,8 +8,6 @@ import torch
 
 from nirvana.models.spill import Slot, Spill
 
-BUDGET = 64 << 20  # bytes
-
 
 class States:
     """Stores hidden states; each `put` gives a key for `get` and `drop`.

@@ -24,6 +24,7 @@ from nirvana.out_of_memory import ADVICE, kills
 SETTINGS = {"PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}  # of the worker's environment
 GRACE = 0.7  # seconds between asking a job to stop and killing its worker
 SAVING = 60.0  # likewise in a recovery, which saves its state
+IDLE_MINUTES = "NIRVANA_IDLE_MINUTES"  # variable: minutes after which an idle worker ends; 0 for never
 LOG_LINES = 500
 LOG_END = "\x04"  # the worker ends the log of each job with it
 log = logging.getLogger(__name__)
@@ -150,10 +151,23 @@ class WorkerProcess:
                 self._on_line(text)
 
 
+def idle_seconds() -> float | None:
+    """Seconds after which an idle worker ends and gives its memory back; None for never.
+
+    10 minutes, or as many as the variable NIRVANA_IDLE_MINUTES says; anything but a number in it is ignored.
+    """
+    try:
+        minutes = float(os.environ.get(IDLE_MINUTES, ""))
+    except ValueError:
+        minutes = 10.0
+    return 60 * minutes if 0 < minutes < threading.TIMEOUT_MAX / 60 else None
+
+
 class Lane:
     """Jobs of one device, one at a time, in order of submission.
 
-    `on_start(entry)` and `on_end(entry, outcome)` are called from the lane's own thread.
+    `on_start(entry)` and `on_end(entry, outcome)` are called from the lane's own thread. A worker without jobs keeps
+    its models in memory for `idle` seconds, then it ends; None for ever.
     """
 
     def __init__(
@@ -162,8 +176,10 @@ class Lane:
         command: Sequence[str],
         on_start: Callable[[Entry], None],
         on_end: Callable[[Entry, Outcome], None],
+        idle: float | None = None,
     ) -> None:
         self.device = device
+        self._idle = idle
         self.resident: list[dict[str, Any]] = []
         self._command = command
         self._on_start = on_start
@@ -228,7 +244,9 @@ class Lane:
         while True:
             with self._changed:
                 while not self._waiting and not self._closed:
-                    self._changed.wait()
+                    if not self._changed.wait(self._idle if self._worker is not None else None):
+                        log.info("The idle worker on %s gives its memory back", self.device)
+                        self._drop()
                 if self._closed:
                     return
                 entry = self._current = self._waiting.popleft()

@@ -18,7 +18,7 @@ from typing import Any
 from nirvana.errors import Cancelled, NirvanaError, RunError
 from nirvana.files import read_text, write_bytes
 from nirvana.jobs.execute import check_task
-from nirvana.jobs.lane import Entry, Lane, Live
+from nirvana.jobs.lane import Entry, Lane, Live, idle_seconds
 from nirvana.jobs.records import Outcome, device_of, outcome_of, record_job
 from nirvana.runs.index import LIVE
 from nirvana.runs.store import Store
@@ -116,7 +116,7 @@ class JobManager:
             entry = Entry(job_id, {**command, "root": str(self.store.root.resolve())})
             lane = self._lanes.get(device)
             if lane is None:
-                lane = self._lanes[device] = Lane(device, self._worker, self._started, self._ended)
+                lane = self._lanes[device] = Lane(device, self._worker, self._started, self._ended, idle_seconds())
             self._owned[job_id] = entry, lane
             lane.add(entry)
         return self.job(job_id)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from nirvana.layout import Layout
 from nirvana.models.families.registry import family_of
@@ -52,3 +54,15 @@ def inspect_model(name: str) -> ModelPreview:
         geometry=family.geometry(config),
         stored_dtype=str(located.config.get("dtype") or located.config.get("torch_dtype") or "float32"),
     )
+
+
+def describe_config(config: Mapping[str, Any], name: str = "") -> ModelPreview:
+    """Describe the dense model of a config.json dictionary; there need be no weights.
+
+    Raises:
+        ModelError: its architecture is not supported, or its sizes make no sense.
+    """
+    family = family_of(config)
+    stored = str(config.get("dtype") or config.get("torch_dtype") or "float32").removeprefix("torch.")
+    layout = family.layout(config)
+    return ModelPreview(name or layout.architecture, "config", "", family.name, layout, family.geometry(config), stored)

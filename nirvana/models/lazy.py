@@ -17,13 +17,13 @@ from torch import nn
 
 from nirvana.models.families.base import Family
 from nirvana.models.limits import give_back_free_memory
+from nirvana.models.sizes import PAGED as ROWS
 from nirvana.models.spill import Spill
 from nirvana.models.tensors import Checkpoint, checked
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-ROWS = 1 << 22  # weights converted at a time; smaller tensors are simply read
 Source = Callable[[], torch.Tensor]  # reads one tensor to the CPU
 Place = tuple[nn.Module, str]  # a module and the name of a parameter of it
 

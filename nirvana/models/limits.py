@@ -10,6 +10,7 @@ import psutil
 
 from nirvana.errors import ModelError
 
+SHARE = 0.8  # of free memory that work above the weights may take: its estimate is not exact
 HEADROOM = 0.95  # the share of free memory that weights may take; activations are sized to the rest
 
 

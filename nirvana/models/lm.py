@@ -16,6 +16,7 @@ from nirvana.errors import ModelError
 from nirvana.layout import Layout, Site
 from nirvana.models.families.base import Family
 from nirvana.models.limits import give_back_free_memory
+from nirvana.models.sizes import ModelSizes
 
 if TYPE_CHECKING:
     import torch
@@ -101,6 +102,12 @@ class LM:
         settings: dict[str, Any] = self.config.to_dict()
         return settings
 
+    @cached_property
+    def sizes(self) -> ModelSizes:
+        """Sizes of the model in memory, for estimates."""
+        geometry = self.family.geometry(self.settings)
+        return ModelSizes(self.layout, geometry, self.dtype.itemsize, lazy=self.disk is not None)
+
     @property
     def is_pruned(self) -> bool:
         return self.layout.sites != self.dense.sites
@@ -108,7 +115,7 @@ class LM:
     @property
     def weight_bytes(self) -> int:
         """Bytes of the weights at this dtype, from the layout."""
-        return self.layout.parameters * self.dtype.itemsize
+        return self.sizes.weight_bytes
 
     def weights(self) -> PreTrainedModel:
         """The transformers module, with all its weights in memory.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +25,7 @@ from nirvana.models.limits import check_fits
 from nirvana.models.lm import LM, Source
 from nirvana.models.pruning_record import FILE, PruningRecord, find_record
 from nirvana.models.quiet import quiet_library
+from nirvana.models.sizes import ModelSizes
 from nirvana.models.sources import Located, locate, read_config
 from nirvana.models.tensors import Checkpoint, read_tensors, stored_dtype, weight_files
 from nirvana.models.weights import resize
@@ -94,8 +94,8 @@ def load_model(
     precision = resolve_dtype(dtype, located.config, place)
     layout = family.layout(located.config) if record is None else record.layout(family, located.config)
     for where in {"cpu", str(place)}:  # weights are read into CPU memory first
-        parameters = needed_at_once(layout, where) if lazy else layout.parameters
-        check_fits(parameters * precision.itemsize, where, located.name)
+        sizes = ModelSizes(layout, family.geometry(located.config), precision.itemsize, lazy)
+        check_fits(sizes.needed_at_once(where), where, located.name)
     folder = _weights_folder(located, progress)
     files = weight_files(folder)
     hash_of_files = weight_hash(files)
@@ -147,17 +147,6 @@ def load_model(
         generation=generation,
         disk=disk,
     )
-
-
-def needed_at_once(layout: Layout, device: str) -> int:
-    """Parameters in the memory of a device while a model with weights on disk computes: two blocks, of which one is
-    read ahead, and the gradients of one. Embeddings and head are pages of a file, except on an accelerator.
-    """
-    blocks = Counter[tuple[str, int]]()
-    for site, place in layout.items():
-        blocks[site.stack, site.layer] += place.parameters
-    rest = 0 if device == "cpu" else layout.parameters - layout.prunable
-    return rest + 3 * max(blocks.values())
 
 
 def _refuse_lazy(located: Located, family: Family) -> None:

@@ -11,7 +11,8 @@ import torch
 from nirvana.calibration.corpora.corpus import Corpus
 from nirvana.calibration.sampling import sample_probe
 from nirvana.calibration.sets import CalibrationSet
-from nirvana.forward.chunks import chunk_positions, hidden_batches
+from nirvana.forward.bounds import chunk_positions
+from nirvana.forward.chunks import hidden_batches
 from nirvana.forward.tokens import UNLABELLED, read_labels
 from nirvana.models.lm import LM
 from nirvana.recovery.options import RecoveryOptions

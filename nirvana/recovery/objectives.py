@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from nirvana.forward.chunks import chunk_positions
+from nirvana.forward.bounds import chunk_positions
 from nirvana.forward.tokens import UNLABELLED
 
 # Positions and their log-probabilities (P, V), which may be overwritten -> loss of each position (P,), and the gradient

@@ -15,11 +15,13 @@ from torch import nn
 
 from nirvana.calibration.corpora.corpus import Corpus
 from nirvana.errors import RecoveryError
+from nirvana.models.limits import SHARE, available_memory
 from nirvana.models.lm import LM
 from nirvana.recovery.batches import AllWindows, Batch, Batches, DrawnWindows
+from nirvana.recovery.budget import checkpoints
 from nirvana.recovery.history import Step
 from nirvana.recovery.instructions import Instructions
-from nirvana.recovery.memory import checkpoint_blocks, checkpointing_mode, fits
+from nirvana.recovery.memory import checkpoint_blocks, checkpointing_mode
 from nirvana.recovery.objectives import distillation, language_modelling
 from nirvana.recovery.options import RecoveryOptions
 
@@ -53,9 +55,8 @@ class Trainer:
         self.best = self._copied()
         self.steps, self.tokens, self.bfloat16 = 0, 0, options.autocast == "bfloat16"
         self._read = 0  # tokens of the step whose gradient is accumulated
-        self.checkpointing = options.checkpointing == "always" or (
-            options.checkpointing == "auto" and not fits(small, self.model, options.micro_batch, self.batches.longest)
-        )
+        free = int(available_memory(str(small.device)) * SHARE)
+        self.checkpointing = checkpoints(small.sizes, options, free, self.batches.longest)
         if self.checkpointing:
             checkpoint_blocks(self.model, True)
 

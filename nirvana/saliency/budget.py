@@ -1,18 +1,15 @@
-"""Choice between micro-batches and recomputation by estimated memory."""
+"""Choice between micro-batches and recomputation by estimated memory. No torch."""
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import NamedTuple
 
 from nirvana.errors import SaliencyError
-from nirvana.forward.states import BUDGET
-from nirvana.layout import KV_GROUP, NEURON
-from nirvana.models.limits import available_memory
-from nirvana.models.lm import LM
+from nirvana.forward.bounds import BUDGET
+from nirvana.models.limits import SHARE, available_memory
+from nirvana.models.sizes import FLOAT32, ModelSizes
 
 MICRO_BATCHES, RECOMPUTE = "micro-batches", "recompute"
-SHARE = 0.8  # of the free memory: the estimate is not exact
 CPU_TOKENS = 256  # larger micro-batches run no faster on a CPU
 GPU_TOKENS = 8192
 SCRATCH = 64 << 20  # one weight's gradient pieces, logits of a vocabulary chunk, the allocator's slack
@@ -26,14 +23,26 @@ class Choice(NamedTuple):
     estimate: int
 
 
+class Need(NamedTuple):
+    """Bytes above the loaded model at the peak of scoring, by part; of weights on disk, those of blocks in memory."""
+
+    activations: int = 0
+    gradients: int = 0
+    hidden_states: int = 0
+    weights: int = 0
+    scratch: int = SCRATCH
+
+
 def choose(
-    lm: LM,
+    sizes: ModelSizes,
     samples: int,
     length: int,
     *,
+    device: str = "cpu",
     strategy: str = "auto",
     memory: int | None = None,
     per_sample: bool = False,
+    name: str = "the model",
 ) -> Choice:
     """The fastest strategy that fits `memory` bytes (default: most of the device's free memory).
 
@@ -41,71 +50,63 @@ def choose(
     single micro-batch with all samples needs no accumulated gradients. With `per_sample`, samples run one at a time and
     nothing is accumulated.
 
+    Args:
+        name: of the model, in errors.
+
     Raises:
         SaliencyError: nothing fits.
     """
-    if lm.disk is not None and strategy == MICRO_BATCHES:
+    if sizes.lazy and strategy == MICRO_BATCHES:
         raise SaliencyError(
-            f"Micro-batches need all weights of {lm.source.name}, which stay on disk.",
+            f"Micro-batches need all weights of {name}, which stay on disk.",
             "Use the strategy auto or recompute, or load the model without weights lazy.",
         )
-    if lm.disk is not None:
+    if sizes.lazy:
         strategy = RECOMPUTE
-    budget = int(available_memory(str(lm.device)) * SHARE) if memory is None else memory
-    wanted = (CPU_TOKENS if lm.device.type == "cpu" else GPU_TOKENS) // length
-    full = min(max(1, wanted), samples)
-    sizes = [full >> shift for shift in range(full.bit_length())]
-    if lm.device.type != "cpu":
-        sizes.insert(0, samples)
-    if per_sample:
-        sizes = [1]
+    budget = int(available_memory(device) * SHARE) if memory is None else memory
     smallest = 0
-    for name in (MICRO_BATCHES, RECOMPUTE) if strategy == "auto" else (strategy,):
-        for size in sizes:
-            smallest = estimate(lm, samples, length, name, size, accumulated=not per_sample)
+    for each in (MICRO_BATCHES, RECOMPUTE) if strategy == "auto" else (strategy,):
+        for size in micro_batches(samples, length, device=device, per_sample=per_sample):
+            smallest = estimate(sizes, samples, length, each, size, accumulated=not per_sample)
             if smallest <= budget:
-                return Choice(name, size, smallest)
+                return Choice(each, size, smallest)
     raise SaliencyError(
         f"Scoring needs about {smallest / 2**30:.1f} GiB above the loaded model; {budget / 2**30:.1f} GiB may be used.",
         "Use fewer or shorter calibration samples, a smaller dtype, or another device.",
     )
 
 
-def estimate(lm: LM, samples: int, length: int, strategy: str, micro_batch: int, *, accumulated: bool = True) -> int:
-    """Peak bytes of scoring above the loaded model.
+def micro_batches(samples: int, length: int, *, device: str, per_sample: bool = False) -> list[int]:
+    """Numbers of samples to pass at once, in the order in which they are tried."""
+    if per_sample:
+        return [1]
+    on_cpu = device == "cpu"
+    full = min(max(1, (CPU_TOKENS if on_cpu else GPU_TOKENS) // length), samples)
+    sizes = [full >> shift for shift in range(full.bit_length())]
+    return sizes if on_cpu else [samples, *sizes]
+
+
+def estimate(
+    sizes: ModelSizes, samples: int, length: int, strategy: str, micro_batch: int, *, accumulated: bool = True
+) -> int:
+    """Peak bytes of scoring above the loaded model; see `need`."""
+    return sum(need(sizes, samples, length, strategy, micro_batch, accumulated=accumulated))
+
+
+def need(
+    sizes: ModelSizes, samples: int, length: int, strategy: str, micro_batch: int, *, accumulated: bool = True
+) -> Need:
+    """Peak bytes of scoring above the loaded model, by part.
 
     `accumulated`: gradients add up over micro-batches before they are reduced.
     """
-    hidden = lm.family.geometry(lm.settings)["hidden"]
-    layers, item = sum(len(lm.layout.layers(stack)) for stack in lm.layout.stacks), lm.dtype.itemsize
-    largest = max(lm.layout[site].parameters for site in lm.layout)
-    tokens = micro_batch * length
-    per_layer = tokens * item * block_activations(lm)
+    per_block = micro_batch * length * sizes.kept_by_block * sizes.item
+    several = accumulated and micro_batch < samples
     if strategy == MICRO_BATCHES:
-        kept = 4 * lm.layout.prunable if accumulated and micro_batch < samples else 0
-        return per_layer * layers + kept + 2 * largest * item + SCRATCH
-    boundaries = samples * length * hidden * item * (layers + 1)
-    if lm.disk is not None:  # beyond the budget they are on disk, and two blocks are in memory
-        boundaries = min(boundaries, 2 * BUDGET) + 2 * max(_block_sizes(lm)) * item
-    return boundaries + 2 * per_layer + 3 * largest * 4 + SCRATCH
-
-
-def _block_sizes(lm: LM) -> list[int]:
-    """Prunable parameters of each block."""
-    sizes = Counter[tuple[str, int]]()
-    for site, place in lm.layout.items():
-        sizes[site.stack, site.layer] += place.parameters
-    return list(sizes.values())
-
-
-def block_activations(lm: LM) -> int:
-    """Values per token that one block keeps for its backward pass (measured on Llama blocks with fused attention).
-
-    A decoder block with cross-attention keeps more than an encoder block; all are counted as the larger.
-    """
-    hidden = lm.family.geometry(lm.settings)["hidden"]
-    neurons = max((place.units for place in lm.layout.values() if place.kind == NEURON), default=0)
-    attention = max((place.parameters for place in lm.layout.values() if place.kind == KV_GROUP), default=0)
-    attentions = max(Counter(site[:2] for site, place in lm.layout.items() if place.kind == KV_GROUP).values())
-    projected = attentions * attention // hidden  # rows of q, k, v and columns of o
-    return 5 * neurons + 6 * hidden + 2 * projected
+        kept = FLOAT32 * sizes.layout.prunable if several else 0
+        return Need(per_block * sizes.blocks, kept + 2 * sizes.largest_site * sizes.item)
+    boundaries = samples * length * sizes.hidden * sizes.item * (sizes.blocks + 1)
+    weights = 0
+    if sizes.lazy:  # beyond the budget they are on disk, and two blocks are in memory
+        boundaries, weights = min(boundaries, 2 * BUDGET), 2 * sizes.largest_block * sizes.item
+    return Need(2 * per_block, 3 * sizes.largest_site * FLOAT32, boundaries, weights)

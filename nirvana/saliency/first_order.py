@@ -75,7 +75,16 @@ def first_order_scores(request: Request, output_gradient: OutputGradient, *, per
     tokens = request.tokens()
     samples, length = tokens.outputs.shape
     longest = max(length, tokens.input_ids.shape[1])
-    choice = choose(lm, samples, longest, strategy=request.strategy, memory=request.memory, per_sample=per_sample)
+    choice = choose(
+        lm.sizes,
+        samples,
+        longest,
+        device=str(lm.device),
+        strategy=request.strategy,
+        memory=request.memory,
+        per_sample=per_sample,
+        name=lm.source.name,
+    )
     steps = _Steps(request.progress)
     labels = read_labels(request.text())
     positions = samples * length if tokens.counted is None else int(tokens.counted.sum())

@@ -67,8 +67,8 @@ def row_costs(request: Request) -> dict[Site, torch.Tensor]:
     check_labels(predicted)
     samples, length = tokens.outputs.shape
     longest = max(length, tokens.input_ids.shape[1])
-    strategy = MICRO_BATCHES if lm.disk is None else RECOMPUTE
-    choose(lm, samples, longest, strategy=strategy, memory=request.memory, per_sample=True)  # or refuse
+    how: dict[str, Any] = {"strategy": MICRO_BATCHES if lm.disk is None else RECOMPUTE, "memory": request.memory}
+    choose(lm.sizes, samples, longest, device=str(lm.device), per_sample=True, name=lm.source.name, **how)  # or refuse
     if lm.disk is not None:
         return {site: total / predicted for site, total in _streamed_row_costs(request).items()}
     model, outputs, totals = lm.module(), dict[Site, torch.Tensor](), dict[Site, torch.Tensor]()

@@ -12,8 +12,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import nn
 
+from nirvana.forward.bounds import BUDGET
 from nirvana.forward.replay import Inputs, Replay
-from nirvana.forward.states import BUDGET, States
+from nirvana.forward.states import States
 from nirvana.layout import Site
 from nirvana.models.lm import LM
 

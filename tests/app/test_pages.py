@@ -171,7 +171,7 @@ def test_labels_of_devices_are_unique_and_stay_while_their_free_memory_changes(
         cards = [DeviceInfo(f"cuda:{index}", "NVIDIA A10G", next(free), 24 << 30) for index in range(2)]
         return [*cards, DeviceInfo("cpu", "CPU, 2 cores", next(free), 32 << 30)]
 
-    monkeypatch.setattr("nirvana.dashboard.panels.model._devices", found)
+    monkeypatch.setattr("nirvana.dashboard.panels.model.devices_now", found)
     app = start(filled)
     app.switch_page("pages/model.py").run()
     labels = app.selectbox(key="model.device").options

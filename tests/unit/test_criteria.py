@@ -10,7 +10,7 @@ import torch
 
 from nirvana.calibration.sets import CalibrationSet
 from nirvana.errors import SaliencyError
-from nirvana.forward.chunks import BATCH_TOKENS
+from nirvana.forward.bounds import BATCH_TOKENS
 from nirvana.layout import ATTENTION, MLP, Site
 from nirvana.models.lm import LM
 from nirvana.saliency.budget import MICRO_BATCHES, RECOMPUTE

@@ -13,7 +13,7 @@ import torch
 from nirvana.calibration.sets import CalibrationSet
 from nirvana.errors import Cancelled, CorpusError, ModelError
 from nirvana.evaluation.divergence import dense_reference, divergence
-from nirvana.forward import chunks
+from nirvana.forward import bounds
 from nirvana.progress import Progress
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def test_it_equals_the_full_computation(
     chunk_logits: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(chunks, "CHUNK_LOGITS", chunk_logits)
+    monkeypatch.setattr(bounds, "CHUNK_LOGITS", chunk_logits)
     reference = dense_reference(tiny_lm, probe, keep_bytes=keep_bytes)
     assert (reference.hidden is None) == (keep_bytes > 0)
     result = divergence(tiny_lm, other_lm, probe, reference=reference)

@@ -32,6 +32,7 @@ TORCH_FREE = [
     "nirvana.saliency.criteria",
     "nirvana.saliency.random",
     "nirvana.saliency.scores",
+    "nirvana.estimation.recipe",
     "nirvana.reporting",
     "nirvana.dashboard",
 ]

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from nirvana.calibration.corpora.registry import load_corpus
 from nirvana.errors import Cancelled, CorpusError, ModelError
 from nirvana.evaluation.perplexity import perplexity
-from nirvana.forward import chunks
+from nirvana.forward import bounds
 from nirvana.progress import Progress
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def slow(lm: LM, text: str, window: int, max_tokens: int = 10**9) -> tuple[list[
 @pytest.mark.parametrize("window", [2, 17, 64, 256])
 @pytest.mark.parametrize("chunk_logits", [1 << 24, 5 * 258])
 def test_it_equals_the_slow_way(tiny_lm: LM, window: int, chunk_logits: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chunks, "CHUNK_LOGITS", chunk_logits)
+    monkeypatch.setattr(bounds, "CHUNK_LOGITS", chunk_logits)
     means, windows = slow(tiny_lm, TEXT, window)
     result = perplexity(tiny_lm, TEXT, window=window)
     assert result.per_window == pytest.approx(means, rel=1e-5)

@@ -18,7 +18,7 @@ from nirvana.calibration.corpora.corpus import Corpus
 from nirvana.calibration.corpora.registry import load_corpus
 from nirvana.calibration.sampling import all_windows
 from nirvana.errors import Cancelled, RecoveryError
-from nirvana.forward import chunks
+from nirvana.forward import bounds
 from nirvana.models.lm import LM
 from nirvana.models.loading import load_model
 from nirvana.progress import Progress
@@ -50,7 +50,7 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
 
 @pytest.mark.parametrize("objective", ["distill", "full"])
 def test_chunks_give_the_gradients_of_full_logits(objective: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chunks, "CHUNK_LOGITS", 3 * 50)  # three positions at a time
+    monkeypatch.setattr(bounds, "CHUNK_LOGITS", 3 * 50)  # three positions at a time
     torch.manual_seed(0)
     head, teacher, body = nn.Linear(8, 50, bias=False), nn.Linear(6, 50, bias=False), nn.Linear(4, 8)
     inputs, taught = torch.randn(11, 4), torch.randn(11, 6)

@@ -15,7 +15,7 @@ from nirvana.calibration.corpora.corpus import Corpus
 from nirvana.calibration.corpora.registry import load_corpus
 from nirvana.models.lm import LM
 from nirvana.models.loading import load_model
-from nirvana.recovery.memory import activation_bytes
+from nirvana.recovery.budget import activation_bytes
 from nirvana.recovery.options import RecoveryOptions
 from nirvana.recovery.trainer import Trainer
 from tests.recoveries import SHORT, pruned, same_weights
@@ -71,7 +71,7 @@ def test_the_estimate_covers_what_the_blocks_keep(name: str, method: str, text: 
         batch = next(trainer.batches.of_step(0))
         run = partial(lm.family.hidden_states, trainer.model, batch.input_ids, None, batch.decoder_input_ids)
         found.append(kept_bytes(run, trainer.model))
-        estimate = activation_bytes(lm, trainer.model, 2, 128)
+        estimate = activation_bytes(lm.sizes, options, 2, 128)
     assert found[0] < estimate < 2 * found[0]
     assert found[1] < 0.2 * found[0]
 
@@ -80,7 +80,7 @@ def test_the_estimate_covers_what_the_blocks_keep(name: str, method: str, text: 
 def test_it_is_chosen_where_memory_is_short(
     free: int, expected: bool, tiny_lm: LM, text: Corpus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nirvana.recovery.memory.available_memory", lambda device: free)
+    monkeypatch.setattr("nirvana.recovery.trainer.available_memory", lambda device: free)
     assert Trainer(tiny_lm, text, None, RecoveryOptions(**SHORT | {"method": "full"})).checkpointing is expected
 
 

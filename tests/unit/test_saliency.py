@@ -179,13 +179,13 @@ def test_scores_that_are_not_finite_are_refused(tiny_lm: LM, criterion: str, val
 
 
 def test_a_budget_decides_between_speed_and_memory(tiny_lm: LM) -> None:
-    fast = estimate(tiny_lm, 4, 8, MICRO_BATCHES, 1)
-    small = estimate(tiny_lm, 4, 8, RECOMPUTE, 1)
+    fast = estimate(tiny_lm.sizes, 4, 8, MICRO_BATCHES, 1)
+    small = estimate(tiny_lm.sizes, 4, 8, RECOMPUTE, 1)
     assert small < fast
-    assert choose(tiny_lm, 4, 8).strategy == MICRO_BATCHES
-    assert choose(tiny_lm, 4, 8, memory=fast) == Choice(MICRO_BATCHES, 1, fast)
-    assert choose(tiny_lm, 4, 8, memory=fast - 1).strategy == RECOMPUTE
-    assert choose(tiny_lm, 4, 8, strategy=RECOMPUTE).strategy == RECOMPUTE
+    assert choose(tiny_lm.sizes, 4, 8).strategy == MICRO_BATCHES
+    assert choose(tiny_lm.sizes, 4, 8, memory=fast) == Choice(MICRO_BATCHES, 1, fast)
+    assert choose(tiny_lm.sizes, 4, 8, memory=fast - 1).strategy == RECOMPUTE
+    assert choose(tiny_lm.sizes, 4, 8, strategy=RECOMPUTE).strategy == RECOMPUTE
     with pytest.raises(SaliencyError, match="may be used"):
         score(tiny_lm, tokens(4, 8), memory=small - 1)
 

@@ -25,7 +25,19 @@ ENGINE = (
     "iterative",
     "selection",
 )
-LAYERS = (*ENGINE, "runs", "studies", "jobs", "reporting", "teaching", "dashboard", "commands", "cli", "__main__")
+LAYERS = (
+    *ENGINE,
+    "runs",
+    "estimation",
+    "studies",
+    "jobs",
+    "reporting",
+    "teaching",
+    "dashboard",
+    "commands",
+    "cli",
+    "__main__",
+)
 SIDE_BY_SIDE = ("dashboard", "commands")
 TORCH_FREE = [
     name

@@ -13,14 +13,15 @@ from nirvana.calibration.tasks import CONTINUATION, SPANS
 from nirvana.dashboard import state
 from nirvana.dashboard.panels.allocation import GAMMAS, LEAST, METHOD_NAMES, MOST, trial_sparsity
 from nirvana.dashboard.panels.corpora import choose_texts
+from nirvana.dashboard.panels.cost import expected, warn, words
 from nirvana.dashboard.panels.criteria import criterion_title
 from nirvana.dashboard.panels.fields import whole_number
 from nirvana.dashboard.panels.model import inspected, loaded_card
-from nirvana.reporting.estimates import expected_seconds, in_words
+from nirvana.reporting.estimates import expected_seconds
 from nirvana.reporting.figures.allocation import gamma_label
 from nirvana.reporting.figures.chart import count
 from nirvana.runs.pace import read_pace
-from nirvana.runs.recipe import CalibrationChoice, Recipe
+from nirvana.runs.recipe import CalibrationChoice
 from nirvana.saliency.criteria import available
 from nirvana.schema import limits
 
@@ -174,9 +175,10 @@ def _layers(now: state.Context) -> list[int]:
     return sorted({site.layer for site in card.layout} if card else now.recipe.calibration.trial_protected)
 
 
-def cost(recipe: Recipe) -> str:
-    """Number of tokens to read, and expected duration."""
-    choice = recipe.calibration
+def show_cost(now: state.Context) -> None:
+    """Number of tokens to read, expected duration and memory, with a warning where that does not suffice."""
+    recipe, choice = now.recipe, now.recipe.calibration
+    memory = expected(now, ["calibration"])
     if choice.trials == 1:
         text = f"Draws {count(choice.samples, 'sample')} of {choice.length:,} tokens; nothing is computed"
     else:
@@ -184,10 +186,11 @@ def cost(recipe: Recipe) -> str:
             f"Scores {choice.trials} sets of {choice.samples:,} x {choice.length:,} tokens, prunes with each, and "
             f"runs each pruned model over {choice.probe_samples:,} x {choice.probe_length:,} probe tokens"
         )
-        text += f": {in_words(expected_seconds('calibration', recipe, read_pace(recipe.model)))}"
+        text += f": {words(expected_seconds('calibration', recipe, read_pace(recipe.model)), memory)}"
     if any(SELF_GENERATED.name in part_names(name) for name in choice.texts):
         text += ". The model generates the text first, once"
-    return f"{text}."
+    st.caption(f"{text}.")
+    warn(memory)
 
 
 def _choose_task(now: state.Context) -> str:

@@ -6,14 +6,15 @@ import streamlit as st
 
 from nirvana.dashboard import state
 from nirvana.dashboard.panels.corpora import check_source, corpus_label, corpus_options
+from nirvana.dashboard.panels.cost import expected, warn, words
 from nirvana.dashboard.panels.fields import whole_number
 from nirvana.dashboard.panels.messages import message, show_error
 from nirvana.dashboard.panels.zero_shot import asked, task_controls
 from nirvana.errors import NirvanaError
-from nirvana.reporting.estimates import expected_seconds, in_words
+from nirvana.reporting.estimates import expected_seconds
 from nirvana.reporting.figures.chart import count
 from nirvana.runs.pace import read_pace
-from nirvana.runs.recipe import EvaluationChoice, Recipe
+from nirvana.runs.recipe import EvaluationChoice
 
 CORPORA, WINDOW, MAX_TOKENS = "compare.corpora", "compare.window", "compare.max_tokens"
 
@@ -75,11 +76,13 @@ def usable(choice: EvaluationChoice) -> bool:
     return True
 
 
-def cost(recipe: Recipe) -> str:
-    """Number of tokens to read, and expected duration."""
-    choice = recipe.evaluation
+def show_cost(now: state.Context) -> None:
+    """Number of tokens to read, expected duration and memory, with a warning where that does not suffice."""
+    recipe, choice = now.recipe, now.recipe.evaluation
+    memory = expected(now, ["evaluate"])
     texts = (
         f"{count(len(choice.corpora), 'text')} of at most {choice.max_tokens:,} tokens" if choice.corpora else "no text"
     )
     text = f"{'All' if 'recover' in recipe.steps else 'Both'} models read {texts} and the probe for KL{asked(recipe)}"
-    return f"{text}: {in_words(expected_seconds('evaluate', recipe, read_pace(recipe.model)))}."
+    st.caption(f"{text}: {words(expected_seconds('evaluate', recipe, read_pace(recipe.model)), memory)}.")
+    warn(memory)

@@ -65,7 +65,7 @@ def choose_model(choice: ModelChoice) -> ModelChoice:
         }[source]
         st.session_state.setdefault(key, choice.name if _source_of(choice.name) == source else "")
         name = st.text_input(label, key=key, placeholder=example, help=SOURCES[source], max_chars=1000).strip()
-    found = {device.name: device for device in _devices()}
+    found = {device.name: device for device in devices_now()}
     names = list(dict.fromkeys(["auto", *found, choice.device]))
     st.session_state.setdefault("model.device", choice.device)
     device = st.selectbox(
@@ -125,7 +125,7 @@ def inspected(name: str) -> tuple[ModelPreview | None, tuple[str, str] | None]:
 
 def fits(preview: ModelPreview, choice: ModelChoice) -> bool:
     """Four sizes, and whether the weights fit; otherwise a hint."""
-    found = {device.name: device for device in _devices()}
+    found = {device.name: device for device in devices_now()}
     device = found.get(choice.device) or next(iter(found.values()))
     auto = preview.stored_dtype if device.name != "cpu" else "float32"
     size = preview.weight_bytes(auto if choice.dtype == "auto" else choice.dtype)
@@ -202,7 +202,8 @@ def resident(now: state.Context) -> list[str]:
 
 
 @st.cache_data(ttl=5, show_spinner=False)
-def _devices() -> list[DeviceInfo]:
+def devices_now() -> list[DeviceInfo]:
+    """The devices with their memory a few seconds ago at most."""
     return devices()
 
 

@@ -7,15 +7,17 @@ from typing import Any
 
 import streamlit as st
 
+from nirvana.dashboard import state
+from nirvana.dashboard.panels.cost import expected, warn, words
 from nirvana.dashboard.panels.fields import whole_number
 from nirvana.layout import KV_GROUP, NEURON
 from nirvana.plan import PruningPlan
-from nirvana.reporting.estimates import in_words, total_seconds
+from nirvana.reporting.estimates import total_seconds
 from nirvana.reporting.figures.chart import count
 from nirvana.reporting.text import megabytes
 from nirvana.runs.describe import COMPENSATIONS, compensation
 from nirvana.runs.pace import read_pace
-from nirvana.runs.recipe import PruneChoice, Recipe
+from nirvana.runs.recipe import PruneChoice
 from nirvana.runs.store import Run
 
 METHOD = "prune.compensation"
@@ -88,12 +90,14 @@ def preview(plan: PruningPlan, run: Run) -> None:
     st.markdown(text + ".")
 
 
-def cost(run: Run, recipe: Recipe, steps: Sequence[str]) -> str:
-    """Steps to compute, expected duration, and device."""
-    card = run.model()
+def show_cost(now: state.Context, steps: Sequence[str]) -> None:
+    """Steps to compute, expected duration and memory, and device, with a warning where the memory does not suffice."""
+    card, memory = now.run.model(), expected(now, steps)
     text = "All steps are current"
     if steps:
-        text = f"To do: {', '.join(steps)}: {in_words(total_seconds(steps, recipe, read_pace(recipe.model)))}"
+        seconds = total_seconds(steps, now.recipe, read_pace(now.recipe.model))
+        text = f"To do: {', '.join(steps)}: {words(seconds, memory)}"
     if card:
         text += f"; on {card.device} in {card.dtype}"
-    return f"{text}."
+    st.caption(f"{text}.")
+    warn(memory)

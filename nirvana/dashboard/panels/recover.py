@@ -6,10 +6,11 @@ import streamlit as st
 
 from nirvana.dashboard import state
 from nirvana.dashboard.panels.charts import show_chart
+from nirvana.dashboard.panels.cost import expected, warn
 from nirvana.dashboard.panels.exports import exports
 from nirvana.dashboard.panels.messages import message, show_error
 from nirvana.dashboard.panels.metrics import metric
-from nirvana.dashboard.panels.prune import cost
+from nirvana.dashboard.panels.prune import show_cost
 from nirvana.errors import NirvanaError
 from nirvana.jobs.queue import Job
 from nirvana.recovery.history import RecoveryHistory
@@ -102,7 +103,11 @@ def actions(now: state.Context) -> None:
     possible = not enabled or _possible(now)
     todo = [step for step in recipe.up_to("recover") if now.run.step_state(step, recipe) != "done"]
     if enabled and not busy:
-        st.caption(cost(now.run, recipe, todo) if saved is None else f"{_paused(saved)} {_rest(now, saved)}")
+        if saved is None:
+            show_cost(now, todo)
+        else:
+            st.caption(f"{_paused(saved)} {_rest(now, saved)}")
+            warn(expected(now, todo))
     verb = WHOLE if saved is None else "Continue"
     with st.container(horizontal=True):
         if st.button(

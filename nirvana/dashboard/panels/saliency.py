@@ -6,16 +6,28 @@ from typing import Literal, NamedTuple
 
 import streamlit as st
 
-from nirvana.dashboard import selection
+from nirvana.dashboard import selection, state
 from nirvana.dashboard.panels.charts import clicked, show_chart
+from nirvana.dashboard.panels.cost import expected, warn, words
 from nirvana.dashboard.panels.selected import over_layers, take_layer_click
 from nirvana.layout import Site
 from nirvana.plan import PruningPlan
+from nirvana.reporting.estimates import total_seconds
 from nirvana.reporting.figures import distributions
 from nirvana.reporting.figures import saliency as figures
+from nirvana.runs.pace import read_pace
 from nirvana.saliency.scores import Saliency
 
 EXTREMES = 10
+
+
+def show_cost(now: state.Context) -> None:
+    """Expected duration and memory of the scores and the steps before them that are not current."""
+    todo = [step for step in now.recipe.up_to("saliency") if state.step_state(step) != "done"]
+    memory = expected(now, todo)
+    seconds = total_seconds(todo, now.recipe, read_pace(now.recipe.model))
+    st.caption(f"To do: {', '.join(todo)}: {words(seconds, memory)}.")
+    warn(memory)
 
 
 def take_clicks(scores: Saliency, stack: str) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from urllib.parse import urlencode
 
-import psutil
 import streamlit as st
 
 from nirvana.dashboard import lecture, state
@@ -13,6 +12,7 @@ from nirvana.dashboard.guide import PageGuide
 from nirvana.dashboard.panels import tour
 from nirvana.dashboard.panels.job import POLL, show_progress
 from nirvana.dashboard.panels.messages import show_error
+from nirvana.dashboard.panels.model import devices_now
 from nirvana.errors import NirvanaError
 from nirvana.jobs.records import device_of
 from nirvana.reporting.figures.chart import count
@@ -27,6 +27,7 @@ STEP_ICONS = {
     "missing": ":material/radio_button_unchecked:",
     "off": ":material/do_not_disturb_on:",
 }
+IDLE_POLL = 10.0  # seconds between looks at the memory while nothing runs
 STATUS = {
     "done": "complete",
     "partial": "in part",
@@ -67,7 +68,7 @@ def sidebar(now: state.Context) -> None:
         lecture.switch()
         copy_link()
         live, others = bool(now.jobs.live_jobs()), now.jobs.others()
-        st.fragment(_activity, run_every=POLL if live or others else None)(now.run, live, bool(others))
+        st.fragment(_activity, run_every=POLL if live or others else IDLE_POLL)(now.run, live, bool(others))
 
 
 def copy_link() -> None:
@@ -117,8 +118,10 @@ def _show_activity(run: Run, was_live: bool, were_others: bool) -> None:
             )
         if len(live) > 1:
             st.caption(f"{len(live) - 1} more in the queue")
-    memory = psutil.virtual_memory()
-    lines = [f"{megabytes(memory.available)} of {megabytes(memory.total)} memory free"]
+    lines = [
+        f"{megabytes(device.free)} of {megabytes(device.total)} free, {plain(device.title)}"
+        for device in reversed(devices_now())
+    ]
     lines += [
         f"{plain(model['model'])} holds {megabytes(model['bytes'])} on {plain(model['device'])}"
         for model in jobs.resident()

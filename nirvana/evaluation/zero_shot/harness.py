@@ -27,7 +27,7 @@ from nirvana.evaluation.zero_shot.tasks import (
     harness_version,
 )
 from nirvana.files import content_hash
-from nirvana.forward.chunks import BATCH_TOKENS, BATCH_TOKENS_ACCELERATOR
+from nirvana.forward.bounds import MOST_LOGITS, batch_tokens
 from nirvana.models.lm import LM
 from nirvana.models.quiet import quiet_library
 from nirvana.progress import ProgressCallback, report
@@ -40,7 +40,6 @@ with unchanged_environment():  # the harness sets a variable of the hub's librar
     from lm_eval.tasks import TaskManager
 
 STAGE = "Zero-shot"
-MOST_LOGITS = 1 << 28  # of a batch: 1 GiB in float32
 
 
 class Harness(HFLM):  # type: ignore[misc]  # the library is not typed
@@ -49,8 +48,7 @@ class Harness(HFLM):  # type: ignore[misc]  # the library is not typed
     def __init__(self, lm: LM, batch_size: int, progress: ProgressCallback | None) -> None:
         tokenizer = copy.deepcopy(lm.tokenizer)  # the harness adds a padding token
         vocabulary = lm.family.geometry(lm.settings)["vocabulary"]
-        budget = BATCH_TOKENS.get(lm.device.type, BATCH_TOKENS_ACCELERATOR)
-        self._budget = min(budget, MOST_LOGITS // vocabulary)
+        self._budget = min(batch_tokens(lm.device.type), MOST_LOGITS // vocabulary)
         self._name, self._progress, self._check_tokens = lm.source.name, progress, lm.check_tokens
         self._done = self._total = 0
         self._asked: list[str] = []
