@@ -2,7 +2,7 @@
 
     python -m benchmarks.estimates                  # SmolLM2-135M and a random Llama, each step in a fresh process
     python -m benchmarks.estimates --steps score recover --weights lazy
-    python -m benchmarks.estimates --predict        # the tables of large models in docs/performance.md; measures nothing
+    python -m benchmarks.estimates --predict        # tables of large models for docs/performance.md
 
 The peak is that of anonymous memory above the interpreter with torch, transformers and the step's modules imported:
 pages of files, which the system reclaims, are not counted. Earlier steps run before the measurement, with scores by

@@ -37,8 +37,9 @@ CHECKED = 8  # windows of each held-out text of a recovery
 
 
 def resident(sizes: ModelSizes, device: str) -> Memory:
-    """A loaded model and nothing else."""
-    return Memory(weights=sizes.resident(device), other=BASE + PER_TOKEN * sizes.vocabulary)
+    """A loaded model and nothing else; its tokenizer is in the memory of the CPU."""
+    other = BASE + PER_TOKEN * sizes.vocabulary if device == "cpu" else 0
+    return Memory(weights=sizes.resident(device), other=other)
 
 
 def forward(sizes: ModelSizes, device: str, length: int, windows: int, *, copies: float = 0) -> Memory:

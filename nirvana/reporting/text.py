@@ -38,7 +38,7 @@ def millions(parameters: float) -> str:
 
 def megabytes(size: float) -> str:
     """A size in bytes in words, decimal units, e.g. "538 MB", "16.1 GB"."""
-    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+    for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if size >= scale:
             return f"{size / scale:.3g} {unit}"
     return f"{size:.0f} bytes"
