@@ -62,6 +62,7 @@ def naming_example(name: str) -> list[str]:
 
 NAMES = [command.name for command in cli.COMMANDS]
 NEEDED = {
+    "estimate": ["/no/such/folder"],
     "matrix": ["--corpus", "python-docs", "--corpus", "library-docs"],
     "unit": ["--site", "decoder.0.mlp", "--unit", "1524"],  # which is inspected: no model is loaded
 }

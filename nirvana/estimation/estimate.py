@@ -78,7 +78,7 @@ def subject_of(preview: ModelPreview, recipe: Recipe, device: str, free: int | N
     if lazy and sizes.encoder_decoder:
         raise ModelError(f"{preview.name} has an encoder, whose output every block of the decoder reads.", "Load it.")
     room = UNBOUNDED if free is None else max(int((free - sizes.resident(device)) * SHARE), 0)
-    return Subject(sizes, device, room, recipe)
+    return Subject(sizes, device, room, recipe, stored=ITEM_BYTES.get(preview.stored_dtype, sizes.item))
 
 
 def predicted(
@@ -87,6 +87,7 @@ def predicted(
     """The estimate of one variant of a step, with the seconds by the `pace` of this machine or the device's `speed`."""
     variant, memory, work, paced, settings = found
     recipe, known = subject.recipe, pace or {}
+    seconds: float | None
     if "criterion" in settings:
         recipe = recipe.change("saliency", criterion=settings["criterion"])
     if "method" in settings:

@@ -146,10 +146,9 @@ def answering(sizes: ModelSizes, device: str, longest: int) -> Memory:
 
 
 def saving(sizes: ModelSizes, item: int) -> Memory:
-    """A shard as it is written: in the dtype of the files, and as the bytes of a file."""
-    size = sizes.layout.parameters * item
-    shard = min(size, max(SHARD, sizes.head * item))
-    return Memory(other=shard * (1 if item == sizes.item else 2))
+    """A shard in the dtype of the files, where it has to be converted or read, and the bytes of its largest tensor."""
+    shard = min(sizes.layout.parameters * item, max(SHARD, sizes.head * item))
+    return Memory(other=(0 if item == sizes.item and not sizes.lazy else shard) + 2 * sizes.head * item)
 
 
 def training(

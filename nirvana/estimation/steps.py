@@ -38,6 +38,7 @@ class Subject(NamedTuple):
     free: int  # bytes above the loaded model that work may take
     recipe: Recipe
     strategy: str = "auto"  # of scoring
+    stored: int = 4  # bytes of a weight in the model's files
 
     @property
     def base(self) -> Memory:
@@ -195,7 +196,7 @@ def zero_shot(subject: Subject) -> Iterator[Found]:
 def save(subject: Subject) -> Iterator[Found]:
     sizes = subject.sizes
     work = Work(moved=sizes.weight_bytes, read=sizes.weight_bytes)
-    yield Found("", subject.peak(bytes_of.saving(sizes, sizes.item)), work)
+    yield Found("", subject.peak(bytes_of.saving(sizes, min(sizes.item, subject.stored))), work)
 
 
 STEPS: dict[str, Callable[[Subject], Iterator[Found]]] = {

@@ -12,7 +12,7 @@ from nirvana.models.sizes import FLOAT32, ModelSizes
 MICRO_BATCHES, RECOMPUTE = "micro-batches", "recompute"
 CPU_TOKENS = 256  # larger micro-batches run no faster on a CPU
 GPU_TOKENS = 8192
-SCRATCH = 64 << 20  # one weight's gradient pieces, logits of a vocabulary chunk, the allocator's slack
+SCRATCH = 32 << 20  # pieces of a gradient, logits of a vocabulary chunk, the allocator's slack
 
 
 class Choice(NamedTuple):
@@ -104,9 +104,10 @@ def need(
     several = accumulated and micro_batch < samples
     if strategy == MICRO_BATCHES:
         kept = FLOAT32 * sizes.layout.prunable if several else 0
-        return Need(per_block * sizes.blocks, kept + 2 * sizes.largest_site * sizes.item)
+        return Need(per_block * sizes.blocks, kept + sizes.largest_site * sizes.item)
     boundaries = samples * length * sizes.hidden * sizes.item * (sizes.blocks + 1)
     weights = 0
     if sizes.lazy:  # beyond the budget they are on disk, and two blocks are in memory
         boundaries, weights = min(boundaries, 2 * BUDGET), 2 * sizes.largest_block * sizes.item
-    return Need(2 * per_block, 3 * sizes.largest_site * FLOAT32, boundaries, weights)
+    kept = FLOAT32 * sizes.largest_block if several else 0
+    return Need(2 * per_block, kept + sizes.largest_site * sizes.item, boundaries, weights)

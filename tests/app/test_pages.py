@@ -14,6 +14,7 @@ from nirvana.dashboard.state import DRAFT
 from nirvana.models.devices import DeviceInfo
 from nirvana.models.tiny import QUICK
 from nirvana.reporting.estimates import UNKNOWN
+from nirvana.reporting.text import megabytes
 from nirvana.runs.pace import FORWARD, LOADING, record_pace
 from nirvana.runs.recipe import STEPS, ModelChoice, Recipe
 from nirvana.runs.store import Run, Store
@@ -159,6 +160,29 @@ def test_durations_are_expected_only_from_what_was_measured_here(file: str, star
     for model in (run.recipe.model, ModelChoice(name=QUICK)):
         record_pace(model, {FORWARD: 0.0001, LOADING: 2.0})
     assert UNKNOWN not in words() and "on this machine" in words()
+
+
+STARTING = ["pages/model.py", "pages/calibration.py", "pages/saliency.py", "pages/prune.py", "pages/compare.py"]
+
+
+@pytest.mark.parametrize("file", STARTING)
+@pytest.mark.parametrize(("free", "fits"), [(1 << 40, True), (32 << 20, False)])
+def test_memory_is_expected_before_the_button_is_pressed(
+    file: str, free: int, fits: bool, start: Start, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = [DeviceInfo("cpu", "CPU, 2 cores", free, 1 << 41)]
+    for module in ("model", "cost", "sidebar"):
+        monkeypatch.setattr(f"nirvana.dashboard.panels.{module}.devices_now", lambda: here)
+    example = store.open("example")
+    recipe = example.recipe.change("model", device="cpu").change("calibration", length=200, candidates=4)
+    run = store.create(recipe, parent=example)
+    app = visit(start(run), file)
+    assert sum(f"peak of {megabytes(free)} free" in element.value for element in app.caption) == 1
+    warned = [element.value for element in app.warning if "expected to need" in element.value]
+    assert bool(warned) == (not fits and file != "pages/model.py"), "there the weights alone are an error"
+    assert all("or close other programs" in words for words in warned)
+    sidebar = start(run).run().sidebar.caption
+    assert any(f"{megabytes(free)} of 2.2 TB free" in element.value for element in sidebar)
 
 
 def test_labels_of_devices_are_unique_and_stay_while_their_free_memory_changes(

@@ -12,6 +12,7 @@ import pytest
 
 from nirvana import cli
 from nirvana.files import content_hash
+from nirvana.jobs.lane import IDLE_MINUTES
 from nirvana.runs.store import Store
 from tests.commands import NAMES, NEEDED, options, refused
 from tests.conftest import write_tiny_model
@@ -194,6 +195,7 @@ def test_no_number_is_a_traceback(
     capsys: pytest.CaptureFixture[str], name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "execv", lambda *_: sys.exit(2))  # of the app, at the one port that is a number
+    monkeypatch.setenv(IDLE_MINUTES, "10")  # which the app sets for its server
     flags = [action.option_strings[0] for action in options(name) if action.type in (int, float)]
     needed = list(NEEDED.get(name, []))
     needed += (

@@ -17,6 +17,7 @@ import pytest
 from nirvana.errors import NirvanaError, PlanError, RunError
 from nirvana.jobs import queue as jobs_module
 from nirvana.jobs import registry
+from nirvana.jobs.lane import IDLE_MINUTES, idle_seconds
 from nirvana.jobs.queue import Job, JobManager
 from nirvana.models.devices import devices
 from nirvana.out_of_memory import kills
@@ -328,6 +329,23 @@ def test_a_live_run_cannot_be_deleted(manager: JobManager, store: Store, run: Ru
     finished(manager, job)
     store.delete(run.id)
     assert not run.folder.exists() and manager.jobs(run.id) == []
+
+
+@pytest.mark.parametrize(("words", "seconds"), [("", 600), ("2.5", 150), ("0", None), ("inf", None), ("soon", 600)])
+def test_the_time_of_an_idle_worker_is_a_setting(
+    words: str, seconds: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(IDLE_MINUTES, words)
+    assert idle_seconds() == seconds
+
+
+def test_an_idle_worker_gives_its_memory_back(manager: JobManager, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(IDLE_MINUTES, "0.001")
+    first = (finished(manager, manager.submit(run.id, task="work")).result or {})["pid"]
+    wait_until(lambda: not psutil.pid_exists(first))
+    assert manager.resident() == []
+    again = finished(manager, manager.submit(run.id, task="work"))
+    assert again.status == "done" and (again.result or {})["pid"] != first
 
 
 def test_unload_ends_an_idle_worker_only(manager: JobManager, run: Run) -> None:
