@@ -11,7 +11,23 @@ from nirvana.runs.options import add_options, apply_options
 from nirvana.runs.recipe import Recipe
 from nirvana.schema import Schema, option
 
-CHOICES = ("calibration", "allocation", "prune", "recovery", "evaluation")
+CHOICES = {  # that change memory or time
+    "model": ("--device", "--dtype", "--weights"),
+    "calibration": ("--candidates", "--samples", "--length", "--probe-samples", "--probe-length", "--trial-criterion"),
+    "allocation": ("--sparsity",),
+    "prune": ("--statistics-samples", "--statistics-length"),
+    "recovery": (
+        "--recovery-minutes",
+        "--recovery-tokens",
+        "--micro-batch",
+        "--recovery-length",
+        "--rank",
+        "--dropout",
+        "--autocast",
+        "--checkpointing",
+    ),
+    "evaluation": ("--window", "--max-tokens"),
+}
 
 
 class DeviceSpeed(Schema):
@@ -32,8 +48,8 @@ class EstimateCommand(Command):
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("source", nargs="?", default="smollm2-135m", metavar="MODEL", help="name, folder or file")
         parser.add_argument("--step", action="append", default=[], metavar="STEP", help="may be repeated; default: all")
-        add_options(parser, "model", only=("--device", "--dtype", "--weights"))
-        add_options(parser, *CHOICES)
+        for section, flags in CHOICES.items():
+            add_options(parser, section, only=flags)
         add_fields(parser, DeviceSpeed)
 
     def run(self, arguments: argparse.Namespace) -> None:

@@ -19,6 +19,7 @@ from nirvana.recovery.budget import (
     activation_bytes,
     checkpointed_bytes,
     checkpoints,
+    half_bytes,
     logit_bytes,
     trained_weights,
 )
@@ -142,7 +143,7 @@ def answering(sizes: ModelSizes, device: str, longest: int) -> Memory:
     """A batch of zero-shot requests, whose logits are whole, with their log-probabilities."""
     tokens = max(min(batch_tokens(device), MOST_LOGITS // sizes.vocabulary), longest)
     logits = tokens * sizes.vocabulary
-    return forward(sizes, device, tokens, 1) + Memory(logits=logits * (2 * FLOAT32 + sizes.item % FLOAT32))
+    return forward(sizes, device, tokens, 1) + Memory(logits=logits * (2 * FLOAT32 + sizes.item))
 
 
 def saving(sizes: ModelSizes, item: int) -> Memory:
@@ -167,7 +168,7 @@ def training(
     held = FLOAT32 * (1 + MOMENTS) * trained
     taught = texts * CHECKED * length * sizes.hidden * teacher.item
     step = Memory(
-        weights=copy,
+        weights=copy + half_bytes(sizes, options),
         activations=(checkpointed_bytes if again else activation_bytes)(sizes, options, rows, length),
         gradients=held,
         logits=logit_bytes(sizes, rows * length) * (5 if options.method == "distill" else 3) // 3,

@@ -8,6 +8,7 @@ from nirvana.recovery.options import RecoveryOptions
 
 LOGITS = 3  # copies of a chunk of logits: themselves, log-probabilities and a gradient
 DROPPED = 1.5  # values that dropout keeps for one of its input: itself, its mask and slack (measured: 1.4)
+HALF = 2  # bytes of a bfloat16
 MOMENTS = 2  # of AdamW
 
 
@@ -26,6 +27,11 @@ def checkpointed_bytes(sizes: ModelSizes, options: RecoveryOptions, rows: int, l
 def trained_weights(sizes: ModelSizes, options: RecoveryOptions) -> int:
     """Number of weights in training: all of them, or those of adapters."""
     return sizes.adapter_weights(options.adapter_rank) if options.adapter_rank else sizes.layout.parameters
+
+
+def half_bytes(sizes: ModelSizes, options: RecoveryOptions) -> int:
+    """Bytes of the weights of matrix products in bfloat16, which autocast keeps through a step."""
+    return 0 if options.autocast == "never" else HALF * (sizes.layout.prunable + sizes.head)
 
 
 def logit_bytes(sizes: ModelSizes, positions: int) -> int:

@@ -14,7 +14,7 @@ from nirvana.runs.recipe import Recipe
 from nirvana.runs.results import ModelCard
 from nirvana.saliency.budget import MICRO_BATCHES, RECOMPUTE
 
-LAZY = "leave the weights on disk (weights lazy)"
+LAZY = "leave the weights on disk (weights lazy, on the Model page)"
 LESS = {
     "calibrate": "Use fewer or shorter samples or probes",
     "score": "Use fewer or shorter calibration samples",

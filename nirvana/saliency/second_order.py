@@ -26,6 +26,7 @@ from nirvana.forward.projections import output_projection, output_weight
 from nirvana.forward.replay import Inputs
 from nirvana.forward.tokens import UNLABELLED, read_labels
 from nirvana.layout import Site
+from nirvana.models.limits import give_back_free_memory
 from nirvana.progress import report, track, within
 from nirvana.saliency.activations import STAGE
 from nirvana.saliency.budget import MICRO_BATCHES, RECOMPUTE, choose
@@ -46,6 +47,7 @@ def unit_scores(request: Request) -> Scored:
     """
     lm = request.lm
     costs = row_costs(request)
+    give_back_free_memory()  # of the activations, before the statistics need it
     reading = within(request.progress, STAGE, 1, PARTS)
     statistics = collect_statistics(lm, request.text(), progress=reading)
     removing = within(request.progress, STAGE, 2, PARTS)
@@ -53,6 +55,7 @@ def unit_scores(request: Request) -> Scored:
     for site in track(list(lm.layout), removing, "Removing units", len(lm.layout)):
         weight = output_weight(lm, site)
         scores[site] = removal_costs(weight, costs[site], statistics[site], lm.layout[site].units)
+        give_back_free_memory()  # of matrices of every size, which would add up
     return Scored(scores, {"regularisation": REGULARISATION})
 
 

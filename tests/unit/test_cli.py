@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -190,16 +191,15 @@ def test_inspect_and_corpora(capsys: pytest.CaptureFixture[str], tiny_folder: Pa
     assert "python-docs" in capsys.readouterr().out
 
 
-def test_an_estimate_reads_no_weights(capsys: pytest.CaptureFixture[str], tiny_folder: Path) -> None:
-    for file in tiny_folder.glob("*.safetensors"):
-        file.write_bytes(b"")
-    words = ["estimate", str(tiny_folder), "--step", "score", "--step", "save", "--samples", "8", "--dtype", "bfloat16"]
+def test_an_estimate_reads_no_weights(capsys: pytest.CaptureFixture[str], tiny_folder: Path, tmp_path: Path) -> None:
+    shutil.copy(tiny_folder / "config.json", tmp_path)
+    words = ["estimate", str(tmp_path), "--step", "score", "--step", "save", "--samples", "8", "--dtype", "bfloat16"]
     found = ask(capsys, *words, "--tflops", "1", "--bandwidth", "50")
     assert {step["step"] for step in found["steps"]} == {"score", "save"} and found["free"] > 0
     assert all(step["seconds"] > 0 for step in found["steps"] if step["flops"])
     assert cli.main(words) == 0
     assert "nirvana, recompute" in capsys.readouterr().out
-    assert "no step 'dance'" in refused(capsys, "estimate", str(tiny_folder), "--step", "dance")
+    assert "no step 'dance'" in refused(capsys, "estimate", str(tmp_path), "--step", "dance")
 
 
 def test_runs_are_listed_shown_changed_and_deleted(capsys: pytest.CaptureFixture[str], small: list[str]) -> None:

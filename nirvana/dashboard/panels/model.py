@@ -12,6 +12,7 @@ from nirvana.errors import ModelError, NirvanaError
 from nirvana.models.devices import DeviceInfo, devices
 from nirvana.models.inspection import ModelPreview, inspect_model
 from nirvana.models.limits import HEADROOM
+from nirvana.models.sizes import FLOAT32, ITEM_BYTES, ModelSizes
 from nirvana.models.sources import BUILT_IN
 from nirvana.reporting.figures import model as figures
 from nirvana.reporting.text import megabytes, millions, plain
@@ -32,10 +33,11 @@ DTYPES = {
     "bfloat16": "bfloat16, 2 bytes a weight",
     "float16": "float16, 2 bytes a weight",
 }
+WEIGHTS = {"memory": "In memory", "lazy": "On disk, read block by block"}
 
 
 def choose_model(choice: ModelChoice) -> ModelChoice:
-    """Controls of source, name, device and dtype, starting from `choice`; returns their values."""
+    """Controls of source, name, device, dtype and weights, starting from `choice`; returns their values."""
     st.session_state.setdefault("model.source", _source_of(choice.name))
     sources = [BUILT_IN_SOURCE] if state.public_demo() else list(SOURCES)
     source = st.segmented_control(
@@ -83,7 +85,16 @@ def choose_model(choice: ModelChoice) -> ModelChoice:
         format_func=lambda name: DTYPES.get(name, name),
         help="Automatic is float32 on a CPU and the checkpoint's own format elsewhere.",
     )
-    return choice.with_values(name=name, device=device, dtype=dtype)
+    st.session_state.setdefault("model.weights", choice.weights)
+    weights = st.selectbox(
+        "Weights",
+        list(WEIGHTS),
+        key="model.weights",
+        format_func=lambda name: WEIGHTS.get(name, name),
+        help="On disk, one block at a time is in memory: slower, for a model larger than the memory. Only for folders "
+        "of safetensors and models without an encoder; such a model can be scored, pruned and measured, not trained.",
+    )
+    return choice.with_values(name=name, device=device, dtype=dtype, weights=weights)
 
 
 def describe(choice: ModelChoice, now: state.Context) -> ModelPreview | None:
@@ -128,8 +139,9 @@ def fits(preview: ModelPreview, choice: ModelChoice) -> bool:
     found = {device.name: device for device in devices_now()}
     device = found.get(choice.device) or next(iter(found.values()))
     auto = preview.stored_dtype if device.name != "cpu" else "float32"
-    size = preview.weight_bytes(auto if choice.dtype == "auto" else choice.dtype)
-    layout = preview.layout
+    item = ITEM_BYTES.get(auto if choice.dtype == "auto" else choice.dtype, FLOAT32)
+    sizes = ModelSizes(preview.layout, preview.geometry, item, choice.weights == "lazy")
+    size, layout = sizes.needed_at_once(device.name), preview.layout
     with st.grid(4, min_column_width=150):
         metric("Parameters", millions(layout.parameters))
         share = f"{layout.prunable / layout.parameters:.0%}"
@@ -157,7 +169,7 @@ def fits(preview: ModelPreview, choice: ModelChoice) -> bool:
     if not enough:
         message(
             f"The weights need {megabytes(size)}, and {device.name} has {megabytes(device.free)} free.",
-            "Choose bfloat16, another device or a smaller model, or close other programs.",
+            "Choose bfloat16, weights on disk, another device or a smaller model, or close other programs.",
         )
     return enough
 
