@@ -29,7 +29,7 @@ from nirvana.saliency.criteria import find_criterion
 
 FLOAT64 = 8
 BASE, PER_TOKEN = 12 << 20, 300  # bytes of the allocator and the libraries; of the tokenizer, for each of its tokens
-PARSED = 800  # bytes for each token while a tokenizer's file is read
+PARSED = 600  # bytes for each token while a tokenizer's file is read
 PIECE = 1 << 22  # weights that magnitude reduces at a time
 SHARD = 1 << 30  # bytes of a file of a checkpoint
 MOST_REFERENCE, REFERENCE_SHARE = 2 << 30, 0.125  # of the dense model's log-probabilities, and of the free memory
@@ -37,10 +37,10 @@ REMOVAL = 5.0  # float64 matrices of a site while its units are removed: inverse
 CHECKED = 8  # windows of each held-out text of a recovery
 
 
-def resident(sizes: ModelSizes, device: str) -> Memory:
-    """A loaded model and nothing else; its tokenizer is in the memory of the CPU."""
+def resident(sizes: ModelSizes, device: str, blocks: int = 2) -> Memory:
+    """A loaded model, of weights on disk as many `blocks`, and nothing else; its tokenizer is in the CPU's memory."""
     other = BASE + PER_TOKEN * sizes.vocabulary if device == "cpu" else 0
-    return Memory(weights=sizes.resident(device), other=other)
+    return Memory(weights=sizes.resident(device, blocks), other=other)
 
 
 def forward(sizes: ModelSizes, device: str, length: int, windows: int, *, copies: float = 0) -> Memory:
@@ -51,8 +51,9 @@ def forward(sizes: ModelSizes, device: str, length: int, windows: int, *, copies
         states += min(windows * length * sizes.hidden * sizes.item, BUDGET)
     logits = FLOAT32 * sizes.vocabulary * min(tokens, chunk_positions(sizes.vocabulary))
     halves = logits // 2 if copies and sizes.item < FLOAT32 else 0  # those in half precision, before they are float32
+    after = sizes.lazy and copies > 0  # then all batches have passed all blocks before the first logits
     return Memory(
-        activations=tokens * sizes.passed_by_block * sizes.item,
+        activations=0 if after else tokens * sizes.passed_by_block * sizes.item,
         logits=int(copies * logits) + halves,
         hidden_states=states,
     )
@@ -76,15 +77,14 @@ def scoring(
     """
     reads = find_criterion(criterion).reads
     if reads == "nothing":
-        return Memory(other=2 * min(PIECE, sizes.largest_site) * FLOAT32), None
+        return Memory(other=min(PIECE, sizes.largest_site) * FLOAT32), None
     if reads == "activations":
         copied = min(batch_tokens(device), samples * length) * max(sizes.input_widths.values()) * FLOAT32
         return forward(sizes, device, length, samples) + Memory(activations=2 * copied), None
     one_by_one = criterion in ("nirvana-per-sample", "second-order")
     chosen = choose(sizes, samples, length, device=device, strategy=strategy, memory=free, per_sample=one_by_one)
     found = need(sizes, samples, length, chosen.strategy, chosen.micro_batch, accumulated=not one_by_one)
-    moment = Memory(
-        weights=found.weights,
+    moment = Memory(  # without the blocks of weights on disk, which the loaded model has
         activations=found.activations,
         gradients=found.gradients,
         hidden_states=found.hidden_states,

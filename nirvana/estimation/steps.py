@@ -10,7 +10,7 @@ from nirvana.estimation import work as work_of
 from nirvana.estimation.results import Memory
 from nirvana.estimation.work import Work
 from nirvana.forward.bounds import BUDGET, batch_tokens
-from nirvana.models.sizes import ModelSizes
+from nirvana.models.sizes import FLOAT32, PAGED, ModelSizes
 from nirvana.recovery.options import METHODS
 from nirvana.runs.recipe import Recipe
 from nirvana.saliency.budget import MICRO_BATCHES, RECOMPUTE
@@ -65,9 +65,11 @@ class Subject(NamedTuple):
 
 def load(subject: Subject) -> Iterator[Found]:
     sizes = subject.sizes
-    passing = Memory(other=bytes_of.PARSED * sizes.vocabulary if subject.device == "cpu" else 0)
+    passing = bytes_of.PARSED * sizes.vocabulary if subject.device == "cpu" else 0
+    converted = 2 * FLOAT32 * PAGED if sizes.lazy else 0  # a piece of an embedding
     read = 0 if sizes.lazy else sizes.weight_bytes
-    yield Found("", subject.peak(passing), Work(moved=read, read=read))
+    loaded = bytes_of.resident(sizes, subject.device, blocks=0)
+    yield Found("", loaded + Memory(other=passing + converted), Work(moved=read, read=read))
 
 
 def calibrate(subject: Subject) -> Iterator[Found]:
@@ -156,7 +158,8 @@ def prune(subject: Subject, compensations: Iterable[str] = ("none", "bias", "lea
         found = bytes_of.pruning(sizes, sparsity, compensation=compensation)
         work = Work(moved=subject.small.weight_bytes)
         work += work_of.solving(sizes, sparsity) if compensation == "least_squares" else Work()
-        yield Found(compensation.replace("_", " "), subject.peak(found), work, "", {"compensation": compensation})
+        base = subject.base if compensation != "none" else bytes_of.resident(sizes, subject.device, blocks=1)
+        yield Found(compensation.replace("_", " "), base + found, work, "", {"compensation": compensation})
 
 
 def recover(subject: Subject, methods: Iterable[str] = METHODS) -> Iterator[Found]:
@@ -196,7 +199,8 @@ def zero_shot(subject: Subject) -> Iterator[Found]:
 def save(subject: Subject) -> Iterator[Found]:
     sizes = subject.sizes
     work = Work(moved=sizes.weight_bytes, read=sizes.weight_bytes)
-    yield Found("", subject.peak(bytes_of.saving(sizes, min(sizes.item, subject.stored))), work)
+    base = bytes_of.resident(sizes, subject.device, blocks=1)
+    yield Found("", base + bytes_of.saving(sizes, min(sizes.item, subject.stored)), work)
 
 
 STEPS: dict[str, Callable[[Subject], Iterator[Found]]] = {

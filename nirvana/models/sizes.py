@@ -65,8 +65,8 @@ class ModelSizes:
         """Bytes of all weights."""
         return self.layout.parameters * self.item
 
-    def resident(self, device: str) -> int:
-        """Bytes of the weights on a device while the model computes.
+    def resident(self, device: str, blocks: int = 2) -> int:
+        """Bytes of the weights on a device while the model computes, with as many `blocks` of those on disk.
 
         With weights on disk these are two blocks, of which one is read ahead, and all other weights on an accelerator;
         on a CPU large ones are pages of a file, which the system can reclaim.
@@ -74,7 +74,7 @@ class ModelSizes:
         if not self.lazy:
             return self.weight_bytes
         rest = [count for count in self.layout.other.values() if device != "cpu" or count <= PAGED]
-        return (2 * self.largest_block + sum(rest)) * self.item
+        return (blocks * self.largest_block + sum(rest)) * self.item
 
     def needed_at_once(self, device: str) -> int:
         """Bytes without which the model cannot compute: its weights, or those in memory and a block's gradients."""
