@@ -98,9 +98,13 @@ class ModelCache:
         self._dense = None
 
     def resident(self) -> list[dict[str, Any]]:
-        """The models in memory: "model", its name, and "bytes" of its weights."""
+        """The models in memory: "model", its name, and "bytes" of its weights there."""
         held = [(self._dense, ""), (self._pruned, ", pruned"), (self._recovered, ", recovered")]
-        return [{"model": lm.source.name + suffix, "bytes": lm.weight_bytes} for lm, suffix in held if lm is not None]
+        return [
+            {"model": lm.source.name + suffix, "bytes": lm.sizes.resident(lm.device.type)}
+            for lm, suffix in held
+            if lm is not None
+        ]
 
     def drop_pruned(self) -> None:
         """Drop the pruned model, and the recovered one, and release their memory."""
