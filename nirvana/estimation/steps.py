@@ -148,7 +148,8 @@ def sensitivity(subject: Subject) -> Iterator[Found]:
 def allocate(subject: Subject) -> Iterator[Found]:
     """The ranking of the units, with the model in memory."""
     units = sum(place.units for place in subject.sizes.layout.values())
-    yield Found("", subject.peak(Memory(other=8 * 8 * units)), Work())
+    base = bytes_of.resident(subject.sizes, subject.device, blocks=0)
+    yield Found("", base + Memory(other=8 * 8 * units), Work())
 
 
 def prune(subject: Subject, compensations: Iterable[str] = ("none", "bias", "least_squares")) -> Iterator[Found]:
