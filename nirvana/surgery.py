@@ -20,6 +20,7 @@ from nirvana.files import content_hash, json_hash
 from nirvana.layout import Layout, Site
 from nirvana.models.families.base import Family, WeightSlice
 from nirvana.models.lazy import Place, Source
+from nirvana.models.limits import give_back_free_memory
 from nirvana.models.lm import LM
 from nirvana.models.weights import layer_places, linear_layer, refresh_sizes, unit_rows
 from nirvana.plan import PruningPlan
@@ -86,6 +87,7 @@ def prune(
                     if update is not None:
                         weight = nn.Parameter(update.weight, requires_grad=linear.weight.requires_grad)
                         if lm.disk is not None:
+                            give_back_free_memory()  # of the matrices of every site, which would add up
                             slot = lm.disk.spill.put(weight)
                             sources[linear, "weight"] = partial(lm.disk.spill.get, slot)
                             weight = nn.Parameter(weight.to("meta"), requires_grad=False)

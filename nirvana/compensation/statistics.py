@@ -195,7 +195,7 @@ def collect_statistics(
         second = None
         if second_moments:
             half = products.pop(site).div_(count).triu_()  # rounding leaves the product slightly asymmetric
-            second = (half + half.triu(1).T).cpu().numpy()
+            second = half.add_(half.triu(1).T).cpu().numpy()  # in place: no second copy of all moments
         moments[site] = Moments(sums[site] / count, second)
     tokens = {site.stack: count for site, count in counts.items()}
     return Statistics(moments, tokens, lm.hash, tuple(map(_describe, sets)), time.perf_counter() - started)

@@ -111,7 +111,7 @@ def collecting(sizes: ModelSizes, device: str, samples: int, length: int, *, sec
     if not second:
         return [reading]
     kept = Memory(statistics=statistics_bytes(widths))
-    return [reading + kept, kept + Memory(statistics=2 * statistics_bytes([max(widths)]))]
+    return [reading + kept, kept + Memory(statistics=statistics_bytes([max(widths)]))]
 
 
 def pruning(sizes: ModelSizes, sparsity: float, *, compensation: str) -> Memory:
@@ -147,9 +147,11 @@ def answering(sizes: ModelSizes, device: str, longest: int) -> Memory:
 
 
 def saving(sizes: ModelSizes, item: int) -> Memory:
-    """A shard in the dtype of the files, where it has to be converted or read, and the bytes of its largest tensor."""
-    shard = min(sizes.layout.parameters * item, max(SHARD, sizes.head * item))
-    return Memory(other=(0 if item == sizes.item and not sizes.lazy else shard) + 2 * sizes.head * item)
+    """The tensors of a shard that are converted to the dtype of the files, or read from disk."""
+    converted = item != sizes.item
+    weights = sizes.layout.parameters if converted else sizes.layout.prunable if sizes.lazy else 0
+    shard = min(weights * item, max(SHARD, sizes.head * item))
+    return Memory(other=shard + (2 * sizes.head * item if converted else 0))
 
 
 def training(

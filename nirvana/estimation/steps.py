@@ -66,7 +66,7 @@ class Subject(NamedTuple):
 def load(subject: Subject) -> Iterator[Found]:
     sizes = subject.sizes
     passing = bytes_of.PARSED * sizes.vocabulary if subject.device == "cpu" else 0
-    converted = 2 * FLOAT32 * PAGED if sizes.lazy else 0  # a piece of an embedding
+    converted = FLOAT32 * PAGED if sizes.lazy else 0  # a piece of an embedding
     read = 0 if sizes.lazy else sizes.weight_bytes
     loaded = bytes_of.resident(sizes, subject.device, blocks=0)
     yield Found("", loaded + Memory(other=passing + converted), Work(moved=read, read=read))
