@@ -81,7 +81,7 @@ def result(plan: PruningPlan, summary: PruneSummary) -> None:
         metric("Parameters", millions(after), f"{after / before - 1:.1%} of {millions(before)}")
         change = f"{memory['pruned'] / memory['dense'] - 1:.1%} of {megabytes(memory['dense'])}"
         metric("Memory of the weights", megabytes(memory["pruned"]), change)
-        metric("Sparsity", f"{plan.sparsity:.5f}", meaning="Removed over prunable weights.")
+        metric("Sparsity", f"{plan.sparsity:.3%}", meaning="Removed over prunable weights.")
         metric("Time to prune", f"{summary.seconds:.1f} s", summary.device)
     if summary.compensation:
         st.caption(plain(compensated(summary.compensation)))

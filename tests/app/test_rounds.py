@@ -36,4 +36,4 @@ def test_the_plan_of_several_rounds_is_the_runs(start: Start, store: Store) -> N
     assert plan is not None
     app = opened(start, run)
     assert "allocation.rounds.run" not in keys_on(app)
-    assert f"{plan.sparsity:.5f}" in [metric.value for metric in app.metric]
+    assert f"{plan.sparsity:.3%}" in [metric.value for metric in app.metric]

@@ -150,7 +150,7 @@ def fits(preview: ModelPreview, choice: ModelChoice) -> bool:
         label = "Layers" if len(layers) == 1 else "Encoder and decoder layers"
         metric(label, " + ".join(map(str, layers.values())))
         metric(
-            "Memory for the weights",
+            "Weight memory",
             megabytes(size),
             f"{megabytes(device.free)} free on {device.name}",
             "Scoring needs about as much again for gradients, or runs slower with less memory.",

@@ -29,8 +29,10 @@ def outcome(plan: PruningPlan) -> None:
         budget_metrics(plan)
         metric(
             "Achieved sparsity",
-            f"{plan.sparsity:.5f}",
-            f"{plan.sparsity - plan.requested:+.5f} of the target" if by_parameters else "of the parameters",
+            f"{plan.sparsity:.3%}",
+            f"{100 * (plan.sparsity - plan.requested):+.3f} points from the target"
+            if by_parameters
+            else "of the parameters",
             "Removed over prunable weights." + (below if by_parameters and not plan.edits else ""),
         )
         metric("Attention removed", f"{plan.rate(KV_GROUP):.1%}")
