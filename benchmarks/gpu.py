@@ -26,41 +26,13 @@ import torch
 
 import nirvana as nv
 from benchmarks.quality_table import between_marks
+from benchmarks.shapes import LLAMA, PUBLISHED
 from benchmarks.tables import machine, markdown
 
-SHAPES: dict[str, dict[str, Any]] = {
-    "Llama-3.1-8B": {
-        "model_type": "llama",
-        "hidden_size": 4096,
-        "intermediate_size": 14_336,
-        "num_hidden_layers": 32,
-        "num_attention_heads": 32,
-        "num_key_value_heads": 8,
-        "vocab_size": 128_256,
-        "tie_word_embeddings": False,
-    },
-    "Qwen2.5-7B": {
-        "model_type": "qwen2",
-        "hidden_size": 3584,
-        "intermediate_size": 18_944,
-        "num_hidden_layers": 28,
-        "num_attention_heads": 28,
-        "num_key_value_heads": 4,
-        "vocab_size": 152_064,
-        "tie_word_embeddings": False,
-    },
-    "small": {
-        "model_type": "llama",
-        "hidden_size": 256,
-        "intermediate_size": 1024,
-        "num_hidden_layers": 4,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "vocab_size": 2048,
-        "tie_word_embeddings": False,
-    },
-}
 LARGE = ("Llama-3.1-8B", "Qwen2.5-7B")
+SMALL = {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 4, "num_attention_heads": 4}
+SHAPES = {name: PUBLISHED[name] for name in LARGE}
+SHAPES["small"] = LLAMA | SMALL | {"num_key_value_heads": 2, "vocab_size": 2048}
 SPARSITIES = (0.2, 0.4)
 
 

@@ -1,6 +1,8 @@
 """Seconds to allocate a budget over a model of the shape of Llama-3.3-70B, from random scores.
 
-python -m benchmarks.planning
+    python -m benchmarks.planning
+
+Each budget is another one, so that nothing is cached.
 """
 
 from __future__ import annotations
@@ -11,27 +13,17 @@ from statistics import median
 import numpy as np
 
 import nirvana as nv
+from benchmarks.shapes import PUBLISHED
 from benchmarks.tables import markdown
-from nirvana.layout import ATTENTION, KV_GROUP, MLP, NEURON, Layout, Site, SiteLayout
+from nirvana.models.inspection import describe_config
 
-LAYERS, HIDDEN, HEAD, QUERIES, GROUPS, NEURONS, VOCABULARY = 80, 8192, 128, 64, 8, 28_672, 128_256
 REPEATS = 15
 AIM = 0.05  # seconds
 
 
-def layout() -> Layout:
-    """Eighty layers of 8 KV groups of 8 query heads, and 28,672 neurons."""
-    group = 2 * HIDDEN * HEAD * (QUERIES // GROUPS + 1)  # query and output heads, a key and a value head
-    sites = {}
-    for layer in range(LAYERS):
-        sites[Site("decoder", layer, ATTENTION)] = SiteLayout(GROUPS, group, KV_GROUP)
-        sites[Site("decoder", layer, MLP)] = SiteLayout(NEURONS, 3 * HIDDEN, NEURON)
-    return Layout(sites, {"embeddings": VOCABULARY * HIDDEN, "head": VOCABULARY * HIDDEN, "norms": 161 * HIDDEN})
-
-
 def scores(seed: int = 0) -> nv.Saliency:
     """Lognormal scores."""
-    draw, shape = np.random.default_rng(seed), layout()
+    draw, shape = np.random.default_rng(seed), describe_config(PUBLISHED["Llama-3.3-70B"]).layout
     found = {site: draw.lognormal(size=place.units).astype(np.float32) for site, place in shape.items()}
     return nv.Saliency(found, shape, "nirvana")
 

@@ -1,6 +1,8 @@
 """Growth of the time of a scoring pass with layers, width and tokens: slopes of log seconds against log size.
 
-python -m benchmarks.scaling
+    python -m benchmarks.scaling
+
+Each size is a random Llama of its own, scored in micro-batches.
 """
 
 from __future__ import annotations

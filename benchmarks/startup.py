@@ -1,6 +1,8 @@
 """Start-up time and memory of the command line and the dashboard's server.
 
-python -m benchmarks.startup
+    python -m benchmarks.startup
+
+Every start is a process of its own; the first one, which reads the disk, does not count.
 """
 
 from __future__ import annotations

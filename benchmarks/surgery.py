@@ -1,6 +1,8 @@
 """Seconds to prune a model, against a copy of the bytes that are kept.
 
-python -m benchmarks.surgery
+    python -m benchmarks.surgery
+
+Both take turns, so that other load affects both alike.
 """
 
 from __future__ import annotations

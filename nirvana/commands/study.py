@@ -124,7 +124,7 @@ class StudyCommand(Command, Generic[Request]):
 
 
 def _executor(arguments: argparse.Namespace) -> Executor | None:
-    """What measures the points; None for this process.
+    """The executor that measures the points; None for this process.
 
     Raises:
         RunError: an address without Ray, or Ray is not installed.

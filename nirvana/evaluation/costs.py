@@ -109,7 +109,7 @@ def measure_costs(
 
 
 def placement(lm: LM) -> dict[str, Any]:
-    """What seconds depend on beside the sizes: device, threads, dtype, architecture and versions."""
+    """Device, threads, dtype, architecture and versions, on which seconds depend beside the sizes."""
     return {
         "device": speed.device_name(lm.device),
         "threads": torch.get_num_threads(),

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Result:
-    """What a worker returns.
+    """The result of a worker's call.
 
     Attributes:
         row: of the point, as JSON; None if it was only prepared.

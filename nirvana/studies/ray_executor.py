@@ -204,7 +204,7 @@ class _Crew:
                     self._add(name, needs)
 
     def _devices(self, resources: dict[str, float]) -> list[dict[str, float]]:
-        """What each worker of a node reserves."""
+        """The resources that each worker of a node reserves."""
         processors, cards = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
         device = self._work.run.recipe.model.device
         if device.startswith("cuda") or (device == "auto" and cards):

@@ -59,7 +59,7 @@ def components() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def fresh_server(own_home: Path) -> Iterator[None]:
-    """What a server keeps between sessions is dropped, and its workers are ended."""
+    """Drop all that a server keeps between sessions, and end its workers."""
     st.cache_resource.clear()
     st.cache_data.clear()
     yield

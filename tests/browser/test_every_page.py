@@ -68,7 +68,7 @@ def resized(page: Page, size: tuple[int, int]) -> None:
 
 
 def undrawn(page: Page, address: str) -> Iterator[str]:
-    """What is not as it should be on a page of the example: its charts, its URL, no error."""
+    """Faults of a page of the example: missing charts, a wrong URL, an error."""
     if count := CHARTS.get(address):
         try:
             page.locator(".js-plotly-plot .nsewdrag").nth(count - 1).wait_for(state="attached")

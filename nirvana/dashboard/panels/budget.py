@@ -27,7 +27,7 @@ HELP = (
 
 
 def budget_controls(choice: AllocationChoice) -> dict[str, Any]:
-    """What the sparsity is a share of, and for time the phase and the size of the texts."""
+    """The budget whose share the sparsity is, and for time the phase and the size of the texts."""
     st.session_state.setdefault(BUDGET, choice.budget)
     budget = str(
         st.segmented_control(
